@@ -1,0 +1,88 @@
+"""Files that are written whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import tempfile
+from pathlib import Path
+from typing import IO, Any, Iterator
+
+from occluded_reid.errors import UserError
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
+    errno.EACCES: "no permission to write there; choose another folder",
+    errno.EPERM: "no permission to write there; choose another folder",
+    errno.EROFS: "the file system is read-only; choose another folder",
+    errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
+    errno.EEXIST: "a file stands where a folder is needed; choose another folder",
+}
+
+
+@contextlib.contextmanager
+def write_errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn the operating system's refusal to write ``path`` into a :class:`UserError`."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0)
+        if advice is None:
+            raise
+        raise UserError(f"cannot write {path}: {advice}") from error
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """Create ``path`` and its parents unless they exist.
+
+    Raises:
+        UserError: the folder cannot be made.
+    """
+    folder = Path(path)
+    with write_errors_named(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+@contextlib.contextmanager
+def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[Any]]:
+    """Open a temporary file that takes the name ``path`` only once it is complete.
+
+    The content is flushed to the disk before the rename, so that after a crash at any moment
+    ``path`` holds either its old content or the whole new one.
+
+    Args:
+        path: the final name; its folder must exist.
+        mode: ``"wb"`` or ``"w"`` (UTF-8).
+
+    Raises:
+        UserError: no space, no permission, or a read-only file system.
+    """
+    final = Path(path)
+    with write_errors_named(final):
+        handle, temporary = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
+        try:
+            encoding = None if "b" in mode else "utf-8"
+            with os.fdopen(handle, mode, encoding=encoding) as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporary, 0o644)
+            os.replace(temporary, final)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                os.unlink(temporary)
+            raise
+    _sync_folder(final.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make the rename itself durable, where the file system knows how."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
