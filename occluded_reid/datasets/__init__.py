@@ -1,0 +1,159 @@
+"""Data sets by name; importing this package registers ours with fast-reid."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import logging
+import os
+from operator import itemgetter
+from typing import Any
+
+from fastreid.data.datasets import DATASET_REGISTRY
+from fastreid.data.datasets.bases import ImageDataset
+from tabulate import tabulate
+
+from occluded_reid.datasets.folders import Counts, FolderDataset
+from occluded_reid.datasets.market1501 import Market1501, MarketSplit
+from occluded_reid.datasets.synthetic import SyntheticOccluded
+from occluded_reid.errors import UserError
+
+__all__ = [
+    "Counts",
+    "FolderDataset",
+    "Market1501",
+    "MarketSplit",
+    "SyntheticOccluded",
+    "build_dataset",
+    "dataset_names",
+    "dataset_root",
+    "summary",
+    "summary_table",
+]
+
+logger = logging.getLogger(__name__)
+
+# fast-reid has registered these names already, and its registry cannot be overruled.
+_IN_PLACE_OF_FASTREID: dict[str, type[FolderDataset]] = {"Market1501": Market1501}
+
+
+def dataset_root() -> str:
+    """The folder of all data sets: ``$FASTREID_DATASETS`` as it is now, or ``datasets``."""
+    return os.environ.get("FASTREID_DATASETS") or "datasets"
+
+
+def dataset_names() -> list[str]:
+    """The names that :func:`build_dataset` knows, fast-reid's and ours."""
+    return sorted(DATASET_REGISTRY._obj_map)
+
+
+def build_dataset(
+    name: str,
+    *,
+    root: str,
+    protocol: str = "",
+    allow_partial: bool = False,
+    synthetic_size: str = "small",
+    synthetic_seed: int = 0,
+    synthetic_root: str = "",
+    combineall: bool = False,
+    verbose: bool = True,
+) -> ImageDataset:
+    """Read a data set.
+
+    Args:
+        name: a registered name, or ``Name:protocol``.
+        root: the folder of all data sets, see :func:`dataset_root`.
+        protocol: for a set that has several and is not named as ``Name:protocol``; ``""`` is its
+            default. A set that has just one way to be evaluated takes no notice of it.
+        allow_partial: warn instead of refusing where counts are not the published ones.
+        synthetic_size: size of the drawn set.
+        synthetic_seed: seed of the drawn set.
+        synthetic_root: where the drawn set is kept; ``""`` is ``root``.
+        combineall: train on queries and gallery too.
+        verbose: write a table of what was found to the log.
+
+    Returns:
+        The set; its lists are sorted by path, so that no run depends on the order of a disk.
+        ``.truth`` is None, or what is known of each image by its absolute path.
+
+    Raises:
+        UserError: no such set or protocol, no such folder, or other counts than published.
+    """
+    name, _, named_protocol = name.partition(":")
+    factory = _find(name)
+    options: dict[str, Any] = {"combineall": combineall, "verbose": verbose}
+    if issubclass(factory, FolderDataset):
+        options["protocol"] = named_protocol or (protocol if factory.protocols else "")
+        options["allow_partial"] = allow_partial
+    elif "protocol" in inspect.signature(factory).parameters:
+        options["protocol"] = named_protocol or protocol
+    elif named_protocol:
+        raise UserError(f"{name} has no protocol {named_protocol!r}; it has just one way")
+    if issubclass(factory, SyntheticOccluded):
+        options.update(
+            synthetic_size=synthetic_size,
+            synthetic_seed=synthetic_seed,
+            synthetic_root=synthetic_root,
+        )
+    dataset = _read(name, factory, root, options)
+    if verbose:
+        logger.info(f"{name}{_protocol_suffix(dataset)}:\n{summary_table(dataset)}")
+    return dataset
+
+
+def summary(dataset: ImageDataset) -> dict[str, dict[str, int]]:
+    """Count images, identities (without distractors) and cameras of each subset."""
+    junk = set(dataset._junk_pids)
+    rows = {}
+    for subset in ("train", "query", "gallery"):
+        items = getattr(dataset, subset)
+        rows[subset] = {
+            "images": len(items),
+            "identities": len({item[1] for item in items} - junk),
+            "cameras": len({item[2] for item in items}),
+        }
+    return rows
+
+
+def summary_table(dataset: ImageDataset) -> str:
+    """Return :func:`summary` as a table for the log."""
+    rows = [{"subset": subset, **counts} for subset, counts in summary(dataset).items()]
+    return tabulate(rows, headers="keys", tablefmt="pipe")
+
+
+def _find(name: str) -> type[ImageDataset]:
+    if name in _IN_PLACE_OF_FASTREID:
+        return _IN_PLACE_OF_FASTREID[name]
+    names = dataset_names()
+    if name in names:
+        return DATASET_REGISTRY.get(name)
+    by_lower = {known.lower(): known for known in names}
+    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(by_lower[match] for match in near)}?" if near else ""
+    raise UserError(f"there is no data set {name!r}; {hint or 'there are ' + ', '.join(names)}")
+
+
+def _read(
+    name: str, factory: type[ImageDataset], root: str, options: dict[str, Any]
+) -> ImageDataset:
+    try:
+        dataset = factory(root=root, **options)
+        subsets = (dataset.train, dataset.query, dataset.gallery)
+    except RuntimeError as error:  # fast-reid's sets: '"PATH" is not found'
+        if not str(error).endswith("is not found"):
+            raise
+        raise UserError(
+            f"{name}: {error}. Download the data set and unpack it there, or point "
+            f"FASTREID_DATASETS to the folder of your data sets (now {os.path.abspath(root)})"
+        ) from error
+    for items in subsets:
+        items.sort(key=itemgetter(0))
+    if not hasattr(dataset, "truth"):
+        dataset.truth = None
+    return dataset
+
+
+def _protocol_suffix(dataset: ImageDataset) -> str:
+    protocol = getattr(dataset, "protocol", "")
+    return f" ({protocol})" if protocol else ""

@@ -1,0 +1,33 @@
+"""What several processes have to agree on."""
+
+from __future__ import annotations
+
+import torch
+import torch.distributed as dist
+from fastreid.utils import comm
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def unwrapped(model: nn.Module) -> nn.Module:
+    """Return the model inside a DistributedDataParallel wrapper, or the model itself."""
+    return model.module if isinstance(model, DistributedDataParallel) else model
+
+
+@torch.no_grad()
+def copy_buffers_from_first_rank(model: nn.Module) -> None:
+    """Give every rank rank 0's buffers.
+
+    DDP synchronises gradients, not buffers: batch statistics drift apart from rank to rank. Called
+    where the ranks must be equal: after construction, and at the end of each epoch, so that what is
+    evaluated is what is saved, and a resumed run is the one that was interrupted.
+    """
+    if comm.get_world_size() == 1:
+        return
+    for buffer in model.buffers():
+        dist.broadcast(buffer, src=0)
+
+
+def same_on_all_ranks(value: int) -> int:
+    """Return rank 0's ``value`` on every rank."""
+    return comm.all_gather(value)[0]

@@ -1,0 +1,98 @@
+"""Start the processes of a run: one, several here, or those that torchrun has started."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+from typing import Any, Callable
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+from fastreid.utils import comm
+
+from occluded_reid.errors import EXIT_CODE, UserError
+
+
+def launch(
+    main: Callable[..., object],
+    *args: Any,
+    device: str,
+    processes: int = 1,
+    machines: int = 1,
+    machine_rank: int = 0,
+    url: str = "auto",
+) -> None:
+    """Run ``main(*args)`` in every process of the job.
+
+    Under torchrun the processes exist and its environment says who is who. Else ``processes`` are
+    spawned on this machine. GPUs talk over NCCL, CPUs over gloo.
+
+    Args:
+        main: a function at the top level of a module.
+        device: ``cuda`` or ``cpu``.
+        processes: processes on this machine.
+        machines: machines in the job, each of which calls this.
+        machine_rank: this machine's number from 0.
+        url: where the processes meet, ``tcp://host:port``; ``auto`` on one machine.
+
+    Raises:
+        UserError: more processes than GPUs, or no meeting place for several machines.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        _join(device, "env://", local_rank, local_size)
+        main(*args)
+        dist.destroy_process_group()
+        return
+    world_size = machines * processes
+    if world_size == 1:
+        main(*args)
+        return
+    if device != "cpu" and processes > torch.cuda.device_count():
+        raise UserError(
+            f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}; "
+            "MODEL.DEVICE cpu runs as many processes as you like"
+        )
+    if url == "auto":
+        if machines > 1:
+            raise UserError("--dist-url tcp://HOST:PORT of machine 0 is needed for --num-machines")
+        url = f"tcp://127.0.0.1:{_free_port()}"
+    place = (device, url, processes, world_size, machine_rank)
+    try:
+        mp.spawn(_spawned, args=(main, args, place), nprocs=processes)
+    except mp.ProcessExitedException as error:
+        sys.exit(error.exit_code if error.exit_code > 0 else 1)
+
+
+def _spawned(local_rank: int, main: Callable[..., object], args: Any, place: Any) -> None:
+    device, url, local_size, world_size, machine_rank = place
+    # workers of the data loaders would otherwise be spawned too, and import torch again each
+    mp.set_start_method("fork", force=True)
+    rank = machine_rank * local_size + local_rank
+    try:
+        _join(device, url, local_rank, local_size, rank=rank, world_size=world_size)
+        main(*args)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(EXIT_CODE)
+    dist.destroy_process_group()
+
+
+def _join(device: str, url: str, local_rank: int, local_size: int, **ranks: int) -> None:
+    """Join the process group and tell fast-reid which ranks share this machine."""
+    if device != "cpu":
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("gloo" if device == "cpu" else "nccl", init_method=url, **ranks)
+    for first in range(0, dist.get_world_size(), local_size):
+        group = dist.new_group(list(range(first, first + local_size)))
+        if first <= dist.get_rank() < first + local_size:
+            comm._LOCAL_PROCESS_GROUP = group
+    comm.synchronize()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])

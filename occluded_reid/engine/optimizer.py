@@ -1,0 +1,64 @@
+"""The optimizer: fast-reid's parameter groups without its flat buffers.
+
+fast-reid keeps all parameters as views into one buffer per group. Since PyTorch 2.0 an optimizer
+over such buffers moves nothing (``zero_grad`` drops their gradient), and a parameter without a
+gradient still decays. Plain groups with a fused or foreach step have neither fault.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections import defaultdict
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode
+from fastreid.solver.build import get_default_optimizer_params
+from torch import nn
+
+from occluded_reid.errors import UserError
+
+
+def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
+    """Build ``SOLVER.OPT`` over the parameters grouped by learning rate, decay and freezing.
+
+    Raises:
+        UserError: ``torch.optim`` has no such optimizer.
+    """
+    solver = cfg.SOLVER
+    kind = getattr(torch.optim, solver.OPT, None)
+    if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
+        raise UserError(f"SOLVER.OPT is {solver.OPT}; torch.optim has no such optimizer")
+    groups: dict[tuple[Any, ...], list[nn.Parameter]] = defaultdict(list)
+    for entry in get_default_optimizer_params(
+        model,
+        base_lr=solver.BASE_LR,
+        weight_decay=solver.WEIGHT_DECAY,
+        weight_decay_norm=solver.WEIGHT_DECAY_NORM,
+        bias_lr_factor=solver.BIAS_LR_FACTOR,
+        heads_lr_factor=solver.HEADS_LR_FACTOR,
+        weight_decay_bias=solver.WEIGHT_DECAY_BIAS,
+        freeze_layers=cfg.MODEL.FREEZE_LAYERS if solver.FREEZE_ITERS > 0 else [],
+    ):
+        key = (entry["lr"], entry["weight_decay"], entry["freeze_status"])
+        groups[key].extend(entry["params"])
+    options: dict[str, Any] = {}
+    if solver.OPT == "SGD":
+        options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
+    return kind(
+        [
+            {"params": params, "lr": lr, "weight_decay": decay, "freeze_status": freeze_status}
+            for (lr, decay, freeze_status), params in groups.items()
+        ],
+        **options,
+        **_fastest_step(kind),
+    )
+
+
+def _fastest_step(kind: type[torch.optim.Optimizer]) -> dict[str, bool]:
+    """Ask for the fused step, or foreach, where the optimizer offers it."""
+    options = inspect.signature(kind).parameters
+    for name in ("fused", "foreach"):
+        if name in options:
+            return {name: True}
+    return {}

@@ -1,0 +1,280 @@
+"""One trainer for every method, on fast-reid's DefaultTrainer."""
+
+from __future__ import annotations
+
+import logging
+import time
+from pathlib import Path
+from typing import Any
+
+from fastreid.config import CfgNode
+from fastreid.engine import defaults, hooks
+from fastreid.engine.train_loop import TrainerBase
+from fastreid.utils import comm
+from fastreid.utils.events import EventStorage
+from fastreid.utils.precision_bn import get_bn_modules
+from timm.utils import ModelEmaV3
+from torch import nn
+
+from occluded_reid.checkpoints import Checkpointer
+from occluded_reid.distributed import unwrapped
+from occluded_reid.engine.hooks import EvaluateAndSave, forget_metrics_from, training_bar
+from occluded_reid.engine.loading import (
+    DeviceLoader,
+    Item,
+    build_test_loader,
+    build_train_loader,
+    open_dataset,
+)
+from occluded_reid.engine.optimizer import build_optimizer
+from occluded_reid.engine.randomness import derive_seed, seed_everything
+from occluded_reid.engine.step import TrainingStep
+from occluded_reid.errors import UserError
+from occluded_reid.evaluation import Evaluator, results_table, run_inference, write_results
+from occluded_reid.files import whole_file
+
+logger = logging.getLogger(__name__)
+
+
+class Trainer(defaults.DefaultTrainer):
+    """fast-reid's trainer with repairs, and a run that is a function of its seed.
+
+    Each epoch starts from generators seeded by ``(SEED, epoch, rank)`` and, on every rank, from
+    rank 0's buffers; so a run that was interrupted continues from its last checkpoint exactly as if
+    it had not been.
+
+    Args:
+        cfg: the configuration; ``OUTPUT_DIR`` must exist and ``SEED`` must be set.
+        trust_checkpoint: read checkpoints that hold Python objects.
+    """
+
+    def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
+        TrainerBase.__init__(self)
+        seed_everything(cfg.SEED)
+        loader = self.build_train_loader(cfg)
+        cfg = self.auto_scale_hyperparams(cfg, loader.dataset.num_classes)
+        model = self.build_model(cfg)
+        optimizer = build_optimizer(cfg, model)
+        self.ema = ModelEmaV3(model, cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
+        self.cfg = cfg
+        self.iters_per_epoch = len(loader.dataset) // cfg.SOLVER.IMS_PER_BATCH
+        self.start_epoch, self.max_epoch = 0, cfg.SOLVER.MAX_EPOCH
+        self.max_iter = self.max_epoch * self.iters_per_epoch
+        self.warmup_iters, self.delay_epochs = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.DELAY_EPOCHS
+        self._trainer = TrainingStep(
+            cfg,
+            wrap(cfg, model),
+            loader,
+            optimizer,
+            iters_per_epoch=self.iters_per_epoch,
+            ema=self.ema,
+        )
+        self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
+        states = {"ema": self.ema, "grad_scaler": self._trainer.grad_scaler, **self.scheduler}
+        self.checkpointer = Checkpointer(
+            model,
+            cfg.OUTPUT_DIR,
+            num_classes=cfg.MODEL.HEADS.NUM_CLASSES,
+            trust=trust_checkpoint,
+            save_to_disk=comm.is_main_process(),
+            optimizer=optimizer,
+            **{name: state for name, state in states.items() if state is not None},
+        )
+        self._last_eval_results: dict[str, Any] = {}
+        self._keeper = EvaluateAndSave(
+            self.checkpointer, self._evaluate, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
+        )
+        self.register_hooks(self.build_hooks())
+
+    def build_hooks(self) -> list[Any]:
+        """Return the hooks in the order they run; evaluation sees precise batch statistics."""
+        cfg = self.cfg
+        return [
+            hooks.IterationTimer(),
+            hooks.LRScheduler(self.optimizer, self.scheduler),
+            self._precise_bn(),
+            hooks.LayerFreeze(self.model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS)
+            if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0
+            else None,
+            training_bar(),
+            self._keeper,
+        ]
+
+    def _precise_bn(self) -> hooks.PreciseBN | None:
+        if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
+            return None
+        cfg = self.cfg.clone()
+        cfg.defrost()
+        cfg.DATALOADER.NUM_WORKERS = 0
+        cfg.DATASETS.NAMES = (cfg.TEST.PRECISE_BN.DATASET,)
+        loader = self.build_train_loader(cfg)
+        return hooks.PreciseBN(self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+
+    def resume_or_load(self, resume: bool = True) -> None:
+        """Continue the run in ``OUTPUT_DIR`` if asked and possible, else load ``MODEL.WEIGHTS``."""
+        resume = resume and self.checkpointer.has_checkpoint()
+        extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        if resume:
+            self.start_epoch = extra["epoch"] + 1
+            self._keeper.best_metric = extra["best_metric"]
+        elif self.ema is not None and "ema" not in extra:
+            self.ema.set(unwrapped(self.model))
+
+    def train(self) -> dict[str, Any]:
+        """Run the epochs that are left; return the last evaluation's reports (rank 0).
+
+        Raises:
+            UserError: a loss that is not finite, an unreadable image, a disk that is full ...
+        """
+        if self.start_epoch >= self.max_epoch:
+            return self._return_to_finished_run()
+        self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
+        self.data_loader.batch_sampler.start_epoch = self.start_epoch
+        if comm.is_main_process():
+            forget_metrics_from(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+            period = self.cfg.SOLVER.LOG_PERIOD
+            self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period)])
+        logger.info(f"Training from epoch {self.start_epoch} to {self.max_epoch}")
+        with EventStorage(self.start_iter) as self.storage:
+            self.before_train()
+            try:
+                for self.epoch in range(self.start_epoch, self.max_epoch):
+                    self.before_epoch()
+                    for _ in range(self.iters_per_epoch):
+                        self.before_step()
+                        self.run_step()
+                        self.after_step()
+                        self.iter += 1
+                    self.after_epoch()
+            finally:
+                self.after_train()
+        return self._last_eval_results
+
+    def before_epoch(self) -> None:
+        """Make the epoch a function of the seed and the state it starts from."""
+        seed_everything(derive_seed(self.cfg.SEED, self.epoch, comm.get_rank()))
+        super().before_epoch()
+
+    def after_epoch(self) -> None:
+        """Read the last losses before anything is saved."""
+        self._trainer.read_losses()
+        super().after_epoch()
+
+    def _return_to_finished_run(self) -> dict[str, Any]:
+        logger.info(f"The run in {self.cfg.OUTPUT_DIR} has finished its {self.max_epoch} epochs")
+        if not Path(self.cfg.OUTPUT_DIR, "results.json").is_file():
+            self.epoch = self.max_epoch - 1
+            self._last_eval_results = self.test(self.cfg, self._evaluated_model(), epoch=self.epoch)
+        return self._last_eval_results
+
+    def _evaluated_model(self) -> nn.Module:
+        return self.ema.module if self.ema is not None else unwrapped(self.model)
+
+    def _evaluate(self) -> float:
+        """Evaluate; return (Rank-1 + mAP) / 2 of the first data set, fast-reid's ``metric``."""
+        reports = self.test(self.cfg, self._evaluated_model(), epoch=self.epoch)
+        self._last_eval_results = reports
+        if not reports:
+            return -1.0
+        first = ""
+        for name, report in reports.items():
+            first = first or name
+            prefix = "" if len(reports) == 1 else f"{name}/"
+            self.storage.put_scalars(
+                smoothing_hint=False,
+                **{f"{prefix}{key}": each["value"] for key, each in report["metrics"].items()},
+            )
+        best = reports[first]["metrics"]
+        return (best["Rank-1"]["value"] + best["mAP"]["value"]) / 2
+
+    @classmethod
+    def build_train_loader(cls, cfg: CfgNode, items: list[Item] | None = None) -> DeviceLoader:
+        """Return the endless training loader of ``DATASETS.NAMES``, or of ``items``."""
+        return build_train_loader(cfg, items)
+
+    @staticmethod
+    def auto_scale_hyperparams(cfg: CfgNode, num_classes: int) -> CfgNode:
+        """Fill in ``MODEL.HEADS.NUM_CLASSES``, also in the run's config.yaml.
+
+        Raises:
+            UserError: the configuration names fewer identities than the data has.
+        """
+        configured = cfg.MODEL.HEADS.NUM_CLASSES
+        if configured >= num_classes:
+            return cfg
+        if configured:
+            raise UserError(
+                f"MODEL.HEADS.NUM_CLASSES is {configured}, the training set has {num_classes} "
+                "identities; 0 fills the number in"
+            )
+        cfg = cfg.clone()
+        cfg.defrost()
+        cfg.MODEL.HEADS.NUM_CLASSES = num_classes
+        cfg.freeze()
+        if comm.is_main_process():
+            with whole_file(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
+                stream.write(cfg.dump())
+        return cfg
+
+    @classmethod
+    def build_evaluator(
+        cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None
+    ) -> tuple[DeviceLoader, Evaluator]:
+        """Return the loader and the evaluator of one data set, ``Name`` or ``Name:protocol``."""
+        dataset = open_dataset(cfg, dataset_name)
+        loader, num_query = build_test_loader(cfg, dataset.query, dataset.gallery)
+        return loader, Evaluator(cfg, num_query, getattr(dataset, "truth", None))
+
+    @classmethod
+    def evaluate_weights(cls, cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[str, Any]:
+        """Build the model, load ``MODEL.WEIGHTS`` (their average where ``MODEL.EMA``), and test.
+
+        Raises:
+            UserError: no weights are named, or they do not fit.
+        """
+        if not cfg.MODEL.WEIGHTS:
+            raise UserError("--eval-only needs weights: MODEL.WEIGHTS path/to/model_final.pth")
+        model = cls.build_model(cfg)
+        classes = cfg.MODEL.HEADS.NUM_CLASSES
+        checkpointer = Checkpointer(model, num_classes=classes, trust=trust_checkpoint)
+        checkpointer.load(cfg.MODEL.WEIGHTS, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
+        return cls.test(cfg, model)
+
+    @classmethod
+    def test(cls, cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[str, Any]:
+        """Evaluate on ``DATASETS.TESTS``, print a table and write results.json.
+
+        Args:
+            cfg: the configuration.
+            model: the unwrapped model.
+            epoch: the last finished epoch, for results.json.
+
+        Returns:
+            On rank 0 the report of each data set by name; elsewhere an empty dict.
+        """
+        start = time.perf_counter()
+        reports = {}
+        for name in cfg.DATASETS.TESTS:
+            loader, evaluator = cls.build_evaluator(cfg, name)
+            flip = cfg.TEST.FLIP.ENABLED
+            reports[name] = run_inference(model, loader, evaluator, name=name, flip=flip)
+        if not comm.is_main_process():
+            return {}
+        if reports:
+            logger.info("Results, per cent with 95 % intervals:\n" + results_table(reports))
+        seconds = time.perf_counter() - start
+        path = write_results(cfg, model, reports, seconds=seconds, epoch=epoch)
+        logger.info(f"Written to {path}")
+        return reports
+
+
+def wrap(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """Compile the model and share its gradients among the ranks, where the run asks for it."""
+    if cfg.MODEL.COMPILE:
+        model.compile()
+    if comm.get_world_size() == 1:
+        return model
+    # compat's: copies rank 0's buffers once, and takes models on the CPU
+    return defaults.DistributedDataParallel(
+        model, device_ids=[comm.get_local_rank()], broadcast_buffers=False
+    )

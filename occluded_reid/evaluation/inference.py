@@ -1,0 +1,55 @@
+"""Run a model over a test set."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from typing import Any, Iterator
+
+import torch
+from torch import nn
+
+from occluded_reid.evaluation.evaluator import Evaluator
+from occluded_reid.progress import progress
+
+logger = logging.getLogger(__name__)
+
+
+@torch.no_grad()
+def run_inference(
+    model: nn.Module, loader: Any, evaluator: Evaluator, *, name: str, flip: bool = False
+) -> dict[str, Any]:
+    """Give every batch of ``loader`` to the model and what it returns to ``evaluator``.
+
+    Args:
+        model: the unwrapped model; its mode is restored afterwards, also after an error.
+        loader: batches with ``images`` (B, 3, H, W) in 0-255.
+        evaluator: collects features and reports.
+        name: the data set's name, shown beside the progress.
+        flip: average the features of an image and of its mirror image.
+
+    Returns:
+        The evaluator's report; empty on ranks other than 0.
+    """
+    evaluator.reset()
+    with _evaluating(model):
+        for batch in progress(
+            loader, total=len(loader), description=f"Features of {name}", unit="batches",
+            logger=logger,
+        ):  # fmt: skip
+            features = model(batch)
+            if flip:
+                mirrored = {**batch, "images": batch["images"].flip(-1)}
+                features = (features + model(mirrored)) / 2
+            evaluator.process(batch, features)
+    return evaluator.evaluate()
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)

@@ -1,0 +1,231 @@
+"""Shapes with soft edges, painted one over the other on a layer.
+
+H, W: size of the layer; h, w: size of the box around one shape. Points are (x, y) in pixels, y
+pointing down. Colours are RGB in [0, 255]. A shape is a :class:`Region`: a coverage mask, and
+coordinates *across* and *along* it, from which textures and shading are computed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Sequence
+
+import cv2
+import numpy as np
+
+Point = tuple[float, float]
+Colour = Sequence[float] | np.ndarray
+_SUBPIXEL_BITS = 4
+
+
+@dataclass(frozen=True)
+class Region:
+    """A shape's box on a layer, with its mask and coordinates.
+
+    Attributes:
+        top: first row of the box.
+        left: first column of the box.
+        mask: (h, w) float32 in [0, 1], how much of each pixel the shape covers.
+        across: (h, w) float32 in [-1, 1], from the left edge of the shape to its right edge.
+        along: (h, w) float32 in [0, 1], from its upper end (or start) to its lower end.
+    """
+
+    top: int
+    left: int
+    mask: np.ndarray
+    across: np.ndarray
+    along: np.ndarray
+
+    def with_mask(self, mask: np.ndarray) -> Region:
+        """The same box and coordinates with another mask."""
+        return Region(self.top, self.left, mask, self.across, self.along)
+
+
+@dataclass
+class Layer:
+    """A transparent picture: premultiplied colour (H, W, 3) and alpha (H, W) in [0, 1]."""
+
+    height: int
+    width: int
+    colour: np.ndarray = field(init=False)
+    alpha: np.ndarray = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.colour = np.zeros((self.height, self.width, 3), np.float32)
+        self.alpha = np.zeros((self.height, self.width), np.float32)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)"""
+        return self.height, self.width
+
+    def paint(
+        self, region: Region | None, colour: Colour, opacity: float = 1.0, inside: bool = False
+    ) -> None:
+        """Lay a shape over what is there.
+
+        Args:
+            region: the shape; None, a shape outside of the layer, paints nothing.
+            colour: one RGB colour, or (h, w, 3) with a colour for each pixel of the box.
+            opacity: 1 hides what lies below, 0 shows it.
+            inside: paint only where the layer is opaque already, as a print on cloth.
+        """
+        if region is None:
+            return
+        h, w = region.mask.shape
+        rows, columns = slice(region.top, region.top + h), slice(region.left, region.left + w)
+        mask = region.mask if opacity == 1.0 else region.mask * np.float32(opacity)
+        alpha = self.alpha[rows, columns]
+        if inside:
+            mask = mask * alpha
+        below = self.colour[rows, columns]
+        below += (np.asarray(colour, np.float32) - below) * mask[..., None]
+        alpha += (1 - alpha) * mask
+
+    def rgba(self) -> np.ndarray:
+        """The layer as (H, W, 4) uint8 with colours that are not premultiplied."""
+        straight = self.colour / np.maximum(self.alpha, 1e-3)[..., None]
+        channels = np.dstack([straight, self.alpha * 255])
+        return np.clip(np.rint(channels), 0, 255).astype(np.uint8)
+
+
+def _box(size: tuple[int, int], low: Point, high: Point) -> tuple[int, int, int, int] | None:
+    """Rows and columns (top, bottom, left, right) around two corners, clipped to the layer."""
+    left, top = max(int(np.floor(low[0])) - 1, 0), max(int(np.floor(low[1])) - 1, 0)
+    right, bottom = min(int(np.ceil(high[0])) + 2, size[1]), min(int(np.ceil(high[1])) + 2, size[0])
+    return (top, bottom, left, right) if top < bottom and left < right else None
+
+
+def _pixels(box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Centres of the box's pixels: x as (1, w), y as (h, 1)."""
+    top, bottom, left, right = box
+    return (
+        np.arange(left, right, dtype=np.float32)[None, :],
+        np.arange(top, bottom, dtype=np.float32)[:, None],
+    )
+
+
+def limb(
+    size: tuple[int, int],
+    start: Point,
+    end: Point,
+    start_radius: float,
+    end_radius: float,
+    flat_end: bool = False,
+) -> Region | None:
+    """A tapered tube with round ends: an arm, a leg, a strap, a pole.
+
+    Args:
+        size: (H, W) of the layer.
+        start: centre of the first end.
+        end: centre of the second end.
+        start_radius: half the thickness at the start, in pixels.
+        end_radius: half the thickness at the end.
+        flat_end: cut the second end straight, as a sleeve.
+    """
+    reach = max(start_radius, end_radius)
+    box = _box(
+        size,
+        (min(start[0], end[0]) - reach, min(start[1], end[1]) - reach),
+        (max(start[0], end[0]) + reach, max(start[1], end[1]) + reach),
+    )
+    if box is None:
+        return None
+    x, y = _pixels(box)
+    x, y = x - np.float32(start[0]), y - np.float32(start[1])
+    dx, dy = np.float32(end[0] - start[0]), np.float32(end[1] - start[1])
+    length = max(float(np.hypot(dx, dy)), 1e-3)
+    raw = (x * dx + y * dy) / np.float32(length * length)
+    along = np.clip(raw, 0, 1)
+    radius = np.float32(start_radius) + np.float32(end_radius - start_radius) * along
+    across = (x * dy - y * dx) / np.float32(length)
+    distance = np.hypot(x - along * dx, y - along * dy)
+    mask = np.clip(radius - distance + 0.5, 0, 1)
+    if flat_end:
+        mask = mask * np.clip((1 - raw) * np.float32(length) + 0.5, 0, 1)
+    across = np.clip(across / np.maximum(radius, 0.5), -1, 1)
+    return Region(box[0], box[2], mask, across, along)
+
+
+def loft(
+    size: tuple[int, int],
+    levels: Sequence[float],
+    centres: Sequence[float],
+    half_widths: Sequence[float],
+) -> Region | None:
+    """An upright shape given by its width at some heights: a torso, a skirt, a head of hair.
+
+    Args:
+        size: (H, W) of the layer.
+        levels: y of each given height in pixels, rising.
+        centres: x of the middle at each height.
+        half_widths: half the width at each height.
+    """
+    reach = max(half_widths)
+    box = _box(size, (min(centres) - reach, levels[0]), (max(centres) + reach, levels[-1]))
+    if box is None or levels[-1] <= levels[0]:
+        return None
+    x, y = _pixels(box)
+    rows = y[:, 0]
+    centre = np.interp(rows, levels, centres).astype(np.float32)[:, None]
+    half = np.interp(rows, levels, half_widths).astype(np.float32)
+    window = max(int((levels[-1] - levels[0]) / 14) | 1, 1)
+    padded = np.pad(half, window // 2, mode="edge")
+    half = np.convolve(padded, np.full(window, 1 / window, np.float32), "valid")[:, None]
+    ends = np.clip(y - levels[0] + 0.5, 0, 1) * np.clip(levels[-1] - y + 0.5, 0, 1)
+    mask = np.clip(half - np.abs(x - centre) + 0.5, 0, 1) * ends
+    across = np.clip((x - centre) / np.maximum(half, 0.5), -1, 1)
+    along = np.clip((y - levels[0]) / np.float32(levels[-1] - levels[0]), 0, 1)
+    return Region(
+        box[0], box[2], mask.astype(np.float32), across, np.broadcast_to(along, across.shape)
+    )
+
+
+def ellipse(
+    size: tuple[int, int], centre: Point, radius_x: float, radius_y: float
+) -> Region | None:
+    """An upright ellipse."""
+    radius_x, radius_y = max(radius_x, 0.3), max(radius_y, 0.3)
+    box = _box(
+        size,
+        (centre[0] - radius_x, centre[1] - radius_y),
+        (centre[0] + radius_x, centre[1] + radius_y),
+    )
+    if box is None:
+        return None
+    x, y = _pixels(box)
+    across = (x - np.float32(centre[0])) / np.float32(radius_x)
+    down = (y - np.float32(centre[1])) / np.float32(radius_y)
+    distance = (1 - np.hypot(across, down)) * np.float32(min(radius_x, radius_y))
+    mask = np.clip(distance + 0.5, 0, 1)
+    along = np.broadcast_to(np.clip(down * 0.5 + 0.5, 0, 1), mask.shape)
+    return Region(box[0], box[2], mask, np.broadcast_to(np.clip(across, -1, 1), mask.shape), along)
+
+
+def polygon(size: tuple[int, int], points: Sequence[Point]) -> Region | None:
+    """A filled polygon; its coordinates run over its bounding box."""
+    corners = np.asarray(points, np.float64)
+    low, high = corners.min(axis=0), corners.max(axis=0)
+    box = _box(size, (low[0], low[1]), (high[0], high[1]))
+    if box is None:
+        return None
+    top, bottom, left, right = box
+    filled = np.zeros((bottom - top, right - left), np.uint8)
+    shifted = np.rint((corners - (left, top)) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+    cv2.fillPoly(filled, [shifted], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+    x, y = _pixels(box)
+    across = np.clip(2 * (x - low[0]) / max(high[0] - low[0], 1e-3) - 1, -1, 1)
+    along = np.clip((y - low[1]) / max(high[1] - low[1], 1e-3), 0, 1)
+    mask = filled.astype(np.float32) / 255
+    return Region(
+        top,
+        left,
+        mask,
+        np.broadcast_to(across.astype(np.float32), mask.shape),
+        np.broadcast_to(along.astype(np.float32), mask.shape),
+    )
+
+
+def rectangle(size: tuple[int, int], low: Point, high: Point) -> Region | None:
+    """An upright rectangle from its upper left to its lower right corner."""
+    return polygon(size, [low, (high[0], low[1]), high, (low[0], high[1])])

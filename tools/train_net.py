@@ -1,0 +1,46 @@
+#!/usr/bin/env python
+"""Train a model, or evaluate one (--eval-only)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from occluded_reid.config import CfgNode
+from occluded_reid.engine import Trainer, argument_parser, config_of_run, launch, prepare_run
+from occluded_reid.engine.dry_run import dry_run
+from occluded_reid.errors import run_command
+
+
+def main(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """What each process of the job does."""
+    cfg = prepare_run(cfg, training=not args.eval_only)
+    if args.eval_only:
+        Trainer.evaluate_weights(cfg, trust_checkpoint=args.trust_checkpoint)
+        return
+    trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
+    trainer.resume_or_load(resume=args.resume)
+    trainer.train()
+
+
+def run(args: argparse.Namespace) -> None:
+    """Read the configuration and start the processes."""
+    cfg = config_of_run(args)
+    if args.dry_run:
+        dry_run(cfg)
+        return
+    launch(
+        main,
+        cfg,
+        args,
+        device=cfg.MODEL.DEVICE,
+        processes=args.num_gpus,
+        machines=args.num_machines,
+        machine_rank=args.machine_rank,
+        url=args.dist_url,
+    )
+
+
+if __name__ == "__main__":
+    arguments = argument_parser(__doc__).parse_args()
+    sys.exit(run_command(lambda: run(arguments), debug=arguments.debug))
