@@ -225,22 +225,24 @@ def dataloader() -> None:
     build = _module("data.build")
     _rebind(build.DataLoaderX, DeviceLoader)
 
-    def heeding_cfg(original: Callable[..., Any]) -> Callable[..., Any]:
+    def heeding_cfg(original: Callable[..., Any], from_config: Callable[..., Any]) -> Any:
         @functools.wraps(original)
         def build_loader(*args: Any, **kwargs: Any) -> Any:
-            result = original(*args, **kwargs)
-            loader = result[0] if isinstance(result, tuple) else result
             cfg: Any = args[0] if args else kwargs.get("cfg")
-            if hasattr(cfg, "DATALOADER") and isinstance(loader, DeviceLoader):
-                loader.use_device(cfg.MODEL.DEVICE)
-                loader.num_workers = min(loader.num_workers, cfg.DATALOADER.NUM_WORKERS)
+            if not hasattr(cfg, "DATALOADER"):
+                return original(*args, **kwargs)
+            workers = {"num_workers": min(4, cfg.DATALOADER.NUM_WORKERS)}  # for the test loader
+            result = original(**{**workers, **from_config(*args, **kwargs)})
+            loader = result[0] if isinstance(result, tuple) else result
+            loader.use_device(cfg.MODEL.DEVICE)
             return result
 
         return build_loader
 
-    for original in (build.build_reid_train_loader, build.build_reid_test_loader):
-        _module("engine.defaults")  # holds both names too
-        _rebind(original, heeding_cfg(original))
+    _module("engine.defaults")  # holds both names too
+    for kind in ("train", "test"):
+        original = getattr(build, f"build_reid_{kind}_loader")
+        _rebind(original, heeding_cfg(original, getattr(build, f"_{kind}_loader_from_config")))
 
 
 def to_tensor() -> None:

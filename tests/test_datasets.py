@@ -216,7 +216,7 @@ def test_missing_folders_are_named(tmp_path: Path, name: str, looked_for: list[s
 
 def test_other_host_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     class Broken(FolderDataset):
-        def read_subsets(self):  # type: ignore[no-untyped-def]
+        def read_subsets(self):
             raise RuntimeError("out of memory")
 
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Broken", Broken)

@@ -222,6 +222,7 @@ def _loader(cfg: CfgNode, dataset: ReidDataset, batches: Sampler[Any]) -> Device
         num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
+        generator=torch.Generator(),  # else opening the loader would draw from the model's stream
     )
     return DeviceLoader(loader, device, cfg.INPUT.ON_ERROR)
 

@@ -6,6 +6,7 @@ colleagues or schoolmates do; only a pattern, a bag, the hair or the build tells
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -138,6 +139,7 @@ class Appearance:
     bag: Bag | None
 
 
+@functools.lru_cache(maxsize=4096)
 def appearance_of(identity: int, seed: int) -> Appearance:
     """The looks of one identity.
 

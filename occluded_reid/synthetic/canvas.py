@@ -7,8 +7,8 @@ coordinates *across* and *along* it, from which textures and shading are compute
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Sequence
 
 import cv2
 import numpy as np

@@ -28,8 +28,8 @@ def paint_leg(figure: Figure, side: str) -> None:
     look, size = figure.look, figure.layer.size
     hip, knee, ankle = (figure.joints[f"{side} {name}"] for name in ("hip", "knee", "ankle"))
     thick = look.body.limb
-    bare = look.lower.kind in ("shorts", "skirt")
-    if bare or look.upper.kind == "dress":
+    bare = look.lower.kind in ("shorts", "skirt") or look.upper.kind == "dress"
+    if bare or look.lower.length < 0.95:
         thigh = limb(size, hip.point, knee.point, figure.px(0.08 * thick), figure.px(0.053 * thick))
         calf = limb(
             size, knee.point, ankle.point, figure.px(0.056 * thick), figure.px(0.035 * thick)
@@ -46,18 +46,18 @@ def paint_leg(figure: Figure, side: str) -> None:
 def _paint_shoe(figure: Figure, side: str) -> None:
     shoes, size = figure.look.shoes, figure.layer.size
     ankle, toe = figure.joints[f"{side} ankle"], figure.joints[f"{side} toe"]
-    heel = (ankle.x - 0.25 * (toe.x - ankle.x), ankle.y + figure.px(0.03))
-    tip = (toe.x, toe.y + figure.px(0.012))
-    down = figure.px(0.014)
+    heel = (ankle.x - 0.22 * (toe.x - ankle.x), ankle.y + figure.px(0.028))
+    tip = (toe.x - 0.1 * (toe.x - ankle.x), toe.y + figure.px(0.012))
+    down = figure.px(0.013)
     sole = limb(
         size,
         (heel[0], heel[1] + down),
         (tip[0], tip[1] + down),
-        figure.px(0.042),
-        figure.px(0.037),
+        figure.px(0.039),
+        figure.px(0.033),
     )
     figure.paint_plain(sole, shoes.sole)
-    figure.paint_plain(limb(size, heel, tip, figure.px(0.046), figure.px(0.037)), shoes.colour)
+    figure.paint_plain(limb(size, heel, tip, figure.px(0.044), figure.px(0.033)), shoes.colour)
     if shoes.boots:
         knee = figure.joints[f"{side} knee"]
         top = (ankle.x + 0.4 * (knee.x - ankle.x), ankle.y + 0.4 * (knee.y - ankle.y))
@@ -107,8 +107,9 @@ def paint_hips(figure: Figure) -> None:
     centres, widths = [waist.x, pelvis.x, pelvis.x], [top, hip, hip * 0.98]
     if look.lower.kind == "skirt":
         length = body.height * body.leg * look.lower.length
-        spread = max(abs(knees[0].x - knees[1].x) / 2 + figure.px(0.07), hip * 1.12)
-        levels.append(pelvis.y + figure.px(length))
+        hem = pelvis.y + figure.px(length)
+        spread = max(_stride_at(figure, hem), hip * 1.12)
+        levels.append(hem)
         centres.append((knees[0].x + knees[1].x) / 2)
         widths.append(spread)
     part = loft(figure.layer.size, levels, centres, widths)
@@ -173,11 +174,18 @@ def _trunk_region(figure: Figure, upper: Upper) -> Region | None:
     centres = [neck.x, neck.x, neck.x, chest.x, waist.x, pelvis.x]
     if hem > levels[-1] + 1:
         levels.append(hem)
-        half_widths.append(hips * flare)
+        half_widths.append(max(hips * flare, _stride_at(figure, hem)))
         centres.append(pelvis.x)
     else:
         levels[-1] = max(hem, levels[-2] + 1)
     return loft(figure.layer.size, levels, centres, half_widths)
+
+
+def _stride_at(figure: Figure, y: float) -> float:
+    """Half the width in pixels that the legs need at a height, for a hem that long."""
+    left, right = figure.joints["left knee"], figure.joints["right knee"]
+    share = (y - figure.joints["pelvis"].y) / max(left.y - figure.joints["pelvis"].y, 1.0)
+    return abs(left.x - right.x) / 2 * min(max(share, 0.0), 1.0) + figure.px(0.06)
 
 
 def _paint_opening(figure: Figure, part: Region, angle: np.ndarray) -> None:

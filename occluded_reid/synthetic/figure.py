@@ -53,7 +53,7 @@ class Figure:
         return (angle + np.float32(np.pi)) % np.float32(2 * np.pi) - np.float32(np.pi)
 
     def cloth(
-        self, region: Region, cloth: Cloth, u: np.ndarray, v: np.ndarray, folds: float = 0.07
+        self, region: Region, cloth: Cloth, u: np.ndarray, v: np.ndarray, folds: float = 0.06
     ) -> np.ndarray:
         """(h, w, 3) colours of a garment with pattern, shading and folds.
 
@@ -64,7 +64,7 @@ class Figure:
             v: (h, w) metres downwards.
             folds: strength of the folds.
         """
-        colour = np.asarray(cloth.colour, np.float32)
+        colour: np.ndarray = np.asarray(cloth.colour, np.float32)
         weights = pattern_weights(cloth.pattern, u, v, cloth.frequency)
         if weights is not None:
             second = np.asarray(cloth.second, np.float32)
@@ -80,7 +80,7 @@ class Figure:
         """(h, w, 3) colours under the light, with soft folds."""
         factor = round_shading(region, self.light)
         if folds:
-            wave = noise(self.rng, region.mask.shape, 16, 2)
+            wave = noise(self.rng, region.mask.shape, 8, 3)
             factor = factor * (1 + np.float32(folds) * wave[..., None])
         return np.asarray(colour, np.float32) * factor
 

@@ -43,9 +43,7 @@ def paint_head(figure: Figure) -> None:
     hair = _VOLUME.get(look.hair_style)
     if hair is not None:
         around, above = figure.px(hair[0]), figure.px(hair[1])
-        crown = ellipse(
-            size, (head.x, head.y - above), wide + around, tall * 0.97 + 0.3 * above
-        )
+        crown = ellipse(size, (head.x, head.y - above), wide + around, tall * 0.97 + 0.3 * above)
         figure.paint_plain(crown, look.hair, 0.09)
     else:
         figure.paint_plain(ellipse(size, head.point, wide, tall), look.skin)
@@ -59,7 +57,7 @@ def paint_head(figure: Figure) -> None:
 def _paint_face(figure: Figure, wide: float, tall: float) -> None:
     look, size, head = figure.look, figure.layer.size, figure.joints["head"]
     facing, side = figure.facing, float(np.sin(figure.yaw))
-    if facing < -0.75:
+    if facing < -0.4:
         return
     narrow = 0.9 if facing > 0.3 else 0.9 - 0.45 * (0.3 - facing)
     centre = (head.x + side * wide * (1.02 - narrow * 0.9), head.y + 0.13 * tall)
@@ -85,8 +83,8 @@ def _paint_face(figure: Figure, wide: float, tall: float) -> None:
     mouth = ellipse(size, (shift, head.y + 0.52 * tall), 0.26 * wide * narrow, 0.045 * tall)
     layer.paint(mouth, (120.0, 54.0, 50.0), 0.55, inside=True)
     if look.beard:
-        chin = ellipse(size, (shift, head.y + 0.68 * tall), 0.62 * wide * narrow, 0.3 * tall)
-        layer.paint(chin, look.hair, 0.75, inside=True)
+        jaw = ellipse(size, (shift, head.y + 0.76 * tall), 0.56 * wide * narrow, 0.24 * tall)
+        layer.paint(jaw, look.hair, 0.6, inside=True)
     if look.glasses:
         reach = 0.62 * wide * max(facing, 0.45)
         bar = limb(
@@ -127,14 +125,10 @@ def _paint_headwear(figure: Figure, wide: float, tall: float) -> None:
     brow = head.y - 0.3 * tall
     if look.headwear == "headscarf":
         if figure.facing < -0.4:
-            figure.paint_plain(
-                ellipse(size, head.point, wide * 1.12, tall * 1.08), colour, 0.1
-            )
+            figure.paint_plain(ellipse(size, head.point, wide * 1.12, tall * 1.08), colour, 0.1)
         levels = [head.y - tall * 1.08, head.y - 0.5 * tall, head.y + 0.2 * tall]
         half_widths = [0.3 * wide, 1.1 * wide, 0.0]
-        figure.paint_plain(
-            loft(size, levels[:2], [head.x] * 2, half_widths[:2]), colour, 0.1
-        )
+        figure.paint_plain(loft(size, levels[:2], [head.x] * 2, half_widths[:2]), colour, 0.1)
         wrap = ellipse(size, (head.x, head.y + 1.05 * tall), 1.05 * wide, 0.42 * tall)
         figure.paint_plain(wrap, colour, 0.1)
         return

@@ -104,7 +104,7 @@ def pick(rng: np.random.Generator, table: dict[str, tuple[RGB, float]], jitter: 
 def nearby(rng: np.random.Generator, colour: RGB, jitter: float) -> RGB:
     """A colour that differs from the given one by about ``jitter`` grey levels."""
     shift = rng.normal(0, jitter) + rng.normal(0, jitter * 0.45, 3)
-    red, green, blue = (float(np.clip(c + s, 14, 242)) for c, s in zip(colour, shift))
+    red, green, blue = (float(np.clip(c + s, 14, 242)) for c, s in zip(colour, shift, strict=True))
     return red, green, blue
 
 

@@ -1,7 +1,7 @@
 """How a person stands before the camera: a walking skeleton, turned, and projected to pixels.
 
-Body axes: X to the person's left, Y up, Z forwards, in metres, the origin on the ground. Screen axes:
-x to the right, y down, in pixels, and a depth in metres that grows towards the camera.
+Body axes: X to the person's left, Y up, Z forwards, in metres, the origin on the ground. Screen
+axes: x to the right, y down, in pixels, and a depth in metres that grows towards the camera.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Cloth patterns, folds, noise and the shading of round things.
 
-Patterns are functions of surface coordinates in metres: ``u`` around the body or limb and ``v`` down
-along it; so the stripes of a sleeve match those of the chest, and all of them shrink with distance.
+Patterns are functions of surface coordinates in metres: ``u`` around the body or limb and ``v``
+down along it; so the stripes of a sleeve match those of the chest, and shrink with distance.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Light:
     contrast: float
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def noise_field(cell: int, stretch: int = 1) -> np.ndarray:
     """(1024, 1024) float32 smooth noise of mean 0 and deviation 1, the same in each process.
 

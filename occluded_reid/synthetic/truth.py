@@ -1,0 +1,139 @@
+"""The exact truth about each picture: who, where, and what hides how much of the person."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from occluded_reid.errors import UserError
+
+STRIPES = 16
+COVERAGE_STRIPES = 4
+Box = tuple[int, int, int, int]
+
+
+@dataclass(frozen=True)
+class Occluder:
+    """A thing in front of the person.
+
+    Attributes:
+        kind: one of :data:`occluded_reid.synthetic.occluders.OCCLUDER_KINDS`, or ``"pedestrian"``.
+        orientation: ``"horizontal"`` or ``"vertical"``.
+        box: x0, y0, x1, y1 in pixels of the stored picture, clipped to it; x1 and y1 excluded.
+    """
+
+    kind: str
+    orientation: str
+    box: Box
+
+
+@dataclass(frozen=True)
+class Truth:
+    """One line of ``truth.jsonl``; its keys are these names.
+
+    Attributes:
+        path: path of the picture relative to the data set's folder.
+        identity: the person shown.
+        camera: number of the camera from 1.
+        split: the picture's folder.
+        size: width and height in pixels.
+        person_box: box of the person's whole silhouette inside the picture, as in `Occluder.box`.
+        visible_fraction: visible pixels of the silhouette over all of them inside the picture.
+        stripe_person_pixels: pixels of the silhouette in each of 16 stripes from top to bottom.
+        stripe_visible_pixels: the visible ones among them.
+        stripe_coverage: covered share of the area of each of 4 stripes from top to bottom.
+        occluders: what stands in front.
+        occlusion: ``"none"``, ``"horizontal"``, ``"vertical"`` or ``"pedestrian"``.
+    """
+
+    path: str
+    identity: int
+    camera: int
+    split: str
+    size: tuple[int, int]
+    person_box: Box
+    visible_fraction: float
+    stripe_person_pixels: tuple[int, ...]
+    stripe_visible_pixels: tuple[int, ...]
+    stripe_coverage: tuple[float, ...]
+    occluders: tuple[Occluder, ...]
+    occlusion: str
+
+    def to_json(self) -> str:
+        """One line of JSON with sorted keys."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True)
+
+    @classmethod
+    def from_json(cls, line: str) -> Truth:
+        """The inverse of :meth:`to_json`."""
+        fields = json.loads(line)
+        occluders = tuple(
+            Occluder(one["kind"], one["orientation"], tuple(one["box"]))
+            for one in fields.pop("occluders")
+        )
+        lists = {key: tuple(value) for key, value in fields.items() if isinstance(value, list)}
+        return cls(**{**fields, **lists}, occluders=occluders)
+
+
+def stripe_sums(mask: np.ndarray, stripes: int) -> tuple[int, ...]:
+    """Pixels of a mask in stripes of equal height.
+
+    A row belongs to the stripe in which its middle lies; so 4 stripes are sums of 4 out of 16.
+
+    Args:
+        mask: (h, w) bool.
+        stripes: their number.
+    """
+    height = mask.shape[0]
+    stripe_of_row = (2 * np.arange(height) + 1) * STRIPES // (2 * height) * stripes // STRIPES
+    sums = np.bincount(stripe_of_row, weights=mask.sum(axis=1), minlength=stripes)
+    return tuple(int(value) for value in sums)
+
+
+def mask_box(mask: np.ndarray) -> Box:
+    """The smallest box around a mask; all zeros if it is empty."""
+    rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
+    if not rows.size:
+        return 0, 0, 0, 0
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def visible_fraction(person: np.ndarray, covered: np.ndarray) -> float:
+    """Visible share of a person's silhouette, to 4 decimals.
+
+    Args:
+        person: (h, w) bool, the whole silhouette as if nothing stood in front.
+        covered: (h, w) bool, pixels of the occluders.
+    """
+    return round(float((person & ~covered).sum() / max(int(person.sum()), 1)), 4)
+
+
+def stripe_coverage(covered: np.ndarray) -> tuple[float, ...]:
+    """Covered share of the area of each of four stripes, to 4 decimals."""
+    areas = stripe_sums(np.ones_like(covered), COVERAGE_STRIPES)
+    sums = stripe_sums(covered, COVERAGE_STRIPES)
+    return tuple(round(part / area, 4) for part, area in zip(sums, areas, strict=True))
+
+
+def read_truth(folder: str | Path) -> dict[str, Truth]:
+    """The truth of a generated data set.
+
+    Args:
+        folder: what :func:`occluded_reid.synthetic.generate` returned.
+
+    Returns:
+        The truth for each path relative to the folder.
+
+    Raises:
+        UserError: the folder holds no truth file.
+    """
+    file = Path(folder) / "truth.jsonl"
+    if not file.is_file():
+        raise UserError(f"{folder} holds no truth.jsonl; make the set with generate() first")
+    with open(file, encoding="utf-8") as lines:
+        truths = [Truth.from_json(line) for line in lines]
+    return {truth.path: truth for truth in truths}

@@ -1,0 +1,271 @@
+"""Layers, sizes, configurations, paths: what keeps the repository a plugin that others can read.
+
+Each check is a function from text to faults, so that the last tests can show that it finds one.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import importlib.util
+import io
+import re
+import subprocess
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from fastreid.config import CfgNode
+
+from occluded_reid.config import get_cfg, load_config
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = ("occluded_reid", "fed_plugin", "aonet_plugin")
+OURS = {*PACKAGES, "tools", "benchmarks", "tests"}
+MAY_IMPORT = {
+    "occluded_reid": {"occluded_reid"},
+    "fed_plugin": {"fed_plugin", "occluded_reid"},
+    "aonet_plugin": {"aonet_plugin", "occluded_reid"},
+    "tools": {*PACKAGES, "tools"},
+    "benchmarks": {*PACKAGES, "benchmarks"},
+}
+MAX_FUNCTION_LINES = 60
+MAX_FILE_LINES = 400
+
+
+def repository_files() -> list[Path]:
+    """What is committed or could be, relative to the root."""
+    command = ["git", "ls-files", "--cached", "--others", "--exclude-standard"]
+    try:
+        listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        names = [Path(line) for line in listed.stdout.splitlines()]
+    except (OSError, subprocess.CalledProcessError):  # an unpacked archive
+        left_out = {".venv", "build", "dist", "logs", "datasets", "__pycache__"}
+        found = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
+        names = [path for path in found if not left_out.intersection(path.parts)]
+    return sorted(path for path in names if (ROOT / path).is_file())
+
+
+FILES = repository_files()
+MAY_HAVE_CONFIGS = ("configs", "projects")
+PYTHON = [path for path in FILES if path.suffix == ".py"]
+CONFIGS = [p for p in FILES if p.suffix in (".yml", ".yaml") and p.parts[0] in MAY_HAVE_CONFIGS]
+PAGES = [path for path in FILES if path.suffix == ".md"]
+
+
+def parse(path: Path) -> ast.Module:
+    return ast.parse((ROOT / path).read_text(encoding="utf-8"))
+
+
+def imported_modules(tree: ast.AST) -> Iterator[str]:
+    """Dotted names of absolute imports; relative ones stay in their package anyway."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and not node.level:
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def layer_faults(layer: str, tree: ast.AST) -> list[str]:
+    """Imports of ours that ``layer`` must not make."""
+    tops = {module.split(".")[0] for module in imported_modules(tree)}
+    return sorted((tops & OURS) - MAY_IMPORT[layer])
+
+
+def version_faults(tree: ast.AST) -> list[str]:
+    """Ways to ask for a version; ``importlib.metadata.version`` is left for reports."""
+    faults = [name for name in imported_modules(tree) if name.split(".")[0] == "packaging"]
+    faults += [name for name in imported_modules(tree) if name == "sys.version_info"]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and node.attr in ("__version__", "version_info"):
+            faults.append(f"{node.attr} in line {node.lineno}")
+    return faults
+
+
+def code_lines(source: str) -> set[int]:
+    """Numbers of the lines that hold code: no blank lines, comments or docstrings."""
+    layout = (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT)
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in (*layout, tokenize.ENDMARKER):
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        is_text = isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+        if is_text and isinstance(node.value.value, str):
+            lines.difference_update(range(node.lineno, node.end_lineno + 1))
+    return lines
+
+
+def size_faults(source: str) -> list[str]:
+    """Functions and files that nobody reads to the end."""
+    faults = []
+    if (total := len(source.splitlines())) > MAX_FILE_LINES:
+        faults.append(f"file of {total} lines")
+    lines = code_lines(source)
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+            length = len(lines.intersection(range(node.lineno, node.end_lineno + 1)))
+            if length > MAX_FUNCTION_LINES:
+                faults.append(f"{node.name} of {length} lines")
+    return faults
+
+
+# Not at the end of another path, as in "network/work/": only where a path begins.
+MACHINE_PATH = re.compile(r"(?<![\w.$}~/-])/(?:work|root|home|export|Users)/\w")
+
+
+def path_faults(text: str) -> list[str]:
+    """Absolute paths that exist on somebody's machine only."""
+    return [line.strip() for line in text.splitlines() if MACHINE_PATH.search(line)]
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in node.items():
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{prefix}{key}.")
+        elif key != "_BASE_":
+            yield f"{prefix}{key}", value
+
+
+def repeated_keys(path: Path) -> list[str]:
+    """Keys of a YAML file whose value it would inherit anyway."""
+    stated = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    inherited, merged = get_cfg(), get_cfg()
+    if base := stated.get("_BASE_"):
+        inherited.merge_from_other_cfg(CfgNode(CfgNode.load_yaml_with_base(path.parent / base)))
+    merged.merge_from_other_cfg(CfgNode(CfgNode.load_yaml_with_base(path)))
+    before, after = dict(leaves(inherited)), dict(leaves(merged))
+    return [key for key, _ in leaves(stated) if key in before and before[key] == after[key]]
+
+
+def make_targets(makefile: str) -> set[str]:
+    return set(re.findall(r"^([\w-]+):(?!=)", makefile, flags=re.MULTILINE))
+
+
+def make_commands(page: str) -> set[str]:
+    """Targets in ``make X`` of a page's code: fenced blocks and single backticks."""
+    blocks = re.findall(r"^```.*?^```", page, flags=re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    lines += re.findall(r"`([^`\n]+)`", page)
+    found = (re.match(r"(?:\$ )?make ((?:[\w-]+(?= |$) ?)+)", line.strip()) for line in lines)
+    return {target for match in found if match for target in match[1].split()}
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.parts[0] in MAY_IMPORT], ids=str)
+def test_imports_run_from_left_to_right(path: Path) -> None:
+    assert layer_faults(path.parts[0], parse(path)) == []
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.parts[0] in MAY_IMPORT], ids=str)
+def test_one_file_knows_about_versions(path: Path) -> None:
+    if path != Path("occluded_reid/compat.py"):
+        assert version_faults(parse(path)) == []
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.parts[0] in PACKAGES], ids=str)
+def test_functions_and_files_are_short(path: Path) -> None:
+    assert size_faults((ROOT / path).read_text(encoding="utf-8")) == []
+
+
+def test_no_path_of_a_machine_is_committed() -> None:
+    faults = {}
+    for path in FILES:
+        data = (ROOT / path).read_bytes()
+        if b"\0" not in data and (found := path_faults(data.decode("utf-8", "replace"))):
+            faults[str(path)] = found
+    assert faults == {}
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=str)
+def test_config_loads_and_states_only_differences(path: Path) -> None:
+    for package in PACKAGES:  # a method's package adds its keys
+        if importlib.util.find_spec(package):
+            importlib.import_module(package)
+    load_config(str(ROOT / path), [])
+    assert repeated_keys(ROOT / path) == []
+    stated = yaml.safe_load((ROOT / path).read_text(encoding="utf-8")) or {}
+    texts = [(key, value) for key, value in leaves(stated) if isinstance(value, str)]
+    assert [pair for pair in texts if pair[1].startswith(("/", "~"))] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=str)
+def test_make_commands_of_the_pages_exist(path: Path) -> None:
+    targets = make_targets((ROOT / "Makefile").read_text(encoding="utf-8"))
+    assert make_commands((ROOT / path).read_text(encoding="utf-8")) <= targets
+
+
+def test_pinned_versions_are_a_plain_list() -> None:
+    pins = (ROOT / "requirements.txt").read_text(encoding="utf-8").splitlines()
+    plain = re.compile(r"[a-z0-9-]+==[\w.]+( ; [\w.<>=!' ()*-]+)?")
+    assert [line for line in pins if not plain.fullmatch(line)] == []
+    pinned = {line.split("==")[0] for line in pins}
+    project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+    named = {
+        name for name, _ in re.findall(r'^ {4}"([a-z0-9-]+)([<>=].*?)"', project, re.MULTILINE)
+    }
+    assert named and named <= pinned
+
+
+def test_fastreid_has_one_version() -> None:
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "pyproject.toml")]
+    versions = [set(re.findall(r"fastreid==([\d.]+)", text)) for text in texts]
+    assert versions == [{"1.4.0"}, {"1.4.0"}]
+
+
+@pytest.mark.parametrize(
+    ("layer", "source"),
+    [
+        ("occluded_reid", "import fed_plugin.head"),
+        ("occluded_reid", "def f():\n    from tools import train_net"),
+        ("fed_plugin", "from aonet_plugin.losses import x"),
+        ("aonet_plugin", "import tests.conftest as c"),
+        ("tools", "from tests import conftest"),
+    ],
+)
+def test_layer_check_sees_faults(layer: str, source: str) -> None:
+    assert len(layer_faults(layer, ast.parse(source))) == 1
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "torch.__version__",
+        "import packaging.version",
+        "sys.version_info",
+        "from sys import version_info",
+    ],
+)
+def test_version_check_sees_faults(source: str) -> None:
+    assert version_faults(ast.parse(source))
+    assert not version_faults(ast.parse("__version__ = '1'"))
+
+
+def test_size_check_sees_faults() -> None:
+    body = "".join(f"    x = {number}\n" for number in range(MAX_FUNCTION_LINES))
+    assert size_faults(f"def f():\n{body}") == ["f of 61 lines"]
+    documented = body.replace("    x = 0\n", '    """Say.\n\n    More.\n    """\n\n    # why\n', 1)
+    assert size_faults(f"def f():\n{documented}") == []
+    assert size_faults("\n" * (MAX_FILE_LINES + 1)) == ["file of 401 lines"]
+
+
+def test_path_check_sees_faults() -> None:
+    for folder in ("work", "root", "home"):
+        assert path_faults(f"data = '/{folder}/me/data'")
+        assert path_faults(f"/{folder}/x")
+        assert not path_faults(f"https://example.org/{folder}/x and my/{folder}/x and ./{folder}/x")
+
+
+def test_config_check_sees_faults(tmp_path: Path) -> None:
+    (tmp_path / "base.yml").write_text("SOLVER:\n  BASE_LR: 0.5\n")
+    child = tmp_path / "child.yml"
+    child.write_text("_BASE_: base.yml\nSOLVER:\n  BASE_LR: 0.5\n  MAX_EPOCH: 7\nSEED: -1\n")
+    assert repeated_keys(child) == ["SOLVER.BASE_LR", "SEED"]
+
+
+def test_page_check_sees_faults() -> None:
+    page = "Type `make demo` and make coffee.\n```\nmake test lint  # both\n$ make x-y\n```\n"
+    assert make_commands(page) == {"demo", "test", "lint", "x-y"}
+    assert make_targets("a-b: c\n\ttest: no\nVAR := x\nd:\n") == {"a-b", "d"}
