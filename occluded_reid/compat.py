@@ -12,6 +12,7 @@ repair. ``_PATCHES`` lists them in order, :func:`applied` tells what became of e
 
 from __future__ import annotations
 
+import codecs
 import collections
 import contextlib
 import functools
@@ -389,6 +390,24 @@ def finished_run() -> None:
     trainer.train = train
 
 
+def short_run() -> None:
+    """Print the last step of a run of fewer than four steps once, not twice.
+
+    hooks.py:179-183 lets the printer write after the last step and again after the epoch. Before
+    there are timings, utils/events.py:216 divides by the steps in between (ZeroDivisionError): a
+    small data set, or the resumed rest of a run.
+    """
+    events = _module("utils.events")
+    original = events.CommonMetricPrinter.write
+
+    @functools.wraps(original)
+    def write(self: Any) -> None:
+        if self._last_write is None or self._last_write[0] != events.get_event_storage().iter:
+            original(self)
+
+    events.CommonMetricPrinter.write = write
+
+
 def profiler() -> None:
     """Profile with the present argument name.
 
@@ -427,7 +446,8 @@ def _numpy_is_safe() -> Iterator[None]:
     numpy 1 and 2 write different module names, so each function is announced under both.
     """
     core = sys.modules.get("numpy._core.multiarray") or sys.modules["numpy.core.multiarray"]
-    allowed: list[Any] = [np.ndarray, np.dtype, *{type(np.dtype(c)) for c in "?bBhHiIlLqQefdFD"}]
+    allowed: list[Any] = [np.ndarray, np.dtype, codecs.encode]  # encode: how pickle writes bytes
+    allowed += {type(np.dtype(code)) for code in "?bBhHiIlLqQefdFD"}
     for module in ("numpy._core.multiarray", "numpy.core.multiarray"):
         for name in ("_reconstruct", "scalar"):
             function = functools.partial(getattr(core, name))
@@ -555,7 +575,7 @@ def _asks_for_cpu(args: Iterable[Any]) -> bool:
     """Whether a config, or parsed arguments with ``opts``, among ``args`` set the device to cpu."""
     for arg in args:
         opts = list(getattr(arg, "opts", None) or [])
-        device = dict(zip(opts[::2], opts[1::2])).get("MODEL.DEVICE")
+        device = dict(zip(opts[::2], opts[1::2], strict=False)).get("MODEL.DEVICE")
         device = device or getattr(getattr(arg, "MODEL", None), "DEVICE", None)
         if device is not None:
             return str(device) == "cpu"
@@ -611,6 +631,7 @@ _PATCHES: tuple[Callable[[], str | None], ...] = (
     zero_grad,
     amp,
     finished_run,
+    short_run,
     profiler,
     checkpoint_load,
     inference_context,

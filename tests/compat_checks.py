@@ -28,7 +28,7 @@ FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
 
 
 def load_compat():
-    """Import ``occluded_reid.compat`` alone, without the package's ``__init__``, which applies it."""
+    """Import ``occluded_reid.compat`` alone: the package's ``__init__`` would apply it."""
     folder = Path(__file__).resolve().parent.parent / "occluded_reid"
     package = types.ModuleType("occluded_reid")
     package.__path__ = [str(folder)]
@@ -100,6 +100,7 @@ def no_runtime_compile():
 
 
 def gdown():
+    warnings.filterwarnings("ignore", message="You are using `torch.load`")  # torch 2.4 and 2.5
     os.environ["TORCH_HOME"] = str(FOLDER)
     resnet = module("modeling.backbones.resnet")
     cached = FOLDER / "checkpoints" / Path(resnet.model_urls["18x"]).name
@@ -187,6 +188,17 @@ def finished_run():
     trainer.iters_per_epoch = 1
     trainer.register_hooks([hooks.EvalHook(1, dict)])
     assert trainer.train() is None
+
+
+def short_run():
+    events = module("utils.events")
+    printer = events.CommonMetricPrinter(10)
+    with events.EventStorage(0) as storage:
+        storage.epoch = 0
+        for storage.iter in (3, 3, 4, 4):
+            storage.put_scalar("loss", 1.0)
+            printer.write()
+            assert printer._last_write[0] == storage.iter
 
 
 def profiler():
@@ -316,7 +328,10 @@ def byte_storage():
 def config_first():
     import fastreid.config
 
+    # isort: split
     import occluded_reid
+
+    # isort: split
     from fastreid.data import build_reid_train_loader  # noqa: F401
     from fastreid.engine import DefaultTrainer  # noqa: F401
 
@@ -324,11 +339,11 @@ def config_first():
 
 
 def transforms_first():
-    try:
+    with contextlib.suppress(ImportError):  # this is how one learns that something is missing
         importlib.import_module("fastreid.data.transforms")
-    except ImportError:
-        pass  # this is how a user learns that something is missing
     import occluded_reid  # noqa: F401
+
+    # isort: split
     from fastreid.data.transforms import build_transforms
 
     build_transforms(toy_cfg("INPUT.AFFINE.ENABLED", True))

@@ -1,21 +1,17 @@
-"""Train fast-reid's own ``DefaultTrainer`` in two processes over gloo: ``... FOLDER CONFIG.yaml``.
-
-Rank 0 writes what it saw to ``FOLDER/result.json``.
-"""
+"""What each of two processes does in ``test_compat.py``; here, so that it can be unpickled."""
 
 import json
 import multiprocessing
-import sys
 from pathlib import Path
 
 import torch
 from torch import distributed as dist
 
-import occluded_reid  # noqa: F401  (before fastreid, also in the processes that this one starts)
-from fastreid.config import get_cfg
+import occluded_reid  # noqa: F401
+
+# isort: split
 from fastreid.data import build as data_build
 from fastreid.engine import DefaultTrainer
-from fastreid.engine.launch import launch
 from fastreid.utils import comm
 
 
@@ -34,11 +30,10 @@ def state(model):
     return {n: p.detach().clone() for n, p in model.named_parameters() if p.requires_grad}
 
 
-def work(folder, root, config):
+def work(folder, root, cfg):
+    """Train fast-reid's own trainer; rank 0 writes what the ranks saw to result.json."""
     torch.set_num_threads(1)
     data_build._root = root
-    cfg = get_cfg()
-    cfg.merge_from_file(config)
     trainer = Trainer(cfg)
     model = trainer.model.module
     start = {"bank": model.bank.tolist(), "ready": model.ready.item(), "parameters": state(model)}
@@ -62,6 +57,3 @@ def work(folder, root, config):
         result = {"ranks": seen, "results": {k: v for k, v in results.items() if k != "dataset"}}
         Path(folder, "result.json").write_text(json.dumps(result, default=float))
 
-
-if __name__ == "__main__":
-    launch(work, 2, dist_url="auto", args=tuple(sys.argv[1:]))

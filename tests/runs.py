@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import sys
 import traceback
 from pathlib import Path
+from types import ModuleType
 from typing import Any, Callable, Sequence
 
 import numpy as np
@@ -19,6 +21,16 @@ from occluded_reid.config import CfgNode, load_config
 from occluded_reid.engine import Trainer, prepare_run
 
 IDENTITIES, CAMERAS = 8, 3
+
+
+def load_tool(name: str) -> ModuleType:
+    """Import ``tools/<name>.py`` under its own name."""
+    path = Path(__file__).parents[1] / "tools" / f"{name}.py"
+    spec = importlib.util.spec_from_file_location(name, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # spawned processes unpickle functions by module
+    spec.loader.exec_module(module)
+    return module
 
 
 @BACKBONE_REGISTRY.register()

@@ -19,16 +19,20 @@ import pytest
 import torch
 from PIL import Image
 
-import occluded_reid  # noqa: F401  (first)
+import occluded_reid  # noqa: F401
+
+# isort: split
+from compat_two_processes import work
 from fastreid.config import get_cfg
 from fastreid.data import build as data_build
 from fastreid.data import build_reid_test_loader, build_reid_train_loader
-from fastreid.engine import DefaultPredictor, DefaultTrainer, hooks
+from fastreid.engine import DefaultPredictor, DefaultTrainer, hooks, launch
 from fastreid.evaluation import ReidEvaluator, inference_on_dataset
 from fastreid.modeling.meta_arch import build_model
 from fastreid.solver import build_lr_scheduler, build_optimizer
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import EventStorage
+
 from occluded_reid import compat
 
 TESTS = Path(__file__).resolve().parent
@@ -81,7 +85,7 @@ def surroundings(market, monkeypatch):
 
 @pytest.fixture
 def cfg(tmp_path):
-    """Return a function that makes a config: an 18-layer ResNet, 64x32 pixels, 4 steps an epoch."""
+    """Return a function that makes a config: an 18-layer ResNet, 64x32 pixels, 2 steps an epoch."""
 
     def make(*opts):
         cfg = get_cfg()
@@ -91,7 +95,7 @@ def cfg(tmp_path):
             "MODEL.LOSSES.NAME", "('CrossEntropyLoss', 'TripletLoss')",
             "INPUT.SIZE_TRAIN", SIZE, "INPUT.SIZE_TEST", SIZE,
             "DATALOADER.SAMPLER_TRAIN", "NaiveIdentitySampler", "DATALOADER.NUM_WORKERS", 0,
-            "SOLVER.IMS_PER_BATCH", 8, "SOLVER.MAX_EPOCH", 1, "SOLVER.BASE_LR", 1e-3,
+            "SOLVER.IMS_PER_BATCH", 16, "SOLVER.MAX_EPOCH", 1, "SOLVER.BASE_LR", 1e-3,
             "SOLVER.WARMUP_ITERS", 0, "SOLVER.CHECKPOINT_PERIOD", 1,
             "TEST.EVAL_PERIOD", 100, "TEST.IMS_PER_BATCH", 16, "OUTPUT_DIR", str(tmp_path), *opts,
         ])
@@ -164,6 +168,7 @@ FAILURES = {
     "zero_grad": "the weight did not move",
     "amp": "deprecated|CUDA is required",
     "finished_run": "no attribute 'epoch'",
+    "short_run": "ZeroDivisionError",
     "profiler": "use_cuda",
     "checkpoint_load": "weights_only",
     "inference_context": "assert model.training",
@@ -242,13 +247,14 @@ def test_torchvision_of_another_torch_is_explained(monkeypatch):
 
 @pytest.mark.parametrize("amp", [False, True], ids=["float32", "amp"])
 def test_stock_trainer_learns(cfg, amp):
-    trainer = DefaultTrainer(cfg("SOLVER.MAX_EPOCH", 3, "SOLVER.AMP.ENABLED", amp))
+    ce = ("MODEL.LOSSES.NAME", "('CrossEntropyLoss',)")
+    trainer = DefaultTrainer(cfg("SOLVER.MAX_EPOCH", 4, "SOLVER.AMP.ENABLED", amp, *ce))
     before = parameters(trainer.model)
     results = trainer.train()
     assert count_moved(trainer.model, before) == len(before) == 62
     losses = [value for value, _ in trainer.storage.history("total_loss").values()]
-    assert len(losses) == 12
-    assert np.mean(losses[-4:]) < 0.5 * np.mean(losses[:4])
+    assert len(losses) == 8
+    assert np.mean(losses[-4:]) < 0.3 * np.mean(losses[:4])
     assert 0 < results["mAP"] <= 100
 
 
@@ -317,9 +323,9 @@ def test_samplers(cfg, sampler):
     batches = iter(build_reid_train_loader(cfg("DATALOADER.SAMPLER_TRAIN", sampler)))
     for _ in range(3):
         batch = next(batches)
-        assert batch["images"].shape == (8, 3, *SIZE)
+        assert batch["images"].shape == (16, 3, *SIZE)
         if "IdentitySampler" in sampler:
-            assert sorted(batch["targets"].bincount().tolist())[-2:] == [4, 4]
+            assert batch["targets"].bincount().tolist() == [4, 4, 4, 4]
 
 
 def test_all_transforms(cfg):
@@ -332,7 +338,7 @@ def test_all_transforms(cfg):
             cfg(*[v for s in switches for v in (s, True)], *probabilities)
         )
         images = next(iter(loader))["images"]
-    assert images.shape == (8, 3, *SIZE) and images.dtype == torch.float32
+    assert images.shape == (16, 3, *SIZE) and images.dtype == torch.float32
     assert 50 < images.mean() < 200
 
 
@@ -413,7 +419,7 @@ def test_loaders_heed_the_config(cfg):
     assert sum(len(batch["targets"]) for batch in loader) == 28
     two, _ = build_reid_test_loader(cfg("DATALOADER.NUM_WORKERS", 2), dataset_name="Market1501")
     assert two.num_workers == 2
-    for one, other in zip(loader, two):
+    for one, other in zip(loader, two, strict=True):
         assert torch.equal(one["images"], other["images"])
         assert one["img_paths"] == other["img_paths"]
 
@@ -519,17 +525,12 @@ def test_visualizer(trained, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.distributed
-def test_two_processes_train_one_model(cfg, market, tmp_path):
-    config = tmp_path / "toy.yaml"
-    config.write_text(cfg("SOLVER.AMP.ENABLED", False).dump())
-    command = [sys.executable, str(TESTS / "compat_two_processes.py"), str(tmp_path), str(market)]
-    done = subprocess.run(
-        [*command, str(config)],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(TESTS.parent)},
-        capture_output=True, text=True, timeout=180, check=False,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Warning" not in done.stderr, done.stderr[-3000:]
+def test_two_processes_train_one_model(cfg, market, tmp_path, time_limit, monkeypatch, capfd):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    with time_limit(240):
+        launch(work, 2, dist_url="auto", args=(str(tmp_path), str(market), cfg()))
+    assert "Warning" not in capfd.readouterr().err
     result = json.loads((tmp_path / "result.json").read_text())
     assert [seen["rank"] for seen in result["ranks"]] == [0, 1]
     for seen in result["ranks"]:

@@ -23,7 +23,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> None:
     trainer.train()
 
 
-def run(args: argparse.Namespace) -> None:
+def start(args: argparse.Namespace) -> None:
     """Read the configuration and start the processes."""
     cfg = config_of_run(args)
     if args.dry_run:
@@ -41,6 +41,11 @@ def run(args: argparse.Namespace) -> None:
     )
 
 
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
+    args = argument_parser(__doc__).parse_args(words)
+    return run_command(lambda: start(args), debug=args.debug)
+
+
 if __name__ == "__main__":
-    arguments = argument_parser(__doc__).parse_args()
-    sys.exit(run_command(lambda: run(arguments), debug=arguments.debug))
+    sys.exit(command())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Mapping
+from typing import Any, Mapping, NamedTuple
 
 import numpy as np
 import torch
@@ -20,6 +20,22 @@ from occluded_reid.errors import UserError
 from occluded_reid.evaluation.occlusion import by_occlusion
 from occluded_reid.evaluation.ranking import distance_matrix, rank_queries
 from occluded_reid.evaluation.results import with_intervals
+
+
+class Collected(NamedTuple):
+    """A test set after inference; the first ``queries`` of N images are the queries.
+
+    Attributes:
+        features: (N, D) float32.
+        identities: (N,); likewise cameras and paths.
+        queries: their number.
+    """
+
+    features: torch.Tensor
+    identities: np.ndarray
+    cameras: np.ndarray
+    paths: np.ndarray
+    queries: int
 
 
 class Evaluator(DatasetEvaluator):
@@ -58,11 +74,15 @@ class Evaluator(DatasetEvaluator):
             }
         )
 
-    def evaluate(self) -> dict[str, Any]:
-        """Return the report of :func:`report` on rank 0, an empty dict elsewhere."""
+    def collected(self) -> Collected | None:
+        """Return what all ranks have seen, in the data set's order, on rank 0; None elsewhere.
+
+        Raises:
+            UserError: features that are not finite.
+        """
         gathered = comm.gather(self._seen)
         if not comm.is_main_process():
-            return {}
+            return None
         batches = [batch for of_rank in gathered for batch in of_rank]
         index = torch.cat([batch["index"] for batch in batches]).numpy()
         _, order = np.unique(index, return_index=True)
@@ -72,21 +92,27 @@ class Evaluator(DatasetEvaluator):
         )
         broken = int((~torch.isfinite(features).all(dim=1)).sum())
         if broken:
-            raise UserError(f"the features of {broken} images are not finite; the weights are broken")
+            raise UserError(f"the features of {broken} images are not finite: broken weights")
         paths = np.array([path for batch in batches for path in batch["paths"]])[order]
         queries = int(np.count_nonzero(index[order] < self._num_query))
-        return self._report(features, identities.numpy(), cameras.numpy(), paths, queries)
+        return Collected(features, identities.numpy(), cameras.numpy(), paths, queries)
 
-    def _report(
-        self,
-        features: torch.Tensor,
-        identities: np.ndarray,
-        cameras: np.ndarray,
-        paths: np.ndarray,
-        queries: int,
-    ) -> dict[str, Any]:
-        ids, cams = np.split(identities, [queries]), np.split(cameras, [queries])
-        distances = self._distances(features[:queries], features[queries:])
+    def evaluate(self) -> dict[str, Any]:
+        """Return the report on rank 0, an empty dict elsewhere.
+
+        Returns:
+            ``metric``; ``counts`` of queries, gallery, identities and positives; ``metrics`` in per
+            cent with intervals; ``roc`` and ``by_occlusion`` where they are asked for and known.
+
+        Raises:
+            UserError: no query has a positive, or features are not finite.
+        """
+        found = self.collected()
+        if found is None:
+            return {}
+        queries = found.queries
+        ids, cams = np.split(found.identities, [queries]), np.split(found.cameras, [queries])
+        distances = self.distances(found.features[:queries], found.features[queries:])
         ranking = rank_queries(distances, *ids, *cams)
         if len(ranking.query) == 0:
             raise UserError(
@@ -97,7 +123,7 @@ class Evaluator(DatasetEvaluator):
             "counts": {
                 "queries": queries,
                 "queries_without_positive": queries - len(ranking.query),
-                "gallery": len(identities) - queries,
+                "gallery": len(ids[1]),
                 "query_identities": len(np.unique(ids[0])),
                 "gallery_identities": len(np.unique(ids[1])),
                 "positives_per_query": float(ranking.positives.mean()),
@@ -107,10 +133,11 @@ class Evaluator(DatasetEvaluator):
         if self._test.ROC.ENABLED:
             report["roc"] = _true_positive_rates(distances, *ids, *cams)
         if self._truth is not None:
-            report["by_occlusion"] = by_occlusion(ranking, paths[:queries], self._truth)
+            report["by_occlusion"] = by_occlusion(ranking, found.paths[:queries], self._truth)
         return report
 
-    def _distances(self, query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
+    def distances(self, query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
+        """Return (Q, G) distances as ``TEST`` says: metric, query expansion, re-ranking."""
         test = self._test
         if test.METRIC == "dot" and (test.AQE.ENABLED or test.RERANK.ENABLED):
             raise UserError(

@@ -53,22 +53,22 @@ class Camera:
 def camera_of(seed: int, number: int) -> Camera:
     """The camera of a number from 1 to :data:`NUM_CAMERAS`."""
     rng = stream(seed, Stream.CAMERA, number)
-    warmth = between(rng, -0.16, 0.16)
-    tint = between(rng, -0.05, 0.05)
-    exposure = between(rng, 0.74, 1.2)
+    warmth = between(rng, -0.045, 0.045)
+    tint = between(rng, -0.015, 0.015)
+    exposure = between(rng, 0.92, 1.06)
     gains = exposure * np.array([1 + warmth, 1 + tint, 1 - warmth], np.float32)
     return Camera(
         pitch=between(rng, 0.06, 0.42),
         walk=between(rng, 0, 2 * np.pi),
         height=between(rng, 150, 250),
-        light=Light(side=between(rng, -1, 1), contrast=between(rng, 0.15, 0.75)),
+        light=Light(side=between(rng, -1, 1), contrast=between(rng, 0.1, 0.45)),
         gains=gains.astype(np.float32),
-        gamma=between(rng, 0.82, 1.3),
-        contrast=between(rng, 0.75, 1.15),
-        saturation=between(rng, 0.5, 1.1),
-        haze=between(rng, 0, 22),
+        gamma=between(rng, 0.95, 1.08),
+        contrast=between(rng, 0.92, 1.08),
+        saturation=between(rng, 0.86, 1.1),
+        haze=between(rng, 0, 8),
         blur=between(rng, 0.3, 1.1),
-        noise=between(rng, 2, 9),
+        noise=between(rng, 2, 7),
         motion=int(rng.integers(0, 5)),
         quality=int(rng.integers(45, 92)),
     )

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from occluded_reid.synthetic import scenery
-from occluded_reid.synthetic.appearance import Appearance, appearance_of
+from occluded_reid.synthetic.appearance import Appearance
 from occluded_reid.synthetic.camera import Camera, camera_of, develop
 from occluded_reid.synthetic.canvas import Layer, Point, ellipse
 from occluded_reid.synthetic.obstruction import Obstruction, Scene, clear_view, obstruct
@@ -26,6 +26,7 @@ from occluded_reid.synthetic.truth import (
     stripe_sums,
     visible_fraction,
 )
+from occluded_reid.synthetic.wardrobe import appearance_of
 
 SUPERSAMPLING = 1.5
 """Pictures are drawn this much larger than they are stored."""
@@ -85,7 +86,7 @@ def track_of(seed: int, identity: int, camera: int) -> Track:
         yaw=float(walk + rng.normal(0, 0.4)),
         arms=draw_arms(rng),
         place=between(rng, 0.04, 0.96),
-        exposure=between(rng, 0.85, 1.15),
+        exposure=between(rng, 0.95, 1.05),
     )
 
 
@@ -121,7 +122,7 @@ def render(picture: Picture, seed: int) -> Rendering:
     ground *= (1 - front.layer.alpha)[..., None]
     ground += front.layer.colour
     small = cv2.resize(ground, (width, height), interpolation=cv2.INTER_AREA)
-    image = develop(small, camera, track.exposure * between(rng, 0.93, 1.07), rng)
+    image = develop(small, camera, track.exposure * between(rng, 0.97, 1.03), rng)
     return _with_truth(picture, image, front, camera.quality)
 
 

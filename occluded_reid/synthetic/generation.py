@@ -5,7 +5,8 @@ is written; the manifest is written last. A lock file lets one process work whil
 the operating system frees it when its holder dies, and the next holder removes what that one left.
 
 The pixels depend on size, seed and :data:`~occluded_reid.synthetic.randomness.VERSION`, not on the
-number of processes. The bytes of the JPEG files are the same with one version of OpenCV only.
+number of processes. Another version of OpenCV or NumPy may round a pixel otherwise, and another
+version of OpenCV writes other bytes for the same pixels.
 """
 
 from __future__ import annotations
@@ -113,7 +114,7 @@ def _running_number(item: tuple[str, Any]) -> str:
 def _decoded_size(content: bytes) -> tuple[int, int] | None:
     """Width and height of a JPEG file; None if it is damaged.
 
-    OpenCV decodes a file that was cut off and fills the rest with grey; so its end counts too.
+    OpenCV 4 decodes a file that was cut off and fills the rest with grey; so its end counts too.
     """
     if not content.endswith(_JPEG_END):
         return None
@@ -176,6 +177,10 @@ def _locked(path: Path) -> Iterator[None]:
         except BlockingIOError:
             logger.info(f"another process makes {path.name[1:-5]}; waiting for it")
             fcntl.flock(handle, fcntl.LOCK_EX)
+        except OSError as error:
+            raise UserError(
+                f"{path.parent} lies on a file system without locks; choose another folder"
+            ) from error
         yield
     finally:
         os.close(handle)

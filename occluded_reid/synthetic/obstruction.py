@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from occluded_reid.synthetic.appearance import appearance_of
 from occluded_reid.synthetic.camera import Camera
 from occluded_reid.synthetic.canvas import Layer, Point
 from occluded_reid.synthetic.occluders import ORIENTATION, Use, occluder_layer
@@ -15,8 +14,9 @@ from occluded_reid.synthetic.pedestrian import draw_pedestrian
 from occluded_reid.synthetic.pose import draw_pose
 from occluded_reid.synthetic.randomness import between, chance
 from occluded_reid.synthetic.truth import Box, Occluder, mask_box, visible_fraction
+from occluded_reid.synthetic.wardrobe import appearance_of
 
-VISIBLE_RANGE = (0.28, 0.84)
+VISIBLE_RANGE = (0.38, 0.86)
 """Visible fractions that an occluded picture should have."""
 
 _TRIES = 8
@@ -156,7 +156,7 @@ def _horizontal(
     kind = _HORIZONTAL[int(rng.choice(len(_HORIZONTAL), p=_HORIZONTAL_SHARES))]
     left, top, right, bottom = box
     tall = bottom - top
-    cover = between(rng, 0.28, 0.64) * tall
+    cover = between(rng, 0.25, 0.55) * tall
     if kind == "umbrella":
         high = cover * between(rng, 1.0, 1.3)
         upper = top + 0.75 * cover - high

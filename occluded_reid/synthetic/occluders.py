@@ -14,7 +14,7 @@ from typing import Literal
 import numpy as np
 
 from occluded_reid.errors import UserError
-from occluded_reid.synthetic import greenery, street_furniture, vehicles
+from occluded_reid.synthetic import barriers, greenery, street_furniture, vehicles
 from occluded_reid.synthetic.canvas import Layer
 
 Draw = Callable[[Layer, np.random.Generator], None]
@@ -25,12 +25,12 @@ STYLES: dict[str, tuple[Draw, ...]] = {
     "car": (vehicles.draw_saloon, vehicles.draw_hatchback, vehicles.draw_van),
     "bicycle": (vehicles.draw_bicycle, vehicles.draw_scooter),
     "fence": (
-        street_furniture.draw_picket_fence,
-        street_furniture.draw_railing,
-        street_furniture.draw_crowd_barrier,
+        barriers.draw_picket_fence,
+        barriers.draw_railing,
+        barriers.draw_crowd_barrier,
     ),
-    "wall": (street_furniture.draw_brick_wall, street_furniture.draw_concrete_wall),
-    "board": (street_furniture.draw_poster_board, street_furniture.draw_striped_board),
+    "wall": (barriers.draw_brick_wall, barriers.draw_concrete_wall),
+    "board": (barriers.draw_poster_board, barriers.draw_striped_board),
     "bush": (greenery.draw_hedge, greenery.draw_planter, greenery.draw_shrub),
     "umbrella": (street_furniture.draw_umbrella, street_furniture.draw_parasol),
     "pole": (street_furniture.draw_steel_pole, street_furniture.draw_striped_pole),

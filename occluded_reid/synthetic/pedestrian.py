@@ -7,11 +7,12 @@ import numpy as np
 from occluded_reid.synthetic.appearance import Appearance
 from occluded_reid.synthetic.belongings import paint_bag_before, paint_bag_behind
 from occluded_reid.synthetic.canvas import Layer, Point
-from occluded_reid.synthetic.clothing import paint_arm, paint_hips, paint_leg, paint_trunk
 from occluded_reid.synthetic.figure import Figure
 from occluded_reid.synthetic.head import paint_hair_behind, paint_head, paint_neck
+from occluded_reid.synthetic.legs import paint_hips, paint_leg
 from occluded_reid.synthetic.pose import Pose, Projection, skeleton
 from occluded_reid.synthetic.texture import Light
+from occluded_reid.synthetic.trunk import paint_arm, paint_trunk
 
 _FAR = -0.05
 

@@ -19,7 +19,7 @@ _SHARES = {
     "bounding_box_train": (0.90, 0.04, 0.03, 0.03),
     "query": (0.0, 0.46, 0.24, 0.30),
     "query_holistic": (1.0, 0.0, 0.0, 0.0),
-    "bounding_box_test": (0.76, 0.09, 0.07, 0.08),
+    "bounding_box_test": (0.82, 0.07, 0.05, 0.06),
 }
 _MIN_GALLERY = 3
 _MIN_TRAIN = 4

@@ -1,0 +1,119 @@
+"""Pictures: images with captions on a labelled sheet. Pure drawing; nothing is computed here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Sequence
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+TILE = (96, 192)  # width, height of an image on a sheet
+MARGIN, FRAME, BAR = 10, 4, 10
+CAPTION, TITLE = 15, 20
+
+# Okabe and Ito's colours, told apart by colour-blind readers too
+BLUE, ORANGE, GREEN, PURPLE, GREY, BLACK = (
+    (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (150, 150, 150), (30, 30, 30)
+)  # fmt: skip
+VISIBLE, HIDDEN = (86, 180, 233), (213, 94, 0)
+BARS_LEGEND = (("visible share of a stripe", VISIBLE), ("hidden share", HIDDEN))
+
+
+@dataclass
+class Tile:
+    """An image on a sheet.
+
+    Attributes:
+        image: (H, W, 3) uint8, RGB; scaled to the tile.
+        captions: lines below it.
+        colour: of its frame.
+        visibility: (P,) in [0, 1] per stripe from top to bottom, drawn as bars beside the image.
+    """
+
+    image: np.ndarray
+    captions: Sequence[str] = ()
+    colour: tuple[int, int, int] = GREY
+    visibility: Sequence[float] | None = None
+
+
+@dataclass
+class Section:
+    """A titled group of tiles, ``columns`` to a row; ``legend`` names the frames' colours."""
+
+    title: str
+    tiles: Sequence[Tile]
+    columns: int
+    legend: Sequence[tuple[str, tuple[int, int, int]]] = ()
+
+
+def sheet(sections: Sequence[Section]) -> Image.Image:
+    """Draw sections below one another."""
+    parts = [_draw_section(section) for section in sections]
+    width = max(part.width for part in parts)
+    whole = Image.new("RGB", (width, sum(part.height for part in parts) + MARGIN), "white")
+    top = 0
+    for part in parts:
+        whole.paste(part, (0, top))
+        top += part.height
+    return whole
+
+
+def _draw_section(section: Section) -> Image.Image:
+    lines = max((len(tile.captions) for tile in section.tiles), default=0)
+    with_bars = any(tile.visibility is not None for tile in section.tiles)
+    step_x = TILE[0] + 2 * FRAME + MARGIN + (BAR + 2 if with_bars else 0)
+    step_y = TILE[1] + 2 * FRAME + MARGIN + lines * CAPTION
+    rows = -(-len(section.tiles) // section.columns)
+    legend = [*section.legend, *(BARS_LEGEND if with_bars else ())]
+    head = MARGIN + TITLE + 8 + (CAPTION + 6 if legend else 0)
+    title_width = int(_font(TITLE).getlength(section.title))
+    legend_width = sum(_entry_width(name) for name, _ in legend)
+    width = max(section.columns * step_x, title_width, legend_width) + 2 * MARGIN
+    part = Image.new("RGB", (width, head + rows * step_y), "white")
+    draw = ImageDraw.Draw(part)
+    draw.text((MARGIN, MARGIN), section.title, BLACK, _font(TITLE))
+    _draw_legend(draw, legend, MARGIN + TITLE + 6)
+    for number, tile in enumerate(section.tiles):
+        row, column = divmod(number, section.columns)
+        _draw_tile(part, draw, tile, MARGIN + column * step_x, head + row * step_y)
+    return part
+
+
+def _draw_tile(part: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int, y: int) -> None:
+    right, bottom = x + TILE[0] + 2 * FRAME, y + TILE[1] + 2 * FRAME
+    draw.rectangle((x, y, right - 1, bottom - 1), fill=tile.colour)
+    picture = Image.fromarray(tile.image).resize(TILE, Image.Resampling.BICUBIC)
+    part.paste(picture, (x + FRAME, y + FRAME))
+    if tile.visibility is not None:
+        _draw_bars(draw, tile.visibility, right + 2, y + FRAME)
+    for number, line in enumerate(tile.captions):
+        draw.text((x, bottom + 1 + number * CAPTION), line, BLACK, _font(CAPTION - 2))
+
+
+def _draw_bars(draw: ImageDraw.ImageDraw, visibility: Sequence[float], x: int, y: int) -> None:
+    """One cell per stripe: its filled share is the visible one."""
+    edges = np.linspace(y, y + TILE[1], len(visibility) + 1).astype(int)
+    for value, top, bottom in zip(visibility, edges, edges[1:], strict=False):
+        draw.rectangle((x, top + 1, x + BAR, bottom - 1), fill=HIDDEN)
+        share = round(BAR * float(np.clip(value, 0, 1)))
+        if share:
+            draw.rectangle((x, top + 1, x + share, bottom - 1), fill=VISIBLE)
+
+
+def _draw_legend(
+    draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, tuple[int, int, int]]], y: int
+) -> None:
+    x = MARGIN
+    for name, colour in legend:
+        draw.rectangle((x, y + 3, x + 11, y + 14), fill=colour)
+        draw.text((x + 16, y), name, BLACK, _font(CAPTION - 2))
+        x += _entry_width(name)
+
+
+def _entry_width(name: str) -> int:
+    return 34 + int(_font(CAPTION - 2).getlength(name))
+
+
+def _font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    return ImageFont.load_default(size)

@@ -1,0 +1,76 @@
+"""Configurations: what a mistake in one says, and what the keys accept."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from occluded_reid.config import load_config
+from occluded_reid.errors import UserError
+
+
+def write(folder, text, name="run.yml"):
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_over_its_base_and_overrides_over_both(tmp_path):
+    write(tmp_path, "SEED: 3\nSOLVER:\n  ACCUMULATE: 2\n  MAX_EPOCH: 9\n", "base.yml")
+    path = write(tmp_path, "_BASE_: base.yml\nSOLVER:\n  ACCUMULATE: 4\n")
+    cfg = load_config(path, ["SOLVER.MAX_EPOCH", "5"])
+    assert (cfg.SEED, cfg.SOLVER.ACCUMULATE, cfg.SOLVER.MAX_EPOCH) == (3, 4, 5)
+    assert cfg.is_frozen()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("SOLVER:\n  MAX_EPOC: 5\n", "no configuration key SOLVER.MAX_EPOC; did you mean SOLVER.MA"),
+        ("seed: 5\n", "there is no configuration key seed; did you mean SEED"),
+        ("SOLVER:\n  MAX_EPOCH: [5]\n", "SOLVER.MAX_EPOCH|Type mismatch"),
+        ("SOLVER: 5\n", "run.yml"),
+        ("a: [1\n", "is no configuration"),
+        ("just words\n", "is no configuration"),
+        ("", "is no configuration"),
+        ("_BASE_: gone.yml\n", "its _BASE_ .*gone.yml does not exist"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_an_unknown_file_suggests_its_neighbours(tmp_path):
+    write(tmp_path, "SEED: 1\n", "synthetic_baseline.yml")
+    with pytest.raises(UserError, match="did you mean .*synthetic_baseline.yml"):
+        load_config(str(tmp_path / "synthetic_baselin.yml"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.MAX_EPOCHS", "5"], "the command line: .* SOLVER.MAX_EPOCHS; did you mean"),
+        (["SOLVER.MAX_EPOCH"], "KEY VALUE pairs, but 1 words"),
+        (["SOLVER.MAX_EPOCH", "many"], "the command line"),
+        (["INPUT.ON_ERROR", "ignore"], "INPUT.ON_ERROR is 'ignore'; it can be raise or skip"),
+        (["TEST.METRIC", "cosin"], "TEST.METRIC is 'cosin'"),
+        (["SOLVER.AMP.DTYPE", "int8"], "SOLVER.AMP.DTYPE is 'int8'"),
+        (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE is 0; it must be at least 1"),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_config("", overrides)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_without_a_gpu_the_device_becomes_the_cpu_and_the_log_says_so(caplog):
+    logging.getLogger("occluded_reid").propagate = True
+    with caplog.at_level(logging.WARNING):
+        assert load_config().MODEL.DEVICE == "cpu"
+    assert caplog.text.count("No GPU found") == 1
+    with pytest.raises(UserError, match="float16 needs a GPU"):
+        load_config("", ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"])

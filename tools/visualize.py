@@ -1,0 +1,140 @@
+#!/usr/bin/env python
+"""Look at what the loader yields (--kind batch) and at ranked lists (--kind ranks)."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from occluded_reid.checkpoints import Checkpointer
+from occluded_reid.config import CfgNode
+from occluded_reid.engine import Trainer, argument_parser, config_of_run
+from occluded_reid.engine.loading import open_dataset
+from occluded_reid.errors import UserError, run_command
+from occluded_reid.evaluation import rank_queries, run_inference
+from occluded_reid.files import make_folder, whole_file
+from occluded_reid.visualization import BLUE, GREEN, GREY, ORANGE, PURPLE, Section, Tile, sheet
+
+OCCLUSIONS = {"none": GREY, "horizontal": BLUE, "vertical": GREEN, "pedestrian": PURPLE}
+COLUMNS, RANKS, STRIPES = 8, 8, 4
+
+
+def draw_batch(cfg: CfgNode) -> list[Section]:
+    """A training batch as the model sees it, and test images with their occlusion truth."""
+    loader = Trainer.build_train_loader(cfg)
+    batch = next(iter(loader))
+    pixels = batch["images"].permute(0, 2, 3, 1).clamp(0, 255).byte().numpy()
+    labels = zip(batch["targets"].tolist(), batch["camids"].tolist(), strict=True)
+    tiles = [
+        Tile(image, [f"class {target}  cam {camera}"])
+        for image, (target, camera) in zip(pixels, labels, strict=True)
+    ][: 2 * COLUMNS]
+    names = ", ".join(cfg.DATASETS.NAMES)
+    sections = [Section(f"Training batch of {names}, as augmented", tiles, COLUMNS)]
+    for name in cfg.DATASETS.TESTS:
+        dataset = open_dataset(cfg, name)
+        for kind, items in (("Queries", dataset.query), ("Gallery", dataset.gallery)):
+            if kind == "Gallery" and name != cfg.DATASETS.TESTS[-1]:
+                continue
+            spread = np.unique(np.linspace(0, len(items) - 1, 2 * COLUMNS).astype(int))
+            chosen = [items[place] for place in spread]
+            truth = getattr(dataset, "truth", None)
+            tiles = [_tile(path, f"id {pid}  cam {camera + 1}", truth) for path, pid, camera in chosen]
+            sections.append(Section(f"{kind} of {name}", tiles, COLUMNS, _legend(truth)))
+    return sections
+
+
+def draw_ranks(cfg: CfgNode) -> list[Section]:
+    """Queries from the best to the worst average precision, with their ranked lists."""
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("--kind ranks needs weights: MODEL.WEIGHTS path/to/model_final.pth")
+    model = Trainer.build_model(cfg)
+    classes = cfg.MODEL.HEADS.NUM_CLASSES
+    Checkpointer(model, num_classes=classes).load(cfg.MODEL.WEIGHTS)
+    name = cfg.DATASETS.TESTS[0]
+    loader, evaluator = Trainer.build_evaluator(cfg, name)
+    run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
+    found = evaluator.collected()
+    distances = evaluator.distances(
+        found.features[: found.queries], found.features[found.queries :]
+    )
+    ids, cameras = (np.split(x, [found.queries]) for x in (found.identities, found.cameras))
+    ranking = rank_queries(distances, *ids, *cameras)
+    by_precision = np.argsort(-ranking.average_precision, kind="stable")
+    chosen = by_precision[np.linspace(0, len(by_precision) - 1, 6).astype(int)]
+    tiles = []
+    for place in chosen:
+        query = ranking.query[place]
+        precision = 100 * ranking.average_precision[place]
+        tiles += _ranked_list(found, query, distances[query], ids, cameras, precision)
+    legend = [("same identity", BLUE), ("another identity", ORANGE), ("query", GREY)]
+    title = f"{name}: query, then its first {RANKS} gallery images"
+    return [Section(title, tiles, 1 + RANKS, legend)]
+
+
+def _ranked_list(
+    found: Any, query: int, row: np.ndarray, ids: Any, cameras: Any, precision: float
+) -> list[Tile]:
+    ignored = (ids[1] == ids[0][query]) & (cameras[1] == cameras[0][query])
+    order = np.argsort(np.where(ignored, np.inf, row), kind="stable")[:RANKS]
+    tiles = [Tile(_pixels(found.paths[query]), [f"query id {ids[0][query]}", f"AP {precision:.0f} %"])]
+    for rank, image in enumerate(order, start=1):
+        hit = ids[1][image] == ids[0][query]
+        captions = [f"{rank}: {'hit' if hit else 'miss'}", f"distance {row[image]:.2f}"]
+        path = found.paths[found.queries + image]
+        tiles.append(Tile(_pixels(path), captions, BLUE if hit else ORANGE))
+    return tiles
+
+
+def _tile(path: str, caption: str, truth: Any) -> Tile:
+    if truth is None:
+        return Tile(_pixels(path), [caption])
+    record = truth[str(Path(path).absolute())]
+    person = np.reshape(record.stripe_person_pixels, (STRIPES, -1)).sum(1)
+    visible = np.reshape(record.stripe_visible_pixels, (STRIPES, -1)).sum(1)
+    captions = [caption, f"{100 * record.visible_fraction:.0f} % visible"]
+    shares = np.divide(visible, person, out=np.ones(STRIPES), where=person > 0)
+    return Tile(_pixels(path), captions, OCCLUSIONS[record.occlusion], shares.tolist())
+
+
+def _legend(truth: Any) -> list[tuple[str, tuple[int, int, int]]]:
+    return [] if truth is None else [(f"occlusion: {k}", c) for k, c in OCCLUSIONS.items()]
+
+
+def _pixels(path: str) -> np.ndarray:
+    with Image.open(path) as image:
+        return np.asarray(image.convert("RGB"))
+
+
+KINDS = {"batch": draw_batch, "ranks": draw_ranks}
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Draw the picture and write it whole."""
+    cfg = config_of_run(args)
+    path = Path(args.output or Path(cfg.OUTPUT_DIR, f"{args.kind}.png"))
+    make_folder(path.parent)
+    torch.manual_seed(cfg.SEED)
+    picture = sheet(KINDS[args.kind](cfg))
+    with whole_file(path) as stream:
+        picture.save(stream, format="PNG")
+    print(path)
+
+
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--kind", choices=list(KINDS), required=True, help="what to draw")
+    parser.add_argument("--output", default="", metavar="F.png", help="default: OUTPUT_DIR/KIND.png")
+    args = parser.parse_args(words)
+    return run_command(lambda: draw(args), debug=args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(command())
