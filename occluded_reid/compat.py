@@ -307,6 +307,29 @@ def preprocess_image() -> None:
         getattr(_module(f"modeling.meta_arch.{name}"), model).preprocess_image = normalise
 
 
+def losses_in_float32() -> None:
+    """Compute the losses outside of autocast.
+
+    engine/train_loop.py:338 runs the whole model under autocast, and the triplet loss's distances
+    |x|^2 + |y|^2 - 2xy (modeling/losses/utils.py) then cancel in half precision: at 512 dimensions
+    of size 3, bfloat16 put a feature at 5.5 from itself and at 0 from one at a distance of 0.4.
+    """
+
+    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(original)
+        def losses(self: Any, *arguments: Any) -> Any:
+            *outputs, labels = arguments
+            with torch.autocast(labels.device.type, enabled=False):
+                single = [{key: value.float() for key, value in of.items()} for of in outputs]
+                return original(self, *single, labels)
+
+        return losses
+
+    for name, model in (("baseline", "Baseline"), ("mgn", "MGN")):
+        architecture = getattr(_module(f"modeling.meta_arch.{name}"), model)
+        architecture.losses = wrap(architecture.losses)
+
+
 def zero_grad() -> None:
     """Keep the flat gradients that the optimizer and the parameters share.
 
@@ -340,8 +363,14 @@ def amp() -> None:
     trainer, original_init = loop.AMPTrainer, loop.AMPTrainer.__init__
 
     @functools.wraps(original_init)
-    def init(self: Any, model: Any, data_loader: Any, optimizer: Any, param_wrapper: Any,
-             grad_scaler: Any = None) -> None:
+    def init(
+        self: Any,
+        model: Any,
+        data_loader: Any,
+        optimizer: Any,
+        param_wrapper: Any,
+        grad_scaler: Any = None,
+    ) -> None:
         device = next(model.parameters()).device.type
         if grad_scaler is None:
             grad_scaler = torch.amp.GradScaler(device, enabled=device == "cuda")
@@ -453,7 +482,7 @@ def _numpy_is_safe() -> Iterator[None]:
             function = functools.partial(getattr(core, name))
             vars(function).update(__module__=module, __name__=name, __qualname__=name)
             allowed.append(function)
-    before = torch.serialization.get_safe_globals()
+    before = list(torch.serialization.get_safe_globals())
     torch.serialization.add_safe_globals(allowed)
     try:
         yield
@@ -500,7 +529,10 @@ def jaccard() -> None:
 
     @functools.wraps(original)
     def compute_jaccard_distance(
-        features: torch.Tensor, k1: int = 20, k2: int = 6, search_option: int = 0,
+        features: torch.Tensor,
+        k1: int = 20,
+        k2: int = 6,
+        search_option: int = 0,
         fp16: bool = False,
     ) -> np.ndarray:
         return original(features, k1, k2, search_option if on_gpu else 3, fp16)
@@ -537,8 +569,13 @@ def launch() -> None:
 
 
 def distributed_worker(
-    local_rank: int, main_func: Callable[..., object], world_size: int, per_machine: int,
-    machine_rank: int, dist_url: str, args: tuple[Any, ...],
+    local_rank: int,
+    main_func: Callable[..., object],
+    world_size: int,
+    per_machine: int,
+    machine_rank: int,
+    dist_url: str,
+    args: tuple[Any, ...],
 ) -> None:
     """Join the process group as one of ``per_machine`` processes and run ``main_func(*args)``.
 
@@ -593,8 +630,12 @@ def ddp_wrap() -> None:
     name = "forward_sync_buffers"
     name = name if name in parameters else "broadcast_buffers"
 
-    def wrap(model: torch.nn.Module, device_ids: Any = None, broadcast_buffers: bool = False,
-             **kwargs: Any) -> DistributedDataParallel:
+    def wrap(
+        model: torch.nn.Module,
+        device_ids: Any = None,
+        broadcast_buffers: bool = False,
+        **kwargs: Any,
+    ) -> DistributedDataParallel:
         on_cpu = next(model.parameters()).device.type == "cpu"
         kwargs[name] = broadcast_buffers
         wrapped = DistributedDataParallel(model, None if on_cpu else device_ids, **kwargs)
@@ -628,6 +669,7 @@ _PATCHES: tuple[Callable[[], str | None], ...] = (
     to_tensor,
     random_affine,
     preprocess_image,
+    losses_in_float32,
     zero_grad,
     amp,
     finished_run,

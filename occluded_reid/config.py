@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import difflib
 import logging
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Iterator, Sequence
+from typing import Any
 
 import torch
 import yaml
@@ -143,10 +144,8 @@ def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _files_beside(path: Path) -> str:
     """Name the YAML files a mistyped path may have meant."""
-    folder = path.parent
-    while not folder.is_dir() and folder != folder.parent:
-        folder = folder.parent
-    candidates = [str(found) for found in sorted(folder.rglob("*.yml"))[:200]]
+    ours = (found for home in ("configs", "projects") for found in Path(home).rglob("*.yml"))
+    candidates = [str(found) for found in (*path.parent.glob("*.yml"), *ours)]
     near = difflib.get_close_matches(str(path), candidates, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
@@ -166,6 +165,6 @@ def _check_choices(cfg: CfgNode) -> None:
     for key in ("SOLVER.ACCUMULATE", "SOLVER.LOG_PERIOD", "SOLVER.IMS_PER_BATCH"):
         if values[key] < 1:
             raise UserError(f"{key} is {values[key]}; it must be at least 1")
-    if cfg.SOLVER.AMP.ENABLED and values["SOLVER.AMP.DTYPE"] == "float16":
-        if not torch.cuda.is_available() or str(cfg.MODEL.DEVICE) == "cpu":
-            raise UserError("SOLVER.AMP.DTYPE float16 needs a GPU; use bfloat16 on the CPU")
+    without_gpu = not torch.cuda.is_available() or str(cfg.MODEL.DEVICE) == "cpu"
+    if cfg.SOLVER.AMP.ENABLED and values["SOLVER.AMP.DTYPE"] == "float16" and without_gpu:
+        raise UserError("SOLVER.AMP.DTYPE float16 needs a GPU; use bfloat16 on the CPU")

@@ -58,7 +58,10 @@ def test_a_bare_state_dict_and_a_data_parallel_one_are_read(tmp_path):
         (lambda s: s.pop("0.weight"), "0.weight is not in the file"),
         (lambda s: s.update(extra=torch.ones(1)), "extra is not in the model"),
         (lambda s: s.update({"0.weight": torch.ones(2, 9)}), r"0.weight is \(2, 9\) in the file, "),
-        (lambda s: [s.update({f"base.{k}": s.pop(k)}) for k in list(s)], "0.weight is not in the file; .*and 11 more"),
+        (
+            lambda s: [s.update({f"base.{k}": s.pop(k)}) for k in list(s)],
+            "0.weight is not in the file; .*and 11 more",
+        ),
         (lambda s: s.update({"0.bias": torch.ones(5)}), r"0.bias is \(5,\) in the file"),
     ],
 )

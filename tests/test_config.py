@@ -28,7 +28,10 @@ def test_a_file_over_its_base_and_overrides_over_both(tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("SOLVER:\n  MAX_EPOC: 5\n", "no configuration key SOLVER.MAX_EPOC; did you mean SOLVER.MA"),
+        (
+            "SOLVER:\n  MAX_EPOC: 5\n",
+            "no configuration key SOLVER.MAX_EPOC; did you mean SOLVER.MA",
+        ),
         ("seed: 5\n", "there is no configuration key seed; did you mean SEED"),
         ("SOLVER:\n  MAX_EPOCH: [5]\n", "SOLVER.MAX_EPOCH|Type mismatch"),
         ("SOLVER: 5\n", "run.yml"),

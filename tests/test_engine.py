@@ -112,15 +112,15 @@ def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path, uninter
     killed = 0
     for trial in range(4):
         folder = tmp_path / f"trial{trial}"
-        for _ in range(20):
+        for _ in range(40):
             pid = forked(lambda folder=folder: train(tiny_cfg(folder, *RICH), resume=True))
-            time.sleep(chance.uniform(0.1, 1.2))
+            time.sleep(chance.uniform(0.1, 2.0))
             os.kill(pid, signal.SIGKILL)
             if status_of(pid) == 0:
                 break
             killed += 1
         else:
-            assert status_of(forked(lambda: train(tiny_cfg(folder, *RICH), resume=True))) == 0
+            raise AssertionError("the run never came to its end")
         assert_same_run(folder, uninterrupted)
     assert killed >= 4
 
@@ -246,9 +246,7 @@ def steps_over(values, cfg, model=None, iters_per_epoch=None):
     """Run one iteration per value; return the weight after each and the event storage."""
     model = model or Quadratic()
     batches = [{"x": torch.tensor([float(value)])} for value in values]
-    optimizer = torch.optim.SGD(
-        [{"params": [model.weight], "freeze_status": "freeze"}], lr=1.0
-    )
+    optimizer = torch.optim.SGD([{"params": [model.weight], "freeze_status": "freeze"}], lr=1.0)
     step = TrainingStep(
         cfg, model, batches, optimizer, iters_per_epoch=iters_per_epoch or len(values)
     )

@@ -45,7 +45,9 @@ def draw_batch(cfg: CfgNode) -> list[Section]:
             spread = np.unique(np.linspace(0, len(items) - 1, 2 * COLUMNS).astype(int))
             chosen = [items[place] for place in spread]
             truth = getattr(dataset, "truth", None)
-            tiles = [_tile(path, f"id {pid}  cam {camera + 1}", truth) for path, pid, camera in chosen]
+            tiles = [
+                _tile(path, f"id {pid}  cam {camera + 1}", truth) for path, pid, camera in chosen
+            ]
             sections.append(Section(f"{kind} of {name}", tiles, COLUMNS, _legend(truth)))
     return sections
 
@@ -60,7 +62,7 @@ def draw_ranks(cfg: CfgNode) -> list[Section]:
     name = cfg.DATASETS.TESTS[0]
     loader, evaluator = Trainer.build_evaluator(cfg, name)
     run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
-    found = evaluator.collected()
+    found: Any = evaluator.collected()
     distances = evaluator.distances(
         found.features[: found.queries], found.features[found.queries :]
     )
@@ -83,7 +85,9 @@ def _ranked_list(
 ) -> list[Tile]:
     ignored = (ids[1] == ids[0][query]) & (cameras[1] == cameras[0][query])
     order = np.argsort(np.where(ignored, np.inf, row), kind="stable")[:RANKS]
-    tiles = [Tile(_pixels(found.paths[query]), [f"query id {ids[0][query]}", f"AP {precision:.0f} %"])]
+    tiles = [
+        Tile(_pixels(found.paths[query]), [f"query id {ids[0][query]}", f"AP {precision:.0f} %"])
+    ]
     for rank, image in enumerate(order, start=1):
         hit = ids[1][image] == ids[0][query]
         captions = [f"{rank}: {'hit' if hit else 'miss'}", f"distance {row[image]:.2f}"]
@@ -131,7 +135,9 @@ def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     parser = argument_parser(__doc__)
     parser.add_argument("--kind", choices=list(KINDS), required=True, help="what to draw")
-    parser.add_argument("--output", default="", metavar="F.png", help="default: OUTPUT_DIR/KIND.png")
+    parser.add_argument(
+        "--output", default="", metavar="F.png", help="default: OUTPUT_DIR/KIND.png"
+    )
     args = parser.parse_args(words)
     return run_command(lambda: draw(args), debug=args.debug)
 

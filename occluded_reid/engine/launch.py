@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import socket
 import sys
-from typing import Any, Callable
+from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -80,7 +81,7 @@ def _spawned(local_rank: int, main: Callable[..., object], args: Any, place: Any
     dist.destroy_process_group()
 
 
-def _join(device: str, url: str, local_rank: int, local_size: int, **ranks: int) -> None:
+def _join(device: str, url: str, local_rank: int, local_size: int, **ranks: Any) -> None:
     """Join the process group and tell fast-reid which ranks share this machine."""
     if device != "cpu":
         torch.cuda.set_device(local_rank)

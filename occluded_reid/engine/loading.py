@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import itertools
 import logging
-from typing import Any, Callable, Iterator, NamedTuple, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -32,7 +33,7 @@ Item = tuple[str, Any, Any]
 class Draw(NamedTuple):
     """What a sampler asks for: an image, and the seed of its augmentation."""
 
-    index: int
+    image: int
     seed: int
 
 
@@ -49,7 +50,7 @@ class ReidDataset(CommDataset):
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Unreadable:
         if isinstance(draw, Draw):
             with PrivateRandomness(draw.seed):
-                return self.read(draw.index)
+                return self.read(draw.image)
         return self.read(draw)
 
     def read(self, index: int) -> dict[str, Any] | Unreadable:
@@ -111,7 +112,7 @@ class DeviceLoader:
 
     def __init__(self, loader: DataLoader[Any], device: torch.device, on_error: str):
         self.loader = loader
-        self.dataset = loader.dataset
+        self.dataset: Any = loader.dataset
         self.batch_sampler = loader.batch_sampler
         self._device = device
         self._on_error = on_error

@@ -55,7 +55,7 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     )
 
 
-def _fastest_step(kind: type[torch.optim.Optimizer]) -> dict[str, bool]:
+def _fastest_step(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
     """Ask for the fused step, or foreach, where the optimizer offers it."""
     options = inspect.signature(kind).parameters
     for name in ("fused", "foreach"):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import time
-from typing import Any, Iterable
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import torch
@@ -165,5 +166,3 @@ class TrainingStep:
                     "SOLVER.CLIP_GRADIENTS.ENABLED True or SOLVER.AMP.ENABLED False, and --resume "
                     "from the last checkpoint"
                 )
-
-

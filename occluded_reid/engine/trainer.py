@@ -138,7 +138,8 @@ class Trainer(defaults.DefaultTrainer):
         with EventStorage(self.start_iter) as self.storage:
             self.before_train()
             try:
-                for self.epoch in range(self.start_epoch, self.max_epoch):
+                for epoch in range(self.start_epoch, self.max_epoch):
+                    self.epoch = epoch
                     self.before_epoch()
                     for _ in range(self.iters_per_epoch):
                         self.before_step()

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Mapping, NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -164,9 +165,7 @@ def _true_positive_rates(
     gallery_cameras: np.ndarray,
 ) -> dict[str, float]:
     """fast-reid's TPR@FPR: pairs of *different* persons are the positives, values in [0, 1]."""
-    scores, labels = evaluate_roc(
-        distances, query_ids, gallery_ids, query_cameras, gallery_cameras
-    )
+    scores, labels = evaluate_roc(distances, query_ids, gallery_ids, query_cameras, gallery_cameras)
     false_rates, true_rates, _ = roc_curve(labels, scores)
     return {
         f"TPR@FPR={rate:.0e}": float(true_rates[np.argmin(np.abs(false_rates - rate))])
