@@ -157,6 +157,29 @@ def preprocess_image():
         assert torch.equal(images, torch.full((2, 3, 4, 4), 16.0))
 
 
+def losses_in_float32():
+    baseline = module("modeling.meta_arch.baseline").Baseline
+    base = torch.randn(8, 512).repeat_interleave(2, 0) + 3
+    features = base + 0.3 * torch.randn(16, 512) / 512**0.5  # two near ones per identity
+    logits = torch.randn(16, 8)
+    outputs = {"pred_class_logits": logits, "cls_outputs": logits, "features": features}
+    model = baseline(
+        backbone=torch.nn.Identity(), heads=torch.nn.Identity(), pixel_mean=[0.0], pixel_std=[1.0],
+        loss_kwargs={
+            "loss_names": ("CrossEntropyLoss", "TripletLoss"),
+            "ce": {"eps": 0.1, "alpha": 0.2, "scale": 1.0},
+            "tri": {"margin": 40.0, "norm_feat": False, "hard_mining": True, "scale": 1.0},
+        },
+    )
+    losses = []
+    for enabled in (False, True):
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), module(
+            "utils.events"
+        ).EventStorage():
+            losses.append(model.losses(outputs, torch.arange(8).repeat_interleave(2)))
+    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0)
+
+
 def zero_grad():
     trainer, model = toy_trainer("SimpleTrainer")
     for _ in range(2):

@@ -156,15 +156,16 @@ def count_moved(model, before):
 # ------------------------------------------------------------------ each patch by itself
 
 # What each check says without its patch. None: this version does not need the patch.
-TORCH = tuple(int(part) for part in torch.__version__.split(".")[:2])
+CYTHON_IS_BUILT = importlib.util.find_spec("fastreid.evaluation.rank_cylib.rank_cy") is not None
 FAILURES = {
     "legacy_names": "torch._six|Mapping",
-    "no_runtime_compile": "'make'",
+    "no_runtime_compile": None if CYTHON_IS_BUILT else "'make'",
     "gdown": None if importlib.util.find_spec("gdown") else "No module named 'gdown'",
     "dataloader": "NVIDIA|CUDA",
     "to_tensor": "TypedStorage is deprecated",
     "random_affine": "unexpected keyword argument 'resample'",
     "preprocess_image": "AssertionError",
+    "losses_in_float32": "failure occurred for item .*loss_triplet",
     "zero_grad": "the weight did not move",
     "amp": "deprecated|CUDA is required",
     "finished_run": "no attribute 'epoch'",
@@ -547,27 +548,3 @@ def test_cpu_is_read_from_config_and_command_line(cfg):
     assert compat._asks_for_cpu((cfg(),)) and compat._asks_for_cpu((Arguments(),))
     assert not compat._asks_for_cpu((cfg("MODEL.DEVICE", "cuda"),))
     assert not compat._asks_for_cpu(("text", None))
-
-
-def test_losses_do_not_cancel_under_autocast() -> None:
-    from fastreid.modeling.meta_arch.baseline import Baseline
-    from fastreid.utils.events import EventStorage
-
-    torch.manual_seed(0)
-    base = torch.randn(8, 512).repeat_interleave(2, 0) + 3
-    features = base + 0.3 * torch.randn(16, 512) / 512**0.5
-    logits = torch.randn(16, 8)
-    outputs = {"pred_class_logits": logits, "cls_outputs": logits, "features": features}
-    triplet = {"margin": 40.0, "norm_feat": False, "hard_mining": True, "scale": 1.0}
-    entropy = {"eps": 0.1, "alpha": 0.2, "scale": 1.0}
-    names = ("CrossEntropyLoss", "TripletLoss")
-    model = Baseline(
-        backbone=torch.nn.Identity(), heads=torch.nn.Identity(), pixel_mean=[0.0], pixel_std=[1.0],
-        loss_kwargs={"loss_names": names, "ce": entropy, "tri": triplet},
-    )  # fmt: skip
-    labels = torch.arange(8).repeat_interleave(2)
-    losses = []
-    for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), EventStorage():
-            losses.append(model.losses(outputs, labels))
-    torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0)
