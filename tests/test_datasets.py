@@ -48,7 +48,7 @@ def market(tmp_path: Path) -> Path:
     """A root with a small Market-1501 that also holds what real copies hold besides images."""
     home = tmp_path / MARKET
     train = write_images(home / "bounding_box_train", training_names([2, 7, 10, 100, 1500, 1501]))
-    write_images(train, ["-1_c1s1_000401_03.jpg", "cover.jpg"])
+    write_images(train, ["-1_c1s1_000401_03.jpg", "0000_c1s1_000151_01.jpg", "cover.jpg"])
     (train / "Thumbs.db").write_bytes(b"\0")
     (train / ".DS_Store").write_bytes(b"\0")
     (train / "._0002_c1s1_000451_01.jpg").write_bytes(b"\0")
