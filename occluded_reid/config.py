@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,16 +47,75 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
 
     # An unreadable image: raise (stop and name it) or skip (name it once and go on without it).
     cfg.INPUT.ON_ERROR = "raise"
+    _add_npo_config(cfg)
+    _add_vit_config(cfg)
 
 
-def get_cfg() -> CfgNode:
-    """Return fast-reid's default configuration with our keys."""
+def _add_npo_config(cfg: CfgNode) -> None:
+    """Add the keys of NPO augmentation (FED Sec. 3.1, :mod:`occluded_reid.occlusion`)."""
+    # Paste an occluder from an occlusion set over training images.
+    cfg.INPUT.NPO = CfgNode({"ENABLED": False})
+    # replace: the training image itself is occluded, with probability PROB; any model can use it.
+    # pair: each sample holds the image and, as `occluded_images`, its occluded copy (FED).
+    cfg.INPUT.NPO.MODE = "replace"
+    cfg.INPUT.NPO.PROB = 0.5
+    # Folders of patches, opaque pictures of occluders and backgrounds: OS_1 (30 patches of
+    # Occluded-Duke) in the paper, OS_1 and OS_2 (30 of MSMT17) for FED*. [] = the drawn set.
+    cfg.INPUT.NPO.OCCLUDERS = []
+    # A patch with alpha = p_h / p_w above this is a vertical occluder. Paper 3, authors' code 2.
+    cfg.INPUT.NPO.VERTICAL_RATIO = 3.0
+    # Range of the pasted height of a horizontal occluder as a fraction of H, and of the width of a
+    # vertical one as a fraction of W. Paper: 1/4 to 1/2.
+    cfg.INPUT.NPO.EXTENT = [0.25, 0.5]
+    # The patch's own augmentation; the paper names it without numbers. Least side of its random
+    # crop as a fraction of the patch's side (1: no crop, as in the authors' code), probability of a
+    # flip, and the greatest relative change of brightness, contrast and saturation (authors: 0.5).
+    cfg.INPUT.NPO.CROP = 0.5
+    cfg.INPUT.NPO.FLIP = 0.5
+    cfg.INPUT.NPO.JITTER = [0.5, 0.5, 0.5]
+    # Jitter vertical occluders as well (authors' code: no).
+    cfg.INPUT.NPO.JITTER_VERTICAL = True
+    # Number N of horizontal stripes that are labelled (paper 4), and the covered fraction of a
+    # stripe above which it counts as occluded (paper 3/4).
+    cfg.INPUT.NPO.NUM_STRIPES = 4
+    cfg.INPUT.NPO.COVERED = 0.75
+
+
+def _add_vit_config(cfg: CfgNode) -> None:
+    """Add the keys of the transformers (:mod:`occluded_reid.backbones`) to fast-reid's."""
+    # Side of a patch in pixels; the step between patches is fast-reid's STRIDE_SIZE.
+    cfg.MODEL.BACKBONE.PATCH_SIZE = [16, 16]
+    # Blocks, heads and width of the hidden layers over FEAT_DIM; read where DEPTH is "custom".
+    cfg.MODEL.BACKBONE.NUM_BLOCKS = 12
+    cfg.MODEL.BACKBONE.NUM_HEADS = 12
+    cfg.MODEL.BACKBONE.MLP_RATIO = 4.0
+    # Number of cameras with an embedding of their own, added to all tokens with fast-reid's weight
+    # SIE_COE (TransReID's side information). 0 = none.
+    cfg.MODEL.BACKBONE.CAMERA_EMBEDDING = 0
+    # Compute the blocks again in the backward pass: less memory, some 1.2 times the time.
+    cfg.MODEL.BACKBONE.RECOMPUTE = False
+    # Which weights PRETRAIN downloads where PRETRAIN_PATH is "", by timm's name; "" = those of
+    # DEPTH (base: the ImageNet-21k weights that TransReID and FED start from).
+    cfg.MODEL.BACKBONE.PRETRAIN_NAME = ""
+    # How pretrained position embeddings are brought to another grid: bicubic (timm, antialiased) or
+    # bilinear (fast-reid, TransReID).
+    cfg.MODEL.BACKBONE.POSITION_RESIZE = "bicubic"
+
+
+AddKeys = Callable[[CfgNode], None]
+
+
+def get_cfg(add_keys: Iterable[AddKeys] = ()) -> CfgNode:
+    """Return fast-reid's default configuration with our keys and those of ``add_keys``."""
     cfg = get_fastreid_cfg()
-    add_occluded_reid_config(cfg)
+    for add in (add_occluded_reid_config, *add_keys):
+        add(cfg)
     return cfg
 
 
-def load_config(path: str = "", overrides: Sequence[str] = ()) -> CfgNode:
+def load_config(
+    path: str = "", overrides: Sequence[str] = (), *, add_keys: Iterable[AddKeys] = ()
+) -> CfgNode:
     """Read a configuration file, then the overrides; freeze the result.
 
     Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu`` and the log says so.
@@ -64,12 +123,13 @@ def load_config(path: str = "", overrides: Sequence[str] = ()) -> CfgNode:
     Args:
         path: a YAML file, possibly with ``_BASE_``; ``""`` for the defaults.
         overrides: ``KEY VALUE KEY VALUE ...``.
+        add_keys: functions that add the keys of methods, such as ``add_fed_config``.
 
     Raises:
         UserError: no such file, no YAML, an unknown key (the nearest ones are named), or a value
             of another type.
     """
-    cfg = get_cfg()
+    cfg = get_cfg(add_keys)
     if path:
         _merge_file(cfg, path)
     _merge_overrides(cfg, list(overrides))
@@ -151,7 +211,9 @@ def _files_beside(path: Path) -> str:
 
 
 _CHOICES = {
+    "INPUT.NPO.MODE": ("pair", "replace"),
     "INPUT.ON_ERROR": ("raise", "skip"),
+    "MODEL.BACKBONE.POSITION_RESIZE": ("bicubic", "bilinear"),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "TEST.METRIC": ("cosine", "euclidean", "dot"),
 }

@@ -31,3 +31,13 @@ def copy_buffers_from_first_rank(model: nn.Module) -> None:
 def same_on_all_ranks(value: int) -> int:
     """Return rank 0's ``value`` on every rank."""
     return comm.all_gather(value)[0]
+
+
+@torch.no_grad()
+def sum_across_ranks(tensor: torch.Tensor) -> torch.Tensor:
+    """Return the sum of all ranks' ``tensor``, the same on every rank."""
+    if comm.get_world_size() == 1:
+        return tensor
+    total = tensor.clone()
+    dist.all_reduce(total)
+    return total

@@ -22,11 +22,14 @@ from occluded_reid.config import CfgNode, load_config
 from occluded_reid.engine import Trainer, prepare_run
 
 IDENTITIES, CAMERAS = 8, 3
+TOOLS = Path(__file__).parents[1] / "tools"
 
 
 def load_tool(name: str) -> ModuleType:
     """Import ``tools/<name>.py`` under its own name."""
-    path = Path(__file__).parents[1] / "tools" / f"{name}.py"
+    path = TOOLS / f"{name}.py"
+    if str(TOOLS) not in sys.path:
+        sys.path.append(str(TOOLS))  # as for a script: the tools find each other
     spec = importlib.util.spec_from_file_location(name, path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # spawned processes unpickle functions by module

@@ -24,7 +24,8 @@ from occluded_reid.evaluation import (
     run_inference,
     write_results,
 )
-from occluded_reid.evaluation.occlusion import by_occlusion
+from occluded_reid.evaluation.occlusion import by_occlusion, visibility_auc
+from occluded_reid.evaluation.outputs import Embedding
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.evaluation.results import with_intervals
 
@@ -132,6 +133,48 @@ def test_metrics_by_occlusion():
     assert "visible 0.0-0.5" not in found  # its only query has no positive
 
 
+def test_visibility_auc_against_the_truth_by_hand():
+    """Two images of two stripes; the second stripe of "b" holds nobody and is not counted."""
+
+    def record(person, visible, kind):
+        spread = [[value / 8] * 8 for value in (*person, *visible)]
+        return SimpleNamespace(
+            stripe_person_pixels=spread[0] + spread[1],
+            stripe_visible_pixels=spread[2] + spread[3],
+            occlusion=kind,
+        )
+
+    truth = {
+        "a": record((80, 80), (80, 16), "horizontal"),  # 100 % and 20 %: visible, hidden
+        "b": record((80, 0), (40, 0), "vertical"),  # 50 %: visible
+    }
+    paths = np.array(["a", "b"])
+    right = visibility_auc(np.array([[0.9, 0.2], [0.6, 0.0]]), paths, truth)
+    assert right == {"all": 1.0, "horizontal": 1.0}  # "vertical" has visible stripes only
+    half = visibility_auc(np.array([[0.9, 0.5], [0.4, 0.0]]), paths, truth)
+    assert half == {"all": 0.5, "horizontal": 1.0}
+
+
+def test_the_report_rates_a_models_visibility(tmp_path, features):
+    values, identities, cameras = features
+    truth = {
+        str(number): SimpleNamespace(
+            visible_fraction=0.5,
+            occlusion="horizontal",
+            stripe_person_pixels=[10] * 16,
+            stripe_visible_pixels=[10] * 8 + [0] * 8,
+        )
+        for number in range(30)
+    }
+    evaluator = Evaluator(tiny_cfg(tmp_path / "run"), num_query=6, truth=truth)
+    for batch in batches_of(values, identities, cameras, 7):
+        seen = torch.tensor([[0.9, 0.1]]).repeat(len(batch["images"]), 1)
+        evaluator.process(batch, Embedding(batch["images"], seen))
+    found = evaluator.evaluate()
+    assert found["visibility_auc"] == {"all": 1.0, "horizontal": 1.0}
+    assert found["by_occlusion"]["horizontal"]["queries"] == 6
+
+
 def batches_of(features, identities, cameras, size):
     for start in range(0, len(features), size):
         part = slice(start, start + size)
@@ -214,7 +257,7 @@ def test_flip_averages_both_views_and_leaves_the_batch_as_it_was(tmp_path):
     batch = {"images": images.clone(), "targets": torch.arange(4), "camids": torch.arange(4)}
     seen = []
     evaluator = SimpleNamespace(
-        reset=seen.clear, process=lambda _, out: seen.append(out), evaluate=dict
+        reset=seen.clear, process=lambda _, out: seen.append(out.features), evaluate=dict
     )
     model = FirstColumn().train()
     run_inference(model, [batch], evaluator, name="test", flip=True)

@@ -6,8 +6,6 @@ Each check is a function from text to faults, so that the last tests can show th
 from __future__ import annotations
 
 import ast
-import importlib
-import importlib.util
 import io
 import re
 import subprocess
@@ -19,9 +17,11 @@ from typing import Any
 import pytest
 import yaml
 from fastreid.config import CfgNode
+from runs import load_tool
 
 from occluded_reid.config import get_cfg, load_config
 
+ADD_KEYS = load_tool("methods").ADD_KEYS
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("occluded_reid", "fed_plugin", "aonet_plugin")
 OURS = {*PACKAGES, "tools", "benchmarks", "tests"}
@@ -133,7 +133,7 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 def repeated_keys(path: Path) -> list[str]:
     """Keys of a YAML file whose value it would inherit anyway."""
     stated = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    inherited, merged = get_cfg(), get_cfg()
+    inherited, merged = get_cfg(ADD_KEYS), get_cfg(ADD_KEYS)
     if base := stated.get("_BASE_"):
         inherited.merge_from_other_cfg(CfgNode(CfgNode.load_yaml_with_base(path.parent / base)))
     merged.merge_from_other_cfg(CfgNode(CfgNode.load_yaml_with_base(path)))
@@ -181,10 +181,7 @@ def test_no_path_of_a_machine_is_committed() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_config_loads_and_states_only_differences(path: Path) -> None:
-    for package in PACKAGES:  # a method's package adds its keys
-        if importlib.util.find_spec(package):
-            importlib.import_module(package)
-    load_config(str(ROOT / path), [])
+    load_config(str(ROOT / path), [], add_keys=ADD_KEYS)
     assert repeated_keys(ROOT / path) == []
     stated = yaml.safe_load((ROOT / path).read_text(encoding="utf-8")) or {}
     texts = [(key, value) for key, value in leaves(stated) if isinstance(value, str)]

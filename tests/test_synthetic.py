@@ -136,15 +136,15 @@ def test_one_worker_and_two_give_the_same_files(tiny: Path, tmp_path: Path) -> N
 
 
 def test_identities_differ_and_some_look_alike() -> None:
-    looks = [appearance_of(identity, seed=0) for identity in range(1, 300)]
+    looks = [appearance_of(identity, seed=0) for identity in range(1, 600)]
     assert len(set(looks)) == len(looks)
     assert appearance_of(1, seed=0) != appearance_of(1, seed=1)
-    colours = np.array([look.lower.cloth.colour for look in looks])
-    groups = np.arange(1, 300) // GROUP_SIZE
+    colours = np.array([look.upper.cloth.colour + look.lower.cloth.colour for look in looks])
+    groups = np.arange(1, 600) // GROUP_SIZE
     apart = np.abs(colours[:, None] - colours[None]).sum(axis=2)
     pairs = ~np.eye(len(looks), dtype=bool)
     fellows = pairs & (groups[:, None] == groups[None])
-    assert (apart[fellows] < 30).mean() > 1.7 * (apart[pairs] < 30).mean()
+    assert (apart[fellows] < 60).mean() > 3 * (apart[pairs] < 60).mean()
 
 
 def test_truth_is_what_the_masks_say() -> None:

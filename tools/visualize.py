@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from methods import ADD_KEYS
 from PIL import Image
 
 from occluded_reid.checkpoints import Checkpointer
@@ -121,7 +122,7 @@ KINDS = {"batch": draw_batch, "ranks": draw_ranks}
 
 def draw(args: argparse.Namespace) -> None:
     """Draw the picture and write it whole."""
-    cfg = config_of_run(args)
+    cfg = config_of_run(args, ADD_KEYS)
     path = Path(args.output or Path(cfg.OUTPUT_DIR, f"{args.kind}.png"))
     make_folder(path.parent)
     torch.manual_seed(cfg.SEED)

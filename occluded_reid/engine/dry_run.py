@@ -16,6 +16,7 @@ from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.randomness import seed_everything
 from occluded_reid.engine.step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
+from occluded_reid.evaluation.outputs import as_embedding
 
 IDENTITIES = 2
 
@@ -36,9 +37,10 @@ def dry_run(cfg: CfgNode, trainer: type[Trainer] = Trainer) -> None:
         test_items = [(path, number, 0) for number, (path, _, _) in enumerate(items)]
         batch = next(iter(build_test_loader(cfg, test_items, [])[0]))
         with torch.no_grad():
-            output = model.eval()(batch)
+            output = as_embedding(model.eval()(batch))
     print("losses: " + "  ".join(f"{key} {value:.4f}" for key, value in losses.items()))
-    print(f"features: {tuple(output.shape)} {output.dtype}")
+    for name, tensor in output._asdict().items():
+        print(f"{name}: {tuple(tensor.shape)} {tensor.dtype}")
 
 
 def _draw_images(folder: Path, cfg: CfgNode) -> list[Item]:

@@ -1,7 +1,8 @@
 """From lists of image paths to batches on the device.
 
 A batch is a dict of names: ``images`` (B, 3, H, W) float32 in 0-255, ``targets`` (B,), ``camids``
-(B,), ``img_paths`` (a list), ``index`` (B,), the position in the data set.
+(B,), ``img_paths`` (a list), ``index`` (B,), the position in the data set. In training with
+``INPUT.NPO`` also ``part_visibility`` (B, P) and, in pairs, ``occluded_images`` (B, 3, H, W).
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 from occluded_reid.datasets import build_dataset, dataset_root
 from occluded_reid.engine.randomness import PrivateRandomness, derive_seed
 from occluded_reid.errors import UserError
+from occluded_reid.occlusion import NpoAugmentation, build_npo
 
 logger = logging.getLogger(__name__)
 
@@ -45,13 +47,33 @@ class Unreadable(NamedTuple):
 
 
 class ReidDataset(CommDataset):
-    """fast-reid's data set; augmentation is seeded by the draw, unreadable images are named."""
+    """fast-reid's data set; augmentation is seeded by the draw, unreadable images are named.
+
+    Args:
+        items: (path, identity, camera) of each image.
+        transform: from a PIL image to a (3, H, W) tensor.
+        relabel: number identities and cameras from 0.
+        npo: occludes what the transform returns, wherever a draw brings a seed.
+    """
+
+    def __init__(
+        self,
+        items: list[Item],
+        transform: Callable[[Any], torch.Tensor],
+        relabel: bool = True,
+        npo: NpoAugmentation | None = None,
+    ):
+        super().__init__(items, transform, relabel)
+        self._npo = npo
 
     def __getitem__(self, draw: Draw | int) -> dict[str, Any] | Unreadable:
-        if isinstance(draw, Draw):
-            with PrivateRandomness(draw.seed):
-                return self.read(draw.image)
-        return self.read(draw)
+        if not isinstance(draw, Draw):
+            return self.read(draw)
+        with PrivateRandomness(draw.seed):
+            sample = self.read(draw.image)
+        if self._npo is None or isinstance(sample, Unreadable):
+            return sample
+        return self._npo(sample, draw.seed)
 
     def read(self, index: int) -> dict[str, Any] | Unreadable:
         """Return the sample at ``index``, a dict of names (see the module's first lines)."""
@@ -189,11 +211,12 @@ def build_train_loader(cfg: CfgNode, items: list[Item] | None = None) -> DeviceL
     """Return the endless loader of ``DATASETS.NAMES``, or of ``items`` (path, identity, camera).
 
     Raises:
-        UserError: the data cannot fill a batch.
+        UserError: the data cannot fill a batch, or the occlusion set (INPUT.NPO) cannot be used.
     """
     if items is None:
         items = [item for name in cfg.DATASETS.NAMES for item in open_dataset(cfg, name).train]
-    dataset = ReidDataset(items, build_transforms(cfg, is_train=True), relabel=True)
+    transforms = build_transforms(cfg, is_train=True)
+    dataset = ReidDataset(items, transforms, relabel=True, npo=build_npo(cfg))
     _check_batch_can_be_filled(cfg, dataset)
     batches = EpochBatches(
         lambda seed: make_sampler(cfg, items, seed),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 import torch
@@ -15,7 +16,7 @@ from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.logger import setup_logger
 
-from occluded_reid.config import load_config
+from occluded_reid.config import AddKeys, load_config
 from occluded_reid.distributed import same_on_all_ranks
 from occluded_reid.engine.hooks import LOGGERS
 from occluded_reid.engine.randomness import seed_everything, seed_from_clock
@@ -43,10 +44,10 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
-def config_of_run(args: argparse.Namespace) -> CfgNode:
+def config_of_run(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
     """Read the configuration and settle its seed, before any process is started."""
     show_log()
-    cfg = load_config(args.config_file, args.opts)
+    cfg = load_config(args.config_file, args.opts, add_keys=add_keys)
     seed = cfg.SEED
     if seed < 0:
         earlier = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else None

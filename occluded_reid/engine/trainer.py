@@ -9,7 +9,7 @@ from typing import Any
 
 from fastreid.config import CfgNode
 from fastreid.engine import defaults, hooks
-from fastreid.engine.train_loop import TrainerBase
+from fastreid.engine.train_loop import HookBase, TrainerBase
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from fastreid.utils.precision_bn import get_bn_modules
@@ -97,6 +97,7 @@ class Trainer(defaults.DefaultTrainer):
             if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0
             else None,
             training_bar(),
+            *_hooks_of(unwrapped(self.model), cfg),
             self._keeper,
         ]
 
@@ -267,6 +268,12 @@ class Trainer(defaults.DefaultTrainer):
         path = write_results(cfg, model, reports, seconds=seconds, epoch=epoch)
         logger.info(f"Written to {path}")
         return reports
+
+
+def _hooks_of(model: nn.Module, cfg: CfgNode) -> list[HookBase]:
+    """The hooks that a method's model brings along, ``training_hooks(cfg)``."""
+    build: Any = getattr(model, "training_hooks", None)
+    return [] if build is None else build(cfg)
 
 
 def wrap(cfg: CfgNode, model: nn.Module) -> nn.Module:

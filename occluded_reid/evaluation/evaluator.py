@@ -18,7 +18,8 @@ from fastreid.utils.compute_dist import build_dist
 from sklearn.metrics import roc_curve
 
 from occluded_reid.errors import UserError
-from occluded_reid.evaluation.occlusion import by_occlusion
+from occluded_reid.evaluation.occlusion import by_occlusion, visibility_auc
+from occluded_reid.evaluation.outputs import Embedding, as_embedding
 from occluded_reid.evaluation.ranking import distance_matrix, rank_queries
 from occluded_reid.evaluation.results import with_intervals
 
@@ -28,11 +29,13 @@ class Collected(NamedTuple):
 
     Attributes:
         features: (N, D) float32.
+        visibility: (N, P) in [0, 1]; P is 0 where the model does not tell.
         identities: (N,); likewise cameras and paths.
         queries: their number.
     """
 
     features: torch.Tensor
+    visibility: np.ndarray
     identities: np.ndarray
     cameras: np.ndarray
     paths: np.ndarray
@@ -63,11 +66,13 @@ class Evaluator(DatasetEvaluator):
         """Forget all features."""
         self._seen = []
 
-    def process(self, inputs: Mapping[str, Any], outputs: torch.Tensor) -> None:
-        """Keep a batch: ``outputs`` are its features (B, D)."""
+    def process(self, inputs: Mapping[str, Any], outputs: torch.Tensor | Embedding) -> None:
+        """Keep a batch and what the model says of it."""
+        embedding = as_embedding(outputs)
         self._seen.append(
             {
-                "features": outputs.float().cpu(),
+                "features": embedding.features.float().cpu(),
+                "visibility": embedding.visibility.float().cpu(),
                 "identities": inputs["targets"].cpu(),
                 "cameras": inputs["camids"].cpu(),
                 "index": inputs["index"].cpu(),
@@ -87,23 +92,25 @@ class Evaluator(DatasetEvaluator):
         batches = [batch for of_rank in gathered for batch in of_rank]
         index = torch.cat([batch["index"] for batch in batches]).numpy()
         _, order = np.unique(index, return_index=True)
-        features, identities, cameras = (
+        features, visibility, identities, cameras = (
             torch.cat([batch[key] for batch in batches])[order]
-            for key in ("features", "identities", "cameras")
+            for key in ("features", "visibility", "identities", "cameras")
         )
         broken = int((~torch.isfinite(features).all(dim=1)).sum())
         if broken:
             raise UserError(f"the features of {broken} images are not finite: broken weights")
         paths = np.array([path for batch in batches for path in batch["paths"]])[order]
         queries = int(np.count_nonzero(index[order] < self._num_query))
-        return Collected(features, identities.numpy(), cameras.numpy(), paths, queries)
+        labels = identities.numpy(), cameras.numpy()
+        return Collected(features, visibility.numpy(), *labels, paths, queries)
 
     def evaluate(self) -> dict[str, Any]:
         """Return the report on rank 0, an empty dict elsewhere.
 
         Returns:
             ``metric``; ``counts`` of queries, gallery, identities and positives; ``metrics`` in per
-            cent with intervals; ``roc`` and ``by_occlusion`` where they are asked for and known.
+            cent with intervals; ``roc`` where asked for; ``by_occlusion`` and ``visibility_auc``
+            where the truth is known.
 
         Raises:
             UserError: no query has a positive, or features are not finite.
@@ -134,7 +141,11 @@ class Evaluator(DatasetEvaluator):
         if self._test.ROC.ENABLED:
             report["roc"] = _true_positive_rates(distances, *ids, *cams)
         if self._truth is not None:
-            report["by_occlusion"] = by_occlusion(ranking, found.paths[:queries], self._truth)
+            paths = found.paths[:queries]
+            report["by_occlusion"] = by_occlusion(ranking, paths, self._truth)
+            if found.visibility.shape[1]:
+                seen = found.visibility[:queries]
+                report["visibility_auc"] = visibility_auc(seen, paths, self._truth)
         return report
 
     def distances(self, query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from occluded_reid.evaluation.evaluator import Evaluator
+from occluded_reid.evaluation.outputs import as_embedding, mean_embedding
 from occluded_reid.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -27,7 +28,7 @@ def run_inference(
         loader: batches with ``images`` (B, 3, H, W) in 0-255.
         evaluator: collects features and reports.
         name: the data set's name, shown beside the progress.
-        flip: average the features of an image and of its mirror image.
+        flip: average what is said of an image and of its mirror image.
 
     Returns:
         The evaluator's report; empty on ranks other than 0.
@@ -38,11 +39,11 @@ def run_inference(
             loader, total=len(loader), description=f"Features of {name}", unit="batches",
             logger=logger,
         ):  # fmt: skip
-            features = model(batch)
+            embedding = as_embedding(model(batch))
             if flip:
                 mirrored = {**batch, "images": batch["images"].flip(-1)}
-                features = (features + model(mirrored)) / 2
-            evaluator.process(batch, features)
+                embedding = mean_embedding(embedding, as_embedding(model(mirrored)))
+            evaluator.process(batch, embedding)
     return evaluator.evaluate()
 
 

@@ -67,8 +67,8 @@ def camera_of(seed: int, number: int) -> Camera:
         contrast=between(rng, 0.92, 1.08),
         saturation=between(rng, 0.86, 1.1),
         haze=between(rng, 0, 8),
-        blur=between(rng, 0.3, 1.1),
-        noise=between(rng, 2, 7),
+        blur=between(rng, 0.3, 1.0),
+        noise=between(rng, 2, 6),
         motion=int(rng.integers(0, 5)),
         quality=int(rng.integers(45, 92)),
     )

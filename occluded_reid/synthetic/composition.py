@@ -74,11 +74,11 @@ def track_of(seed: int, identity: int, camera: int) -> Track:
     """The passage of one identity before one camera."""
     rng = stream(seed, Stream.TRACK, identity, camera)
     look = appearance_of(identity, seed)
-    if chance(rng, 0.15):
+    if chance(rng, 0.1):
         look = replace(look, bag=None)
     if chance(rng, 0.2):
         look = replace(look, headwear=None)
-    if look.upper.kind in ("jacket", "coat") and chance(rng, 0.25):
+    if look.upper.kind in ("jacket", "coat") and chance(rng, 0.15):
         look = replace(look, upper=replace(look.upper, open_front=not look.upper.open_front))
     walk = camera_of(seed, camera).walk + (np.pi if chance(rng, 0.5) else 0.0)
     return Track(

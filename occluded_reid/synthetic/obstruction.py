@@ -16,7 +16,7 @@ from occluded_reid.synthetic.randomness import between, chance
 from occluded_reid.synthetic.truth import Box, Occluder, mask_box, visible_fraction
 from occluded_reid.synthetic.wardrobe import appearance_of
 
-VISIBLE_RANGE = (0.38, 0.86)
+VISIBLE_RANGE = (0.48, 0.88)
 """Visible fractions that an occluded picture should have."""
 
 _TRIES = 8
@@ -135,7 +135,7 @@ def _pedestrian(
     look = appearance_of(other, scene.seed)
     nearer = between(rng, 1.02, 1.22)
     side = 1 if chance(rng, 0.5) else -1
-    shift = side * between(rng, 0.10, 0.36) * scene.scale
+    shift = side * between(rng, 0.2, 0.46) * scene.scale
     foot = (
         scene.foot[0] + shift,
         scene.foot[1] + (nearer - 1) * between(rng, 0.6, 1.6) * 0.5 * layer.height,
@@ -156,7 +156,7 @@ def _horizontal(
     kind = _HORIZONTAL[int(rng.choice(len(_HORIZONTAL), p=_HORIZONTAL_SHARES))]
     left, top, right, bottom = box
     tall = bottom - top
-    cover = between(rng, 0.25, 0.55) * tall
+    cover = between(rng, 0.2, 0.43) * tall
     if kind == "umbrella":
         high = cover * between(rng, 1.0, 1.3)
         upper = top + 0.75 * cover - high
@@ -177,7 +177,7 @@ def _vertical(
     """Something upright that hides one side of the body or its middle."""
     kind = _VERTICAL[int(rng.choice(len(_VERTICAL), p=_VERTICAL_SHARES))]
     left, top, right, bottom = box
-    wide = between(rng, 0.3, 0.58) * max(right - left, 0.36 * layer.width)
+    wide = between(rng, 0.26, 0.46) * max(right - left, 0.36 * layer.width)
     if kind == "sign":
         wide *= 1.9
     middle = between(rng, left + 0.12 * (right - left), right - 0.12 * (right - left))

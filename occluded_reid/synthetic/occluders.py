@@ -22,17 +22,17 @@ Orientation = Literal["horizontal", "vertical"]
 Use = Literal["training", "test"]
 
 STYLES: dict[str, tuple[Draw, ...]] = {
-    "car": (vehicles.draw_saloon, vehicles.draw_hatchback, vehicles.draw_van),
+    "car": (vehicles.draw_van, vehicles.draw_hatchback, vehicles.draw_saloon),
     "bicycle": (vehicles.draw_bicycle, vehicles.draw_scooter),
     "fence": (
         barriers.draw_picket_fence,
-        barriers.draw_railing,
         barriers.draw_crowd_barrier,
+        barriers.draw_railing,
     ),
     "wall": (barriers.draw_brick_wall, barriers.draw_concrete_wall),
-    "board": (barriers.draw_poster_board, barriers.draw_striped_board),
+    "board": (barriers.draw_striped_board, barriers.draw_poster_board),
     "bush": (greenery.draw_hedge, greenery.draw_planter, greenery.draw_shrub),
-    "umbrella": (street_furniture.draw_umbrella, street_furniture.draw_parasol),
+    "umbrella": (street_furniture.draw_parasol, street_furniture.draw_umbrella),
     "pole": (street_furniture.draw_steel_pole, street_furniture.draw_striped_pole),
     "sign": (street_furniture.draw_traffic_sign, street_furniture.draw_street_sign),
     "trunk": (greenery.draw_smooth_trunk, greenery.draw_rough_trunk),

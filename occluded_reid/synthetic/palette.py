@@ -8,12 +8,12 @@ RGB = tuple[float, float, float]
 
 # Name: (colour, weight). Dark, grey and blue cloth prevails, as on any street.
 CLOTH: dict[str, tuple[RGB, float]] = {
-    "black": ((34, 33, 36), 17),
-    "charcoal": ((62, 63, 68), 11),
-    "grey": ((122, 123, 126), 9),
+    "black": ((34, 33, 36), 12),
+    "charcoal": ((62, 63, 68), 8),
+    "grey": ((122, 123, 126), 7),
     "pale grey": ((176, 178, 180), 6),
     "white": ((222, 221, 217), 8),
-    "navy": ((38, 46, 78), 11),
+    "navy": ((38, 46, 78), 9),
     "blue": ((54, 88, 150), 6),
     "pale blue": ((138, 168, 204), 4),
     "khaki": ((158, 138, 104), 4),
@@ -30,19 +30,19 @@ CLOTH: dict[str, tuple[RGB, float]] = {
     "teal": ((44, 112, 118), 2),
 }
 TROUSER_CLOTH: dict[str, tuple[RGB, float]] = {
-    "black": ((36, 35, 38), 20),
-    "charcoal": ((64, 65, 70), 10),
+    "black": ((36, 35, 38), 13),
+    "charcoal": ((64, 65, 70), 8),
     "grey": ((118, 120, 124), 8),
     "navy": ((42, 50, 80), 9),
-    "denim": ((68, 90, 130), 16),
-    "dark denim": ((46, 58, 88), 14),
+    "denim": ((68, 90, 130), 12),
+    "dark denim": ((46, 58, 88), 10),
     "pale denim": ((128, 148, 178), 6),
     "khaki": ((160, 140, 108), 6),
     "beige": ((190, 176, 150), 3),
     "brown": ((92, 68, 50), 3),
-    "olive": ((86, 92, 64), 3),
-    "white": ((212, 211, 206), 2),
-    "maroon": ((98, 40, 52), 1),
+    "olive": ((86, 92, 64), 5),
+    "white": ((212, 211, 206), 4),
+    "maroon": ((98, 40, 52), 3),
 }
 SHOES: dict[str, tuple[RGB, float]] = {
     "black": ((30, 30, 32), 10),

@@ -16,8 +16,8 @@ Occlusion = Literal["none", "horizontal", "vertical", "pedestrian"]
 OCCLUSIONS: tuple[Occlusion, ...] = ("none", "horizontal", "vertical", "pedestrian")
 # Shares of OCCLUSIONS in each split.
 _SHARES = {
-    "bounding_box_train": (0.90, 0.04, 0.03, 0.03),
-    "query": (0.0, 0.46, 0.24, 0.30),
+    "bounding_box_train": (0.80, 0.10, 0.05, 0.05),
+    "query": (0.0, 0.46, 0.28, 0.26),
     "query_holistic": (1.0, 0.0, 0.0, 0.0),
     "bounding_box_test": (0.82, 0.07, 0.05, 0.06),
 }

@@ -44,7 +44,7 @@ class Size:
 
 SIZES: dict[str, Size] = {
     "tiny": Size(8, 64, 6, 12, 6, 8, 40),
-    "small": Size(100, 1600, 64, 192, 128, 80, 640),
+    "small": Size(100, 1600, 64, 192, 128, 72, 720),
     "paper": Size(702, 15618, 519, 2210, 1038, 1110, 17661),
 }
 """``paper`` has the counts of Occluded-DukeMTMC; it has no holistic queries, so theirs is ours."""

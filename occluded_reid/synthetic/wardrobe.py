@@ -1,7 +1,8 @@
 """Choosing what each identity looks like.
 
-Identities come in groups of :data:`GROUP_SIZE` whose members often wear the same colours, as
-colleagues or schoolmates do; only a pattern, a bag, the hair or the build tells them apart.
+Identities come in groups of :data:`GROUP_SIZE`. In every fifth group most members wear the same
+colours, as colleagues or schoolmates do; only a pattern, a bag, the hair or the build tells them
+apart.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from occluded_reid.synthetic.randomness import Stream, between, chance, stream
 from occluded_reid.synthetic.texture import PATTERNS
 
 GROUP_SIZE = 3
+_ALIKE_GROUPS = 0.2
 _UPPER_WEIGHTS = (20, 14, 14, 14, 18, 9, 5, 6)
 _LOWER_WEIGHTS = (26, 26, 10, 10, 14, 9)
 _HAIR_WEIGHTS = (4, 16, 20, 10, 12, 16, 12, 7)
@@ -47,18 +49,20 @@ def appearance_of(identity: int, seed: int) -> Appearance:
         identity: its number.
         seed: the data set's seed.
     """
-    leader = draw_appearance(stream(seed, Stream.GROUP, identity // GROUP_SIZE))
+    group = stream(seed, Stream.GROUP, identity // GROUP_SIZE)
+    leader, alike = draw_appearance(group), chance(group, _ALIKE_GROUPS)
     rng = stream(seed, Stream.IDENTITY, identity)
     own = draw_appearance(rng)
     upper, lower = own.upper, own.lower
-    if chance(rng, 0.25):
+    if alike and chance(rng, 0.8):
         upper = _in_colours_of(rng, upper, leader.upper)
-    if chance(rng, 0.3):
+    if alike and chance(rng, 0.8):
         cloth = replace(lower.cloth, colour=palette.nearby(rng, leader.lower.cloth.colour, 6))
         lower = replace(lower, cloth=cloth)
-    shoes = replace(own.shoes, colour=leader.shoes.colour) if chance(rng, 0.4) else own.shoes
-    hair = leader.hair if chance(rng, 0.5) else own.hair
-    return replace(own, upper=upper, lower=lower, shoes=shoes, hair=hair)
+    shoes = own.shoes
+    if alike and chance(rng, 0.5):
+        shoes = replace(shoes, colour=leader.shoes.colour)
+    return replace(own, upper=upper, lower=lower, shoes=shoes)
 
 
 def _in_colours_of(rng: np.random.Generator, upper: Upper, leader: Upper) -> Upper:

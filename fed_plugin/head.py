@@ -1,0 +1,140 @@
+"""From backbone features to one vector per image: all that inference needs, and nothing more.
+
+Shapes: B images in the batch, P parts, C channels, T patch tokens, H, W feature-map height and
+width. The paper's occlusion score is called visibility here, since 1 means visible.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import nn
+
+from occluded_reid.errors import UserError
+
+
+class PartFeatures(NamedTuple):
+    """What the head makes of a batch.
+
+    Attributes:
+        class_token: (B, C), the feature of the whole image.
+        visibility: (B, P), float32 in [0, 1], 1 = visible.
+        erased: (B, P, C), part features times visibility, f' of Eq. 1.
+        embedding: (B, P * C), the same flattened and through the neck.
+    """
+
+    class_token: torch.Tensor
+    visibility: torch.Tensor
+    erased: torch.Tensor
+    embedding: torch.Tensor
+
+
+def split_tokens(
+    features: torch.Tensor, grid: tuple[int, int] | None
+) -> tuple[torch.Tensor, torch.Tensor, int]:
+    """Return the whole image's feature (B, C), patch tokens (B, T, C), and their number of rows.
+
+    Args:
+        features: tokens (B, 1 + T, C) of a transformer, the class token first; or the feature map
+            (B, C, H, W) of a convolutional net, whose mean stands in for the class token.
+        grid: rows and columns of the patches; None for a feature map.
+
+    Returns:
+        The tokens in raster order, row by row.
+    """
+    if features.dim() == 4:
+        return features.mean(dim=(2, 3)), features.flatten(2).transpose(1, 2), features.shape[2]
+    if grid is None:
+        raise ValueError("tokens need the backbone's attribute grid (rows, columns)")
+    return features[:, 0], features[:, 1:], grid[0]
+
+
+def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tensor:
+    """Return the mean token (B, P, C) of each of P equal horizontal stripes (Sec. 3).
+
+    Args:
+        tokens: (B, T, C) in raster order, so that a stripe is a run of T / P tokens.
+        rows: rows of the raster.
+        num_parts: P.
+
+    Raises:
+        UserError: the rows cannot be shared equally by the parts.
+    """
+    if rows % num_parts:
+        raise UserError(
+            f"{rows} rows of features cannot be cut into {num_parts} equal stripes: change "
+            "INPUT.SIZE_TRAIN and INPUT.SIZE_TEST, or MODEL.FED.NUM_PARTS"
+        )
+    return tokens.unflatten(1, (num_parts, -1)).mean(dim=2)
+
+
+def build_neck(dim: int, enabled: bool) -> nn.Module:
+    """Batch normalisation with a frozen bias, or nothing.
+
+    One BatchNorm1d over the flattened parts is the same as one per part: it treats every channel of
+    every part by itself.
+    """
+    if not enabled:
+        return nn.Identity()
+    neck = nn.BatchNorm1d(dim)
+    neck.bias.requires_grad_(False)
+    return neck
+
+
+class PartErasing(nn.Module):
+    """The occlusion erasing module: a sub-module of its own scores each part (Eq. 1).
+
+    Args:
+        dim: C.
+        num_parts: P.
+    """
+
+    def __init__(self, *, dim: int, num_parts: int):
+        super().__init__()
+        self.scorers = nn.ModuleList(
+            nn.Sequential(
+                nn.Linear(dim, dim // 4),  # W_cp: keeps the semantics, drops what is personal
+                nn.LayerNorm(dim // 4),
+                nn.Linear(dim // 4, 1),  # W_rg
+            )
+            for _ in range(num_parts)
+        )
+
+    def forward(self, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return visibility (B, P) in [0, 1] and the erased parts (B, P, C) of ``parts``."""
+        scores = [scorer(parts[:, part]) for part, scorer in enumerate(self.scorers)]
+        visibility = torch.cat(scores, dim=1).sigmoid()
+        visibility = visibility.to(torch.promote_types(visibility.dtype, torch.float32))
+        return visibility, visibility[..., None] * parts
+
+
+class FEDHead(nn.Module):
+    """Part pooling, erasing, neck (Sec. 3, Eq. 1).
+
+    Args:
+        dim: C.
+        num_parts: P.
+        grid: rows and columns of the backbone's patches; None where it gives feature maps.
+        erasing: have the occlusion erasing module; without it every part is visible.
+        neck: have the batch normalisation after it.
+    """
+
+    def __init__(
+        self, *, dim: int, num_parts: int, grid: tuple[int, int] | None, erasing: bool, neck: bool
+    ):
+        super().__init__()
+        self.num_parts = num_parts
+        self.grid = grid
+        self.erasing = PartErasing(dim=dim, num_parts=num_parts) if erasing else None
+        self.neck = build_neck(num_parts * dim, neck)
+
+    def forward(self, features: torch.Tensor) -> PartFeatures:
+        """Read the backbone's ``features``: (B, 1 + T, C) or (B, C, H, W)."""
+        class_token, tokens, rows = split_tokens(features, self.grid)
+        parts = pool_stripes(tokens, rows, self.num_parts)  # (B, P, C)
+        if self.erasing is not None:
+            visibility, erased = self.erasing(parts)
+        else:
+            visibility, erased = torch.ones_like(parts[..., 0], dtype=torch.float32), parts
+        return PartFeatures(class_token, visibility, erased, self.neck(erased.flatten(1)))

@@ -1,0 +1,126 @@
+"""Occlusion sets: the patches that NPO augmentation pastes over images (FED Sec. 3.1, 4.2).
+
+A set is a folder of small opaque pictures of occluders and backgrounds, cropped by hand from
+training images. Where there is none, a drawn set stands in.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from occluded_reid.errors import UserError
+from occluded_reid.synthetic import scenery
+from occluded_reid.synthetic.occluders import OCCLUDER_KINDS, ORIENTATION, draw_occluder
+
+logger = logging.getLogger(__name__)
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+LONGEST_SIDE = 384
+"""Larger patches are kept at this size: no paste needs more pixels, and resizing costs by size."""
+
+_DRAWN_PER_KIND = 3
+_SCENES, _SCENE_SEED = 4, 7919  # a seed of its own: not the places of the drawn data set
+
+
+class Patch(NamedTuple):
+    """One picture of an occlusion set.
+
+    Attributes:
+        pixels: (h, w, 3) uint8 RGB.
+        aspect: alpha = p_h / p_w of the picture as it was found.
+    """
+
+    pixels: np.ndarray
+    aspect: float
+
+
+def occlusion_set(folders: Sequence[str]) -> list[Patch]:
+    """Return the patches of all ``folders``, or the drawn set where there are no folders.
+
+    Raises:
+        UserError: a folder is missing, cannot be read or holds no pictures, or a picture is broken
+            or not opaque.
+    """
+    if not folders:
+        patches = drawn_patches()
+        logger.info(
+            f"INPUT.NPO.OCCLUDERS names no folder: pasting {len(patches)} drawn occluders "
+            "(the training styles of occluded_reid.synthetic)"
+        )
+        return patches
+    patches = []
+    for folder in folders:
+        found = load_patches(Path(folder))
+        logger.info(f"Occlusion set {folder}: {len(found)} patches")
+        patches += found
+    return patches
+
+
+def load_patches(folder: Path) -> list[Patch]:
+    """Decode the pictures that lie directly in ``folder``, in the order of their names.
+
+    Raises:
+        UserError: as for :func:`occlusion_set`.
+    """
+    expected = f"INPUT.NPO.OCCLUDERS expects a folder with pictures ({', '.join(SUFFIXES)})"
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in SUFFIXES)
+    except OSError as error:
+        raise UserError(
+            f"cannot read the occlusion set {folder} ({error.strerror}); {expected}"
+        ) from error
+    if not paths:
+        raise UserError(f"the occlusion set {folder} is empty; {expected} directly in it")
+    return [_decode(path) for path in paths]
+
+
+def _decode(path: Path) -> Patch:
+    try:
+        with Image.open(path) as file:
+            image = ImageOps.exif_transpose(file).convert("RGBA")
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise UserError(
+            f"cannot read the occluder {path} ({type(error).__name__}: {error}); "
+            "replace it by a picture or take it out of the set"
+        ) from error
+    if np.asarray(image)[..., 3].min() < 255:
+        raise UserError(
+            f"the occluder {path} has transparent pixels; a patch is an opaque rectangle, cropped "
+            "from a picture together with what surrounds it"
+        )
+    aspect = image.height / image.width
+    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    return Patch(np.array(image)[..., :3].copy(), aspect)
+
+
+@functools.lru_cache(maxsize=1)
+def drawn_patches() -> list[Patch]:
+    """Return the built-in set: drawn occluders of every kind before drawn places, always the same.
+
+    Only the styles for training are drawn, so that none of them is in the query and gallery images
+    of the drawn data set.
+    """
+    rng = np.random.default_rng(0)
+    return [_draw(kind, rng) for kind in OCCLUDER_KINDS for _ in range(_DRAWN_PER_KIND)]
+
+
+def _draw(kind: str, rng: np.random.Generator) -> Patch:
+    if ORIENTATION[kind] == "vertical":
+        height, width = int(rng.integers(280, 360)), int(rng.integers(50, 80))
+    else:
+        height, width = int(rng.integers(80, 140)), int(rng.integers(120, 200))
+    scene = scenery.scene(_SCENE_SEED, int(rng.integers(_SCENES)))
+    top = int(rng.integers(scene.shape[0] - height + 1))
+    left = int(rng.integers(scene.shape[1] - width + 1))
+    behind = scene[top : top + height, left : left + width]
+    picture = draw_occluder(kind, rng, height, width, "training")
+    alpha = picture[..., 3:] / np.float32(255)
+    pixels = picture[..., :3] * alpha + behind * (1 - alpha)
+    return Patch(np.rint(pixels).astype(np.uint8), height / width)

@@ -1,0 +1,87 @@
+"""The configurations of projects/FED: what each row of the paper's tables asks for is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.modeling.meta_arch import build_model
+from fastreid.utils.events import EventStorage
+
+import occluded_reid.backbones  # noqa: F401  (registers)
+from fed_plugin import add_fed_config
+from occluded_reid.config import load_config
+
+FOLDER = Path(__file__).parents[2] / "projects" / "FED" / "configs"
+NAMES = sorted(
+    str(path.relative_to(FOLDER).with_suffix(""))
+    for path in FOLDER.rglob("*.yml")
+    if not path.stem.startswith("Base")
+)
+SMALL = (
+    "MODEL.BACKBONE.DEPTH", "custom", "MODEL.BACKBONE.NUM_BLOCKS", 1, "MODEL.BACKBONE.NUM_HEADS", 2,
+    "MODEL.BACKBONE.FEAT_DIM", 32, "MODEL.BACKBONE.PRETRAIN", False,
+)  # fmt: skip
+
+
+def config(name: str, *overrides: object) -> CfgNode:
+    words = ["MODEL.DEVICE", "cpu", "MODEL.HEADS.NUM_CLASSES", "12", *map(str, overrides)]
+    return load_config(str(FOLDER / f"{name}.yml"), words, add_keys=[add_fed_config])
+
+
+def terms_of_a_step(cfg: CfgNode) -> set[str]:
+    """Train on two pairs; return the names of the losses without their branch."""
+    model = build_model(cfg).train()
+    images = torch.rand(4, 3, *cfg.INPUT.SIZE_TRAIN) * 255
+    batch = {"images": images, "targets": torch.tensor([0, 0, 5, 5])}
+    if cfg.INPUT.NPO.ENABLED and cfg.INPUT.NPO.MODE == "pair":
+        batch |= {"occluded_images": images.flip(-1), "part_visibility": torch.ones(4, 4)}
+    with EventStorage():
+        losses = model(batch)
+    sum(losses.values()).backward()
+    return {name.removesuffix("_holistic").removesuffix("_occluded") for name in losses}
+
+
+PLAIN = {"loss_identity_class_token", "loss_identity_erased", "loss_contrast_erased"}
+ERASING = {"loss_visibility"}
+DIFFUSION = {"loss_identity_diffused", "loss_contrast_diffused"}
+TERMS = {
+    "ablation/baseline": {"loss_cls", "loss_triplet"},
+    "ablation/re": {"loss_cls", "loss_triplet"},
+    "ablation/npo": PLAIN,
+    "ablation/npo_oem": PLAIN | ERASING,
+    "ablation/npo_fdm": PLAIN | DIFFUSION,
+    "dukemtmc": PLAIN | DIFFUSION,
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_trains_on_the_losses_of_its_row(name):
+    small = () if name in ("synthetic", "market_split") else SMALL
+    found = terms_of_a_step(config(name, *small))
+    assert found == TERMS.get(name, PLAIN | ERASING | DIFFUSION)
+
+
+def test_every_run_has_a_folder_of_its_own():
+    folders = [config(name).OUTPUT_DIR for name in NAMES]
+    assert len(set(folders)) == len(NAMES)
+    assert all(folder.startswith("logs/fed/") for folder in folders)
+
+
+def test_the_papers_recipe():
+    cfg = config("occ_duke")
+    solver, fed = cfg.SOLVER, cfg.MODEL.FED
+    assert (solver.OPT, solver.BASE_LR, solver.MOMENTUM) == ("SGD", 0.008, 0.9)
+    assert (solver.WEIGHT_DECAY, solver.WEIGHT_DECAY_NORM, solver.WEIGHT_DECAY_BIAS) == (1e-4,) * 3
+    assert (solver.SCHED, solver.MAX_EPOCH) == ("CosineAnnealingLR", 120)
+    assert (solver.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE) == (64, 4)
+    assert (cfg.INPUT.SIZE_TRAIN, cfg.INPUT.NPO.NUM_STRIPES) == ([256, 128], fed.NUM_PARTS)
+    assert (fed.NUM_NEIGHBORS, fed.NUM_HEADS, fed.TEMPERATURE) == (8, 8, 0.05)
+    assert cfg.INPUT.REA.ENABLED is False and config("ablation/re").INPUT.REA.ENABLED
+
+
+@pytest.mark.parametrize("neighbors", [2, 4, 6, 8])
+def test_table_4(neighbors):
+    assert neighbors == config(f"ablation/k{neighbors}").MODEL.FED.NUM_NEIGHBORS

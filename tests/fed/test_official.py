@@ -1,0 +1,149 @@
+"""FEDOfficial: each way in which it leaves the paper, against a loop or by hand."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from fed.tiny import PARTS, array, fed_batch, fed_model
+from fed_plugin.hooks import fill_memories
+from fed_plugin.official import (
+    GatedFeedForward,
+    OfficialAttention,
+    SequentialMemory,
+    contrast_with_epsilon,
+    labels_from_difference,
+)
+from occluded_reid.errors import UserError
+
+OFFICIAL = ("MODEL.META_ARCHITECTURE", "FEDOfficial", "MODEL.FED.ATTENTION_SCALE", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("differences", "labels"),
+    [
+        ([0, 0, 0, 0], [1, 1, 1, 1]),
+        ([5, 1, 1, 1], [1, 1, 1, 1]),  # all four: a vertical occluder
+        ([0, 0, 7, 0], [1, 1, 0, 1]),
+        ([0, 9, 3, 0], [1, 0, 0, 1]),  # exactly three times: both
+        ([0, 9, 2.9, 0], [1, 0, 1, 1]),
+        ([8, 2, 2, 0], [0, 1, 1, 1]),
+        ([4, 4, 4, 0], [0, 0, 0, 1]),
+    ],
+)
+def test_labels_by_difference(differences, labels):
+    images = torch.rand(1, 3, 16, 4).double()
+    shift = torch.tensor(differences).double().repeat_interleave(4)[None, None, :, None]
+    images, shift = torch.full_like(images, 100.0), shift.expand_as(images)
+    assert labels_from_difference(images, images + shift, PARTS).tolist() == [labels]
+    assert labels_from_difference(images, images - shift, PARTS).tolist() == [labels]
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.2, 0.7])
+def test_the_bank_takes_one_feature_after_another(momentum):
+    memory = SequentialMemory(num_identities=4, dim=3, momentum=momentum)
+    start, identities = torch.randn(4, 3), [1, 3, 1, 1, 0, 3]
+    memory.initialize(start, torch.arange(4))
+    features = torch.randn(6, 3)
+    memory.update(features, torch.tensor(identities))
+    expected = array(start)
+    for feature, identity in zip(array(features), identities, strict=True):
+        expected[identity] = momentum * expected[identity] + (1 - momentum) * feature
+    np.testing.assert_allclose(array(memory.centres), expected, rtol=1e-5, atol=1e-6)
+    before = memory.centres
+    with torch.no_grad():
+        memory.update(features, torch.tensor(identities))
+    memory.eval().update(features, torch.tensor(identities))
+    assert memory.centres is before
+
+
+def test_the_contrast_ends_at_13_8():
+    centres = torch.eye(3)
+    features = torch.tensor([[1.0, 0.1, 0.0], [0.3, 0.5, 0.9]])
+    expected = 0.0
+    for feature, identity in zip(array(features), (1, 2), strict=True):
+        exponentials = [math.exp(value / np.linalg.norm(feature) / 0.5) for value in feature]
+        expected -= math.log(exponentials[identity] / (sum(exponentials) + 1e-6) + 1e-6) / 2
+    loss = contrast_with_epsilon(features, centres, torch.tensor([1, 2]), 0.5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
+    hard = contrast_with_epsilon(features[:1], centres, torch.tensor([2]), 0.05)
+    assert hard.item() == pytest.approx(-math.log(1e-6), abs=0.01)
+    opposite = contrast_with_epsilon(-centres[:1], centres[:1], torch.tensor([0]), 0.05)
+    share = math.exp(-20) / (math.exp(-20) + 1e-6)
+    assert opposite.item() == pytest.approx(-math.log(share + 1e-6), rel=1e-4)
+
+
+def test_attention_swaps_batch_and_heads():
+    attention = OfficialAttention(dim=6, num_heads=3, scale=1.0)
+    features, centres = torch.randn(4, 6), torch.randn(5, 6)
+    neighbors = torch.randint(0, 5, (4, 2))
+    mixed = attention.mixed(features, centres, neighbors)  # (4 images, 3 heads, 2)
+    runs = [mixed[image, head] for head in range(3) for image in range(4)]
+    expected = torch.stack([torch.cat(runs[3 * row : 3 * row + 3]) for row in range(4)])
+    torch.testing.assert_close(
+        attention(features, centres, neighbors),
+        expected @ attention.output.weight.T + attention.output.bias,
+    )
+
+
+def test_the_feed_forward_is_gated_and_has_no_residual():
+    ffn = GatedFeedForward(dim=4, ratio=2)
+    parts = torch.randn(3, 4)
+    hidden = nn.functional.layer_norm(parts, (4,)) @ ffn.expand.weight.T + ffn.expand.bias
+    gated = hidden[:, :8] * nn.functional.gelu(hidden[:, 8:])
+    torch.testing.assert_close(ffn(parts), gated @ ffn.contract.weight.T + ffn.contract.bias)
+
+
+def test_weights_bank_neck_and_token():
+    model, batch = fed_model(*OFFICIAL), fed_batch()
+    model.backbone.dropout.p = 0.0
+    plain = dict.fromkeys(("visibility", "identity", "contrast_erased", "contrast_diffused"), 1.0)
+    assert model.erased_memory is model.diffused_memory
+    assert model.diffusion.neck is model.heads.neck
+    tokens = torch.randn(2, 9, 16)
+    assert torch.equal(model.heads(tokens).class_token, tokens[:, 1])
+    terms = {f"{kind}_{branch}": torch.tensor(1.0) for kind in plain for branch in
+             ("holistic", "occluded")}  # fmt: skip
+    weights = [float(value) for value in model.weighted(terms, ()).values()]
+    assert weights == pytest.approx([1, 1, 0.5, 0.5, 1, 0.3, 0.5, 0.5])
+    assert len(model(batch)) == 12
+
+
+def test_it_learns_and_every_weight_gets_a_gradient():
+    model = fed_model(*OFFICIAL)
+    sum(model(fed_batch()).values()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    names = [name for name, _ in model.named_parameters()]
+    assert len(names) == len(set(names))
+
+
+def test_labels_come_from_the_difference_not_from_the_augmentation():
+    model, batch = fed_model(*OFFICIAL), fed_batch()
+    batch["occluded_images"] = batch["images"].clone()
+    batch["occluded_images"][:, :, :8] += 50
+    batch["part_visibility"] = torch.zeros(6, PARTS)
+    visible = model.views(batch).visible
+    assert visible[:6].all() and visible[6:].tolist() == 6 * [[0, 1, 1, 1]]
+
+
+def test_the_one_bank_is_filled_with_erased_features():
+    model = fed_model(*OFFICIAL, filled=False).eval()
+    batch = {"images": fed_batch(8)["images"], "targets": torch.arange(8)}
+    fill_memories(model, [batch], 3)
+    expected = model.part_features(batch["images"]).embedding
+    torch.testing.assert_close(model.diffused_memory.centres, expected)
+    assert model.train()(fed_batch())
+
+
+def test_what_it_cannot_do_is_refused(monkeypatch):
+    with pytest.raises(UserError, match=r"MODEL.FED.ERASING must be True"):
+        fed_model(*OFFICIAL, "MODEL.FED.ERASING", False)
+    with pytest.raises(UserError, match="needs a backbone of tokens"):
+        fed_model(*OFFICIAL, "MODEL.BACKBONE.NAME", "build_tiny_map_backbone")
+    monkeypatch.setattr("fed_plugin.official.comm.get_world_size", lambda: 2)
+    with pytest.raises(UserError, match="runs in one process"):
+        fed_model(*OFFICIAL)

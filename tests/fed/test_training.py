@@ -1,0 +1,167 @@
+"""FED through the whole trainer: filling the banks, learning, resuming, several ranks."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from runs import draw_market, final_states, forked, kill_self, status_of, train
+
+from fed.ranks import on_two_ranks
+from fed.tiny import fed_cfg, fed_run_cfg
+from fed_plugin import hooks
+from fed_plugin.hooks import digest_of
+from occluded_reid.distributed import unwrapped
+from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine.loading import build_test_loader
+from occluded_reid.engine.step import TrainingStep
+from occluded_reid.errors import UserError
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_market(tmp_path_factory.mktemp("market"))
+
+
+@pytest.fixture(autouse=True)
+def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+
+
+def banks(folder: Path) -> dict[str, torch.Tensor]:
+    states = final_states(folder)
+    return {place: states[place] for place in states if "_memory." in place and "/model/" in place}
+
+
+def test_the_banks_start_as_the_mean_features_of_the_training_set(tmp_path):
+    cfg = fed_run_cfg(tmp_path / "run")
+    trainer = Trainer(prepare_run(cfg, training=True))
+    model, dataset = trainer.model, trainer.data_loader.dataset
+    trainer.start_iter = 0
+    trainer.before_train()
+    assert model.training
+
+    model.eval()
+    sums: dict[int, list[torch.Tensor]] = {}
+    for path, pid, _ in dataset.img_items:
+        (batch,) = build_test_loader(cfg, [(path, 0, 0)], [])[0]
+        with torch.no_grad():
+            parts = model.part_features(batch["images"])
+        sums.setdefault(dataset.pid_dict[pid], []).append(parts)
+    for identity in range(8):
+        found = sums[identity]
+        expected = torch.cat([parts.embedding for parts in found]).mean(dim=0)
+        torch.testing.assert_close(model.erased_memory.centres[identity], expected)
+        label = torch.tensor([identity])
+        with torch.no_grad():
+            diffused = [model.diffuse(parts, label) for parts in found]
+        expected = torch.cat(diffused).mean(dim=0)
+        torch.testing.assert_close(model.diffused_memory.centres[identity], expected)
+    assert model.erased_memory.initialized and model.diffused_memory.initialized
+
+
+def test_fed_learns_on_drawn_people(tmp_path):
+    folder = tmp_path / "run"
+    train(fed_run_cfg(folder, "SOLVER.MAX_EPOCH", 12, "SOLVER.BASE_LR", 0.02))
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    losses = [line["total_loss"] for line in lines if "total_loss" in line]
+    assert losses[-1] < 0.8 * losses[0]
+    assert len([key for key in lines[0] if key.startswith("loss_")]) == 12
+    results = json.loads((folder / "results.json").read_text())
+    assert results["data_sets"]["Market1501"]["metrics"]["Rank-1"]["value"] > 60  # chance: 12.5
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert status_of(forked(lambda: train(fed_run_cfg(whole)))) == 0
+
+    def train_until_killed() -> None:
+        step = TrainingStep.run_step
+        monkeypatch.setattr(
+            TrainingStep, "run_step", lambda s: kill_self() if s.iter == 15 else step(s)
+        )
+        train(fed_run_cfg(parts))
+
+    assert status_of(forked(train_until_killed)) == -signal.SIGKILL
+    monkeypatch.setattr(hooks, "fill_memories", lambda *_: 1 / 0)  # a resumed run keeps its banks
+    train(fed_run_cfg(parts), resume=True)
+    one, other = final_states(whole), final_states(parts)
+    assert one.keys() == other.keys() and len(banks(whole)) == 6
+    for place, tensor in one.items():
+        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
+
+
+def renamed(root: Path) -> Path:
+    """The same pictures, the last identity under another number."""
+    for path in draw_market(root).rglob("0008_*.jpg"):
+        path.rename(path.with_name(path.name.replace("0008_", "0009_")))
+    return root
+
+
+def test_banks_of_other_identities_are_refused_on_resume_and_filled_anew_in_a_new_run(
+    tmp_path, monkeypatch
+):
+    folder, new = tmp_path / "run", tmp_path / "new"
+    train(fed_run_cfg(folder, "SOLVER.MAX_EPOCH", 1))
+    before = banks(folder)
+    monkeypatch.setenv("FASTREID_DATASETS", str(renamed(tmp_path / "data")))
+    with pytest.raises(UserError, match="hold other identities .* Market1501: resume with"):
+        train(fed_run_cfg(folder), resume=True)
+    weights = ("MODEL.WEIGHTS", folder / "model_final.pth")
+    train(fed_run_cfg(new, *weights, "SOLVER.MAX_EPOCH", 1))
+    digests = {place for place in before if place.endswith(".identities")}
+    after = banks(new)
+    assert len(digests) == 2 and all(before[place] != after[place] for place in digests)
+
+
+def test_more_classes_than_identities_are_refused(tmp_path):
+    cfg = fed_run_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 9)
+    with pytest.raises(UserError, match="1 of 9 identities have no feature; the training set has"):
+        train(cfg)
+
+
+def test_a_digest_tells_identities_apart_whatever_their_order():
+    assert digest_of(["a_2", "a_1"]) == digest_of(["a_1", "a_2"]) != digest_of(["a_1", "a_3"])
+    assert 0 <= digest_of([]) < 2**63
+
+
+@pytest.mark.distributed
+def test_two_ranks_fill_the_banks_of_one(tmp_path):
+    """With a learning rate of zero and banks that never move, the filled banks are saved."""
+    still = ("SOLVER.BASE_LR", 0.0, "MODEL.FED.MEMORY_MOMENTUM", 1.0, "SOLVER.MAX_EPOCH", 1)
+    on_two_ranks(lambda rank: train(fed_run_cfg(tmp_path / "two", *still)))
+    train(fed_run_cfg(tmp_path / "one", *still))
+    one, two = banks(tmp_path / "one"), banks(tmp_path / "two")
+    assert len(one) == 6
+    for place, tensor in one.items():
+        torch.testing.assert_close(two[place], tensor, msg=place)
+
+
+@pytest.mark.distributed
+def test_two_ranks_agree_and_can_be_resumed(tmp_path):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    schedule = ("SOLVER.SCHED", "MultiStepLR", "SOLVER.MAX_EPOCH")
+
+    def work(rank: int) -> None:
+        trained = train(fed_run_cfg(whole, *schedule, 2))
+        torch.save(unwrapped(trained.model).state_dict(), tmp_path / f"{rank}.pt")
+        train(fed_run_cfg(parts, *schedule, 1))
+        train(fed_run_cfg(parts, *schedule, 2), resume=True)
+
+    on_two_ranks(work)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    for name, tensor in one.items():
+        if "_memory." in name or "classifiers" in name:
+            torch.testing.assert_close(tensor, other[name], rtol=0, atol=0, msg=name)
+    one, other = final_states(whole), final_states(parts)
+    for place, tensor in one.items():
+        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
+
+
+def test_a_mistyped_key_is_named():
+    assert fed_cfg("MODEL.FED.NUM_NEIGHBORS", 4).MODEL.FED.NUM_NEIGHBORS == 4
+    with pytest.raises(UserError, match="did you mean MODEL.FED.NUM_NEIGHBORS"):
+        fed_cfg("MODEL.FED.NUM_NEIGHBOURS", 4)

@@ -1,0 +1,173 @@
+"""The papers' equations in plain loops: slow, in float64, written from the text of the papers.
+
+Nothing here comes from our packages, and nothing is vectorised: this file is how we read the
+papers, and the tests ask the fast code to agree with it. Arrays are numpy's; indices are loops.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+Array = np.ndarray
+
+
+def matrix_times(matrix: Array, vector: Array) -> Array:
+    out = np.zeros(len(matrix))
+    for row in range(len(matrix)):
+        for column in range(len(vector)):
+            out[row] += matrix[row, column] * vector[column]
+    return out
+
+
+def layer_norm(vector: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
+    mean = sum(vector) / len(vector)
+    variance = sum((value - mean) ** 2 for value in vector) / len(vector)
+    out = np.zeros(len(vector))
+    for i, value in enumerate(vector):
+        out[i] = weight[i] * (value - mean) / math.sqrt(variance + eps) + bias[i]
+    return out
+
+
+def cosine(one: Array, other: Array) -> float:
+    dot = sum(float(a) * float(b) for a, b in zip(one, other, strict=True))
+    lengths = [math.sqrt(sum(float(a) ** 2 for a in vector)) for vector in (one, other)]
+    return dot / (lengths[0] * lengths[1])
+
+
+def softmax(logits: list[float]) -> list[float]:
+    exponentials = [math.exp(logit - max(logits)) for logit in logits]
+    return [value / sum(exponentials) for value in exponentials]
+
+
+# --------------------------------------------------------------------------------------- FED
+
+
+def fed_part_pooling(tokens: Array, rows: int, columns: int, num_parts: int) -> Array:
+    """Sec. 3: N local features. ``tokens`` (T, C) in raster order; each stripe's mean."""
+    rows_per_part = rows // num_parts
+    parts = np.zeros((num_parts, tokens.shape[1]))
+    for row in range(rows):
+        for column in range(columns):
+            for channel in range(tokens.shape[1]):
+                parts[row // rows_per_part, channel] += tokens[row * columns + column, channel]
+    return parts / (rows_per_part * columns)
+
+
+def fed_erasing(parts: Array, scorers: list[dict[str, Array]]) -> tuple[Array, Array]:
+    """Eq. 1: ``f'_i = Sigmoid(W_rg LN(W_cp f_i)) * f_i``; returns the scores and f' (P, C)."""
+    scores, erased = np.zeros(len(parts)), np.zeros(parts.shape)
+    for i, part in enumerate(parts):
+        own = scorers[i]
+        compressed = matrix_times(own["cp"], part) + own["cp_bias"]
+        normed = layer_norm(compressed, own["norm"], own["norm_bias"])
+        logit = matrix_times(own["rg"], normed)[0] + own["rg_bias"][0]
+        scores[i] = 1 / (1 + math.exp(-logit))
+        for channel in range(len(part)):
+            erased[i, channel] = scores[i] * part[channel]
+    return scores, erased
+
+
+def fed_visibility_loss(scores: Array, masks: Array) -> float:
+    """Eq. 2: the mean square error over the N parts; mean over images."""
+    total = 0.0
+    for image in range(len(scores)):
+        of_image = 0.0
+        for part in range(scores.shape[1]):
+            of_image += (scores[image, part] - masks[image, part]) ** 2
+        total += of_image / scores.shape[1]
+    return total / len(scores)
+
+
+def fed_memory_update(centres: Array, features: Array, identities: list[int], m: float) -> Array:
+    """Eq. 3: ``c_k = m c_k + (1 - m) / |B_k| * sum of f' in B_k``, for k in the mini-batch."""
+    updated = centres.copy()
+    for k in range(len(centres)):
+        batch_of_k = [f for f, identity in zip(features, identities, strict=True) if identity == k]
+        if not batch_of_k:
+            continue
+        for d in range(centres.shape[1]):
+            mean = sum(float(f[d]) for f in batch_of_k) / len(batch_of_k)
+            updated[k, d] = m * centres[k, d] + (1 - m) * mean
+    return updated
+
+
+def fed_memory_search(feature: Array, centres: Array, identity: int, number: int) -> list[int]:
+    """Sec. 3.2: the K nearest centres by cosine, with identities other than the image's."""
+    others = [k for k in range(len(centres)) if k != identity]
+    others.sort(key=lambda k: -cosine(feature, centres[k]))
+    return others[:number]
+
+
+def fed_attention(
+    feature: Array, nearest: Array, weights: dict[str, Array], num_heads: int, scale: float
+) -> Array:
+    """Eq. 4-6 for one image, by head: the heads split each vector into equal runs.
+
+    ``weights``: query, key, value and output, each (D, D), applied as ``W f``.
+    """
+    size = len(feature) // num_heads
+    q = matrix_times(weights["query"], feature)
+    keys = [matrix_times(weights["key"], centre) for centre in nearest]
+    values = [matrix_times(weights["value"], centre) for centre in nearest]
+    mixed = np.zeros(len(feature))
+    for head in range(num_heads):
+        own = range(head * size, (head + 1) * size)
+        if len(nearest) == 0:
+            continue
+        beta = [scale * sum(q[d] * key[d] for d in own) for key in keys]
+        for share, value in zip(softmax(beta), values, strict=True):
+            for d in own:
+                mixed[d] += share * value[d]
+    return matrix_times(weights["output"], mixed)
+
+
+def gelu(x: float) -> float:
+    return x * 0.5 * (1 + math.erf(x / math.sqrt(2)))
+
+
+def fed_ffn(part: Array, weights: dict[str, Array]) -> Array:
+    """FFN_1, FFN_2: two linear layers, one activation, residual before the layer norm (post)."""
+    hidden = matrix_times(weights["first"], part) + weights["first_bias"]
+    hidden = np.array([gelu(value) for value in hidden])
+    out = matrix_times(weights["second"], hidden) + weights["second_bias"]
+    return layer_norm(part + out, weights["norm"], weights["norm_bias"])
+
+
+def fed_diffusion(
+    attended: Array,
+    feature: Array,
+    scores: Array,
+    first: dict[str, Array],
+    second: dict[str, Array],
+) -> Array:
+    """Eq. 7 for one image: ``f'_d = FFN_2(mask * FFN_1(f_d) + f')``; parts are runs of D."""
+    size = len(feature) // len(scores)
+    out = np.zeros(len(feature))
+    for i, score in enumerate(scores):
+        own = slice(i * size, (i + 1) * size)
+        out[own] = fed_ffn(score * fed_ffn(attended[own], first) + feature[own], second)
+    return out
+
+
+def cross_entropy(logits: Array, labels: list[int]) -> float:
+    """Eq. 8: ``-log softmax`` at the label; mean over images."""
+    total = 0.0
+    for row, label in zip(logits, labels, strict=True):
+        total += -math.log(softmax([float(logit) for logit in row])[label])
+    return total / len(logits)
+
+
+def fed_contrast(features: Array, centres: Array, identities: list[int], tau: float) -> float:
+    """Eq. 9: ``<f, c>`` is the inner product of unit vectors; mean over images."""
+    logits = np.zeros((len(features), len(centres)))
+    for image in range(len(features)):
+        for k in range(len(centres)):
+            logits[image, k] = cosine(features[image], centres[k]) / tau
+    return cross_entropy(logits, identities)
+
+
+def fed_total(visibility: list[float], identity: list[float], contrast: list[float]) -> float:
+    """Eq. 10 over 2, 6 and 4 terms."""
+    return 0.5 * sum(visibility) + 0.5 * sum(identity) + 0.5 * sum(contrast)
