@@ -144,7 +144,7 @@ def test_identities_differ_and_some_look_alike() -> None:
     apart = np.abs(colours[:, None] - colours[None]).sum(axis=2)
     pairs = ~np.eye(len(looks), dtype=bool)
     fellows = pairs & (groups[:, None] == groups[None])
-    assert (apart[fellows] < 60).mean() > 3 * (apart[pairs] < 60).mean()
+    assert (apart[fellows] < 60).mean() > 6 * (apart[pairs] < 60).mean()
 
 
 def test_truth_is_what_the_masks_say() -> None:

@@ -9,6 +9,7 @@ from reference import fed_memory_update
 
 from fed.ranks import on_two_ranks
 from fed.tiny import fed_batch, fed_model
+from fed_plugin.diffusion import CentreAttention
 from fed_plugin.losses import memory_contrast_loss
 from fed_plugin.memory import IdentityMemory
 
@@ -47,12 +48,13 @@ def test_identities_that_are_not_in_the_batch_stay_as_they_are():
 
 
 def test_backward_after_an_update_sees_the_centres_of_the_forward():
-    memory, labels = filled(), torch.tensor([0, 2])
+    memory, labels = filled(dim=4), torch.tensor([0, 2])
+    attention, features = CentreAttention(dim=4, num_heads=2), torch.randn(2, 4)
     gradients = []
-    features = torch.randn(2, 3)
     for update in (False, True):
         leaf = features.clone().requires_grad_()
-        loss = memory_contrast_loss(leaf, memory.centres, labels, 0.05)
+        attended = attention(leaf, memory.centres, torch.tensor([[1, 3], [0, 4]]))
+        loss = memory_contrast_loss(leaf + attended, memory.centres, labels, 0.05)
         if update:
             memory.update(leaf, labels)
         loss.backward()
