@@ -164,7 +164,10 @@ def losses_in_float32():
     logits = torch.randn(16, 8)
     outputs = {"pred_class_logits": logits, "cls_outputs": logits, "features": features}
     model = baseline(
-        backbone=torch.nn.Identity(), heads=torch.nn.Identity(), pixel_mean=[0.0], pixel_std=[1.0],
+        backbone=torch.nn.Identity(),
+        heads=torch.nn.Identity(),
+        pixel_mean=[0.0],
+        pixel_std=[1.0],
         loss_kwargs={
             "loss_names": ("CrossEntropyLoss", "TripletLoss"),
             "ce": {"eps": 0.1, "alpha": 0.2, "scale": 1.0},
@@ -173,9 +176,10 @@ def losses_in_float32():
     )
     losses = []
     for enabled in (False, True):
-        with torch.autocast("cpu", torch.bfloat16, enabled=enabled), module(
-            "utils.events"
-        ).EventStorage():
+        with (
+            torch.autocast("cpu", torch.bfloat16, enabled=enabled),
+            module("utils.events").EventStorage(),
+        ):
             losses.append(model.losses(outputs, torch.arange(8).repeat_interleave(2)))
     torch.testing.assert_close(losses[1], losses[0], rtol=0, atol=0)
 
@@ -188,9 +192,12 @@ def zero_grad():
         assert not torch.equal(model.heads.weight, before), "the weight did not move"
         assert model.heads.weight.grad.abs().sum() > 0
     torch.testing.assert_close(  # the gradients were set to 0 in between
-        model.heads.weight.grad, torch.autograd.grad(
+        model.heads.weight.grad,
+        torch.autograd.grad(
             Toy.forward(model, {"images": torch.ones(2, 4)})["loss"], model.heads.weight
-        )[0], rtol=0.05, atol=0.05,
+        )[0],
+        rtol=0.05,
+        atol=0.05,
     )
 
 
@@ -243,8 +250,11 @@ class Harmful:
 def checkpoint_load():
     checkpointer = module("utils.checkpoint").Checkpointer(Toy(), str(FOLDER))
     numbers = {
-        "metric": np.float64(0.5), "half": np.float16(2), "flag": np.bool_(True),
-        "count": np.int64(3), "array": np.arange(6.0).reshape(2, 3),
+        "metric": np.float64(0.5),
+        "half": np.float16(2),
+        "flag": np.bool_(True),
+        "count": np.int64(3),
+        "array": np.arange(6.0).reshape(2, 3),
     }
     allowed = set(torch.serialization.get_safe_globals())
     checkpointer.save("numbers", **numbers)
@@ -408,9 +418,11 @@ def nothing_else_changed():
         (name, key): value
         for name, content in list(sys.modules.items())
         if name.split(".")[0] in kept
-        for key, value in list(vars(content).items()) + [
+        for key, value in list(vars(content).items())
+        + [
             (f"{cls}.{attribute}", value)
-            for cls, held in list(vars(content).items()) if isinstance(held, type)
+            for cls, held in list(vars(content).items())
+            if isinstance(held, type)
             for attribute, value in vars(held).items()
         ]
         if callable(value)
@@ -426,7 +438,11 @@ def nothing_else_changed():
 
 
 ORDERS = (
-    config_first, transforms_first, names_held_by_the_user, applied_twice, nothing_else_changed
+    config_first,
+    transforms_first,
+    names_held_by_the_user,
+    applied_twice,
+    nothing_else_changed,
 )
 
 
@@ -480,8 +496,9 @@ def main():
     names = [patch.__name__ for patch in compat._PATCHES]
 
     def both(name):
-        return {key: outcome(run, name, compat, without=key == "without")
-                for key in ("with", "without")}
+        return {
+            key: outcome(run, name, compat, without=key == "without") for key in ("with", "without")
+        }
 
     result["legacy_names"] = both("legacy_names")
     compat.legacy_names()

@@ -43,17 +43,20 @@ def work(folder, root, cfg):
     flat = torch.cat([p.detach().flatten() for p in model.parameters()])
     ranks = [torch.empty_like(flat) for _ in range(comm.get_world_size())]
     dist.all_gather(ranks, flat)
-    seen = comm.gather({
-        "rank": comm.get_rank(),
-        "backend": dist.get_backend(),
-        "start_method": multiprocessing.get_start_method(),
-        "bank": start["bank"],
-        "ready": start["ready"],
-        "moved": sum(not torch.equal(v, start["parameters"][k]) for k, v in state(model).items()),
-        "parameters": len(start["parameters"]),
-        "equal": all(torch.equal(ranks[0], other) for other in ranks),
-    })
+    seen = comm.gather(
+        {
+            "rank": comm.get_rank(),
+            "backend": dist.get_backend(),
+            "start_method": multiprocessing.get_start_method(),
+            "bank": start["bank"],
+            "ready": start["ready"],
+            "moved": sum(
+                not torch.equal(v, start["parameters"][k]) for k, v in state(model).items()
+            ),
+            "parameters": len(start["parameters"]),
+            "equal": all(torch.equal(ranks[0], other) for other in ranks),
+        }
+    )
     if comm.is_main_process():
         result = {"ranks": seen, "results": {k: v for k, v in results.items() if k != "dataset"}}
         Path(folder, "result.json").write_text(json.dumps(result, default=float))
-

@@ -89,16 +89,45 @@ def cfg(tmp_path):
 
     def make(*opts):
         cfg = get_cfg()
-        cfg.merge_from_list([
-            "MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", 512,
-            "MODEL.HEADS.WITH_BNNECK", True,
-            "MODEL.LOSSES.NAME", "('CrossEntropyLoss', 'TripletLoss')",
-            "INPUT.SIZE_TRAIN", SIZE, "INPUT.SIZE_TEST", SIZE,
-            "DATALOADER.SAMPLER_TRAIN", "NaiveIdentitySampler", "DATALOADER.NUM_WORKERS", 0,
-            "SOLVER.IMS_PER_BATCH", 16, "SOLVER.MAX_EPOCH", 1, "SOLVER.BASE_LR", 1e-3,
-            "SOLVER.WARMUP_ITERS", 0, "SOLVER.CHECKPOINT_PERIOD", 1,
-            "TEST.EVAL_PERIOD", 100, "TEST.IMS_PER_BATCH", 16, "OUTPUT_DIR", str(tmp_path), *opts,
-        ])
+        cfg.merge_from_list(
+            [
+                "MODEL.DEVICE",
+                "cpu",
+                "MODEL.BACKBONE.DEPTH",
+                "18x",
+                "MODEL.BACKBONE.FEAT_DIM",
+                512,
+                "MODEL.HEADS.WITH_BNNECK",
+                True,
+                "MODEL.LOSSES.NAME",
+                "('CrossEntropyLoss', 'TripletLoss')",
+                "INPUT.SIZE_TRAIN",
+                SIZE,
+                "INPUT.SIZE_TEST",
+                SIZE,
+                "DATALOADER.SAMPLER_TRAIN",
+                "NaiveIdentitySampler",
+                "DATALOADER.NUM_WORKERS",
+                0,
+                "SOLVER.IMS_PER_BATCH",
+                16,
+                "SOLVER.MAX_EPOCH",
+                1,
+                "SOLVER.BASE_LR",
+                1e-3,
+                "SOLVER.WARMUP_ITERS",
+                0,
+                "SOLVER.CHECKPOINT_PERIOD",
+                1,
+                "TEST.EVAL_PERIOD",
+                100,
+                "TEST.IMS_PER_BATCH",
+                16,
+                "OUTPUT_DIR",
+                str(tmp_path),
+                *opts,
+            ]
+        )
         return cfg
 
     return make
@@ -180,7 +209,10 @@ FAILURES = {
     "byte_storage": "TypedStorage is deprecated",
 }
 ORDERS = (
-    "config_first", "transforms_first", "names_held_by_the_user", "applied_twice",
+    "config_first",
+    "transforms_first",
+    "names_held_by_the_user",
+    "applied_twice",
     "nothing_else_changed",
 )
 
@@ -282,14 +314,21 @@ def test_resumed_training_equals_uninterrupted(cfg, tmp_path):
     def train(folder, stop=False, resume=False):
         folder.mkdir(exist_ok=True)
         torch.manual_seed(0)
-        trainer = FixedTrainer(cfg(
-            "SOLVER.MAX_EPOCH", 2, "SOLVER.SCHED", "CosineAnnealingLR", "OUTPUT_DIR", str(folder)
-        ))
+        trainer = FixedTrainer(
+            cfg(
+                "SOLVER.MAX_EPOCH",
+                2,
+                "SOLVER.SCHED",
+                "CosineAnnealingLR",
+                "OUTPUT_DIR",
+                str(folder),
+            )
+        )
         trainer.resume_or_load(resume=resume)
         if stop:
-            trainer.register_hooks([
-                hooks.CallbackHook(before_epoch=lambda it: it.epoch and sys.exit("stopped"))
-            ])
+            trainer.register_hooks(
+                [hooks.CallbackHook(before_epoch=lambda it: it.epoch and sys.exit("stopped"))]
+            )
         with pytest.raises(SystemExit) if stop else contextlib.nullcontext():
             return trainer, trainer.train()
 
@@ -306,9 +345,9 @@ def test_resumed_training_equals_uninterrupted(cfg, tmp_path):
 
 
 def test_precise_bn_equals_the_mean_of_the_batches(cfg):
-    trainer = FixedTrainer(cfg(
-        "TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2, "SOLVER.BASE_LR", 0.0
-    ))
+    trainer = FixedTrainer(
+        cfg("TEST.PRECISE_BN.ENABLED", True, "TEST.PRECISE_BN.NUM_ITER", 2, "SOLVER.BASE_LR", 0.0)
+    )
     trainer.train()
     model = trainer.model
     images = model.preprocess_image(FixedBatches(cfg()).batch)
@@ -317,9 +356,15 @@ def test_precise_bn_equals_the_mean_of_the_batches(cfg):
     assert not trainer.optimizer.param_groups[0]["params"][0].grad.isnan().any()
 
 
-@pytest.mark.parametrize("sampler", [
-    "TrainingSampler", "NaiveIdentitySampler", "BalancedIdentitySampler", "ImbalancedDatasetSampler"
-])
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        "TrainingSampler",
+        "NaiveIdentitySampler",
+        "BalancedIdentitySampler",
+        "ImbalancedDatasetSampler",
+    ],
+)
 def test_samplers(cfg, sampler):
     batches = iter(build_reid_train_loader(cfg("DATALOADER.SAMPLER_TRAIN", sampler)))
     for _ in range(3):
@@ -330,8 +375,11 @@ def test_samplers(cfg, sampler):
 
 
 def test_all_transforms(cfg):
-    switches = [f"INPUT.{name}.{key}" for name in ("PADDING", "CJ", "AFFINE", "REA", "FLIP", "RPT",
-                                                   "AUTOAUG", "AUGMIX") for key in ("ENABLED",)]
+    switches = [
+        f"INPUT.{name}.{key}"
+        for name in ("PADDING", "CJ", "AFFINE", "REA", "FLIP", "RPT", "AUTOAUG", "AUGMIX")
+        for key in ("ENABLED",)
+    ]
     probabilities = ["INPUT.AUTOAUG.PROB", 1.0, "INPUT.AUGMIX.PROB", 1.0, "INPUT.REA.PROB", 1.0]
     with warnings.catch_warnings():
         warnings.simplefilter("error", DeprecationWarning)
@@ -343,13 +391,24 @@ def test_all_transforms(cfg):
     assert 50 < images.mean() < 200
 
 
-@pytest.mark.parametrize("sched, expected", [
-    ("MultiStepLR", [1, 1, 0.1, 0.1, 0.01, 0.01]),
-    ("CosineAnnealingLR", [(1 + np.cos(np.pi * t / 6)) / 2 for t in range(6)]),
-])
+@pytest.mark.parametrize(
+    "sched, expected",
+    [
+        ("MultiStepLR", [1, 1, 0.1, 0.1, 0.01, 0.01]),
+        ("CosineAnnealingLR", [(1 + np.cos(np.pi * t / 6)) / 2 for t in range(6)]),
+    ],
+)
 def test_lr_schedulers(cfg, sched, expected):
-    opts = ["SOLVER.SCHED", sched, "SOLVER.STEPS", [2, 4], "SOLVER.MAX_EPOCH", 6,
-            "SOLVER.ETA_MIN_LR", 0.0]
+    opts = [
+        "SOLVER.SCHED",
+        sched,
+        "SOLVER.STEPS",
+        [2, 4],
+        "SOLVER.MAX_EPOCH",
+        6,
+        "SOLVER.ETA_MIN_LR",
+        0.0,
+    ]
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
     scheduler = build_lr_scheduler(cfg(*opts), optimizer, 4)["lr_sched"]
     rates = []
@@ -360,9 +419,10 @@ def test_lr_schedulers(cfg, sched, expected):
     assert rates == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("method, factors", [
-    ("linear", [0.1, 0.55, 1.0]), ("constant", [0.1, 0.1, 1.0]), ("exp", [0.1, 0.1**0.5, 1.0])
-])
+@pytest.mark.parametrize(
+    "method, factors",
+    [("linear", [0.1, 0.55, 1.0]), ("constant", [0.1, 0.1, 1.0]), ("exp", [0.1, 0.1**0.5, 1.0])],
+)
 def test_warmup(cfg, method, factors):
     optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=2.0)
     warmup = build_lr_scheduler(
@@ -379,9 +439,20 @@ def test_warmup(cfg, method, factors):
 @pytest.mark.slow
 def test_vit_learns(cfg):
     vit = cfg(
-        "MODEL.BACKBONE.NAME", "build_vit_backbone", "MODEL.BACKBONE.DEPTH", "small",
-        "MODEL.BACKBONE.FEAT_DIM", 768, "MODEL.BACKBONE.STRIDE_SIZE", (16, 16),
-        "MODEL.HEADS.POOL_LAYER", "Identity", "MODEL.HEADS.NUM_CLASSES", 4, "SOLVER.BASE_LR", 1e-4,
+        "MODEL.BACKBONE.NAME",
+        "build_vit_backbone",
+        "MODEL.BACKBONE.DEPTH",
+        "small",
+        "MODEL.BACKBONE.FEAT_DIM",
+        768,
+        "MODEL.BACKBONE.STRIDE_SIZE",
+        (16, 16),
+        "MODEL.HEADS.POOL_LAYER",
+        "Identity",
+        "MODEL.HEADS.NUM_CLASSES",
+        4,
+        "SOLVER.BASE_LR",
+        1e-4,
     )
     model = build_model(vit)
     optimizer, _ = build_optimizer(vit, model)
@@ -460,11 +531,24 @@ def test_flip_test_is_the_mean_of_both_views(trained):
 
 def test_everything_that_evaluation_offers(trained):
     model, settings, loader, num_query = trained
-    settings.merge_from_list([
-        "TEST.RERANK.ENABLED", True, "TEST.RERANK.K1", 5, "TEST.RERANK.K2", 2,
-        "TEST.AQE.ENABLED", True, "TEST.AQE.QE_K", 2, "TEST.ROC.ENABLED", True,
-        "TEST.FLIP.ENABLED", True,
-    ])
+    settings.merge_from_list(
+        [
+            "TEST.RERANK.ENABLED",
+            True,
+            "TEST.RERANK.K1",
+            5,
+            "TEST.RERANK.K2",
+            2,
+            "TEST.AQE.ENABLED",
+            True,
+            "TEST.AQE.QE_K",
+            2,
+            "TEST.ROC.ENABLED",
+            True,
+            "TEST.FLIP.ENABLED",
+            True,
+        ]
+    )
     for metric in ("cosine", "euclidean"):
         settings.TEST.METRIC = metric
         with warnings.catch_warnings():

@@ -285,6 +285,7 @@ def test_results_file_says_what_was_measured(tmp_path, features):
     assert content["data_sets"] == reports
     assert content["epoch"] == 5 and content["seed"] == 7 and content["wall_time_s"] == 1.23
     assert {"torch", "fastreid", "python", "numpy"} <= content["versions"].keys()
+    assert content["machine"]["device"] == "cpu" and content["machine"]["cores"] >= 1
     with torch.no_grad():
         model.bias += 1
     again = json.loads(write_results(cfg, model, reports, seconds=1, epoch=5).read_text())

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from fastreid.config import CfgNode
 from tabulate import tabulate
 from torch import nn
@@ -88,13 +90,20 @@ def write_results(
         "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
         "weights_sha256": weights_sha256(model),
         "versions": {"python": platform.python_version(), **_versions()},
-        "machine": {"processor": platform.machine(), "device": cfg.MODEL.DEVICE},
+        "machine": _machine(cfg.MODEL.DEVICE),
         "wall_time_s": round(seconds, 2),
     }
     with whole_file(path, "w") as stream:
         json.dump(content, stream, indent=2, sort_keys=True)
         stream.write("\n")
     return path
+
+
+def _machine(device: str) -> dict[str, Any]:
+    found = {"processor": platform.machine(), "cores": os.cpu_count(), "device": device}
+    if torch.device(device).type == "cuda":
+        found["gpu"] = torch.cuda.get_device_name(torch.device(device))
+    return found
 
 
 def _versions() -> dict[str, str]:
