@@ -54,7 +54,7 @@ def draw_rectangle(
     """
     height, width = image_size
     whole = width if vertical else height
-    least = max(1, math.ceil(extent[0] * whole))
+    least = math.ceil(extent[0] * whole)
     most = max(least, math.floor(extent[1] * whole))
     size = int(rng.integers(least, most + 1))
     rows, columns = (height, size) if vertical else (size, width)

@@ -10,7 +10,6 @@ from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch import build_model
 from fastreid.utils.events import EventStorage
 
-import occluded_reid.backbones  # noqa: F401  (registers)
 from fed_plugin import add_fed_config
 from occluded_reid.config import load_config
 
