@@ -95,7 +95,13 @@ class Checkpointer(FastreidCheckpointer):
         if path and not os.path.isfile(path):
             raise UserError(f"there is no checkpoint {path} (MODEL.WEIGHTS)")
         self._path, self._part = path, part
-        return super().load(path, checkpointables)
+        try:
+            return super().load(path, checkpointables)
+        except (ValueError, KeyError) as error:
+            raise UserError(
+                f"{path} holds the state of another run ({error}): --resume continues a run with "
+                "its own SOLVER; to start a new one from its weights use MODEL.WEIGHTS"
+            ) from error
 
     def _load_file(self, path: str) -> dict[str, Any]:
         try:

@@ -85,6 +85,16 @@ def test_a_classifier_of_other_identities_is_left_out_but_not_when_resuming(tmp_
         fresh.resume_or_load("", resume=True)
 
 
+def test_the_optimizer_of_another_run_is_refused(tmp_path):
+    model = network()
+    one_group = torch.optim.SGD(model.parameters(), lr=1.0)
+    Checkpointer(model, str(tmp_path), optimizer=one_group).save("model_0000")
+    two_groups = torch.optim.SGD([{"params": [p]} for p in model.parameters()], lr=1.0)
+    loader = Checkpointer(model, str(tmp_path), optimizer=two_groups)
+    with pytest.raises(UserError, match="holds the state of another run"):
+        loader.resume_or_load("", resume=True)
+
+
 class Malicious:
     def __init__(self, path: str):
         self.path = path
