@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import os
 import pickle
@@ -58,8 +59,10 @@ class Checkpointer(FastreidCheckpointer):
         states = {key: item.state_dict() for key, item in self.checkpointables.items()}
         path = Path(self.save_dir, f"{name}.pth")
         logger.info(f"Saving checkpoint to {path}")
+        content = io.BytesIO()  # on a full disk torch.save itself would hide the reason
+        torch.save({"model": self.model.state_dict(), **states, **extra}, content)
         with whole_file(path) as stream:
-            torch.save({"model": self.model.state_dict(), **states, **extra}, stream)
+            stream.write(content.getbuffer())
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
@@ -93,7 +96,8 @@ class Checkpointer(FastreidCheckpointer):
             UserError: no such file, no checkpoint, or weights that do not fit the model.
         """
         if path and not os.path.isfile(path):
-            raise UserError(f"there is no checkpoint {path} (MODEL.WEIGHTS)")
+            asked = "last_checkpoint names it" if self._resuming else "MODEL.WEIGHTS"
+            raise UserError(f"there is no checkpoint {path} ({asked})")
         self._path, self._part = path, part
         try:
             return super().load(path, checkpointables)

@@ -148,11 +148,17 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
         loaded = CfgNode.load_yaml_with_base(path)
     except FileNotFoundError as error:
         raise UserError(f"{path}: its _BASE_ {error.filename} does not exist") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: its _BASE_ leads back to itself") from error
     except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
         raise UserError(f"{path} is no configuration (YAML mapping): {error}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} is no configuration (YAML mapping)")
     _refuse_unknown_keys(cfg, (key for key, _ in _leaves(loaded)), path)
+    sections = {key for key, _ in _leaves(cfg)}
+    for key, value in _leaves(loaded):
+        if key not in sections and not isinstance(value, dict):
+            raise UserError(f"{path}: {key} is a section; it needs keys below it, not {value!r}")
     _merge(lambda: cfg.merge_from_other_cfg(CfgNode(loaded)), path)
 
 
@@ -205,7 +211,7 @@ def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 def _files_beside(path: Path) -> str:
     """Name the YAML files a mistyped path may have meant."""
     ours = (found for home in ("configs", "projects") for found in Path(home).rglob("*.yml"))
-    candidates = [str(found) for found in (*path.parent.glob("*.yml"), *ours)]
+    candidates = sorted({str(found) for found in (*path.parent.glob("*.yml"), *ours)})
     near = difflib.get_close_matches(str(path), candidates, n=3, cutoff=0.5)
     return f"; did you mean {' or '.join(near)}?" if near else ""
 
@@ -215,8 +221,27 @@ _CHOICES = {
     "INPUT.ON_ERROR": ("raise", "skip"),
     "MODEL.BACKBONE.POSITION_RESIZE": ("bicubic", "bilinear"),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
+    "SOLVER.SCHED": ("CosineAnnealingLR", "MultiStepLR"),
     "TEST.METRIC": ("cosine", "euclidean", "dot"),
 }
+
+
+# least and greatest value
+_RANGES = {
+    "DATALOADER.NUM_WORKERS": (0, 1024),
+    "MODEL.EMA.DECAY": (0, 1),
+    "SEED": (-1, 2**31 - 1),
+    "SOLVER.ACCUMULATE": (1, 10**9),
+    "SOLVER.BASE_LR": (0, float("inf")),
+    "SOLVER.IMS_PER_BATCH": (1, 10**9),
+    "SOLVER.LOG_PERIOD": (1, 10**9),
+    "SOLVER.MAX_EPOCH": (1, 10**9),
+    "SOLVER.WARMUP_ITERS": (0, 10**9),
+    "TEST.EVAL_PERIOD": (0, 10**9),
+    "TEST.IMS_PER_BATCH": (1, 10**9),
+}
+# fast-reid's Baseline leaves out, without a word, a loss whose name it does not know
+_LOSSES = ("CircleLoss", "Cosface", "CrossEntropyLoss", "TripletLoss")
 
 
 def _check_choices(cfg: CfgNode) -> None:
@@ -224,9 +249,25 @@ def _check_choices(cfg: CfgNode) -> None:
     for key, choices in _CHOICES.items():
         if values[key] not in choices:
             raise UserError(f"{key} is {values[key]!r}; it can be {' or '.join(choices)}")
-    for key in ("SOLVER.ACCUMULATE", "SOLVER.LOG_PERIOD", "SOLVER.IMS_PER_BATCH"):
-        if values[key] < 1:
-            raise UserError(f"{key} is {values[key]}; it must be at least 1")
+    for key, (least, greatest) in _RANGES.items():
+        if not least <= values[key] <= greatest:
+            raise UserError(f"{key} is {values[key]}; it must be from {least} to {greatest}")
+    unknown = [name for name in cfg.MODEL.LOSSES.NAME if name not in _LOSSES]
+    if unknown or not cfg.MODEL.LOSSES.NAME:
+        raise UserError(
+            f"MODEL.LOSSES.NAME is {tuple(cfg.MODEL.LOSSES.NAME)}; it can hold {', '.join(_LOSSES)}"
+        )
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR is empty; name the folder of the run")
+    if not cfg.DATASETS.NAMES:
+        raise UserError("DATASETS.NAMES is empty; name a data set to train on")
+    pretrained = cfg.MODEL.BACKBONE.PRETRAIN_PATH
+    if cfg.MODEL.BACKBONE.PRETRAIN and pretrained and not Path(pretrained).is_file():
+        raise UserError(f"there is no file {pretrained} (MODEL.BACKBONE.PRETRAIN_PATH)")
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it can be cuda or cpu") from error
     without_gpu = not torch.cuda.is_available() or str(cfg.MODEL.DEVICE) == "cpu"
     if cfg.SOLVER.AMP.ENABLED and values["SOLVER.AMP.DTYPE"] == "float16" and without_gpu:
         raise UserError("SOLVER.AMP.DTYPE float16 needs a GPU; use bfloat16 on the CPU")

@@ -23,7 +23,7 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
         debug: let the error pass with its traceback instead.
 
     Returns:
-        The process's exit code: 0, or 2 after a user's mistake.
+        The process's exit code: 0, 2 after a user's mistake, 130 after Ctrl-C.
     """
     try:
         main()
@@ -32,4 +32,9 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
             raise
         print(f"error: {error}", file=sys.stderr)
         return EXIT_CODE
+    except KeyboardInterrupt:
+        if debug:
+            raise
+        print("interrupted", file=sys.stderr)
+        return 130
     return 0

@@ -29,9 +29,7 @@ def write_errors_named(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        advice = _ADVICE.get(error.errno or 0)
-        if advice is None:
-            raise
+        advice = _ADVICE.get(error.errno or 0, f"{error.strerror or error}; choose another name")
         raise UserError(f"cannot write {path}: {advice}") from error
 
 

@@ -161,18 +161,17 @@ def test_averaged_weights_are_asked_for_by_name(tmp_path):
 # --------------------------------------------------------------------------- whole files
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS])
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EIO])
 def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch, number):
     path = tmp_path / "model.pth"
     saver = Checkpointer(network(), str(tmp_path))
     saver.save("model")
     before = path.read_bytes()
 
-    def fail(content, stream):
-        stream.write(b"half")
+    def fail(handle: int) -> None:
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(torch, "save", fail)
+    monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(UserError, match="cannot write .*model.pth: "):
         saver.save("model")
     assert path.read_bytes() == before

@@ -63,6 +63,8 @@ def test_dry_run_needs_no_data_and_leaves_nothing(tmp_path, config, monkeypatch,
         (["DATASETS.TESTS", "('Market1501:occluded',)"], "occluded"),
         (["DATASETS.ALLOW_PARTIAL", False], "12936"),
         (["MODEL.WEIGHTS", "gone.pth"], "there is no checkpoint gone.pth"),
+        (["MODEL.META_ARCHITECTURE", "Foo"], "check MODEL.META_ARCHITECTURE"),
+        (["MODEL.HEADS.POOL_LAYER", "Foo"], "the model cannot be built"),
         (["SOLVER.BASE_LR", 1e30, "TEST.EVAL_PERIOD", 0], "became nan at iteration"),
     ],
 )

@@ -57,6 +57,8 @@ def draw_ranks(cfg: CfgNode) -> list[Section]:
     """Queries from the best to the worst average precision, with their ranked lists."""
     if not cfg.MODEL.WEIGHTS:
         raise UserError("--kind ranks needs weights: MODEL.WEIGHTS path/to/model_final.pth")
+    if not cfg.DATASETS.TESTS:
+        raise UserError("--kind ranks needs a data set: DATASETS.TESTS \"('Name',)\"")
     model = Trainer.build_model(cfg)
     classes = cfg.MODEL.HEADS.NUM_CLASSES
     Checkpointer(model, num_classes=classes).load(cfg.MODEL.WEIGHTS)

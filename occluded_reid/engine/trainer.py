@@ -116,6 +116,11 @@ class Trainer(defaults.DefaultTrainer):
         resume = resume and self.checkpointer.has_checkpoint()
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
+            if "epoch" not in extra:
+                raise UserError(
+                    f"the last checkpoint in {self.cfg.OUTPUT_DIR} holds weights alone and cannot "
+                    "be resumed; start a new run from it with MODEL.WEIGHTS"
+                )
             self.start_epoch = extra["epoch"] + 1
             self._keeper.best_metric = extra["best_metric"]
         elif self.ema is not None and "ema" not in extra:
@@ -188,6 +193,21 @@ class Trainer(defaults.DefaultTrainer):
             )
         best = reports[first]["metrics"]
         return (best["Rank-1"]["value"] + best["mAP"]["value"]) / 2
+
+    @classmethod
+    def build_model(cls, cfg: CfgNode) -> nn.Module:
+        """Build the model.
+
+        Raises:
+            UserError: the configuration names a part that does not exist.
+        """
+        try:
+            return super().build_model(cfg)
+        except (KeyError, AssertionError) as error:
+            raise UserError(
+                f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, "
+                "MODEL.BACKBONE and MODEL.HEADS"
+            ) from error
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, items: list[Item] | None = None) -> DeviceLoader:
