@@ -263,7 +263,9 @@ def _check_choices(cfg: CfgNode) -> None:
         raise UserError("DATASETS.NAMES is empty; name a data set to train on")
     pretrained = cfg.MODEL.BACKBONE.PRETRAIN_PATH
     if cfg.MODEL.BACKBONE.PRETRAIN and pretrained and not Path(pretrained).is_file():
-        raise UserError(f"there is no file {pretrained} (MODEL.BACKBONE.PRETRAIN_PATH)")
+        raise UserError(
+            f"there are no pretrained weights {pretrained} (MODEL.BACKBONE.PRETRAIN_PATH)"
+        )
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:

@@ -74,7 +74,7 @@ def test_an_unknown_file_suggests_its_neighbours(tmp_path):
         (["DATASETS.NAMES", "()"], "DATASETS.NAMES is empty"),
         (
             ["MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", "gone.pth"],
-            "there is no file gone.pth",
+            "there are no pretrained weights gone.pth",
         ),
     ],
 )
