@@ -12,11 +12,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
 from occluded_reid.errors import UserError
 from occluded_reid.synthetic import scenery
+from occluded_reid.synthetic.camera import NUM_CAMERAS, camera_of, develop
 from occluded_reid.synthetic.occluders import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 
 logger = logging.getLogger(__name__)
@@ -25,8 +27,8 @@ SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 LONGEST_SIDE = 384
 """Larger patches are kept at this size: no paste needs more pixels, and resizing costs by size."""
 
-_DRAWN_PER_KIND = 3
-_SCENES, _SCENE_SEED = 4, 7919  # a seed of its own: not the places of the drawn data set
+_DRAWN_PER_KIND = 4
+_PLACE_SEED = 7919  # a seed of its own: neither places nor cameras of the drawn data set
 
 
 class Patch(NamedTuple):
@@ -102,10 +104,11 @@ def _decode(path: Path) -> Patch:
 
 @functools.lru_cache(maxsize=1)
 def drawn_patches() -> list[Patch]:
-    """Return the built-in set: drawn occluders of every kind before drawn places, always the same.
+    """Return the built-in set: drawn occluders of every kind as cameras see them, always the same.
 
     Only the styles for training are drawn, so that none of them is in the query and gallery images
-    of the drawn data set.
+    of the drawn data set. Each patch has gone through a camera: sharp edges and flat colours that
+    no picture has would tell a patch from a picture, whatever it shows.
     """
     rng = np.random.default_rng(0)
     return [_draw(kind, rng) for kind in OCCLUDER_KINDS for _ in range(_DRAWN_PER_KIND)]
@@ -113,14 +116,23 @@ def drawn_patches() -> list[Patch]:
 
 def _draw(kind: str, rng: np.random.Generator) -> Patch:
     if ORIENTATION[kind] == "vertical":
-        height, width = int(rng.integers(280, 360)), int(rng.integers(50, 80))
+        height, width = int(rng.integers(140, 220)), int(rng.integers(25, 45))
     else:
-        height, width = int(rng.integers(80, 140)), int(rng.integers(120, 200))
-    scene = scenery.scene(_SCENE_SEED, int(rng.integers(_SCENES)))
+        height, width = int(rng.integers(45, 90)), int(rng.integers(70, 120))
+    number = int(rng.integers(NUM_CAMERAS)) + 1
+    scene = scenery.scene(_PLACE_SEED, number)
     top = int(rng.integers(scene.shape[0] - height + 1))
     left = int(rng.integers(scene.shape[1] - width + 1))
     behind = scene[top : top + height, left : left + width]
     picture = draw_occluder(kind, rng, height, width, "training")
     alpha = picture[..., 3:] / np.float32(255)
-    pixels = picture[..., :3] * alpha + behind * (1 - alpha)
-    return Patch(np.rint(pixels).astype(np.uint8), height / width)
+    light = picture[..., :3] * alpha + behind * (1 - alpha)
+    camera = camera_of(_PLACE_SEED, number)
+    seen = develop(light.astype(np.float32), camera, rng.uniform(0.92, 1.08), rng)
+    return Patch(_compressed(seen, camera.quality), height / width)
+
+
+def _compressed(pixels: np.ndarray, quality: int) -> np.ndarray:
+    """Return RGB pixels as JPEG leaves them."""
+    _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
+    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])

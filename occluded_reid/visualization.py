@@ -17,7 +17,9 @@ BLUE, ORANGE, GREEN, PURPLE, GREY, BLACK = (
     (0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (150, 150, 150), (30, 30, 30)
 )  # fmt: skip
 VISIBLE, HIDDEN = (86, 180, 233), (213, 94, 0)
-BARS_LEGEND = (("visible share of a stripe", VISIBLE), ("hidden share", HIDDEN))
+BARS_LEGEND = (("visible", VISIBLE), ("hidden", HIDDEN))
+PREDICTED_NOTE, TRUTH_NOTE = "numbers and bars: predicted visibility", "bars: true visible share"
+BOTH_NOTE = "numbers and left bars: predicted visibility; right bars: true visible share"
 
 
 @dataclass
@@ -28,13 +30,21 @@ class Tile:
         image: (H, W, 3) uint8, RGB; scaled to the tile.
         captions: lines below it.
         colour: of its frame.
-        visibility: (P,) in [0, 1] per stripe from top to bottom, drawn as bars beside the image.
+        visibility: (P,) in [0, 1], what a model says of each part, from top to bottom: written on
+            the image and drawn as bars beside it.
+        truth: (P,) in [0, 1], the visible share of each part, drawn as bars to the right of those.
     """
 
     image: np.ndarray
     captions: Sequence[str] = ()
     colour: tuple[int, int, int] = GREY
     visibility: Sequence[float] | None = None
+    truth: Sequence[float] | None = None
+
+    @property
+    def bars(self) -> list[Sequence[float]]:
+        """The columns of bars beside the image."""
+        return [values for values in (self.visibility, self.truth) if values is not None]
 
 
 @dataclass
@@ -61,11 +71,11 @@ def sheet(sections: Sequence[Section]) -> Image.Image:
 
 def _draw_section(section: Section) -> Image.Image:
     lines = max((len(tile.captions) for tile in section.tiles), default=0)
-    with_bars = any(tile.visibility is not None for tile in section.tiles)
-    step_x = TILE[0] + 2 * FRAME + MARGIN + (BAR + 2 if with_bars else 0)
+    columns_of_bars = max((len(tile.bars) for tile in section.tiles), default=0)
+    step_x = TILE[0] + 2 * FRAME + MARGIN + columns_of_bars * (BAR + 2)
     step_y = TILE[1] + 2 * FRAME + MARGIN + lines * CAPTION
     rows = -(-len(section.tiles) // section.columns)
-    legend = [*section.legend, *(BARS_LEGEND if with_bars else ())]
+    legend = [*section.legend, *_bars_legend(section.tiles)]
     head = MARGIN + TITLE + 8 + (CAPTION + 6 if legend else 0)
     title_width = int(_font(TITLE).getlength(section.title))
     legend_width = sum(_entry_width(name) for name, _ in legend)
@@ -85,8 +95,10 @@ def _draw_tile(part: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int,
     draw.rectangle((x, y, right - 1, bottom - 1), fill=tile.colour)
     picture = Image.fromarray(tile.image).resize(TILE, Image.Resampling.BICUBIC)
     part.paste(picture, (x + FRAME, y + FRAME))
+    for number, values in enumerate(tile.bars):
+        _draw_bars(draw, values, right + 2 + number * (BAR + 2), y + FRAME)
     if tile.visibility is not None:
-        _draw_bars(draw, tile.visibility, right + 2, y + FRAME)
+        _write_scores(draw, tile.visibility, x + FRAME + 2, y + FRAME)
     for number, line in enumerate(tile.captions):
         draw.text((x, bottom + 1 + number * CAPTION), line, BLACK, _font(CAPTION - 2))
 
@@ -101,12 +113,33 @@ def _draw_bars(draw: ImageDraw.ImageDraw, visibility: Sequence[float], x: int, y
             draw.rectangle((x, top + 1, x + share, bottom - 1), fill=VISIBLE)
 
 
+def _write_scores(draw: ImageDraw.ImageDraw, scores: Sequence[float], x: int, y: int) -> None:
+    """Write each part's score in the middle of its stripe, legible on any picture."""
+    tall = TILE[1] / len(scores)
+    for number, score in enumerate(scores):
+        middle = y + int((number + 0.5) * tall) - CAPTION // 2
+        draw.text(
+            (x, middle), f"{score:.2f}", "white", _font(CAPTION - 2),
+            stroke_width=2, stroke_fill=BLACK,
+        )  # fmt: skip
+
+
+def _bars_legend(tiles: Sequence[Tile]) -> list[tuple[str, tuple[int, int, int] | None]]:
+    predicted = any(tile.visibility is not None for tile in tiles)
+    known = any(tile.truth is not None for tile in tiles)
+    if not (predicted or known):
+        return []
+    note = BOTH_NOTE if predicted and known else PREDICTED_NOTE if predicted else TRUTH_NOTE
+    return [*BARS_LEGEND, (note, None)]
+
+
 def _draw_legend(
-    draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, tuple[int, int, int]]], y: int
+    draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, tuple[int, int, int] | None]], y: int
 ) -> None:
     x = MARGIN
     for name, colour in legend:
-        draw.rectangle((x, y + 3, x + 11, y + 14), fill=colour)
+        if colour is not None:
+            draw.rectangle((x, y + 3, x + 11, y + 14), fill=colour)
         draw.text((x + 16, y), name, BLACK, _font(CAPTION - 2))
         x += _entry_width(name)
 

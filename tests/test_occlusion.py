@@ -392,9 +392,9 @@ def test_without_a_folder_the_drawn_set_is_used_and_the_log_says_so(caplog):
     logging.getLogger("occluded_reid").propagate = True
     with caplog.at_level(logging.INFO):
         npo = build_npo(with_folders())
-    assert "names no folder: pasting 33 drawn occluders" in caplog.text
+    assert "names no folder: pasting 44 drawn occluders" in caplog.text
     aspects = [patch.aspect for patch in npo.patches]
-    assert sum(aspect > 3 for aspect in aspects) == 12
+    assert sum(aspect > 3 for aspect in aspects) == 16
     assert all(patch.pixels.min() < patch.pixels.max() for patch in npo.patches)
 
 

@@ -44,6 +44,16 @@ def test_a_tile_shows_its_image_frame_and_visibility():
     assert shares == pytest.approx(2.5 / 4, abs=0.02)
 
 
+def test_predicted_visibility_stands_beside_the_true_one():
+    tile = Tile(solid(9, 8, 7), (), BLUE, visibility=[1, 1, 1, 1], truth=[0, 0, 0, 0])
+    picture = np.asarray(sheet([Section("title", [tile], 1)]))
+    body = picture[-TILE[1] // 2 :]  # below the legend
+    predicted = np.flatnonzero((body == VISIBLE).all(-1).any(0))
+    true = np.flatnonzero((body == HIDDEN).all(-1).any(0))
+    assert len(predicted) and len(true) and predicted.max() < true.min()
+    assert (body == (255, 255, 255)).all(-1).any()  # the numbers
+
+
 def test_tiles_fill_rows_and_sections_stand_below_each_other():
     tiles = [Tile(solid(n, n, 1)) for n in range(5)]
     one = sheet([Section("one", tiles, 3)])
@@ -72,8 +82,11 @@ def test_the_command_draws_batches_and_ranked_lists(tmp_path, words, capsys):
     assert visualize.command(["--kind", "ranks", "--output", output, *words, *weights]) == 0
     found = colours(Image.open(output))
     assert found[BLUE] > 1000 and found[ORANGE] > 1000  # some hits, some misses
+    assert visualize.command(["--kind", "visibility", *words, *weights]) == 2
+    assert "Baseline does not tell the visibility" in capsys.readouterr().err
 
 
-def test_ranks_without_weights_are_refused(words, capsys):
-    assert visualize.command(["--kind", "ranks", *words]) == 2
-    assert "--kind ranks needs weights" in capsys.readouterr().err
+@pytest.mark.parametrize("kind", ["ranks", "visibility"])
+def test_what_a_model_says_is_not_drawn_without_weights(kind, words, capsys):
+    assert visualize.command(["--kind", kind, *words]) == 2
+    assert f"--kind {kind} needs weights" in capsys.readouterr().err

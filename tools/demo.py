@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Draw a data set, train on it, evaluate, and show what came out: minutes on two CPU cores."""
+"""Draw a data set, train FED on it, evaluate, show what came out: minutes on two CPU cores."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import visualize
 
 from occluded_reid.evaluation import results_table
 
-CONFIG = Path(__file__).parents[1] / "configs" / "synthetic_baseline.yml"
+CONFIG = Path(__file__).parents[1] / "projects" / "FED" / "configs" / "synthetic.yml"
 FOLDER = Path("logs", "demo")
+KINDS = ("batch", "visibility", "ranks")
 
 
 def main() -> int:
@@ -21,10 +22,9 @@ def main() -> int:
     config = ["--config-file", str(CONFIG)]
     folder = ["OUTPUT_DIR", str(FOLDER)]
     weights = ["MODEL.WEIGHTS", str(FOLDER / "model_final.pth")]
-    commands = [
-        (train_net.command, [*config, *folder]),
-        (visualize.command, ["--kind", "batch", *config, *folder]),
-        (visualize.command, ["--kind", "ranks", *config, *folder, *weights]),
+    commands = [(train_net.command, [*config, *folder])]
+    commands += [
+        (visualize.command, ["--kind", kind, *config, *folder, *weights]) for kind in KINDS
     ]
     for command, words in commands:
         print(f"$ python tools/{command.__module__}.py {' '.join(words)}", flush=True)
@@ -35,8 +35,13 @@ def main() -> int:
     reports = json.loads(results.read_text())["data_sets"]
     print("\nPer cent, with 95 % intervals over queries:\n")
     print(results_table(reports))
+    for report in reports.values():
+        if "visibility_auc" in report:
+            areas = report["visibility_auc"].items()
+            words = ", ".join(f"{kind} {area:.2f}" for kind, area in areas)
+            print(f"\nArea under the ROC curve of the visibility of stripes: {words}")
     print(f"\nResults:  {results}")
-    print(f"Pictures: {FOLDER / 'batch.png'}  {FOLDER / 'ranks.png'}")
+    print("Pictures:", *(FOLDER / f"{kind}.png" for kind in KINDS))
     return 0
 
 

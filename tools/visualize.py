@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Look at what the loader yields (--kind batch) and at ranked lists (--kind ranks)."""
+"""Look at what the loader yields, at ranked lists, and at the visibility a model predicts."""
 
 from __future__ import annotations
 
@@ -55,10 +55,51 @@ def draw_batch(cfg: CfgNode) -> list[Section]:
 
 def draw_ranks(cfg: CfgNode) -> list[Section]:
     """Queries from the best to the worst average precision, with their ranked lists."""
+    found, distances, ids, cameras, _ = _inference(cfg, "ranks")
+    ranking = rank_queries(distances, *ids, *cameras)
+    by_precision = np.argsort(-ranking.average_precision, kind="stable")
+    chosen = by_precision[np.linspace(0, len(by_precision) - 1, 6).astype(int)]
+    tiles = []
+    for place in chosen:
+        query = ranking.query[place]
+        precision = 100 * ranking.average_precision[place]
+        tiles += _ranked_list(found, query, distances[query], ids, cameras, precision)
+    legend = [("same identity", BLUE), ("another identity", ORANGE), ("query", GREY)]
+    title = f"{cfg.DATASETS.TESTS[0]}: query, then its first {RANKS} gallery images"
+    return [Section(title, tiles, 1 + RANKS, legend)]
+
+
+def draw_visibility(cfg: CfgNode) -> list[Section]:
+    """Queries with the visibility of each part (FED Fig. 4), by kind of occlusion where known."""
+    found, _, ids, _, truth = _inference(cfg, "visibility")
+    if not found.visibility.shape[1]:
+        raise UserError(
+            f"{cfg.MODEL.META_ARCHITECTURE} does not tell the visibility of parts: there is "
+            "nothing to draw"
+        )
+    queries = np.arange(found.queries)
+    groups = {"": queries}
+    if truth is not None:
+        kinds = np.array([truth[path].occlusion for path in found.paths[: found.queries]])
+        groups = {kind: queries[kinds == kind] for kind in OCCLUSIONS if kind in kinds}
+    sections = []
+    for kind, members in groups.items():
+        chosen = members[np.unique(np.linspace(0, len(members) - 1, 2 * COLUMNS).astype(int))]
+        tiles = [
+            _tile(found.paths[query], f"id {ids[0][query]}", truth, found.visibility[query])
+            for query in chosen
+        ]
+        title = f"Queries of {cfg.DATASETS.TESTS[0]}" + (f", occlusion: {kind}" if kind else "")
+        sections.append(Section(title, tiles, COLUMNS))
+    return sections
+
+
+def _inference(cfg: CfgNode, kind: str) -> tuple[Any, np.ndarray, Any, Any, Any]:
+    """Return what the model finds in the first test set, its distances, ids, cameras and truth."""
     if not cfg.MODEL.WEIGHTS:
-        raise UserError("--kind ranks needs weights: MODEL.WEIGHTS path/to/model_final.pth")
+        raise UserError(f"--kind {kind} needs weights: MODEL.WEIGHTS path/to/model_final.pth")
     if not cfg.DATASETS.TESTS:
-        raise UserError("--kind ranks needs a data set: DATASETS.TESTS \"('Name',)\"")
+        raise UserError(f"--kind {kind} needs a data set: DATASETS.TESTS \"('Name',)\"")
     model = Trainer.build_model(cfg)
     classes = cfg.MODEL.HEADS.NUM_CLASSES
     Checkpointer(model, num_classes=classes).load(cfg.MODEL.WEIGHTS)
@@ -70,17 +111,7 @@ def draw_ranks(cfg: CfgNode) -> list[Section]:
         found.features[: found.queries], found.features[found.queries :]
     )
     ids, cameras = (np.split(x, [found.queries]) for x in (found.identities, found.cameras))
-    ranking = rank_queries(distances, *ids, *cameras)
-    by_precision = np.argsort(-ranking.average_precision, kind="stable")
-    chosen = by_precision[np.linspace(0, len(by_precision) - 1, 6).astype(int)]
-    tiles = []
-    for place in chosen:
-        query = ranking.query[place]
-        precision = 100 * ranking.average_precision[place]
-        tiles += _ranked_list(found, query, distances[query], ids, cameras, precision)
-    legend = [("same identity", BLUE), ("another identity", ORANGE), ("query", GREY)]
-    title = f"{name}: query, then its first {RANKS} gallery images"
-    return [Section(title, tiles, 1 + RANKS, legend)]
+    return found, distances, ids, cameras, open_dataset(cfg, name).truth
 
 
 def _ranked_list(
@@ -88,26 +119,31 @@ def _ranked_list(
 ) -> list[Tile]:
     ignored = (ids[1] == ids[0][query]) & (cameras[1] == cameras[0][query])
     order = np.argsort(np.where(ignored, np.inf, row), kind="stable")[:RANKS]
-    tiles = [
-        Tile(_pixels(found.paths[query]), [f"query id {ids[0][query]}", f"AP {precision:.0f} %"])
-    ]
+    captions = [f"query id {ids[0][query]}", f"AP {precision:.0f} %"]
+    tiles = [_found_tile(found, query, captions, GREY)]
     for rank, image in enumerate(order, start=1):
         hit = ids[1][image] == ids[0][query]
         captions = [f"{rank}: {'hit' if hit else 'miss'}", f"distance {row[image]:.2f}"]
-        path = found.paths[found.queries + image]
-        tiles.append(Tile(_pixels(path), captions, BLUE if hit else ORANGE))
+        tiles.append(_found_tile(found, found.queries + image, captions, BLUE if hit else ORANGE))
     return tiles
 
 
-def _tile(path: str, caption: str, truth: Any) -> Tile:
+def _found_tile(found: Any, place: int, captions: list[str], colour: tuple[int, int, int]) -> Tile:
+    visibility = found.visibility[place].tolist() or None
+    return Tile(_pixels(found.paths[place]), captions, colour, visibility)
+
+
+def _tile(path: str, caption: str, truth: Any, visibility: Any = None) -> Tile:
     if truth is None:
-        return Tile(_pixels(path), [caption])
+        return Tile(_pixels(path), [caption], visibility=visibility)
     record = truth[str(Path(path).absolute())]
-    person = np.reshape(record.stripe_person_pixels, (STRIPES, -1)).sum(1)
-    visible = np.reshape(record.stripe_visible_pixels, (STRIPES, -1)).sum(1)
+    stripes = STRIPES if visibility is None else len(visibility)
+    person = np.reshape(record.stripe_person_pixels, (stripes, -1)).sum(1)
+    visible = np.reshape(record.stripe_visible_pixels, (stripes, -1)).sum(1)
     captions = [caption, f"{100 * record.visible_fraction:.0f} % visible"]
-    shares = np.divide(visible, person, out=np.ones(STRIPES), where=person > 0)
-    return Tile(_pixels(path), captions, OCCLUSIONS[record.occlusion], shares.tolist())
+    shares = np.divide(visible, person, out=np.ones(stripes), where=person > 0)
+    frame = OCCLUSIONS[record.occlusion]
+    return Tile(_pixels(path), captions, frame, visibility, shares.tolist())
 
 
 def _legend(truth: Any) -> list[tuple[str, tuple[int, int, int]]]:
@@ -119,7 +155,7 @@ def _pixels(path: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-KINDS = {"batch": draw_batch, "ranks": draw_ranks}
+KINDS = {"batch": draw_batch, "ranks": draw_ranks, "visibility": draw_visibility}
 
 
 def draw(args: argparse.Namespace) -> None:

@@ -14,12 +14,13 @@ from occluded_reid.synthetic.sizes import SPLITS, Size
 
 Occlusion = Literal["none", "horizontal", "vertical", "pedestrian"]
 OCCLUSIONS: tuple[Occlusion, ...] = ("none", "horizontal", "vertical", "pedestrian")
-# Shares of OCCLUSIONS in each split.
+# Shares of OCCLUSIONS in each split. As in Occluded-DukeMTMC all queries and a tenth of the gallery
+# are occluded (its README), and about a tenth of the training images.
 _SHARES = {
-    "bounding_box_train": (0.80, 0.10, 0.05, 0.05),
+    "bounding_box_train": (0.90, 0.05, 0.025, 0.025),
     "query": (0.0, 0.46, 0.28, 0.26),
     "query_holistic": (1.0, 0.0, 0.0, 0.0),
-    "bounding_box_test": (0.82, 0.07, 0.05, 0.06),
+    "bounding_box_test": (0.90, 0.04, 0.03, 0.03),
 }
 _MIN_GALLERY = 3
 _MIN_TRAIN = 4

@@ -10,7 +10,7 @@ from enum import IntEnum
 
 import numpy as np
 
-VERSION = 1
+VERSION = 2
 """Version of the drawings. It rises whenever the same seed would give other pixels."""
 
 
