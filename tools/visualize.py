@@ -134,7 +134,7 @@ def _found_tile(found: Any, place: int, captions: list[str], colour: tuple[int, 
 
 
 def _tile(path: str, caption: str, truth: Any, visibility: Any = None) -> Tile:
-    if truth is None:
+    if truth is None or str(Path(path).absolute()) not in truth:  # real galleries have none
         return Tile(_pixels(path), [caption], visibility=visibility)
     record = truth[str(Path(path).absolute())]
     stripes = STRIPES if visibility is None else len(visibility)

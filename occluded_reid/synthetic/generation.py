@@ -1,8 +1,7 @@
 """Making the data set on first use: once, whole, and the same each time.
 
-The pictures are drawn into a temporary folder beside the final one, which takes its name when all
-is written; the manifest is written last. A lock file lets one process work while the others wait;
-the operating system frees it when its holder dies, and the next holder removes what that one left.
+:mod:`occluded_reid.once` sees to it that one process draws while the others wait, and that nothing
+half-made takes the folder's name; the manifest is written last.
 
 The pixels depend on size, seed and :data:`~occluded_reid.synthetic.randomness.VERSION`, not on the
 number of processes. Another version of OpenCV or NumPy may round a pixel otherwise, and another
@@ -11,15 +10,10 @@ version of OpenCV writes other bytes for the same pixels.
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import json
 import logging
 import os
-import shutil
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +21,8 @@ import cv2
 import numpy as np
 
 from occluded_reid.errors import UserError
-from occluded_reid.files import make_folder, whole_file, write_errors_named
+from occluded_reid.files import make_folder, whole_file
+from occluded_reid.once import make_once
 from occluded_reid.progress import progress
 from occluded_reid.synthetic.randomness import VERSION
 from occluded_reid.synthetic.sizes import SPLITS, size_named
@@ -63,14 +58,10 @@ def generate(
     if seed < 0:
         raise UserError(f"the seed of the synthetic set must be 0 or more, not {seed}")
     folder = Path(root) / "SyntheticOccluded" / f"{size}-seed{seed}-v{VERSION}"
-    if _is_complete(folder):
-        return folder
-    make_folder(folder.parent)
-    with _locked(folder.with_name(f".{folder.name}.lock")):
-        if not _is_complete(folder):
-            _remove_leftovers(folder)
-            _generate(folder, size, seed, workers or _default_workers(num_images))
-    return folder
+    processes = workers or _default_workers(num_images)
+    return make_once(
+        folder, lambda made: _generate(made, folder.name, size, seed, processes), _is_complete
+    )
 
 
 def verify(folder: str | os.PathLike[str]) -> list[str]:
@@ -166,68 +157,31 @@ def _file_sizes(folder: Path) -> list[int]:
         return []
 
 
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes; the file stays, for removing it would be a race."""
-    with write_errors_named(path):
-        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-    try:
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logger.info(f"another process makes {path.name[1:-5]}; waiting for it")
-            fcntl.flock(handle, fcntl.LOCK_EX)
-        except OSError as error:
-            raise UserError(
-                f"{path.parent} lies on a file system without locks; choose another folder"
-            ) from error
-        yield
-    finally:
-        os.close(handle)
-
-
-def _remove_leftovers(folder: Path) -> None:
-    """Remove what a killed process left: temporary folders, or a set without a manifest."""
-    for leftover in folder.parent.glob(f".{folder.name}.tmp-*"):
-        shutil.rmtree(leftover, ignore_errors=True)
-    if folder.is_dir():
-        shutil.rmtree(folder, ignore_errors=True)
-
-
-def _generate(folder: Path, size: str, seed: int, workers: int) -> None:
-    with write_errors_named(folder):
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.tmp-", dir=folder.parent))
-    try:
-        for split in SPLITS:
-            make_folder(temporary / split)
-        counts = size_named(size)
-        reports = progress(
-            store_pictures(temporary, size, seed, workers),
-            total=counts.num_images,
-            description=f"drawing {folder.name}",
-            unit="images",
-            logger=logger,
-        )
-        ordered = sorted(reports, key=lambda report: report["number"])
-        with whole_file(temporary / "truth.jsonl", "w") as stream:
-            stream.writelines(report["truth"] + "\n" for report in ordered)
-        manifest = {
-            "size": size,
-            "seed": seed,
-            "version": VERSION,
-            "counts": counts.counts(),
-            "bytes": _bytes_per_split(ordered),
-            "truth_sha256": _file_digest(temporary / "truth.jsonl"),
-            "images_sha256": _joint_digest([report["digest"] for report in ordered]),
-        }
-        with whole_file(temporary / "manifest.json", "w") as stream:
-            stream.write(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
-        with write_errors_named(folder):
-            temporary.chmod(0o755)
-            temporary.rename(folder)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+def _generate(folder: Path, name: str, size: str, seed: int, workers: int) -> None:
+    for split in SPLITS:
+        make_folder(folder / split)
+    counts = size_named(size)
+    reports = progress(
+        store_pictures(folder, size, seed, workers),
+        total=counts.num_images,
+        description=f"drawing {name}",
+        unit="images",
+        logger=logger,
+    )
+    ordered = sorted(reports, key=lambda report: report["number"])
+    with whole_file(folder / "truth.jsonl", "w") as stream:
+        stream.writelines(report["truth"] + "\n" for report in ordered)
+    manifest = {
+        "size": size,
+        "seed": seed,
+        "version": VERSION,
+        "counts": counts.counts(),
+        "bytes": _bytes_per_split(ordered),
+        "truth_sha256": _file_digest(folder / "truth.jsonl"),
+        "images_sha256": _joint_digest([report["digest"] for report in ordered]),
+    }
+    with whole_file(folder / "manifest.json", "w") as stream:
+        stream.write(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
 
 
 def _bytes_per_split(reports: list[Report]) -> dict[str, int]:

@@ -1,0 +1,202 @@
+"""Holistic sets asked with queries that are pasted over, so that their occlusion is known."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from fastreid.data.data_utils import read_image
+from fastreid.data.datasets import DATASET_REGISTRY
+from PIL import Image
+
+from occluded_reid.cutouts import Cutout, drawn_cutouts, read_cutouts
+from occluded_reid.datasets.dukemtmc import DukeMTMC
+from occluded_reid.datasets.folders import FolderDataset, LabelledImage
+from occluded_reid.datasets.market1501 import Market1501, MarketSplit
+from occluded_reid.datasets.msmt17 import MSMT17
+from occluded_reid.errors import UserError
+from occluded_reid.files import whole_file, write_errors_named
+from occluded_reid.once import make_once
+from occluded_reid.pasting import SHARES, Pasted, paste_one, person_zone
+from occluded_reid.progress import progress
+from occluded_reid.synthetic.truth import (
+    STRIPES,
+    Occluder,
+    Truth,
+    mask_box,
+    read_truth,
+    stripe_coverage,
+    stripe_sums,
+    visible_fraction,
+)
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+"""Version of the pasting. It rises whenever the same seed would give other pixels."""
+
+
+class PastedQueries(FolderDataset):
+    """What a holistic set inherits from besides its own class to become ``Occluded<Base>``.
+
+    Training images and gallery are the base's. Protocol ``occluded`` asks with the base's queries,
+    each behind a *held-out* occluder, ``holistic`` with the queries as they are; so both search the
+    same gallery. The occluders are the ``test`` split of an occluder set, or drawn in the styles
+    that NPO augmentation never shows. A real picture has no silhouette: what the truth calls the
+    person is the person zone of :mod:`occluded_reid.pasting`, the middle 60 % of the picture's
+    width. ``stripe_coverage`` is of the whole area. ``train`` with ``combineall`` holds the queries
+    as they are.
+
+    The pictures depend on the base's queries, the occluders, the seed and :data:`VERSION`, and so
+    does the name of the folder that keeps them; they have the base's file names.
+
+    Args:
+        root: the folder of all data sets.
+        protocol: ``occluded`` (default) or ``holistic``.
+        occluders: an occluder set, see :mod:`occluded_reid.cutouts`; ``""`` is the drawn one.
+        occluded_seed: what is pasted where; not negative.
+        occluded_root: where the pictures are kept; ``""`` is ``root``.
+    """
+
+    protocols = ("occluded", "holistic")
+
+    def __init__(
+        self,
+        root: str = "datasets",
+        protocol: str = "",
+        *,
+        occluders: str = "",
+        occluded_seed: int = 0,
+        occluded_root: str = "",
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(root, protocol, **kwargs)
+        self._pasted: Path | None = None
+        self._truth: dict[str, Any] | None = None
+        if self.protocol == "occluded":
+            cutouts = _cutouts(occluders)
+            home = Path(os.path.abspath(os.path.expanduser(occluded_root or self.root)), "Occluded")
+            self._pasted = self._paste(home, cutouts, occluded_seed)
+
+    def _paste(self, home: Path, cutouts: list[Cutout], seed: int) -> Path:
+        """Replace the queries by pasted ones; return their folder."""
+        if seed < 0:
+            raise UserError(f"DATASETS.OCCLUDED.SEED is {seed}; it must be 0 or more")
+        base = {os.path.relpath(image.path, self.home): image for image in self.query}
+        digest = _digest(base, cutouts)
+        folder = home / f"{type(self).__name__}-seed{seed}-{digest}-v{VERSION}"
+        make_once(folder, lambda made: _paste_all(made, base, cutouts, seed))
+        missing = [name for name in base if not (folder / name).is_file()]
+        if missing:
+            raise UserError(
+                f"{folder} lacks {len(missing)} of its {len(base)} pictures, such as {missing[0]}; "
+                "delete the folder, and they are pasted again"
+            )
+        self._query = [image._replace(path=str(folder / name)) for name, image in base.items()]
+        return folder
+
+    @property
+    def truth(self) -> dict[str, Any] | None:
+        """What was pasted over each query by its absolute path; None where nothing was."""
+        if self._truth is None and self._pasted is not None:
+            records = read_truth(self._pasted)
+            self._truth = {str(self._pasted / path): truth for path, truth in records.items()}
+        return self._truth
+
+
+@DATASET_REGISTRY.register()
+class OccludedMarket1501(PastedQueries, Market1501):
+    """Market-1501 with pasted queries."""
+
+
+@DATASET_REGISTRY.register()
+class OccludedDukeMTMC(PastedQueries, DukeMTMC):
+    """DukeMTMC-reID with pasted queries; ``OccludedDuke`` is another set, with real occlusion."""
+
+
+@DATASET_REGISTRY.register()
+class OccludedMSMT17(PastedQueries, MSMT17):
+    """MSMT17 with pasted queries."""
+
+
+@DATASET_REGISTRY.register()
+class OccludedMarketSplit(PastedQueries, MarketSplit):
+    """The validation split of Market-1501's training images, with pasted queries."""
+
+
+def _cutouts(occluders: str) -> list[Cutout]:
+    if occluders:
+        return read_cutouts(Path(occluders).expanduser(), "test")
+    logger.info(
+        "DATASETS.OCCLUDED.OCCLUDERS names no folder: queries are pasted over with drawn occluders "
+        "(the test styles of occluded_reid.synthetic)"
+    )
+    return drawn_cutouts()
+
+
+def _digest(base: dict[str, LabelledImage], cutouts: list[Cutout]) -> str:
+    """Ten hexadecimal digits that change with any query and any cut-out."""
+    digest = hashlib.sha256()
+    for name, image in base.items():
+        with open(image.path, "rb") as file:
+            digest.update(f"{name}\0".encode() + hashlib.sha256(file.read()).digest())
+    for cutout in cutouts:
+        digest.update(f"{cutout.kind}{cutout.pixels.shape}".encode())
+        digest.update(cutout.pixels.tobytes())
+    return digest.hexdigest()[:10]
+
+
+def _paste_all(
+    folder: Path, base: dict[str, LabelledImage], cutouts: list[Cutout], seed: int
+) -> None:
+    """Write the pasted queries and ``truth.jsonl``."""
+    by_occlusion = {
+        occlusion: [c for c in cutouts if c.occlusion == occlusion] for occlusion in SHARES
+    }
+    choice = {occlusion: found for occlusion, found in by_occlusion.items() if found}
+    truths = []
+    for name, image in progress(
+        base.items(), total=len(base), description="pasting over queries", logger=logger
+    ):
+        # by its name: the same whatever else is in the set
+        own = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
+        pasted = paste_one(_read(image.path), choice, np.random.default_rng([VERSION, seed, own]))
+        path = folder / name
+        with write_errors_named(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pasted.pixels).save(path, quality=95)
+        truths.append(_truth(name, image, pasted))
+    with whole_file(folder / "truth.jsonl", "w") as stream:
+        stream.writelines(truth.to_json() + "\n" for truth in truths)
+
+
+def _read(path: str) -> np.ndarray:
+    try:
+        return np.asarray(read_image(path, format="RGB"))
+    except (OSError, SyntaxError, ValueError) as error:
+        raise UserError(
+            f"cannot read the image {path} ({type(error).__name__}: {error}); replace or remove it"
+        ) from error
+
+
+def _truth(name: str, image: LabelledImage, pasted: Pasted) -> Truth:
+    covered, cutout = pasted.covered, pasted.cutout
+    zone = person_zone((covered.shape[0], covered.shape[1]))
+    return Truth(
+        path=name,
+        identity=image.pid,
+        camera=image.camid + 1,
+        split="query",
+        size=(covered.shape[1], covered.shape[0]),
+        person_box=mask_box(zone),
+        visible_fraction=visible_fraction(zone, covered),
+        stripe_person_pixels=stripe_sums(zone, STRIPES),
+        stripe_visible_pixels=stripe_sums(zone & ~covered, STRIPES),
+        stripe_coverage=stripe_coverage(covered),
+        occluders=(Occluder(cutout.kind, cutout.orientation, mask_box(covered)),),
+        occlusion=cutout.occlusion,
+    )
