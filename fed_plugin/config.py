@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from fastreid.config import CfgNode
 
+from occluded_reid.errors import UserError
+
 
 def add_fed_config(cfg: CfgNode) -> None:
     """Add ``MODEL.FED.*`` to a configuration."""
@@ -15,6 +17,11 @@ def add_fed_config(cfg: CfgNode) -> None:
     # Batch normalisation of the features after erasing, and of those after diffusion, bias frozen.
     # Not in the paper; in the authors' code, and in every strong ReID baseline since BNNeck.
     fed.NECK = True
+    # Normalise the parts before they are erased. After it (the authors' code, the default) a part
+    # that is erased to zero leaves the normalisation as a large constant vector, not as zero.
+    fed.NECK_FIRST = False
+    # Compare images by the erased parts as they are before the neck: f' as the paper writes it.
+    fed.TEST_BEFORE_NECK = False
     # What images are compared by: the erased parts alone, or with the class token beside them, each
     # of unit length. The paper does not say; the authors' evaluation uses the parts alone.
     fed.CONCATENATE_CLASS_TOKEN = False
@@ -52,3 +59,30 @@ def add_fed_config(cfg: CfgNode) -> None:
     fed.VISIBILITY_WEIGHT = 0.5
     fed.IDENTITY_WEIGHT = 0.5
     fed.CONTRAST_WEIGHT = 0.5
+
+
+def check_values(fed: CfgNode, dim: int) -> None:
+    """Check the values of ``MODEL.FED`` that no type can check.
+
+    Args:
+        fed: the keys.
+        dim: channels of the backbone.
+
+    Raises:
+        UserError: a value out of its range.
+    """
+    size = fed.NUM_PARTS * dim
+    rules = {
+        "NUM_PARTS": (fed.NUM_PARTS >= 1, "at least 1"),
+        "NUM_HEADS": (
+            fed.NUM_HEADS >= 1 and size % fed.NUM_HEADS == 0,
+            f"a divisor of NUM_PARTS x channels = {size}",
+        ),
+        "NUM_NEIGHBORS": (fed.NUM_NEIGHBORS >= 1, "at least 1"),
+        "FFN_RATIO": (fed.FFN_RATIO >= 1, "at least 1"),
+        "TEMPERATURE": (fed.TEMPERATURE > 0, "above 0"),
+        "MEMORY_MOMENTUM": (0 <= fed.MEMORY_MOMENTUM <= 1, "in [0, 1]"),
+    }
+    for key, (fits, wanted) in rules.items():
+        if not fits:
+            raise UserError(f"MODEL.FED.{key} is {fed[key]}; it must be {wanted}")

@@ -20,8 +20,8 @@ class PartFeatures(NamedTuple):
     Attributes:
         class_token: (B, C), the feature of the whole image.
         visibility: (B, P), float32 in [0, 1], 1 = visible.
-        erased: (B, P, C), part features times visibility, f' of Eq. 1.
-        embedding: (B, P * C), the same flattened and through the neck.
+        erased: (B, P, C), part features times visibility, no neck.
+        embedding: (B, P * C), f' of Eq. 1 flattened, the neck before the erasing or after it.
     """
 
     class_token: torch.Tensor
@@ -64,7 +64,8 @@ def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tenso
     if rows % num_parts:
         raise UserError(
             f"{rows} rows of features cannot be cut into {num_parts} equal stripes: change "
-            "INPUT.SIZE_TRAIN and INPUT.SIZE_TEST, or MODEL.FED.NUM_PARTS"
+            "INPUT.SIZE_TRAIN and INPUT.SIZE_TEST, MODEL.BACKBONE.STRIDE_SIZE, or "
+            "MODEL.FED.NUM_PARTS"
         )
     return tokens.unflatten(1, (num_parts, -1)).mean(dim=2)
 
@@ -101,12 +102,16 @@ class PartErasing(nn.Module):
             for _ in range(num_parts)
         )
 
-    def forward(self, parts: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return visibility (B, P) in [0, 1] and the erased parts (B, P, C) of ``parts``."""
+    def forward(self, parts: torch.Tensor) -> torch.Tensor:
+        """Return the visibility (B, P) in [0, 1] of ``parts`` (B, P, C)."""
         scores = [scorer(parts[:, part]) for part, scorer in enumerate(self.scorers)]
         visibility = torch.cat(scores, dim=1).sigmoid()
-        visibility = visibility.to(torch.promote_types(visibility.dtype, torch.float32))
-        return visibility, visibility[..., None] * parts
+        return visibility.to(torch.promote_types(visibility.dtype, torch.float32))
+
+
+def erase(parts: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
+    """Return the parts (B, P, C) times their visibility (B, P): f' of Eq. 1."""
+    return visibility[..., None] * parts
 
 
 class FEDHead(nn.Module):
@@ -117,24 +122,39 @@ class FEDHead(nn.Module):
         num_parts: P.
         grid: rows and columns of the backbone's patches; None where it gives feature maps.
         erasing: have the occlusion erasing module; without it every part is visible.
-        neck: have the batch normalisation after it.
+        neck: have the batch normalisation.
+        neck_first: normalise the parts before they are erased, not after.
     """
 
     def __init__(
-        self, *, dim: int, num_parts: int, grid: tuple[int, int] | None, erasing: bool, neck: bool
+        self,
+        *,
+        dim: int,
+        num_parts: int,
+        grid: tuple[int, int] | None,
+        erasing: bool,
+        neck: bool,
+        neck_first: bool = False,
     ):
         super().__init__()
         self.num_parts = num_parts
         self.grid = grid
         self.erasing = PartErasing(dim=dim, num_parts=num_parts) if erasing else None
         self.neck = build_neck(num_parts * dim, neck)
+        self.neck_first = neck_first
 
     def forward(self, features: torch.Tensor) -> PartFeatures:
         """Read the backbone's ``features``: (B, 1 + T, C) or (B, C, H, W)."""
         class_token, tokens, rows = split_tokens(features, self.grid)
         parts = pool_stripes(tokens, rows, self.num_parts)  # (B, P, C)
         if self.erasing is not None:
-            visibility, erased = self.erasing(parts)
+            visibility = self.erasing(parts)
         else:
-            visibility, erased = torch.ones_like(parts[..., 0], dtype=torch.float32), parts
-        return PartFeatures(class_token, visibility, erased, self.neck(erased.flatten(1)))
+            visibility = torch.ones_like(parts[..., 0], dtype=torch.float32)
+        erased = erase(parts, visibility)
+        if self.neck_first:
+            normed = self.neck(parts.flatten(1)).view_as(parts)
+            embedding = erase(normed, visibility).flatten(1)
+        else:
+            embedding = self.neck(erased.flatten(1))
+        return PartFeatures(class_token, visibility, erased, embedding)

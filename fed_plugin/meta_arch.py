@@ -16,6 +16,7 @@ from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
+from fed_plugin.config import check_values
 from fed_plugin.diffusion import FeatureDiffusion
 from fed_plugin.head import FEDHead, PartFeatures
 from fed_plugin.hooks import FillMemories
@@ -60,6 +61,7 @@ class FED(nn.Module):
         weights: of the kinds of loss in Eq. 10; ``visibility`` and ``contrast`` may be left out,
             with all that only they need.
         concatenate_class_token: compare images by the class token too.
+        test_before_neck: compare images by the erased parts as they are before the neck.
         pixel_mean: of images in 0-255, by channel.
         pixel_std: likewise.
     """
@@ -85,6 +87,7 @@ class FED(nn.Module):
         temperature: float,
         weights: Mapping[str, float],
         concatenate_class_token: bool,
+        test_before_neck: bool,
         pixel_mean: list[float],
         pixel_std: list[float],
     ):
@@ -94,6 +97,7 @@ class FED(nn.Module):
         self.temperature = temperature
         self.weights = dict(weights)
         self.concatenate_class_token = concatenate_class_token
+        self.test_before_neck = test_before_neck
         self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
         self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
@@ -118,9 +122,14 @@ class FED(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read ``MODEL.FED``; the arguments of ``__init__``."""
+        """Read ``MODEL.FED``; the arguments of ``__init__``.
+
+        Raises:
+            UserError: a value out of its range.
+        """
         fed, backbone = cfg.MODEL.FED, build_backbone(cfg)
         dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
+        check_values(fed, dim)
         diffusion = None
         if fed.DIFFUSION:
             diffusion = FeatureDiffusion(
@@ -141,6 +150,7 @@ class FED(nn.Module):
                 grid=getattr(backbone, "grid", None),
                 erasing=fed.ERASING,
                 neck=fed.NECK,
+                neck_first=fed.NECK_FIRST,
             ),
             "diffusion": diffusion,
             "dim": dim,
@@ -149,6 +159,7 @@ class FED(nn.Module):
             "temperature": fed.TEMPERATURE,
             "weights": loss_weights(fed),
             "concatenate_class_token": fed.CONCATENATE_CLASS_TOKEN,
+            "test_before_neck": fed.TEST_BEFORE_NECK,
             "pixel_mean": cfg.MODEL.PIXEL_MEAN,
             "pixel_std": cfg.MODEL.PIXEL_STD,
         }
@@ -258,7 +269,7 @@ class FED(nn.Module):
 
     def embed(self, parts: PartFeatures) -> Embedding:
         """Return what images are compared by: no diffusion, no banks (Sec. 3.2)."""
-        features = parts.embedding
+        features = parts.erased.flatten(1) if self.test_before_neck else parts.embedding
         if self.concatenate_class_token:
             features = torch.cat(
                 [F.normalize(parts.class_token, dim=1), F.normalize(features, dim=1)], dim=1

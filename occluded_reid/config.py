@@ -42,8 +42,13 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     cfg.DATASETS.PROTOCOL = ""
     # Go on with a warning where a data set's counts are not the published ones.
     cfg.DATASETS.ALLOW_PARTIAL = False
+    # Test on those of TESTS that are on the disk, and name the others, instead of stopping.
+    cfg.DATASETS.SKIP_MISSING = False
     # The drawn data set: tiny, small or paper; its own seed; where it is kept ("" = data root).
     cfg.DATASETS.SYNTHETIC = CfgNode({"SIZE": "small", "SEED": 0, "ROOT": ""})
+    # Queries of Occluded<Base>: the occluder set whose test split is pasted over them ("" = drawn
+    # occluders), the seed of the pasting, where the pictures are kept ("" = data root).
+    cfg.DATASETS.OCCLUDED = CfgNode({"OCCLUDERS": "", "SEED": 0, "ROOT": ""})
 
     # An unreadable image: raise (stop and name it) or skip (name it once and go on without it).
     cfg.INPUT.ON_ERROR = "raise"
@@ -114,9 +119,13 @@ def get_cfg(add_keys: Iterable[AddKeys] = ()) -> CfgNode:
 
 
 def load_config(
-    path: str = "", overrides: Sequence[str] = (), *, add_keys: Iterable[AddKeys] = ()
+    path: str = "",
+    overrides: Sequence[str] = (),
+    *,
+    add_keys: Iterable[AddKeys] = (),
+    also: Sequence[str] = (),
 ) -> CfgNode:
-    """Read a configuration file, then the overrides; freeze the result.
+    """Read a configuration file, those beside it, then the overrides; freeze the result.
 
     Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu`` and the log says so.
 
@@ -124,14 +133,15 @@ def load_config(
         path: a YAML file, possibly with ``_BASE_``; ``""`` for the defaults.
         overrides: ``KEY VALUE KEY VALUE ...``.
         add_keys: functions that add the keys of methods, such as ``add_fed_config``.
+        also: more YAML files, read in this order; the later one wins.
 
     Raises:
         UserError: no such file, no YAML, an unknown key (the nearest ones are named), or a value
             of another type.
     """
     cfg = get_cfg(add_keys)
-    if path:
-        _merge_file(cfg, path)
+    for file in filter(None, (path, *also)):
+        _merge_file(cfg, file)
     _merge_overrides(cfg, list(overrides))
     _check_choices(cfg)
     if str(cfg.MODEL.DEVICE).startswith("cuda") and not torch.cuda.is_available():

@@ -135,4 +135,6 @@ def _draw(kind: str, rng: np.random.Generator) -> Patch:
 def _compressed(pixels: np.ndarray, quality: int) -> np.ndarray:
     """Return RGB pixels as JPEG leaves them."""
     _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    return np.ascontiguousarray(cv2.imdecode(data, cv2.IMREAD_COLOR)[..., ::-1])
+    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    assert decoded is not None
+    return np.ascontiguousarray(decoded[..., ::-1])

@@ -171,3 +171,138 @@ def fed_contrast(features: Array, centres: Array, identities: list[int], tau: fl
 def fed_total(visibility: list[float], identity: list[float], contrast: list[float]) -> float:
     """Eq. 10 over 2, 6 and 4 terms."""
     return 0.5 * sum(visibility) + 0.5 * sum(identity) + 0.5 * sum(contrast)
+
+
+# ------------------------------------------------------------------------------------- AONet
+
+
+def aonet_phi(pattern: Array, pixel: Array) -> float:
+    """Sec. 3.2: ``phi(i_k, F(w, h)) = exp(i_k^T F(w, h))``."""
+    return math.exp(sum(float(i) * float(f) for i, f in zip(pattern, pixel, strict=True)))
+
+
+def aonet_standard_map(pattern: Array, features: Array) -> Array:
+    """Eq. 2 for one landmark and one image: responses over their sum. ``features`` (C, H, W)."""
+    height, width = features.shape[1:]
+    out, total = np.zeros((height, width)), 0.0
+    for h in range(height):
+        for w in range(width):
+            out[h, w] = aonet_phi(pattern, features[:, h, w])
+            total += out[h, w]
+    return out / total
+
+
+def aonet_referenced_map(pattern: Array, features: Array, memory: Array) -> Array:
+    """Eq. 3, steps 3 to 7 of Algorithm 1: normalise with the average response, then drop it."""
+    height, width = features.shape[1:]
+    average = aonet_phi(pattern, memory)  # step 4
+    augmented = [  # step 5
+        aonet_phi(pattern, features[:, h, w]) for h in range(height) for w in range(width)
+    ] + [average]
+    normalised = [value / sum(augmented) for value in augmented]  # step 6
+    return np.array(normalised[:-1]).reshape(height, width)  # step 7
+
+
+def aonet_feature(features: Array, response_map: Array) -> Array:
+    """Sec. 3.2 and 3.4: ``f_k = F R_k``."""
+    out = np.zeros(len(features))
+    for c in range(len(features)):
+        for h in range(response_map.shape[0]):
+            for w in range(response_map.shape[1]):
+                out[c] += features[c, h, w] * response_map[h, w]
+    return out
+
+
+def aonet_binarised(response_map: Array) -> Array:
+    """Sec. 3.1: 1 at the maximum, 0 elsewhere; pixels that tie share the 1."""
+    out = np.zeros(response_map.shape)
+    for place, value in np.ndenumerate(response_map):
+        out[place] = 1.0 if value == response_map.max() else 0.0
+    return out / out.sum()
+
+
+def aonet_algorithm_1(
+    batch: Array, patterns: Array, memory: Array, alpha: float
+) -> tuple[Array, Array, Array, Array]:
+    """One pass of Algorithm 1's loop, with Eq. 1, 3 and 4.
+
+    ``batch`` (B, C, H, W), ``patterns`` and ``memory`` (K, C). Returns the awareness scores beta
+    (B, K), the referenced maps (B, K, H, W), the OA features (B, K, C) and the updated memory.
+    """
+    images, landmarks, channels = len(batch), len(patterns), patterns.shape[1]
+    beta = np.zeros((images, landmarks))
+    maps = np.zeros((images, landmarks, *batch.shape[2:]))
+    features = np.zeros((images, landmarks, channels))
+    updated = np.zeros(memory.shape)
+    for k in range(landmarks):
+        peaks = np.zeros(channels)
+        for b in range(images):
+            maps[b, k] = aonet_referenced_map(patterns[k], batch[b], memory[k])
+            for value in maps[b, k].flatten():  # step 8, Eq. 4
+                beta[b, k] += value
+            features[b, k] = aonet_feature(batch[b], maps[b, k])  # step 9
+            peaks += aonet_feature(batch[b], aonet_binarised(maps[b, k]))  # step 10
+        updated[k] = alpha * memory[k] + (1 - alpha) * peaks / images  # step 11, Eq. 1
+    return beta, maps, features, updated
+
+
+def aonet_attention(landmarks: Array, weights: dict[str, Array], gate: float) -> Array:
+    """The block over one image's landmarks (K, C), as in SAGAN: ``f_i + gate * sum_j s_ij v_j``."""
+    queries, keys, values = (
+        [matrix_times(weights[name], f) + weights[f"{name}_bias"] for f in landmarks]
+        for name in ("query", "key", "value")
+    )
+    out = landmarks.copy()
+    for i, query in enumerate(queries):
+        shares = softmax([float(np.dot(query, key)) for key in keys])
+        for share, value in zip(shares, values, strict=True):
+            out[i] += gate * share * value
+    return out
+
+
+def aonet_identity(logits: Array, labels: list[int], beta: Array) -> float:
+    """One of the two sums of Eq. 5, ``-(1/K) sum_k beta_k log p_k``; mean over images."""
+    images, landmarks = beta.shape
+    total = 0.0
+    for b in range(images):
+        for k in range(landmarks):
+            total += beta[b, k] * cross_entropy(logits[b, k : k + 1], labels[b : b + 1]) / landmarks
+    return total / images
+
+
+def aonet_orthogonal(features: Array) -> float:
+    """Eq. 6 of ``features`` (B, K, C); mean over images. The first sum runs to K, not k."""
+    images, landmarks = features.shape[:2]
+    total = 0.0
+    for b in range(images):
+        for i in range(landmarks):
+            for j in range(i + 1, landmarks):
+                ramp = max(0.0, cosine(features[b, i], features[b, j]))
+                total -= math.log(1 - ramp) / landmarks**2
+    return total / images
+
+
+def aonet_overlap(maps: Array) -> float:
+    """Base_RegL: ``1 - (1/K) sum_wh max_k R_k(w, h)``; mean over images."""
+    total = 0.0
+    for of_image in maps:
+        highest = 0.0
+        for h in range(maps.shape[2]):
+            for w in range(maps.shape[3]):
+                highest += max(float(response) for response in of_image[:, h, w])
+        total += 1 - highest / len(of_image)
+    return total / len(maps)
+
+
+def aonet_total(before: float, after: float, orthogonal: float, lambda_ot: float) -> float:
+    """Eq. 7, with the two sums of Eq. 5."""
+    return (before + after) + lambda_ot * orthogonal
+
+
+def aonet_similarity(features: tuple[Array, Array], beta: tuple[Array, Array]) -> float:
+    """Eq. 8 of two images: ``(1/K) sum_k beta1_k beta2_k cosine(f1_k, f2_k)``, each f (K, C)."""
+    landmarks = len(beta[0])
+    total = 0.0
+    for k in range(landmarks):
+        total += beta[0][k] * beta[1][k] * cosine(features[0][k], features[1][k])
+    return total / landmarks

@@ -13,6 +13,7 @@ from PIL import Image
 from occluded_reid import synthetic
 from occluded_reid.datasets import (
     Counts,
+    DatasetNotFound,
     FolderDataset,
     MarketSplit,
     build_dataset,
@@ -182,12 +183,12 @@ def test_lists_do_not_depend_on_the_order_of_the_disk(
 def test_host_lists_are_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import glob
 
-    duke = tmp_path / "DukeMTMC-reID"
-    for folder in ("bounding_box_train", "query", "bounding_box_test"):
-        write_images(duke / folder, [f"{pid:04d}_c2_f0046985.jpg" for pid in (5, 3, 20)])
+    for folder in ("image_train", "image_query", "image_test"):
+        names_of_veri = [f"{pid:04d}_c002_00046985_0.jpg" for pid in (5, 3, 20)]
+        write_images(tmp_path / "veri" / folder, names_of_veri)
     unsorted = glob.glob
     monkeypatch.setattr(glob, "glob", lambda path: sorted(unsorted(path), reverse=True))
-    dataset = build_dataset("DukeMTMC", root=str(tmp_path))
+    dataset = build_dataset("VeRi", root=str(tmp_path))
     for items in (dataset.train, dataset.query, dataset.gallery):
         assert names(items) == sorted(names(items))
     assert dataset.truth is None
@@ -204,11 +205,11 @@ def test_impossible_camera_is_named(tmp_path: Path) -> None:
     [
         ("MarketSplit", ["0002_c1s1_000451_03.jpg", f"{MARKET}/bounding_box_train", "authors"]),
         ("Market1501", ["bounding_box_train, query, bounding_box_test", MARKET, "authors"]),
-        ("DukeMTMC", ["DukeMTMC-reID", "is not found"]),
+        ("VeRi", ["veri", "is not found"]),
     ],
 )
 def test_missing_folders_are_named(tmp_path: Path, name: str, looked_for: list[str]) -> None:
-    with pytest.raises(UserError) as refusal:
+    with pytest.raises(DatasetNotFound) as refusal:
         build_dataset(name, root=str(tmp_path))
     for words in [name, str(tmp_path), "FASTREID_DATASETS", *looked_for]:
         assert words in str(refusal.value)
@@ -238,8 +239,8 @@ def test_names_like_no_other_list_all() -> None:
 def test_protocols_are_checked() -> None:
     with pytest.raises(UserError, match="MarketSplit has no protocol 'crop'"):
         build_dataset("MarketSplit:crop", root="nowhere")
-    with pytest.raises(UserError, match="DukeMTMC has no protocol 'crop'"):
-        build_dataset("DukeMTMC:crop", root="nowhere")
+    with pytest.raises(UserError, match="VeRi has no protocol 'crop'"):
+        build_dataset("VeRi:crop", root="nowhere")
     with pytest.raises(UserError, match="no protocol 'crop'; it has occluded and holistic"):
         build_dataset("SyntheticOccluded", root="nowhere", protocol="crop")
 

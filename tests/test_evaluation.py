@@ -1,93 +1,39 @@
-"""Rankings equal fast-reid's own; intervals and results files say what they should."""
+"""From batches to the report: intervals, occlusion, options, several ranks, results files."""
 
 from __future__ import annotations
 
+import itertools
 import json
+import pickle
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
-from fastreid.evaluation.rank import eval_market1501
-from fastreid.utils.compute_dist import build_dist
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from fastreid.utils import comm
+from fed.ranks import on_two_ranks
 from runs import tiny_cfg
 from torch import nn
 
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation import (
     Evaluator,
-    distance_matrix,
-    rank_queries,
     results_table,
     run_inference,
     write_results,
 )
-from occluded_reid.evaluation.occlusion import by_occlusion, visibility_auc
-from occluded_reid.evaluation.outputs import Embedding
+from occluded_reid.evaluation.collection import rows_on_first_rank
+from occluded_reid.evaluation.occlusion import (
+    by_occlusion,
+    calibration,
+    visibility_auc,
+    visibility_of_images,
+    visibility_of_stripes,
+)
+from occluded_reid.evaluation.outputs import Embedding, mean_embedding
+from occluded_reid.evaluation.per_query import names_of, read_per_query
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.evaluation.results import with_intervals
-
-
-def test_three_queries_by_hand():
-    """Gallery at distances 0.1 ... 0.5; camera 9 is everybody's other camera.
-
-    Query 0 (identity 1, camera 1): the image at 0.1 is of its own camera and ignored; positives
-    stand at ranks 2 and 3 of [2, 1, 1, 3]: AP = (1/2 + 2/3) / 2, INP = 2/3.
-    Query 1 (identity 3, camera 1): one positive at rank 5: AP = INP = 1/5.
-    Query 2 (identity 4): none; left out.
-    """
-    distances = np.tile(np.array([0.1, 0.2, 0.3, 0.4, 0.5], np.float32), (3, 1))
-    gallery_ids, gallery_cameras = np.array([1, 2, 1, 1, 3]), np.array([1, 9, 9, 9, 9])
-    ids, cameras = np.array([1, 3, 4]), np.array([1, 1, 1])
-    ranking = rank_queries(distances, ids, gallery_ids, cameras, gallery_cameras)
-    assert ranking.query.tolist() == [0, 1]
-    assert ranking.positives.tolist() == [2, 1]
-    assert ranking.first_match.tolist() == [2, 5]
-    np.testing.assert_allclose(ranking.average_precision, [(1 / 2 + 2 / 3) / 2, 1 / 5])
-    np.testing.assert_allclose(ranking.inverse_negative_penalty, [2 / 3, 1 / 5])
-    assert ranking.rank_k(2).tolist() == [1, 0]
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.booleans())
-def test_ranking_equals_fastreids_own_with_a_stable_order(seed, ties):
-    random = np.random.default_rng(seed)
-    queries, gallery = random.integers(1, 8), random.integers(20, 60)
-    distances = random.random((queries, gallery)).astype(np.float32)
-    if ties:
-        distances = np.round(distances * 3) / 3
-    labels = [
-        random.integers(0, high, size)
-        for size, high in ((queries, 5), (gallery, 5), (queries, 3), (gallery, 3))
-    ]
-    ranking = rank_queries(distances, *labels)
-    # equal distances made different in the gallery's order: what a stable sort does
-    order = np.argsort(np.argsort(distances, axis=1, kind="stable"), axis=1).astype(np.float64)
-    try:
-        cmc, precision, penalty = eval_market1501(order, *labels, max_rank=5)
-    except AssertionError:
-        assert len(ranking.query) == 0
-        return
-    np.testing.assert_allclose(ranking.average_precision, precision, atol=1e-12)
-    np.testing.assert_allclose(ranking.inverse_negative_penalty, penalty, atol=1e-12)
-    own_cmc = [ranking.rank_k(k + 1).mean() for k in range(len(cmc))]
-    np.testing.assert_allclose(own_cmc, cmc, atol=1e-6)
-
-
-@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
-def test_distances_equal_fastreids(metric):
-    query, gallery = torch.randn(5, 7), torch.randn(9, 7)
-    own = distance_matrix(query, gallery, metric)
-    np.testing.assert_allclose(own, build_dist(query, gallery, metric), atol=1e-5)
-
-
-def test_dot_is_the_inner_product_and_not_the_cosine():
-    query, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [3.0, 3.0]])
-    assert distance_matrix(query, gallery, "dot").tolist() == [[-1, -3]]
-    with pytest.raises(ValueError, match="unknown metric"):
-        distance_matrix(query, gallery, "manhattan")
 
 
 def ranking_of(precision: list[float]) -> Ranking:
@@ -126,10 +72,15 @@ def test_metrics_by_occlusion():
         )
     }  # fmt: skip
     found = by_occlusion(ranking, np.array(["a", "b", "c", "d"]), truth)
-    assert found["visible 0.9-1.0"] == {"queries": 1, "Rank-1": 100, "mAP": 100}
+    sure = {"Rank-1": [100, 100], "mAP": [100, 100]}
+    assert found["visible 0.9-1.0"] == {
+        "queries": 1, "Rank-1": 100, "mAP": 100, "intervals": sure,
+    }  # fmt: skip
     assert found["visible 0.5-0.7"]["queries"] == 2
     assert found["visible 0.5-0.7"]["mAP"] == pytest.approx(60)
-    assert found["horizontal"] == {"queries": 1, "Rank-1": 0, "mAP": 40}
+    low, high = found["visible 0.5-0.7"]["intervals"]["mAP"]
+    assert (low, high) == pytest.approx((40, 80))  # of two queries
+    assert found["horizontal"]["Rank-1"] == 0 and found["horizontal"]["mAP"] == pytest.approx(40)
     assert "visible 0.0-0.5" not in found  # its only query has no positive
 
 
@@ -155,6 +106,77 @@ def test_visibility_auc_against_the_truth_by_hand():
     assert half == {"all": 0.5, "horizontal": 1.0}
 
 
+def test_calibration_by_hand():
+    """Two bins: 0.05 and 0.05 of which one is visible, 1.0 and 0.9 that are both visible."""
+    found = calibration(np.array([0.05, 0.05, 1.0, 0.9]), np.array([True, False, True, True]))
+    first, last = found["bins"]
+    assert first == {
+        "low": 0, "high": 0.1, "stripes": 2, "predicted": pytest.approx(0.05), "visible": 0.5,
+    }  # fmt: skip
+    assert (last["low"], last["high"], last["stripes"]) == (0.9, 1, 2)
+    assert found["expected_error"] == pytest.approx((0.45 + 0.05) / 2)
+    assert calibration(np.empty(0), np.empty(0, bool)) == {"expected_error": 0, "bins": []}
+
+
+def test_a_calibrated_prediction_has_no_error():
+    random = np.random.default_rng(0)
+    predicted = random.random(200_000)
+    seen = random.random(200_000) < predicted
+    assert calibration(predicted, seen)["expected_error"] < 0.01
+    assert calibration(predicted, ~seen)["expected_error"] > 0.4
+
+
+def test_visibility_of_each_stripe_and_of_whole_images():
+    """The first stripe is always told rightly, the second always wrongly."""
+    truth = {
+        name: SimpleNamespace(
+            occlusion="horizontal",
+            visible_fraction=fraction,
+            stripe_person_pixels=[8] * 16,
+            stripe_visible_pixels=[upper] * 8 + [lower] * 8,
+        )
+        for name, fraction, upper, lower in (("a", 1.0, 8, 8), ("b", 0.5, 0, 8), ("c", 0.4, 8, 0))
+    }
+    visibility = np.array([[0.9, 0.3], [0.1, 0.2], [0.8, 0.5]])
+    found = visibility_of_stripes(visibility, list("abc"), truth)
+    assert found["visibility_auc_per_stripe"] == [1, 0]
+    assert found["visibility_calibration"]["expected_error"] > 0
+    only = visibility_of_stripes(visibility[:1], ["a"], truth)
+    assert only["visibility_auc_per_stripe"] == [None, None] and only["visibility_auc"] == {}
+    images = visibility_of_images(visibility, list("abc"), truth)
+    # means 0.6, 0.15, 0.65: "a" is above "b" and below "c"
+    assert images["auc"] == 0.5
+    assert images["rank_correlation"] == pytest.approx(-0.5)
+    assert visibility_of_images(visibility[:1], ["a"], truth) == {}
+    assert visibility_of_images(visibility[:2], ["a", "a"], truth) == {}
+
+
+def test_landmarks_are_not_taken_for_stripes(tmp_path, features):
+    values, identities, cameras = features
+    truth = {
+        str(number): SimpleNamespace(
+            visible_fraction=number / 30, occlusion="horizontal",
+            stripe_person_pixels=[1] * 16, stripe_visible_pixels=[number % 2] * 16,
+        )
+        for number in range(30)
+    }  # fmt: skip
+    for parts, stripes in ((6, True), (4, False)):
+        evaluator = Evaluator(tiny_cfg(tmp_path / "run"), num_query=6, truth=truth)
+        for batch in batches_of(values, identities, cameras, 7):
+            seen = (batch["index"] / 30)[:, None].repeat(1, parts)
+            evaluator.process(batch, Embedding(batch["images"], seen, stripes))
+        found = evaluator.evaluate()
+        assert found["image_visibility"] == {"rank_correlation": pytest.approx(1)}
+        assert "visibility_auc" not in found and "visibility_calibration" not in found
+
+
+def test_the_mean_of_two_views_keeps_what_the_parts_are():
+    one = Embedding(torch.tensor([[1.0]]), torch.tensor([[0.2]]), stripes=False)
+    other = Embedding(torch.tensor([[3.0]]), torch.tensor([[0.4]]), stripes=False)
+    features, visibility, stripes = mean_embedding(one, other)
+    assert (features.item(), visibility.item(), stripes) == (2, pytest.approx(0.3), False)
+
+
 def test_the_report_rates_a_models_visibility(tmp_path, features):
     values, identities, cameras = features
     truth = {
@@ -172,6 +194,9 @@ def test_the_report_rates_a_models_visibility(tmp_path, features):
         evaluator.process(batch, Embedding(batch["images"], seen))
     found = evaluator.evaluate()
     assert found["visibility_auc"] == {"all": 1.0, "horizontal": 1.0}
+    assert found["visibility_auc_per_stripe"] == [None, None]  # each always or never visible
+    assert found["visibility_calibration"]["expected_error"] == pytest.approx(0.1)
+    assert found["image_visibility"] == {}
     assert found["by_occlusion"]["horizontal"]["queries"] == 6
 
 
@@ -215,19 +240,109 @@ def test_batch_size_and_order_do_not_change_the_report(tmp_path, features):
     assert evaluator.evaluate() == expected
 
 
-@pytest.mark.parametrize("option", ["AQE", "RERANK", "ROC"])
-def test_fastreids_options_work_and_refuse_the_inner_product(tmp_path, features, option):
-    plain = report(tiny_cfg(tmp_path / "run"), *features)
-    on = ("TEST." + option + ".ENABLED", True)
-    rerank = ("TEST.RERANK.K1", 6, "TEST.RERANK.K2", 2)
-    changed = report(tiny_cfg(tmp_path / "run", *on, *rerank), *features)
-    if option == "ROC":
-        assert all(0 <= rate <= 1 for rate in changed.pop("roc").values())
-        assert changed == plain
-        return
-    assert changed["metrics"] != plain["metrics"]
-    with pytest.raises(UserError, match="cannot be used with TEST.METRIC dot"):
-        report(tiny_cfg(tmp_path / "run", *on, "TEST.METRIC", "dot"), *features)
+def options(*names):
+    """Overrides that switch ``TEST.<name>`` on, with neighbourhoods for thirty images."""
+    on = [word for name in names for word in (f"TEST.{name}.ENABLED", True)]
+    return [*on, "TEST.RERANK.K1", 6, "TEST.RERANK.K2", 2, "TEST.AQE.QE_K", 3]
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+def test_expansion_and_reranking_work_by_every_metric(tmp_path, features, metric):
+    by = ("TEST.METRIC", metric)
+    reports = [
+        report(tiny_cfg(tmp_path / "run", *by, *options(*names)), *features)
+        for names in ((), ("AQE",), ("RERANK",), ("AQE", "RERANK"))
+    ]
+    used = [(each["query_expansion"], each["reranking"]) for each in reports]
+    assert used == [(False, False), (True, False), (False, True), (True, True)]
+    scores = [each["per_query"]["average_precision"] for each in reports]
+    assert all(one != other for one, other in itertools.combinations(scores, 2))
+    assert min(each["metrics"]["mAP"]["value"] for each in reports) > 40  # chance: about 20
+
+
+def test_true_positive_rates_change_nothing_else(tmp_path, features):
+    found = report(tiny_cfg(tmp_path / "run", *options("ROC")), *features)
+    assert all(0 <= rate <= 1 for rate in found.pop("roc").values())
+    assert found == report(tiny_cfg(tmp_path / "run"), *features)
+
+
+@pytest.mark.parametrize("option", ["AQE", "RERANK"])
+def test_a_querys_own_copy_is_no_neighbour_of_it(tmp_path, features, option):
+    """Each query also stands in the gallery, as Occluded-Duke's do, under its name or another."""
+    cfg = tiny_cfg(tmp_path / "run", *options(option))
+    doubled = [torch.cat([each, each[:6]]) for each in features]
+    paths = [f"query/{n}.jpg" for n in range(6)] + [f"gallery/{n}.jpg" for n in range(6, 30)]
+
+    def reported(copied, copies=None):
+        evaluator = Evaluator(cfg, num_query=6, copies=copies)
+        for batch in batches_of(*doubled, 8):
+            batch["img_paths"] = [(paths + copied)[n] for n in batch["index"]]
+            evaluator.process(batch, batch["images"])
+        found = evaluator.evaluate()
+        copies_found = found["counts"]["queries_with_a_copy_in_the_gallery"]
+        return copies_found, found["per_query"]["average_precision"]
+
+    same_names = [f"gallery/{n}.jpg" for n in range(6)]
+    other_names = [f"gallery/other{n}.jpg" for n in range(6)]
+    by_name = reported(same_names)
+    assert by_name[0] == 6
+    assert reported(other_names, dict(zip(paths[:6], other_names, strict=True))) == by_name
+    unmasked = reported(other_names)
+    assert unmasked[0] == 0 and unmasked[1] != by_name[1]
+    assert reported(same_names, {}) == unmasked
+
+
+def test_report_names_each_query_and_the_worst(tmp_path, features):
+    found = report(tiny_cfg(tmp_path / "run"), *features)
+    per_query, worst = found["per_query"], found["worst_queries"]
+    assert per_query["names"] == [str(number) for number in range(6)]
+    assert np.mean(per_query["average_precision"]) * 100 == pytest.approx(
+        found["metrics"]["mAP"]["value"]
+    )
+    assert [each["AP"] for each in worst] == sorted(each["AP"] for each in worst)
+    assert len(worst) == 6 and worst[0]["AP"] < worst[-1]["AP"]
+    for each in worst:
+        assert each["name"] == str(each["query"])
+        assert each["AP"] == 100 * per_query["average_precision"][each["query"]]
+        assert each["first_match"] == per_query["first_match"][each["query"]]
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("shares", [(30, 0), (0, 30), (13, 20)])
+def test_two_ranks_report_what_one_does(tmp_path, features, shares):
+    """However the images are shared: one rank may have none, some may be read by both."""
+    cfg = tiny_cfg(tmp_path / "run")
+    expected = report(cfg, *features)
+    first, second = shares
+
+    def work(rank):
+        chosen = range(first) if rank == 0 else range(30 - second, 30)
+        evaluator = Evaluator(cfg, num_query=6)
+        for batch in batches_of(*features, 1):
+            if int(batch["index"]) in chosen:
+                evaluator.process(batch, batch["images"])
+        found = evaluator.evaluate()
+        assert evaluator.collected() is None or rank == 0  # asked for again
+        assert found == (expected if rank == 0 else {})
+
+    on_two_ranks(work)
+
+
+@pytest.mark.distributed
+def test_ranks_send_their_rows_without_pickling_them(monkeypatch):
+    """Features may be larger than what can be pickled in one piece."""
+
+    def work(rank):
+        sent = []
+        gather = comm.all_gather
+        monkeypatch.setattr(comm, "all_gather", lambda data: sent.append(data) or gather(data))
+        rows = torch.full((3 - rank, 1000), float(rank))
+        found = rows_on_first_rank(rows)
+        assert len(pickle.dumps(sent)) < 200
+        if rank == 0:
+            assert found[:, 0].tolist() == [0, 0, 0, 1, 1]
+
+    on_two_ranks(work)
 
 
 def test_broken_features_and_sets_without_positives_are_refused(tmp_path, features):
@@ -282,7 +397,13 @@ def test_results_file_says_what_was_measured(tmp_path, features):
     model = nn.Linear(2, 2)
     path = write_results(cfg, model, reports, seconds=1.234, epoch=5)
     content = json.loads(path.read_text())
-    assert content["data_sets"] == reports
+    kept = {key: value for key, value in reports["Name:protocol"].items() if key != "per_query"}
+    assert content["data_sets"] == {"Name:protocol": kept}
+    assert "per_query" in reports["Name:protocol"]  # what was given is not changed
+    stored = read_per_query(folder / "per_query.npz", content["per_query"]["sha256"])
+    names, ranking = stored["Name:protocol"]
+    for field, values in reports["Name:protocol"]["per_query"].items():
+        assert (names if field == "names" else getattr(ranking, field).tolist()) == values
     assert content["epoch"] == 5 and content["seed"] == 7 and content["wall_time_s"] == 1.23
     assert {"torch", "fastreid", "python", "numpy"} <= content["versions"].keys()
     assert content["machine"]["device"] == "cpu" and content["machine"]["cores"] >= 1
@@ -292,3 +413,10 @@ def test_results_file_says_what_was_measured(tmp_path, features):
     assert again["weights_sha256"] != content["weights_sha256"]
     table = results_table(reports)
     assert "Name:protocol" in table and "[" in table
+
+
+def test_names_are_the_same_on_every_machine():
+    for root in ("/data/2024 reid/Market", "relative", "."):
+        paths = [f"{root}/query/1/0001_c1.jpg", f"{root}/query/2/0001_c1.jpg"]
+        assert names_of(np.array(paths)) == ["1/0001_c1.jpg", "2/0001_c1.jpg"]
+    assert names_of(np.array(["/data/query/0001_c1.jpg"])) == ["0001_c1.jpg"]

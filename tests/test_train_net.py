@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -11,7 +12,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from runs import TINY, draw_market, final_states, forked, load_tool, status_of
+from runs import TINY, draw_market, final_states, forked, load_tool, status_of, tiny_cfg
+
+from occluded_reid.engine import Trainer
 
 REPOSITORY = Path(__file__).parents[1]
 TOOL = REPOSITORY / "tools" / "train_net.py"
@@ -44,6 +47,50 @@ def test_train_then_evaluate(tmp_path, config):
     results = [json.loads((path / "results.json").read_text()) for path in (folder, other)]
     assert results[0]["data_sets"] == results[1]["data_sets"]
     assert results[0]["weights_sha256"] != results[1]["weights_sha256"]  # other classifier: none
+
+
+def test_one_command_tests_on_all_sets_that_are_there(tmp_path, config, capsys, monkeypatch):
+    folder, other = tmp_path / "run", tmp_path / "eval"
+    assert train_net.command(words(config, folder, "SOLVER.MAX_EPOCH", 1)) == 0
+    market = Path(os.environ["FASTREID_DATASETS"]) / "Market-1501-v15.09.15"
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    for name in ("Market-1501", "Occluded_Duke"):
+        (tmp_path / name).symlink_to(market, target_is_directory=True)
+    more = ["MODEL.WEIGHTS", folder / "model_final.pth", "DATASETS.ALLOW_PARTIAL", True]
+    also = ["--also", str(REPOSITORY / "configs" / "test_all.yml")]
+    saved = ["--config-file", str(folder / "config.yaml"), "OUTPUT_DIR", str(other)]
+    assert train_net.command(["--eval-only", *also, *saved, *map(str, more)]) == 0
+    results = json.loads((other / "results.json").read_text())
+    assert list(results["data_sets"]) == ["Market1501", "OccludedDuke"]
+    assert {"DukeMTMC", "MSMT17"} < set(results["missing"])
+    log = (other / "log.txt").read_text()
+    for name in ("DukeMTMC", "MSMT17", "PartialREID:partial", "PDukeMTMC:cameras"):
+        assert f"Not tested on {name}: {name.partition(':')[0]}: found no folders" in log
+    missing = ["DATASETS.TESTS", "('OccludedREID', 'PartialREID:partial')", *map(str, more)]
+    assert train_net.command(["--eval-only", *also, *saved, *missing]) == 2
+    assert "none of DATASETS.TESTS is there: OccludedREID: found" in capsys.readouterr().err
+    assert train_net.command(["--eval-only", *saved, *missing]) == 2
+    assert "error: OccludedREID: found no folders" in capsys.readouterr().err
+
+
+def test_the_protocol_that_was_used_is_kept(tmp_path, config, monkeypatch):
+    root = Path(os.environ["FASTREID_DATASETS"])
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    home = tmp_path / "Partial_REID"
+    for source, names in (
+        ("query", ["occluded_body_images", "partial_body_images"]),
+        ("bounding_box_test", ["whole_body_images"]),
+    ):
+        for name in names:
+            shutil.copytree(root / "Market-1501-v15.09.15" / source, home / name)
+    weights = tmp_path / "weights.pth"
+    cfg = tiny_cfg(tmp_path / "run")
+    torch.save({"model": Trainer.build_model(cfg).state_dict()}, weights)
+    tests = ["DATASETS.TESTS", "('PartialREID', 'PartialREID:partial')", "MODEL.WEIGHTS", weights]
+    assert train_net.command(["--eval-only", *words(config, tmp_path / "eval", *tests)]) == 0
+    reports = json.loads((tmp_path / "eval" / "results.json").read_text())["data_sets"]
+    protocols = {name: report["protocol"] for name, report in reports.items()}
+    assert protocols == {"PartialREID": "occluded", "PartialREID:partial": "partial"}
 
 
 def test_dry_run_needs_no_data_and_leaves_nothing(tmp_path, config, monkeypatch, capsys):

@@ -107,9 +107,7 @@ def _inference(cfg: CfgNode, kind: str) -> tuple[Any, np.ndarray, Any, Any, Any]
     loader, evaluator = Trainer.build_evaluator(cfg, name)
     run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
     found: Any = evaluator.collected()
-    distances = evaluator.distances(
-        found.features[: found.queries], found.features[found.queries :]
-    )
+    distances = evaluator.compared(found)[:, :]
     ids, cameras = (np.split(x, [found.queries]) for x in (found.identities, found.cameras))
     return found, distances, ids, cameras, open_dataset(cfg, name).truth
 

@@ -13,18 +13,36 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from tabulate import tabulate
 
-from occluded_reid.datasets.folders import Counts, FolderDataset
+from occluded_reid.datasets.dukemtmc import DukeMTMC, OccludedDuke
+from occluded_reid.datasets.folders import Counts, DatasetNotFound, FolderDataset
 from occluded_reid.datasets.market1501 import Market1501, MarketSplit
+from occluded_reid.datasets.msmt17 import MSMT17
+from occluded_reid.datasets.occluded import OccludedMarket1501, OccludedMarketSplit, PastedQueries
+from occluded_reid.datasets.p_dukemtmc import PDukeMTMC
+from occluded_reid.datasets.partial_ilids import PartialiLIDS
 from occluded_reid.datasets.synthetic import SyntheticOccluded
+from occluded_reid.datasets.two_sided import OccludedREID, PartialREID
 from occluded_reid.errors import UserError
 
 __all__ = [
     "Counts",
+    "DatasetNotFound",
+    "DukeMTMC",
     "FolderDataset",
+    "MSMT17",
     "Market1501",
     "MarketSplit",
+    "OccludedDuke",
+    "OccludedMarket1501",
+    "OccludedMarketSplit",
+    "OccludedREID",
+    "PDukeMTMC",
+    "PartialREID",
+    "PartialiLIDS",
+    "PastedQueries",
     "SyntheticOccluded",
     "build_dataset",
+    "chosen_protocol",
     "dataset_names",
     "dataset_root",
     "summary",
@@ -34,7 +52,11 @@ __all__ = [
 logger = logging.getLogger(__name__)
 
 # fast-reid has registered these names already, and its registry cannot be overruled.
-_IN_PLACE_OF_FASTREID: dict[str, type[FolderDataset]] = {"Market1501": Market1501}
+_IN_PLACE_OF_FASTREID: dict[str, type[FolderDataset]] = {
+    "DukeMTMC": DukeMTMC,
+    "MSMT17": MSMT17,
+    "Market1501": Market1501,
+}
 
 
 def dataset_root() -> str:
@@ -56,6 +78,9 @@ def build_dataset(
     synthetic_size: str = "small",
     synthetic_seed: int = 0,
     synthetic_root: str = "",
+    occluders: str = "",
+    occluded_seed: int = 0,
+    occluded_root: str = "",
     combineall: bool = False,
     verbose: bool = True,
 ) -> ImageDataset:
@@ -70,6 +95,9 @@ def build_dataset(
         synthetic_size: size of the drawn set.
         synthetic_seed: seed of the drawn set.
         synthetic_root: where the drawn set is kept; ``""`` is ``root``.
+        occluders: the occluder set pasted over queries of ``Occluded<Base>``; ``""`` is drawn.
+        occluded_seed: what is pasted where.
+        occluded_root: where pasted queries are kept; ``""`` is ``root``.
         combineall: train on queries and gallery too.
         verbose: write a table of what was found to the log.
 
@@ -78,13 +106,14 @@ def build_dataset(
         ``.truth`` is None, or what is known of each image by its absolute path.
 
     Raises:
-        UserError: no such set or protocol, no such folder, or other counts than published.
+        DatasetNotFound: the set is not on the disk.
+        UserError: no such set or protocol, or other counts than published.
     """
     name, _, named_protocol = name.partition(":")
     factory = _find(name)
     options: dict[str, Any] = {"combineall": combineall, "verbose": verbose}
     if issubclass(factory, FolderDataset):
-        options["protocol"] = named_protocol or (protocol if factory.protocols else "")
+        options["protocol"] = _choose(factory, named_protocol, protocol)
         options["allow_partial"] = allow_partial
     elif "protocol" in inspect.signature(factory).parameters:
         options["protocol"] = named_protocol or protocol
@@ -96,10 +125,31 @@ def build_dataset(
             synthetic_seed=synthetic_seed,
             synthetic_root=synthetic_root,
         )
+    if issubclass(factory, PastedQueries):
+        options.update(
+            occluders=occluders, occluded_seed=occluded_seed, occluded_root=occluded_root
+        )
     dataset = _read(name, factory, root, options)
     if verbose:
         logger.info(f"{name}{_protocol_suffix(dataset)}:\n{summary_table(dataset)}")
     return dataset
+
+
+def chosen_protocol(name: str, protocol: str = "") -> str:
+    """Return the protocol by which :func:`build_dataset` would read a set, without reading it.
+
+    Args:
+        name: a registered name, or ``Name:protocol``.
+        protocol: the protocol of sets that are not named as ``Name:protocol``.
+
+    Raises:
+        UserError: no such set or protocol.
+    """
+    name, _, named_protocol = name.partition(":")
+    factory = _find(name)
+    if issubclass(factory, FolderDataset):
+        return _choose(factory, named_protocol, protocol)
+    return named_protocol
 
 
 def summary(dataset: ImageDataset) -> dict[str, dict[str, int]]:
@@ -120,6 +170,10 @@ def summary_table(dataset: ImageDataset) -> str:
     """Return :func:`summary` as a table for the log."""
     rows = [{"subset": subset, **counts} for subset, counts in summary(dataset).items()]
     return tabulate(rows, headers="keys", tablefmt="pipe")
+
+
+def _choose(factory: type[FolderDataset], named: str, general: str) -> str:
+    return factory.choose_protocol(named or (general if factory.protocols else ""))
 
 
 def _find(name: str) -> type[ImageDataset]:
@@ -143,7 +197,7 @@ def _read(
     except RuntimeError as error:  # fast-reid's sets: '"PATH" is not found'
         if not str(error).endswith("is not found"):
             raise
-        raise UserError(
+        raise DatasetNotFound(
             f"{name}: {error}. Download the data set and unpack it there, or point "
             f"FASTREID_DATASETS to the folder of your data sets (now {os.path.abspath(root)})"
         ) from error

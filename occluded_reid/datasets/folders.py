@@ -15,11 +15,16 @@ from typing import Any, ClassVar, NamedTuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
+from occluded_reid.datasets.places import as_spelled, candidate_homes, names_in
 from occluded_reid.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
+
+
+class DatasetNotFound(UserError):
+    """The folders of a data set are not on the disk."""
 
 
 class LabelledImage(NamedTuple):
@@ -48,6 +53,11 @@ class Counts(NamedTuple):
         return f"{self.images} images of {self.identities} identities"
 
 
+def is_image_name(name: str) -> bool:
+    """Whether ``name`` ends as the name of an image does."""
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
+
+
 def read_images(folder: Path, pattern: re.Pattern[str], *, num_cameras: int) -> list[LabelledImage]:
     """Read identity and camera of each image in ``folder`` from its file name.
 
@@ -67,9 +77,9 @@ def read_images(folder: Path, pattern: re.Pattern[str], *, num_cameras: int) -> 
         UserError: a file name gives a camera that the set does not have.
     """
     images = []
-    for name in sorted(os.listdir(folder)):
+    for name in names_in(folder):
         match = pattern.match(name)
-        if match is None or os.path.splitext(name)[1].lower() not in IMAGE_SUFFIXES:
+        if match is None or not is_image_name(name):
             continue
         pid, camera = int(match[1]), int(match[2])
         if pid < 0:
@@ -152,10 +162,19 @@ class FolderDataset(ImageDataset):
         """What is known of each image beyond its labels, by absolute path; None if nothing is."""
         return None
 
+    @property
+    def own_copies(self) -> dict[str, str]:
+        """Gallery path of each query that stands in the gallery too, by the query's path.
+
+        Scoring drops such a copy (same identity, same camera); what looks at neighbours, such as
+        re-ranking and query expansion, must leave it out as well.
+        """
+        return {}
+
     def read_subsets(self) -> Subsets:
         """Find and read the images; here one folder per subset."""
         home = self.find_home()
-        found = {subset: self.read(home / name) for subset, name in self.folders.items()}
+        found = {s: self.read(as_spelled(home, name)) for s, name in self.folders.items()}
         return Subsets(
             train=self.without_junk(found.get("train", [])),
             query=self.without_junk(found.get("query", [])),
@@ -166,7 +185,7 @@ class FolderDataset(ImageDataset):
         """Return the first place in which all of :attr:`folders` stand."""
         wanted = list(self.folders.values())
         for home in self.candidates():
-            if all((home / name).is_dir() for name in wanted):
+            if all(as_spelled(home, name).is_dir() for name in wanted):
                 self.home = str(home)
                 return home
         raise self.not_found(self.candidates(), f"folders {', '.join(wanted)}")
@@ -181,12 +200,12 @@ class FolderDataset(ImageDataset):
 
     def candidates(self) -> list[Path]:
         """The folders in which the set may stand."""
-        return [Path(self.root, layout) for layout in self.layouts]
+        return list(candidate_homes(Path(self.root), self.layouts))
 
-    def not_found(self, tried: Iterable[Path], what: str) -> UserError:
+    def not_found(self, tried: Iterable[Path], what: str) -> DatasetNotFound:
         """Return the error that says what was looked for, where, and what to do."""
         places = "\n".join(f"  {folder}" for folder in tried)
-        return UserError(
+        return DatasetNotFound(
             f"{type(self).__name__}: found no {what} in any of\n{places}\n{self.advice}, or point "
             "FASTREID_DATASETS to the folder of your data sets"
         )

@@ -10,6 +10,7 @@ from typing import ClassVar
 from fastreid.data.datasets import DATASET_REGISTRY
 
 from occluded_reid.datasets.folders import Counts, FolderDataset, LabelledImage, Subsets
+from occluded_reid.datasets.places import as_spelled
 
 
 class Market1501(FolderDataset):
@@ -58,7 +59,7 @@ class MarketSplit(Market1501):
     def candidates(self) -> list[Path]:
         """Market's own folder, one called ``train``, or a flat folder of the images."""
         names = ("bounding_box_train", "train", "")
-        return [home / name for home in super().candidates() for name in names]
+        return [as_spelled(home, name) for home in super().candidates() for name in names]
 
     def read_subsets(self) -> Subsets:
         """Divide the images of the first folder that holds any."""

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from fastreid.data.data_utils import read_image
 from fastreid.data.datasets import DATASET_REGISTRY
 from PIL import Image
 
@@ -20,6 +19,7 @@ from occluded_reid.datasets.market1501 import Market1501, MarketSplit
 from occluded_reid.datasets.msmt17 import MSMT17
 from occluded_reid.errors import UserError
 from occluded_reid.files import whole_file, write_errors_named
+from occluded_reid.images import read_rgb
 from occluded_reid.once import make_once
 from occluded_reid.pasting import SHARES, Pasted, paste_one, person_zone
 from occluded_reid.progress import progress
@@ -176,7 +176,7 @@ def _paste_all(
 
 def _read(path: str) -> np.ndarray:
     try:
-        return np.asarray(read_image(path, format="RGB"))
+        return np.asarray(read_rgb(path))
     except (OSError, SyntaxError, ValueError) as error:
         raise UserError(
             f"cannot read the image {path} ({type(error).__name__}: {error}); replace or remove it"

@@ -39,7 +39,8 @@ def dry_run(cfg: CfgNode, trainer: type[Trainer] = Trainer) -> None:
         with torch.no_grad():
             output = as_embedding(model.eval()(batch))
     print("losses: " + "  ".join(f"{key} {value:.4f}" for key, value in losses.items()))
-    for name, tensor in output._asdict().items():
+    for name in ("features", "visibility"):
+        tensor = getattr(output, name)
         print(f"{name}: {tuple(tensor.shape)} {tensor.dtype}")
 
 

@@ -76,8 +76,9 @@ def _spawned(local_rank: int, main: Callable[..., object], args: Any, place: Any
         _join(device, url, local_rank, local_size, rank=rank, world_size=world_size)
         main(*args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        sys.exit(EXIT_CODE)
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        # at once: tearing gloo's threads down beside other ranks that end can abort the process
+        os._exit(EXIT_CODE)
     dist.destroy_process_group()
 
 

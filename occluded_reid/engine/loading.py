@@ -17,7 +17,6 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.data import samplers
 from fastreid.data.common import CommDataset
-from fastreid.data.data_utils import read_image
 from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from torch.utils.data import BatchSampler, DataLoader, Sampler
@@ -25,6 +24,7 @@ from torch.utils.data import BatchSampler, DataLoader, Sampler
 from occluded_reid.datasets import build_dataset, dataset_root
 from occluded_reid.engine.randomness import PrivateRandomness, derive_seed
 from occluded_reid.errors import UserError
+from occluded_reid.images import READ_ERRORS, read_rgb
 from occluded_reid.occlusion import NpoAugmentation, build_npo
 
 logger = logging.getLogger(__name__)
@@ -79,8 +79,8 @@ class ReidDataset(CommDataset):
         """Return the sample at ``index``, a dict of names (see the module's first lines)."""
         path, pid, camid = self.img_items[index][:3]
         try:
-            image = read_image(path, format="RGB")
-        except (OSError, SyntaxError, ValueError) as error:
+            image = read_rgb(path)
+        except READ_ERRORS as error:
             return Unreadable(path, f"{type(error).__name__}: {error}")
         return {
             "images": self.transform(image),
@@ -203,6 +203,9 @@ def open_dataset(cfg: CfgNode, name: str) -> Any:
         synthetic_size=cfg.DATASETS.SYNTHETIC.SIZE,
         synthetic_seed=cfg.DATASETS.SYNTHETIC.SEED,
         synthetic_root=cfg.DATASETS.SYNTHETIC.ROOT,
+        occluders=cfg.DATASETS.OCCLUDED.OCCLUDERS,
+        occluded_seed=cfg.DATASETS.OCCLUDED.SEED,
+        occluded_root=cfg.DATASETS.OCCLUDED.ROOT,
         combineall=cfg.DATASETS.COMBINEALL,
     )
 

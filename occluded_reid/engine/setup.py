@@ -26,10 +26,17 @@ logger = logging.getLogger(__name__)
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
-    """Return fast-reid's parser with ``--dry-run``, ``--trust-checkpoint`` and ``--debug``."""
+    """Return fast-reid's parser with options of ours (``--also``, ``--dry-run`` and others)."""
     parser = default_argument_parser()
     parser.description = description
     parser.set_defaults(dist_url="auto")
+    parser.add_argument(
+        "--also",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a configuration that is read after --config-file, such as configs/test_all.yml",
+    )
     parser.add_argument(
         "--dry-run",
         action="store_true",
@@ -47,7 +54,7 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
 def config_of_run(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
     """Read the configuration and settle its seed, before any process is started."""
     show_log()
-    cfg = load_config(args.config_file, args.opts, add_keys=add_keys)
+    cfg = load_config(args.config_file, args.opts, add_keys=add_keys, also=args.also)
     seed = cfg.SEED
     if seed < 0:
         earlier = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else None

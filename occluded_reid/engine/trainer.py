@@ -17,6 +17,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from occluded_reid.checkpoints import Checkpointer
+from occluded_reid.datasets import DatasetNotFound, chosen_protocol
 from occluded_reid.distributed import unwrapped
 from occluded_reid.engine.hooks import EvaluateAndSave, forget_metrics_from, training_bar
 from occluded_reid.engine.loading import (
@@ -245,7 +246,8 @@ class Trainer(defaults.DefaultTrainer):
         """Return the loader and the evaluator of one data set, ``Name`` or ``Name:protocol``."""
         dataset = open_dataset(cfg, dataset_name)
         loader, num_query = build_test_loader(cfg, dataset.query, dataset.gallery)
-        return loader, Evaluator(cfg, num_query, getattr(dataset, "truth", None))
+        truth, copies = getattr(dataset, "truth", None), getattr(dataset, "own_copies", None)
+        return loader, Evaluator(cfg, num_query, truth, copies)
 
     @classmethod
     def evaluate_weights(cls, cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[str, Any]:
@@ -266,26 +268,45 @@ class Trainer(defaults.DefaultTrainer):
     def test(cls, cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[str, Any]:
         """Evaluate on ``DATASETS.TESTS``, print a table and write results.json.
 
+        With ``DATASETS.SKIP_MISSING`` the sets that are not on the disk are named in the log, and
+        the others run.
+
         Args:
             cfg: the configuration.
             model: the unwrapped model.
             epoch: the last finished epoch, for results.json.
 
         Returns:
-            On rank 0 the report of each data set by name; elsewhere an empty dict.
+            On rank 0 the report of each data set by name, with the protocol that was used;
+            elsewhere an empty dict.
+
+        Raises:
+            UserError: a set is missing, or all of them.
         """
         start = time.perf_counter()
-        reports = {}
+        reports, missing = {}, {}
         for name in cfg.DATASETS.TESTS:
-            loader, evaluator = cls.build_evaluator(cfg, name)
+            try:
+                loader, evaluator = cls.build_evaluator(cfg, name)
+            except DatasetNotFound as error:
+                if not cfg.DATASETS.SKIP_MISSING:
+                    raise
+                missing[name] = str(error)
+                continue
             flip = cfg.TEST.FLIP.ENABLED
-            reports[name] = run_inference(model, loader, evaluator, name=name, flip=flip)
+            report = run_inference(model, loader, evaluator, name=name, flip=flip)
+            protocol = chosen_protocol(name, cfg.DATASETS.PROTOCOL)
+            reports[name] = {"protocol": protocol, **report}
+        if missing and not reports:
+            raise UserError(f"none of DATASETS.TESTS is there: {'; '.join(missing.values())}")
         if not comm.is_main_process():
             return {}
         if reports:
             logger.info("Results, per cent with 95 % intervals:\n" + results_table(reports))
+        for name, reason in missing.items():
+            logger.warning(f"Not tested on {name}: {reason}")
         seconds = time.perf_counter() - start
-        path = write_results(cfg, model, reports, seconds=seconds, epoch=epoch)
+        path = write_results(cfg, model, reports, seconds=seconds, epoch=epoch, missing=missing)
         logger.info(f"Written to {path}")
         return reports
 

@@ -1,54 +1,49 @@
-"""Collect the features of a test set and report how well they rank."""
+"""Rank the gallery for each query and report how well it went."""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from fastreid.config import CfgNode
 from fastreid.evaluation.evaluator import DatasetEvaluator
-from fastreid.evaluation.query_expansion import aqe
 from fastreid.evaluation.roc import evaluate_roc
-from fastreid.utils import comm
-from fastreid.utils.compute_dist import build_dist
 from sklearn.metrics import roc_curve
 
 from occluded_reid.errors import UserError
-from occluded_reid.evaluation.occlusion import by_occlusion, visibility_auc
+from occluded_reid.evaluation.collection import Collected, batch_of, collect, merged
+from occluded_reid.evaluation.copies import image_of_each, own_copies
+from occluded_reid.evaluation.expansion import expand
+from occluded_reid.evaluation.occlusion import (
+    TRUTH_STRIPES,
+    by_occlusion,
+    visibility_of_images,
+    visibility_of_stripes,
+)
 from occluded_reid.evaluation.outputs import Embedding, as_embedding
-from occluded_reid.evaluation.ranking import distance_matrix, rank_queries
+from occluded_reid.evaluation.per_query import names_of, per_query_report
+from occluded_reid.evaluation.ranking import Ranking, rank_queries
+from occluded_reid.evaluation.reranking import RerankedDistances
 from occluded_reid.evaluation.results import with_intervals
+from occluded_reid.evaluation.similarity import FeatureDistances, Tiles
 
-
-class Collected(NamedTuple):
-    """A test set after inference; the first ``queries`` of N images are the queries.
-
-    Attributes:
-        features: (N, D) float32.
-        visibility: (N, P) in [0, 1]; P is 0 where the model does not tell.
-        identities: (N,); likewise cameras and paths.
-        queries: their number.
-    """
-
-    features: torch.Tensor
-    visibility: np.ndarray
-    identities: np.ndarray
-    cameras: np.ndarray
-    paths: np.ndarray
-    queries: int
+WORST = 20
 
 
 class Evaluator(DatasetEvaluator):
     """Ranks the gallery for each query; every image counts once, whatever rank it was read on.
 
     Args:
-        cfg: ``TEST.METRIC``, ``TEST.AQE``, ``TEST.RERANK`` and ``TEST.ROC`` are read.
+        cfg: ``TEST.METRIC``, ``TEST.AQE``, ``TEST.RERANK``, ``TEST.ROC`` and ``MODEL.DEVICE`` are
+            read.
         num_query: the first so many images of the data set are the queries.
         truth: occlusion truth by image path, where the data set has it.
+        copies: the gallery path of a query's own copy by the query's path, where the data set
+            tells; see :func:`copies.own_copies`. Re-ranking and query expansion count a query and
+            its copy as one image.
     """
 
     def __init__(
@@ -56,11 +51,15 @@ class Evaluator(DatasetEvaluator):
         cfg: CfgNode,
         num_query: int,
         truth: Mapping[str, Any] | None = None,
+        copies: Mapping[str, str] | None = None,
     ):
         self._test = copy.deepcopy(cfg.TEST)
+        self._device = torch.device(cfg.MODEL.DEVICE)
         self._num_query = num_query
         self._truth = truth
-        self._seen: list[dict[str, Any]] = []
+        self._copies = copies
+        self._stripes = True
+        self._seen: list[dict[str, torch.Tensor]] = []
 
     def reset(self) -> None:
         """Forget all features."""
@@ -69,16 +68,8 @@ class Evaluator(DatasetEvaluator):
     def process(self, inputs: Mapping[str, Any], outputs: torch.Tensor | Embedding) -> None:
         """Keep a batch and what the model says of it."""
         embedding = as_embedding(outputs)
-        self._seen.append(
-            {
-                "features": embedding.features.float().cpu(),
-                "visibility": embedding.visibility.float().cpu(),
-                "identities": inputs["targets"].cpu(),
-                "cameras": inputs["camids"].cpu(),
-                "index": inputs["index"].cpu(),
-                "paths": inputs["img_paths"],
-            }
-        )
+        self._stripes = embedding.stripes
+        self._seen.append(batch_of(inputs, embedding))
 
     def collected(self) -> Collected | None:
         """Return what all ranks have seen, in the data set's order, on rank 0; None elsewhere.
@@ -86,31 +77,17 @@ class Evaluator(DatasetEvaluator):
         Raises:
             UserError: features that are not finite.
         """
-        gathered = comm.gather(self._seen)
-        if not comm.is_main_process():
-            return None
-        batches = [batch for of_rank in gathered for batch in of_rank]
-        index = torch.cat([batch["index"] for batch in batches]).numpy()
-        _, order = np.unique(index, return_index=True)
-        features, visibility, identities, cameras = (
-            torch.cat([batch[key] for batch in batches])[order]
-            for key in ("features", "visibility", "identities", "cameras")
-        )
-        broken = int((~torch.isfinite(features).all(dim=1)).sum())
-        if broken:
-            raise UserError(f"the features of {broken} images are not finite: broken weights")
-        paths = np.array([path for batch in batches for path in batch["paths"]])[order]
-        queries = int(np.count_nonzero(index[order] < self._num_query))
-        labels = identities.numpy(), cameras.numpy()
-        return Collected(features, visibility.numpy(), *labels, paths, queries)
+        self._seen = [merged(self._seen)]
+        return collect(self._seen[0], self._num_query)
 
     def evaluate(self) -> dict[str, Any]:
         """Return the report on rank 0, an empty dict elsewhere.
 
         Returns:
-            ``metric``; ``counts`` of queries, gallery, identities and positives; ``metrics`` in per
-            cent with intervals; ``roc`` where asked for; ``by_occlusion`` and ``visibility_auc``
-            where the truth is known.
+            ``metric``, ``query_expansion`` and ``reranking`` as they were used; ``counts`` of
+            queries, gallery, identities, positives and copies; ``metrics`` in per cent with
+            intervals; ``per_query`` results by name, ``worst_queries``; ``roc`` where asked for;
+            ``by_occlusion`` and the entries on visibility where the truth is known.
 
         Raises:
             UserError: no query has a positive, or features are not finite.
@@ -120,7 +97,7 @@ class Evaluator(DatasetEvaluator):
             return {}
         queries = found.queries
         ids, cams = np.split(found.identities, [queries]), np.split(found.cameras, [queries])
-        distances = self.distances(found.features[:queries], found.features[queries:])
+        distances = self.compared(found)
         ranking = rank_queries(distances, *ids, *cams)
         if len(ranking.query) == 0:
             raise UserError(
@@ -128,6 +105,8 @@ class Evaluator(DatasetEvaluator):
             )
         report: dict[str, Any] = {
             "metric": self._test.METRIC,
+            "query_expansion": self._test.AQE.ENABLED,
+            "reranking": self._test.RERANK.ENABLED,
             "counts": {
                 "queries": queries,
                 "queries_without_positive": queries - len(ranking.query),
@@ -135,37 +114,90 @@ class Evaluator(DatasetEvaluator):
                 "query_identities": len(np.unique(ids[0])),
                 "gallery_identities": len(np.unique(ids[1])),
                 "positives_per_query": float(ranking.positives.mean()),
+                "queries_with_a_copy_in_the_gallery": int((self._own_copies(found) >= 0).sum()),
             },
             "metrics": with_intervals(ranking),
+            "per_query": per_query_report(found.paths[:queries], ranking),
+            "worst_queries": _worst_queries(found.paths[:queries], ranking),
         }
         if self._test.ROC.ENABLED:
-            report["roc"] = _true_positive_rates(distances, *ids, *cams)
+            report["roc"] = _true_positive_rates(distances[:, :], *ids, *cams)
         if self._truth is not None:
-            paths = found.paths[:queries]
-            report["by_occlusion"] = by_occlusion(ranking, paths, self._truth)
-            if found.visibility.shape[1]:
-                seen = found.visibility[:queries]
-                report["visibility_auc"] = visibility_auc(seen, paths, self._truth)
+            report["by_occlusion"] = by_occlusion(ranking, found.paths[:queries], self._truth)
+            report |= self._visibility(found, self._truth)
         return report
 
+    def compared(self, found: Collected) -> Tiles:
+        """Return the (Q, G) distances as ``TEST`` says: metric, query expansion, re-ranking.
+
+        They are computed when and where they are read; ``[:, :]`` gives all at once.
+        """
+        images = image_of_each(self._own_copies(found), len(found.paths) - found.queries)
+        return self._compared(found.features, found.queries, images)
+
     def distances(self, query: torch.Tensor, gallery: torch.Tensor) -> np.ndarray:
-        """Return (Q, G) distances as ``TEST`` says: metric, query expansion, re-ranking."""
-        test = self._test
-        if test.METRIC == "dot" and (test.AQE.ENABLED or test.RERANK.ENABLED):
-            raise UserError(
-                "TEST.AQE and TEST.RERANK compare by cosine or euclidean distance; "
-                "they cannot be used with TEST.METRIC dot"
-            )
+        """Return (Q, G) distances as ``TEST`` says, between any features; all images differ."""
+        features = torch.cat([query, gallery])
+        return self._compared(features, len(query), torch.arange(len(features)))[:, :]
+
+    def _compared(self, features: torch.Tensor, queries: int, images: torch.Tensor) -> Tiles:
+        test, device = self._test, self._device
         if test.AQE.ENABLED:
-            query, gallery = aqe(query, gallery, test.AQE.QE_TIME, test.AQE.QE_K, test.AQE.ALPHA)
-        distances = distance_matrix(query, gallery, test.METRIC)
+            features = expand(
+                features,
+                test.METRIC,
+                times=test.AQE.QE_TIME,
+                count=test.AQE.QE_K,
+                alpha=test.AQE.ALPHA,
+                images=images,
+                device=device,
+            )
         if test.RERANK.ENABLED:
-            if test.METRIC == "cosine":
-                query, gallery = F.normalize(query), F.normalize(gallery)
-            jaccard = build_dist(query, gallery, "jaccard", k1=test.RERANK.K1, k2=test.RERANK.K2)
-            weight = test.RERANK.LAMBDA
-            distances = (1 - weight) * jaccard + weight * distances
-        return distances
+            return RerankedDistances(
+                features,
+                queries,
+                test.METRIC,
+                k1=test.RERANK.K1,
+                k2=test.RERANK.K2,
+                weight=test.RERANK.LAMBDA,
+                images=images,
+                device=device,
+            )
+        return FeatureDistances(features[:queries], features[queries:], test.METRIC, device)
+
+    def _own_copies(self, found: Collected) -> np.ndarray:
+        return own_copies(found.paths, found.identities, found.cameras, found.queries, self._copies)
+
+    def _visibility(self, found: Collected, truth: Mapping[str, Any]) -> dict[str, Any]:
+        """The report's entries on the visibility of the queries, if the model tells any."""
+        paths, visibility = found.paths[: found.queries], found.visibility[: found.queries]
+        parts = visibility.shape[1]
+        if not parts:
+            return {}
+        report: dict[str, Any] = {
+            "image_visibility": visibility_of_images(visibility, paths, truth)
+        }
+        if self._stripes and TRUTH_STRIPES % parts == 0:
+            report |= visibility_of_stripes(visibility, paths, truth)
+        return report
+
+
+def _worst_queries(paths: np.ndarray, ranking: Ranking) -> list[dict[str, Any]]:
+    """The twenty queries of the least average precision, the worst first.
+
+    ``query`` is the position among all queries, ``AP`` is in per cent.
+    """
+    names = names_of(paths)
+    order = np.argsort(ranking.average_precision, kind="stable")[:WORST]
+    return [
+        {
+            "query": int(ranking.query[place]),
+            "name": names[ranking.query[place]],
+            "AP": 100 * float(ranking.average_precision[place]),
+            "first_match": int(ranking.first_match[place]),
+        }
+        for place in order
+    ]
 
 
 def _true_positive_rates(

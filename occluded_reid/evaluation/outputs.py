@@ -13,10 +13,13 @@ class Embedding(NamedTuple):
     Attributes:
         features: (B, D), compared by ``TEST.METRIC``.
         visibility: (B, P) in [0, 1], 1 = visible; P is 0 where a model does not tell.
+        stripes: whether the parts are P horizontal stripes of equal height, from the top; the
+            visibility of other parts, such as landmarks, cannot be compared with a stripe's truth.
     """
 
     features: torch.Tensor
     visibility: torch.Tensor
+    stripes: bool = True
 
 
 def as_embedding(output: torch.Tensor | Embedding) -> Embedding:
@@ -28,4 +31,5 @@ def as_embedding(output: torch.Tensor | Embedding) -> Embedding:
 
 def mean_embedding(first: Embedding, second: Embedding) -> Embedding:
     """Return the mean of two views of the same images."""
-    return Embedding(*((one + other) / 2 for one, other in zip(first, second, strict=True)))
+    features = (first.features + second.features) / 2
+    return Embedding(features, (first.visibility + second.visibility) / 2, first.stripes)

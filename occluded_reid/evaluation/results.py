@@ -7,44 +7,27 @@ import importlib.metadata
 import json
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from fastreid.config import CfgNode
 from tabulate import tabulate
 from torch import nn
 
 from occluded_reid.checkpoints import weights_sha256
+from occluded_reid.evaluation.bootstrap import intervals, measures
+from occluded_reid.evaluation.per_query import write_per_query
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.files import whole_file
 
-RESAMPLES = 1000
 PACKAGES = ("torch", "torchvision", "fastreid", "timm", "numpy", "faiss-cpu")
 
 
 def with_intervals(ranking: Ranking) -> dict[str, dict[str, float]]:
-    """Return Rank-1/3/5/10, mAP and mINP in per cent, each with its 95 % interval.
-
-    The interval is the bootstrap's over queries: the 2.5th and 97.5th percentile of the metric
-    over 1,000 resamples of the V valid queries, drawn with replacement from a fixed seed.
-    """
-    per_query = {f"Rank-{k}": ranking.rank_k(k) for k in (1, 3, 5, 10)}
-    per_query |= {
-        "mAP": ranking.average_precision,
-        "mINP": ranking.inverse_negative_penalty,
-    }
-    values = 100 * np.stack(list(per_query.values()), axis=1)  # (V, metrics)
-    queries = len(values)
-    draws = np.random.default_rng(0).multinomial(queries, np.full(queries, 1 / queries), RESAMPLES)
-    resampled = draws @ values / queries  # (RESAMPLES, metrics)
-    low, high = np.percentile(resampled, (2.5, 97.5), axis=0)
-    return {
-        name: {"value": float(value), "low": float(lo), "high": float(hi)}
-        for name, value, lo, hi in zip(per_query, values.mean(0), low, high, strict=True)
-    }
+    """Return Rank-1/3/5/10, mAP and mINP in per cent, each with its 95 % bootstrap interval."""
+    return {name: each._asdict() for name, each in intervals(measures(ranking)).items()}
 
 
 def results_table(reports: Mapping[str, Any]) -> str:
@@ -72,8 +55,11 @@ def write_results(
     *,
     seconds: float,
     epoch: int | None = None,
+    missing: Iterable[str] = (),
 ) -> Path:
     """Write ``OUTPUT_DIR/results.json`` and return its path.
+
+    What the reports hold of each query goes to ``per_query.npz`` beside it.
 
     Args:
         cfg: the run's configuration.
@@ -81,10 +67,17 @@ def write_results(
         reports: the evaluator's report for each data set and protocol.
         seconds: wall time of the evaluation.
         epoch: the last finished epoch, from 0; None outside training.
+        missing: the data sets that were asked for and are not on the disk.
     """
     path = Path(cfg.OUTPUT_DIR, "results.json")
+    per_query = {name: each["per_query"] for name, each in reports.items() if "per_query" in each}
     content = {
-        "data_sets": dict(reports),
+        "data_sets": {
+            name: {key: value for key, value in report.items() if key != "per_query"}
+            for name, report in reports.items()
+        },
+        "per_query": write_per_query(path.parent, per_query),
+        "missing": sorted(missing),
         "epoch": epoch,
         "seed": cfg.SEED,
         "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),

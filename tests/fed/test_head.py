@@ -9,7 +9,7 @@ from reference import fed_erasing, fed_part_pooling
 from torch import nn
 
 from fed.tiny import array
-from fed_plugin.head import FEDHead, PartErasing, build_neck, pool_stripes, split_tokens
+from fed_plugin.head import FEDHead, PartErasing, build_neck, erase, pool_stripes, split_tokens
 from occluded_reid.errors import UserError
 
 
@@ -22,7 +22,7 @@ def test_stripes_are_the_means_of_their_tokens(rows, columns, parts, channels):
     pooled = pool_stripes(tokens, rows, parts)
     for image in range(2):
         expected = fed_part_pooling(tokens[image].numpy(), rows, columns, parts)
-        np.testing.assert_allclose(pooled[image], expected, rtol=1e-12)
+        np.testing.assert_allclose(pooled[image], expected, rtol=1e-12, atol=1e-14)
 
 
 def test_a_feature_map_is_cut_by_its_rows_and_its_mean_is_the_global_feature():
@@ -59,7 +59,8 @@ def test_erasing_is_equation_1(batch, parts, channels):
     for parameter in erasing.parameters():
         nn.init.normal_(parameter)
     features = torch.randn(batch, parts, channels, dtype=torch.float64)
-    visibility, erased = erasing(features)
+    visibility = erasing(features)
+    erased = erase(features, visibility)
     weights = [weights_of(scorer) for scorer in erasing.scorers]
     for image in range(batch):
         scores, expected = fed_erasing(features[image].numpy(), weights)
@@ -73,9 +74,34 @@ def test_a_part_that_is_surely_visible_stays_and_a_hidden_one_vanishes(logit, ke
     for scorer in erasing.scorers:
         nn.init.constant_(scorer[2].bias, logit)
     features = torch.randn(3, 4, 8)
-    visibility, erased = erasing(features)
+    visibility = erasing(features)
     assert torch.equal(visibility, torch.full((3, 4), kept))
-    torch.testing.assert_close(erased, kept * features, rtol=0, atol=0)
+    torch.testing.assert_close(erase(features, visibility), kept * features, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("neck_first", [False, True])
+def test_the_neck_stands_after_the_erasing_or_before_it(neck_first):
+    head = FEDHead(dim=8, num_parts=4, grid=(4, 2), erasing=True, neck=True, neck_first=neck_first)
+    features = 3 + torch.randn(6, 9, 8)
+    pooled = pool_stripes(features[:, 1:], 4, 4)
+    found = head(features)
+    if neck_first:
+        expected = erase(head.neck(pooled.flatten(1)).view(6, 4, 8), found.visibility).flatten(1)
+    else:
+        expected = head.neck(erase(pooled, found.visibility).flatten(1))
+    torch.testing.assert_close(found.embedding, expected)
+
+
+def test_only_a_neck_before_the_erasing_leaves_a_hidden_part_at_zero():
+    features = 3 + torch.randn(6, 9, 8)  # far from zero, as after a ReLU
+    for neck_first, vanishes in ((True, True), (False, False)):
+        head = FEDHead(
+            dim=8, num_parts=4, grid=(4, 2), erasing=True, neck=True, neck_first=neck_first
+        )
+        head(features)  # batch statistics
+        for scorer in head.erasing.scorers:
+            nn.init.constant_(scorer[2].bias, -200.0)
+        assert bool((head.eval()(features).embedding == 0).all()) == vanishes
 
 
 def test_without_erasing_every_part_is_visible():

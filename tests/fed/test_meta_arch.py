@@ -59,11 +59,14 @@ def test_the_twelve_terms_are_equation_10():
             contrast.append(fed_contrast(array(feature[rows]), centres, labels, 0.05))
     expected = fed_total(visibility, identity, contrast)
     assert sum(losses.values()).item() == pytest.approx(expected, rel=1e-4)
-    for branch, value in zip(("holistic", "occluded"), visibility, strict=True):
-        term = losses[f"loss_visibility_{branch}"].item()
-        assert term == pytest.approx(value / 2, rel=1e-4)
-    class_token = losses["loss_identity_class_token_occluded"].item()
-    assert class_token == pytest.approx(identity[3] / 2, rel=1e-4)
+    branches = ("holistic", "occluded")
+    named = dict(zip((f"visibility_{b}" for b in branches), visibility, strict=True))
+    features = ("class_token", "erased", "diffused")
+    named |= zip((f"identity_{f}_{b}" for b in branches for f in features), identity, strict=True)
+    banked = features[1:]
+    named |= zip((f"contrast_{f}_{b}" for b in branches for f in banked), contrast, strict=True)
+    for name, value in named.items():
+        assert losses[f"loss_{name}"].item() == pytest.approx(value / 2, rel=1e-4), name
 
 
 def test_only_the_holistic_branch_updates_the_banks():

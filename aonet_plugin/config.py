@@ -1,0 +1,100 @@
+"""AONet's keys: meaning, the paper's letter, the paper's value."""
+
+from __future__ import annotations
+
+from fastreid.config import CfgNode
+
+from occluded_reid.errors import UserError
+
+CHOICES = {
+    "VISIBILITY": ("awareness", "maximum", "none"),
+    "SELF_ATTENTION": ("sagan", "multi_head", "none"),
+    "STRIDE_ONE_STAGE": ("last", "third"),
+    "PATTERN_INIT": ("uniform", "orthogonal"),
+    "ORTHOGONAL_FEATURE": ("before_neck", "after_neck"),
+    "TEST_FEATURE": ("before", "after", "both"),
+}
+
+
+def add_aonet_config(cfg: CfgNode) -> None:
+    """Add ``MODEL.AONET.*`` to a configuration."""
+    cfg.MODEL.AONET = CfgNode()
+    _add_network(cfg.MODEL.AONET)
+    _add_losses(cfg.MODEL.AONET)
+    _add_retrieval(cfg.MODEL.AONET)
+
+
+def _add_network(aonet: CfgNode) -> None:
+    # Latent landmarks per image, K in the paper: 6.
+    aonet.NUM_LANDMARKS = 6
+    # What a landmark weighs in Eq. 5 and Eq. 8. awareness: the score beta_k of Eq. 4 (OAScore);
+    # maximum: the largest normalised response of Eq. 2, no memory (Base_Max); none: always 1.
+    aonet.VISIBILITY = "awareness"
+    # Landmark features from the referenced maps of Eq. 3 (OAFea), or from those of Eq. 2 (SLFea).
+    aonet.OCCLUSION_AWARE_FEATURES = True
+    # The block over the landmarks (SAtt). The paper gives no sizes. sagan: query and key of
+    # C / ATTENTION_REDUCTION channels, value of C, a gate that starts at 0; one such block meets
+    # the parameters of Table 7. multi_head: ATTENTION_HEADS heads and a layer norm. none: no block.
+    aonet.SELF_ATTENTION = "sagan"
+    aonet.ATTENTION_REDUCTION = 8
+    aonet.ATTENTION_HEADS = 8
+    # One batch normalisation, bias frozen, before the classifier, for all landmarks and for the
+    # features before and after the block. Not in the paper; Table 7 leaves room for exactly one.
+    aonet.NECK = True
+    # The stage of the ResNet that is run at stride 1 for the 16x8 map. last: fast-reid's
+    # LAST_STRIDE. third: the paper's "conv4_1" in the names conv1 to conv5; the last stage then has
+    # stride 2, and the map the same size.
+    aonet.STRIDE_ONE_STAGE = "last"
+    # First landmark patterns, I; the paper does not say. uniform: as PyTorch starts a 1x1
+    # convolution, rows of length about 0.58; orthogonal: rows at right angles, of length 1.
+    # Either is multiplied by PATTERN_SCALE.
+    aonet.PATTERN_INIT = "uniform"
+    aonet.PATTERN_SCALE = 1.0
+
+    # How much of the memorized dictionary survives an update, alpha in Eq. 1: 0.9.
+    aonet.MEMORY_MOMENTUM = 0.9
+    # Weigh each image in Eq. 1 by what the landmark weighs in it, as the abstract suggests; Eq. 1
+    # and Algorithm 1 take the plain mean.
+    aonet.UPDATE_WEIGHTED_BY_AWARENESS = False
+
+
+def _add_losses(aonet: CfgNode) -> None:
+    # Take the weight beta_k of Eq. 5 as a constant. With its gradient the loss can be lowered by
+    # calling everything occluded. The paper does not say.
+    aonet.DETACH_VISIBILITY = True
+    # Label smoothing of the cross entropy in Eq. 5. The paper names none.
+    aonet.LABEL_SMOOTHING = 0.0
+    # Weight of the orthogonal loss (OLoss), lambda_ot in Eq. 7: 0.01. 0 leaves the loss out, here
+    # and below.
+    aonet.ORTHOGONAL_WEIGHT = 0.01
+    # The features it compares, f_k before the block: before the neck, as the paper has none, where
+    # after a ReLU all cosines are positive; or after it, where they are centred.
+    aonet.ORTHOGONAL_FEATURE = "before_neck"
+    # Weight of the overlap of the landmarks' maps, the position regularisation of Base_RegL.
+    aonet.OVERLAP_WEIGHT = 0.0
+    # Weight of a batch-hard triplet loss on an image's landmark features after the block and before
+    # the neck, put into one vector; its margin is MODEL.LOSSES.TRI.MARGIN. Not in the paper.
+    aonet.TRIPLET_WEIGHT = 0.0
+
+
+def _add_retrieval(aonet: CfgNode) -> None:
+    # The landmark features of Eq. 8: before or after the block, or both, whose similarities are
+    # averaged. The paper does not say.
+    aonet.TEST_FEATURE = "after"
+    # Compare them after the neck.
+    aonet.TEST_AFTER_NECK = True
+
+
+def check_choices(aonet: CfgNode) -> None:
+    """Check the values of ``MODEL.AONET`` that no type can check.
+
+    Raises:
+        UserError: a word that is no choice of its key, or no landmark at all.
+    """
+    for key, choices in CHOICES.items():
+        if aonet[key] not in choices:
+            raise UserError(
+                f"MODEL.AONET.{key} is {aonet[key]!r}; it can be {' or '.join(choices)}"
+            )
+    if aonet.NUM_LANDMARKS < 1:
+        raise UserError(f"MODEL.AONET.NUM_LANDMARKS is {aonet.NUM_LANDMARKS}; it must be 1 or more")

@@ -1,0 +1,245 @@
+"""AONet: landmarks found by patterns, weighted by how visible they are.
+
+Shapes: B images in the batch, P landmarks, C channels, I identities, S stages (before and after the
+self-attention block).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode, configurable
+from fastreid.modeling.backbones import build_backbone
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from torch import nn
+
+from aonet_plugin.attention import build_attention
+from aonet_plugin.config import check_choices
+from aonet_plugin.head import STAGES, AONetHead, Landmarks, first_patterns, similarity_vectors
+from aonet_plugin.landmarks import normalized_maps
+from aonet_plugin.losses import (
+    landmark_triplet_loss,
+    orthogonal_loss,
+    overlap_loss,
+    visible_identity_loss,
+)
+from aonet_plugin.memory import LandmarkMemory
+from occluded_reid.errors import UserError
+from occluded_reid.evaluation.outputs import Embedding
+
+logger = logging.getLogger(__name__)
+
+COMPARED = {"before": slice(0, 1), "after": slice(-1, None), "both": slice(None)}
+
+
+@META_ARCH_REGISTRY.register()
+class AONet(nn.Module):
+    """Attentional Occlusion-aware Network.
+
+    Args:
+        backbone: gives feature maps (B, C, H, W) or tokens (B, 1 + H * W, C).
+        heads: from there to landmark features and visibility; with the backbone, all that
+            inference needs.
+        dim: C.
+        num_identities: I.
+        weights: of the losses beside Eq. 5: ``orthogonal``, ``overlap``, ``triplet``; one that is 0
+            is not computed.
+        detach_visibility: no gradient through the weights of Eq. 5.
+        label_smoothing: of Eq. 5.
+        orthogonal_after_neck: what Eq. 6 compares.
+        triplet_margin: of the triplet loss.
+        weighted_update: weigh the images in Eq. 1 by their landmarks' visibility.
+        test_feature: ``before``, ``after`` or ``both``: the stages of Eq. 8.
+        test_after_neck: compare the features after the neck.
+        pixel_mean: of images in 0-255, by channel.
+        pixel_std: likewise.
+    """
+
+    # What inference neither reads nor needs to have; top-level names of the state dict.
+    training_only = ("classifier",)
+
+    pixel_mean: torch.Tensor
+    pixel_std: torch.Tensor
+
+    @configurable
+    def __init__(
+        self,
+        *,
+        backbone: nn.Module,
+        heads: AONetHead,
+        dim: int,
+        num_identities: int,
+        weights: Mapping[str, float],
+        detach_visibility: bool,
+        label_smoothing: float,
+        orthogonal_after_neck: bool,
+        triplet_margin: float,
+        weighted_update: bool,
+        test_feature: str,
+        test_after_neck: bool,
+        pixel_mean: list[float],
+        pixel_std: list[float],
+    ):
+        super().__init__()
+        self.backbone = backbone
+        self.heads = heads
+        # one for all landmarks and both stages; small weights, so that it starts undecided
+        self.classifier = nn.Linear(dim, num_identities, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.001)
+        self.weights = {name: weight for name, weight in weights.items() if weight}
+        self.detach_visibility = detach_visibility
+        self.label_smoothing = label_smoothing
+        self.orthogonal_after_neck = orthogonal_after_neck
+        self.triplet_margin = triplet_margin
+        self.weighted_update = weighted_update
+        self.test_feature = test_feature
+        self.test_after_neck = test_after_neck
+        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
+        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
+
+    @classmethod
+    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
+        """Read ``MODEL.AONET``; the arguments of ``__init__``.
+
+        Raises:
+            UserError: a value that is no choice, or a backbone that has no stage to choose.
+        """
+        aonet = cfg.MODEL.AONET
+        check_choices(aonet)
+        if cfg.TEST.METRIC != "dot":
+            logger.warning(
+                f"TEST.METRIC is {cfg.TEST.METRIC}, but AONet's similarity (Eq. 8) is an inner "
+                "product of vectors whose length means something: use TEST.METRIC dot"
+            )
+        backbone = build_map_backbone(cfg)
+        dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
+        return {
+            "backbone": backbone,
+            "heads": build_head(aonet, dim, getattr(backbone, "grid", None)),
+            "dim": dim,
+            "num_identities": cfg.MODEL.HEADS.NUM_CLASSES,
+            "weights": {
+                "orthogonal": aonet.ORTHOGONAL_WEIGHT,
+                "overlap": aonet.OVERLAP_WEIGHT,
+                "triplet": aonet.TRIPLET_WEIGHT,
+            },
+            "detach_visibility": aonet.DETACH_VISIBILITY,
+            "label_smoothing": aonet.LABEL_SMOOTHING,
+            "orthogonal_after_neck": aonet.ORTHOGONAL_FEATURE == "after_neck",
+            "triplet_margin": cfg.MODEL.LOSSES.TRI.MARGIN,
+            "weighted_update": aonet.UPDATE_WEIGHTED_BY_AWARENESS,
+            "test_feature": aonet.TEST_FEATURE,
+            "test_after_neck": aonet.TEST_AFTER_NECK,
+            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
+            "pixel_std": cfg.MODEL.PIXEL_STD,
+        }
+
+    def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor] | Embedding:
+        """Return the weighted loss terms in training, an :class:`Embedding` in evaluation.
+
+        Args:
+            batch: ``images`` (B, 3, H, W) in 0-255; in training ``targets`` (B,).
+        """
+        landmarks = self.landmarks(batch["images"])
+        if not self.training:
+            return self.embed(landmarks)
+        losses = self.losses(landmarks, batch["targets"])
+        if self.heads.memory is not None:
+            # after it was read: the maps of step t refer to M^t (Algorithm 1)
+            self.heads.memory.update(
+                landmarks.features,
+                landmarks.responses,
+                landmarks.visibility if self.weighted_update else None,
+            )
+        return losses
+
+    def landmarks(self, images: torch.Tensor) -> Landmarks:
+        """Return what the head finds in ``images`` in 0-255, which stay as they are."""
+        return self.heads(self.backbone((images - self.pixel_mean) / self.pixel_std))
+
+    def losses(self, landmarks: Landmarks, identities: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the terms of Eq. 7, named ``loss_<kind>``, weighted so that they sum to it."""
+        if not torch.is_grad_enabled():
+            identities = identities.clamp(min=0)  # PreciseBN's -1; its losses are thrown away
+        visibility = landmarks.visibility
+        if self.detach_visibility:
+            visibility = visibility.detach()
+        logits = self.classifier(landmarks.normed)  # (S, B, P, I)
+        terms = {
+            f"loss_identity_{stage}": visible_identity_loss(
+                of_stage, identities, visibility, self.label_smoothing
+            )
+            for stage, of_stage in zip(STAGES, logits, strict=False)
+        }
+        if "orthogonal" in self.weights:
+            compared = landmarks.normed if self.orthogonal_after_neck else landmarks.pooled
+            terms["loss_orthogonal"] = self.weights["orthogonal"] * orthogonal_loss(compared[0])
+        if "overlap" in self.weights:
+            overlap = overlap_loss(normalized_maps(landmarks.responses))
+            terms["loss_overlap"] = self.weights["overlap"] * overlap
+        if "triplet" in self.weights:
+            terms["loss_triplet"] = self.weights["triplet"] * landmark_triplet_loss(
+                landmarks.pooled[-1], identities, self.triplet_margin
+            )
+        return terms
+
+    def embed(self, landmarks: Landmarks) -> Embedding:
+        """Return the vectors of Eq. 8, to be compared by their inner products."""
+        features = landmarks.normed if self.test_after_neck else landmarks.pooled
+        vectors = similarity_vectors(features[COMPARED[self.test_feature]], landmarks.visibility)
+        return Embedding(vectors, landmarks.visibility, stripes=False)
+
+
+def build_head(aonet: CfgNode, dim: int, grid: tuple[int, int] | None) -> AONetHead:
+    """Build the head that ``MODEL.AONET`` describes, for C = ``dim``."""
+    memory = None
+    if aonet.OCCLUSION_AWARE_FEATURES or aonet.VISIBILITY == "awareness":
+        memory = LandmarkMemory(
+            num_landmarks=aonet.NUM_LANDMARKS, dim=dim, momentum=aonet.MEMORY_MOMENTUM
+        )
+    return AONetHead(
+        patterns=first_patterns(aonet.NUM_LANDMARKS, dim, aonet.PATTERN_INIT, aonet.PATTERN_SCALE),
+        memory=memory,
+        attention=build_attention(
+            aonet.SELF_ATTENTION,
+            dim=dim,
+            reduction=aonet.ATTENTION_REDUCTION,
+            num_heads=aonet.ATTENTION_HEADS,
+        ),
+        grid=grid,
+        occlusion_aware=aonet.OCCLUSION_AWARE_FEATURES,
+        weighting=aonet.VISIBILITY,
+        neck=aonet.NECK,
+    )
+
+
+def build_map_backbone(cfg: CfgNode) -> nn.Module:
+    """Build fast-reid's backbone with the stage at stride 1 that ``MODEL.AONET`` names.
+
+    Raises:
+        UserError: the third stage is asked for, and the backbone's is not a ResNet's.
+    """
+    if cfg.MODEL.AONET.STRIDE_ONE_STAGE == "last":
+        return build_backbone(cfg)
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.LAST_STRIDE = 2
+    cfg.freeze()
+    backbone = build_backbone(cfg)
+    first_block = next(iter(getattr(backbone, "layer3", [])), nn.Identity())
+    strided = [
+        module
+        for module in first_block.modules()
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
+    ]
+    if len(strided) != 2:  # the block's own convolution and that of its shortcut
+        raise UserError(
+            "MODEL.AONET.STRIDE_ONE_STAGE third needs a ResNet; with "
+            f"{cfg.MODEL.BACKBONE.NAME} use last"
+        )
+    for convolution in strided:
+        convolution.stride = (1, 1)
+    return backbone

@@ -1,0 +1,153 @@
+"""Distances by the model's own metric, a tile at a time.
+
+Shapes: Q queries, G gallery images, N images of any kind, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Protocol
+
+import numpy as np
+import torch
+
+METRICS = ("cosine", "euclidean", "dot")
+TILE = 2**23  # distances held at a time: 32 MiB of float32
+LEAST_ROWS = 64  # a tile's rows: fewer would read the gallery too often
+TINY = 1e-12
+
+
+class Tiles(Protocol):
+    """A (Q, G) matrix that is read by two slices: an array, or one computed when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(Q, G)."""
+
+    def __getitem__(self, tile: tuple[slice, slice], /) -> np.ndarray:
+        """The distances of some queries to some gallery images."""
+
+
+class FeatureDistances:
+    """(Q, G) distances between features; smaller is more alike. Nothing but a tile is ever held.
+
+    Args:
+        query: (Q, D).
+        gallery: (G, D).
+        metric: ``cosine`` (1 - cosine), ``euclidean`` (squared) or ``dot`` (minus inner product).
+        device: where the products are computed; the features may stay elsewhere.
+
+    Raises:
+        ValueError: an unknown metric.
+    """
+
+    def __init__(
+        self,
+        query: torch.Tensor,
+        gallery: torch.Tensor,
+        metric: str,
+        device: torch.device | str = "cpu",
+    ):
+        if metric not in METRICS:
+            raise ValueError(f"unknown metric {metric!r}: cosine, euclidean or dot")
+        self.shape = len(query), len(gallery)
+        self.device = torch.device(device)
+        self._query, self._gallery, self._metric = query, gallery, metric
+        self._lengths = [
+            torch.linalg.vector_norm(features, dim=1).to(self.device)
+            for features in (query, gallery)
+        ]
+        self._held: tuple[slice, torch.Tensor] | None = None
+
+    def __getitem__(self, tile: tuple[slice, slice], /) -> np.ndarray:
+        return self.tile(*tile).float().cpu().numpy()
+
+    @torch.no_grad()
+    def tile(self, queries: slice, gallery: slice) -> torch.Tensor:
+        """Return the distances of ``queries`` to ``gallery`` on the device."""
+        products = self._query[queries].to(self.device) @ self._part(gallery).T
+        return self._from_products(
+            products, self._lengths[0][queries, None], self._lengths[1][gallery]
+        )
+
+    @torch.no_grad()
+    def pairs(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """Return the distance of each of the queries (n,) to one gallery image (n,): (n,)."""
+        found = []
+        # a small part stays in the processor's cache
+        for part in spans(len(queries), max(1, TILE // (32 * self._query.shape[1]))):
+            one, other = queries[part], gallery[part]
+            products = _rows(self._query, one).mul_(_rows(self._gallery, other)).sum(1)
+            lengths = self._lengths[0][one], self._lengths[1][other]
+            found.append(self._from_products(products.to(self.device), *lengths))
+        return torch.cat(found)
+
+    def _part(self, gallery: slice) -> torch.Tensor:
+        if self._held is None or self._held[0] != gallery:
+            self._held = gallery, self._gallery[gallery].to(self.device)
+        return self._held[1]
+
+    def _from_products(
+        self, products: torch.Tensor, query_lengths: torch.Tensor, gallery_lengths: torch.Tensor
+    ) -> torch.Tensor:
+        """Turn inner products into distances, in place."""
+        if self._metric == "dot":
+            return products.neg_()
+        if self._metric == "cosine":
+            products.div_(query_lengths.clamp_min(TINY)).div_(gallery_lengths.clamp_min(TINY))
+            return products.neg_().add_(1)
+        return products.mul_(-2).add_(query_lengths.square()).add_(gallery_lengths.square())
+
+
+def _rows(features: torch.Tensor, places: torch.Tensor) -> torch.Tensor:
+    return features.index_select(0, places.to(features.device))
+
+
+def distance_matrix(query: torch.Tensor, gallery: torch.Tensor, metric: str) -> np.ndarray:
+    """Return all (Q, G) float32 distances at once; see :class:`FeatureDistances`."""
+    return FeatureDistances(query, gallery, metric)[:, :]
+
+
+def spans(total: int, size: int) -> Iterator[slice]:
+    """Cut ``range(total)`` into slices of ``size``; the last may be shorter."""
+    return (slice(start, min(start + size, total)) for start in range(0, total, size))
+
+
+def rows_at_once(columns: int) -> int:
+    """How many rows of so many columns make a tile."""
+    return max(LEAST_ROWS, TILE // max(1, columns))
+
+
+def columns_at_once(columns: int) -> int:
+    """How many of so many columns a tile may have, so that its rows are enough."""
+    return max(1, min(columns, TILE // LEAST_ROWS))
+
+
+@torch.no_grad()
+def nearest_images(
+    distances: FeatureDistances, count: int, hidden: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the ``count`` nearest of N images to each of them, and each one's range of distances.
+
+    An image is its own first neighbour, also by inner product, where a longer vector may be nearer
+    to it than itself. Which of several equally near images is taken is not defined.
+
+    Args:
+        distances: (N, N), of the images to themselves.
+        count: at most N.
+        hidden: positions of images that are nobody's neighbour.
+
+    Returns:
+        (N, count) positions, the nearest first; (N, 2) smallest and largest distance.
+    """
+    images = distances.shape[0]
+    places, ranges = [], []
+    hidden = hidden.to(distances.device)
+    for rows in spans(images, rows_at_once(images)):
+        tile = distances.tile(rows, slice(0, images))
+        ranges.append(torch.stack(tile.aminmax(dim=1), dim=1))
+        tile[:, hidden] = torch.inf
+        own = torch.arange(rows.start, rows.stop, device=tile.device)
+        tile[own - rows.start, own] = -torch.inf
+        places.append(tile.topk(count, dim=1, largest=False).indices)
+    return torch.cat(places), torch.cat(ranges)

@@ -1,0 +1,169 @@
+"""The configurations of projects/AONet: what each row of the paper's tables asks for is built."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from fastreid.config import CfgNode
+from fastreid.engine.hooks import LRScheduler
+from fastreid.modeling.meta_arch import build_model
+from fastreid.utils.events import EventStorage
+
+from aonet_plugin import add_aonet_config
+from occluded_reid.config import load_config
+from occluded_reid.engine import Trainer
+
+FOLDER = Path(__file__).parents[2] / "projects" / "AONet" / "configs"
+NAMES = sorted(
+    str(path.relative_to(FOLDER).with_suffix(""))
+    for path in FOLDER.rglob("*.yml")
+    if not path.stem.startswith("Base-")
+)
+SMALL = (
+    "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", 512, "MODEL.BACKBONE.PRETRAIN", False,
+    "INPUT.SIZE_TRAIN", [64, 32],
+)  # fmt: skip
+
+
+def config(name: str, *overrides: object) -> CfgNode:
+    words = ["MODEL.DEVICE", "cpu", "MODEL.HEADS.NUM_CLASSES", "12", *map(str, overrides)]
+    return load_config(str(FOLDER / f"{name}.yml"), words, add_keys=[add_aonet_config])
+
+
+def terms_of_a_step(cfg: CfgNode) -> set[str]:
+    model = build_model(cfg).train()
+    images = torch.rand(2, 3, *cfg.INPUT.SIZE_TRAIN) * 255
+    with EventStorage():
+        losses = model({"images": images, "targets": torch.tensor([0, 5])})
+    sum(losses.values()).backward()
+    assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
+    return set(losses)
+
+
+BEFORE, AFTER, ORTHOGONAL = "loss_identity_before", "loss_identity_after", "loss_orthogonal"
+TERMS = {
+    "ablation/base_gap": {"loss_cls"},
+    "ablation/base_slfea": {BEFORE},
+    "ablation/base_satt": {BEFORE, AFTER},
+    "ablation/aonet_dagger": {BEFORE, AFTER},
+    "ablation/aonet_double_dagger": {BEFORE, AFTER},
+    "ablation/base_max": {BEFORE, AFTER},
+    "ablation/base_regl": {BEFORE, AFTER, "loss_overlap"},
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_configuration_trains_on_the_losses_of_its_row(name):
+    assert terms_of_a_step(config(name, *SMALL)) == TERMS.get(name, {BEFORE, AFTER, ORTHOGONAL})
+
+
+ROWS = {  # Table 4 and 5: SAtt, OAFea, what weighs, OLoss, RegL
+    "base_slfea": ("none", False, "none", 0, 0),
+    "base_satt": ("sagan", False, "none", 0, 0),
+    "aonet_dagger": ("sagan", True, "none", 0, 0),
+    "base_max": ("sagan", True, "maximum", 0, 0),
+    "aonet_double_dagger": ("sagan", True, "awareness", 0, 0),
+    "base_regl": ("sagan", True, "awareness", 0, 0.01),
+    "aonet": ("sagan", True, "awareness", 0.01, 0),
+}
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_tables_4_and_5(name):
+    cfg = config(f"ablation/{name}")
+    aonet = cfg.MODEL.AONET
+    found = (
+        aonet.SELF_ATTENTION, aonet.OCCLUSION_AWARE_FEATURES, aonet.VISIBILITY,
+        aonet.ORTHOGONAL_WEIGHT, aonet.OVERLAP_WEIGHT,
+    )  # fmt: skip
+    assert found == ROWS[name] and cfg.TEST.METRIC == "dot"
+
+
+def test_the_row_of_all_parts_is_aonet():
+    rows = [config(name).clone() for name in ("ablation/aonet", "ablation/k6", "occ_duke")]
+    for row in rows:
+        row.defrost()
+        row.OUTPUT_DIR = "same"
+    assert rows[0] == rows[1] == rows[2]
+
+
+@pytest.mark.parametrize("landmarks", [2, 4, 6, 8, 10])
+def test_table_6(landmarks):
+    assert landmarks == config(f"ablation/k{landmarks}").MODEL.AONET.NUM_LANDMARKS
+
+
+def test_every_run_has_a_folder_of_its_own():
+    folders = [config(name).OUTPUT_DIR for name in NAMES]
+    assert len(set(folders)) == len(NAMES)
+    assert all(folder.startswith("logs/aonet/") for folder in folders)
+
+
+def test_the_papers_recipe():
+    cfg = config("occ_duke")
+    solver, data, aonet = cfg.SOLVER, cfg.INPUT, cfg.MODEL.AONET
+    assert (solver.OPT, solver.BASE_LR, solver.MAX_EPOCH) == ("Adam", 0.00035, 120)
+    assert (solver.IMS_PER_BATCH, cfg.DATALOADER.NUM_INSTANCE) == (64, 4)
+    assert (data.SIZE_TRAIN, data.SIZE_TEST) == ([256, 128], [256, 128])
+    assert data.FLIP.ENABLED and data.FLIP.PROB == 0.5
+    assert data.PADDING.ENABLED and data.PADDING.SIZE == 10
+    assert data.REA.ENABLED and data.REA.PROB == 0.5
+    assert (aonet.NUM_LANDMARKS, aonet.MEMORY_MOMENTUM, aonet.ORTHOGONAL_WEIGHT) == (6, 0.9, 0.01)
+    assert cfg.MODEL.BACKBONE.DEPTH == "50x" and cfg.MODEL.BACKBONE.PRETRAIN
+    assert config("occ_duke_ibn").MODEL.BACKBONE.WITH_IBN and not cfg.MODEL.BACKBONE.WITH_IBN
+    npo = config("npo").INPUT
+    assert npo.NPO.ENABLED and npo.NPO.MODE == "replace"
+
+
+class Schedule:
+    """As much of a trainer as the hook of the learning rate looks at."""
+
+    grad_scaler = None
+
+    def __init__(self, cfg: CfgNode, iters_per_epoch: int):
+        parameter = torch.nn.Parameter(torch.zeros(1))
+        self.optimizer = torch.optim.Adam([parameter], lr=cfg.SOLVER.BASE_LR)
+        self.hook = LRScheduler(
+            self.optimizer, Trainer.build_lr_scheduler(cfg, self.optimizer, iters_per_epoch)
+        )
+        self.hook.trainer = self
+        self.warmup_iters, self.delay_epochs = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.DELAY_EPOCHS
+        self.iters_per_epoch, self.max_epoch = iters_per_epoch, cfg.SOLVER.MAX_EPOCH
+
+    def rates(self) -> list[float]:
+        """The rate at the end of each epoch, before the epoch's own step of the schedule."""
+        found = []
+        with EventStorage() as self.storage:
+            for epoch in range(self.max_epoch):
+                self.epoch = epoch
+                for step in range(self.iters_per_epoch):
+                    self.iter = epoch * self.iters_per_epoch + step
+                    self.optimizer.step()
+                    self.hook.after_step()
+                found.append(self.optimizer.param_groups[0]["lr"])
+                self.hook.after_epoch()
+        return found
+
+
+@pytest.mark.parametrize(
+    ("name", "images"), [("occ_duke", 15618), ("market1501", 12936), ("dukemtmc", 16522)]
+)
+def test_the_rate_rises_for_20_epochs_and_falls_at_50_and_90(name, images):
+    """fast-reid's STEPS count from the end of the warm-up."""
+    cfg = config(name)
+    iters = images // cfg.SOLVER.IMS_PER_BATCH
+    assert 20 * iters == cfg.SOLVER.WARMUP_ITERS
+    cfg = config(name, "SOLVER.WARMUP_ITERS", 20 * 2)  # epochs of two iterations: the same shape
+    rates = Schedule(cfg, 2).rates()
+    expected = 30 * [3.5e-4] + 40 * [3.5e-5] + 30 * [3.5e-6]
+    assert rates[20:] == pytest.approx(expected, rel=1e-6)
+    assert rates[:19] == sorted(rates[:19]) and rates[9] == pytest.approx(1.925e-4, rel=0.01)
+
+
+def test_what_is_tested_after_market1501():
+    tests = config("market1501").DATASETS.TESTS
+    assert tests == (
+        "Market1501", "PartialREID:occluded", "PartialREID:partial",
+        "PartialiLIDS:whole", "PartialiLIDS:crop",
+    )  # fmt: skip

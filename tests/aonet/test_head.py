@@ -1,0 +1,237 @@
+"""Self-attention, neck and the vector of Eq. 8 against loops, and their limiting cases."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from fed.tiny import array
+from reference import aonet_algorithm_1, aonet_attention, aonet_similarity
+from torch import nn
+
+from aonet_plugin.attention import GatedAttention, MultiHeadAttention, build_attention
+from aonet_plugin.head import AONetHead, build_neck, first_patterns, similarity_vectors
+from aonet_plugin.landmarks import landmark_responses, visibility_scores
+from aonet_plugin.memory import LandmarkMemory
+from occluded_reid.evaluation import distance_matrix
+
+
+def head_of(landmarks: int = 3, dim: int = 4, *, memory: bool = True, **changed) -> AONetHead:
+    held = LandmarkMemory(num_landmarks=landmarks, dim=dim, momentum=0.9) if memory else None
+    if held is not None:
+        held.features.normal_()
+    arguments = {
+        "attention": None, "grid": None, "occlusion_aware": True, "weighting": "awareness",
+        "neck": False, **changed,
+    }  # fmt: skip
+    return AONetHead(patterns=torch.randn(landmarks, dim), memory=held, **arguments)
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 3, 4, 4, 2), (3, 6, 5, 2, 3)])
+def test_the_head_is_algorithm_1(shape):
+    images, landmarks, channels, height, width = shape
+    head = head_of(landmarks, channels).double()
+    features = torch.randn(images, channels, height, width, dtype=torch.float64)
+    found = head(features)
+    beta, maps, pooled, _ = aonet_algorithm_1(
+        features.numpy(), array(head.patterns), array(head.memory.features), 0.9
+    )
+    np.testing.assert_allclose(array(found.visibility), beta, rtol=1e-10)
+    np.testing.assert_allclose(array(found.maps), maps, rtol=1e-10)
+    np.testing.assert_allclose(array(found.pooled[0]), pooled, rtol=1e-10, atol=1e-12)
+    assert torch.equal(found.pooled, found.normed)  # no block, no neck
+
+
+def test_weights_of_the_ablations():
+    features = torch.randn(2, 4, 4, 2)
+    head = head_of()
+    aware = head(features)
+    head.weighting = "none"  # AONet-dagger: OA features, no score
+    plain = head(features)
+    assert torch.equal(plain.visibility, torch.ones(2, 3)) and torch.equal(plain.maps, aware.maps)
+    head.weighting = "maximum"  # Base_Max: of Eq. 2, without the memory
+    highest = head(features)
+    expected = aware.responses.flatten(2).softmax(dim=2).amax(dim=2)
+    torch.testing.assert_close(highest.visibility, expected)
+    assert torch.equal(highest.maps, aware.maps)
+    head.weighting, head.occlusion_aware = "awareness", False  # SL features, weighted all the same
+    scored = head(features)
+    assert torch.equal(scored.visibility, aware.visibility)
+    torch.testing.assert_close(scored.maps.sum(dim=(2, 3)), torch.ones(2, 3))
+    head.memory, head.weighting, head.occlusion_aware = None, "none", False  # Base_SLFea
+    standard = head(features)
+    torch.testing.assert_close(standard.maps.sum(dim=(2, 3)), torch.ones(2, 3))
+    assert torch.equal(standard.visibility, torch.ones(2, 3))
+
+
+def test_one_landmark_that_looks_nowhere_is_global_average_pooling():
+    head = head_of(1, memory=False, occlusion_aware=False, weighting="none")
+    nn.init.zeros_(head.patterns)
+    features = torch.randn(2, 4, 4, 2)
+    torch.testing.assert_close(head(features).pooled[0, :, 0], features.mean(dim=(2, 3)))
+
+
+def test_the_average_response_teaches_the_patterns_and_not_the_memory():
+    head, features = head_of(), torch.randn(2, 4, 4, 2)
+    head(features).visibility.sum().backward()
+    patterns = head.patterns.detach().clone().requires_grad_()
+    responses = landmark_responses(features, patterns)
+    average = (patterns * head.memory.features).sum(dim=1)
+    visibility_scores(responses, average).sum().backward()
+    torch.testing.assert_close(head.patterns.grad, patterns.grad)
+    assert not head.memory.features.requires_grad
+    assert dict(head.named_parameters()).keys() == {"patterns"}
+
+
+@pytest.mark.parametrize(("landmarks", "dim", "reduction"), [(1, 2, 1), (3, 8, 8), (6, 6, 2)])
+def test_the_gated_block_is_its_loop(landmarks, dim, reduction):
+    block = GatedAttention(dim=dim, reduction=reduction).double()
+    for parameter in block.parameters():
+        nn.init.normal_(parameter)
+    features = torch.randn(2, landmarks, dim, dtype=torch.float64)
+    weights = {}
+    for name in ("query", "key", "value"):
+        layer = getattr(block, name)
+        weights |= {name: array(layer.weight), f"{name}_bias": array(layer.bias)}
+    found = block(features)
+    for image in range(2):
+        expected = aonet_attention(features[image].numpy(), weights, block.gate.item())
+        np.testing.assert_allclose(array(found[image]), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_gate_is_closed_at_first_and_opens():
+    block, features = GatedAttention(dim=8, reduction=8), torch.randn(2, 3, 8)
+    assert torch.equal(block(features), features)
+    block(features).square().sum().backward()
+    assert block.gate.grad.abs() > 0
+    assert block.query.weight.shape == block.key.weight.shape == (1, 8)
+
+
+def test_landmarks_of_different_images_do_not_mix():
+    features = torch.randn(4, 3, 8)
+    for block in (GatedAttention(dim=8, reduction=2), MultiHeadAttention(dim=8, num_heads=2)):
+        if isinstance(block, GatedAttention):
+            nn.init.ones_(block.gate)
+        whole = block(features)
+        torch.testing.assert_close(block(features[2:3]), whole[2:3])
+        assert (whole - features).abs().max() > 0.01
+
+
+def test_the_block_is_chosen_by_name():
+    built = {
+        kind: build_attention(kind, dim=8, reduction=4, num_heads=2)
+        for kind in ("sagan", "multi_head", "none")
+    }
+    assert isinstance(built["sagan"], GatedAttention) and built["none"] is None
+    assert built["multi_head"].attention.num_heads == 2
+    with pytest.raises(ValueError, match="8 channels cannot be reduced 9 times"):
+        build_attention("sagan", dim=8, reduction=9, num_heads=2)
+    with pytest.raises(ValueError, match=r"3 heads .* cannot share 8 channels"):
+        build_attention("multi_head", dim=8, reduction=4, num_heads=3)
+
+
+def test_one_neck_normalises_both_stages_and_all_landmarks_together():
+    block = GatedAttention(dim=4, reduction=1)
+    nn.init.ones_(block.gate)
+    head = head_of(attention=block, neck=True).train()
+    found = head(torch.randn(5, 4, 4, 2))
+    assert found.normed.shape == (2, 5, 3, 4)
+    rows = found.pooled.flatten(0, 2)
+    expected = (rows - rows.mean(dim=0)) / (rows.var(dim=0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(found.normed.flatten(0, 2), expected, rtol=1e-4, atol=1e-5)
+    assert not head.neck.bias.requires_grad and head.neck.weight.requires_grad
+    assert head.neck.weight.shape == (4,)
+    assert isinstance(build_neck(4, False), nn.Identity)
+
+
+@pytest.mark.parametrize(
+    ("kind", "scale"), [("uniform", 1.0), ("orthogonal", 1.0), ("orthogonal", 4)]
+)
+def test_first_patterns(kind, scale):
+    patterns = first_patterns(6, 512, kind, scale)
+    products = patterns @ patterns.T / scale**2
+    if kind == "orthogonal":
+        torch.testing.assert_close(products, torch.eye(6), rtol=0, atol=1e-5)
+    else:
+        convolution = nn.Conv2d(512, 6, 1, bias=False).weight
+        assert patterns.abs().max() <= 512**-0.5 and convolution.abs().max() <= 512**-0.5
+        assert patterns.std().item() == pytest.approx(convolution.std().item(), rel=0.1)
+        assert products.diagonal().mean().sqrt().item() == pytest.approx(0.58, abs=0.03)
+
+
+@pytest.mark.parametrize(("landmarks", "dim"), [(1, 1), (1, 5), (6, 4), (3, 2)])
+def test_one_matrix_product_is_the_sum_of_equation_8(landmarks, dim):
+    queries = torch.randn(1, 4, landmarks, dim, dtype=torch.float64)
+    gallery = torch.randn(1, 5, landmarks, dim, dtype=torch.float64)
+    beta = [torch.rand(number, landmarks, dtype=torch.float64) for number in (4, 5)]
+    vectors = [similarity_vectors(f, b) for f, b in zip((queries, gallery), beta, strict=True)]
+    assert vectors[0].shape == (4, landmarks * dim)
+    found = vectors[0] @ vectors[1].T
+    for q in range(4):
+        for g in range(5):
+            expected = aonet_similarity(
+                (queries[0, q].numpy(), gallery[0, g].numpy()),
+                (beta[0][q].numpy(), beta[1][g].numpy()),
+            )
+            assert found[q, g].item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
+    np.testing.assert_allclose(distance_matrix(*vectors, "dot"), -found, rtol=1e-6)
+
+
+def test_of_two_stages_the_similarities_are_averaged():
+    features, beta = torch.randn(2, 4, 3, 5).double(), torch.rand(4, 3).double()
+    both = similarity_vectors(features, beta)
+    apart = [similarity_vectors(features[stage : stage + 1], beta) for stage in range(2)]
+    torch.testing.assert_close(both @ both.T, sum(one @ one.T for one in apart) / 2)
+
+
+def test_scaling_the_vectors_to_unit_length_changes_the_ranking():
+    """Normalised, a gallery image gains from hiding a part.
+
+    The query shows its first part and little of its second. The first gallery image shows both, at
+    cosine 0.8; of the second only the first part is seen, at cosine 0.9.
+    """
+    angles = torch.tensor([[1.0, 1.0], [0.8, 0.8], [0.9, 0.9]]).acos()
+    features = torch.stack([angles.cos(), angles.sin()], dim=2)[None]
+    beta = torch.tensor([[1.0, 0.2], [1.0, 1.0], [1.0, 0.0]])
+    vectors = similarity_vectors(features, beta)
+    query, gallery = vectors[:1], vectors[1:]
+    np.testing.assert_allclose(distance_matrix(query, gallery, "dot"), [[-0.48, -0.45]], rtol=1e-5)
+    dot, cosine, euclidean = (
+        distance_matrix(query, gallery, metric)[0].argsort().tolist()
+        for metric in ("dot", "cosine", "euclidean")
+    )
+    assert dot == [0, 1] and cosine == [1, 0] and euclidean == [1, 0]
+
+
+def test_a_feature_of_zeros_is_similar_to_nothing():
+    vectors = similarity_vectors(torch.zeros(1, 2, 3, 4), torch.ones(2, 3))
+    assert torch.equal(vectors, torch.zeros(2, 12))
+
+
+@pytest.mark.parametrize("landmarks", [1, 3])
+def test_a_batch_of_one(landmarks):
+    block = GatedAttention(dim=4, reduction=2)
+    head = head_of(landmarks, attention=block, neck=True)
+    features = torch.randn(3, 4, 4, 2)
+    assert head.train()(features[:1]).normed.isfinite().all()
+    whole, alone = head.eval()(features), head(features[:1])
+    for field, value in alone._asdict().items():
+        images = getattr(whole, field)
+        first = images[:, :1] if field in ("pooled", "normed") else images[:1]
+        torch.testing.assert_close(value, first, msg=field)
+
+
+def test_under_autocast_everything_is_float32():
+    block = GatedAttention(dim=16, reduction=2)
+    nn.init.ones_(block.gate)
+    head = head_of(dim=16, attention=block, neck=True)
+    features = torch.randn(3, 16, 4, 2).bfloat16()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = head(features)
+    expected = head(features.float())
+    for field in ("responses", "maps", "visibility", "pooled", "normed"):
+        assert getattr(found, field).dtype == torch.float32, field
+    torch.testing.assert_close(found.visibility, expected.visibility)
+    similar = F.cosine_similarity(found.pooled, expected.pooled, dim=3)
+    assert similar.min() > 0.999

@@ -1,0 +1,146 @@
+"""Responses, maps and visibility against Eq. 2-4 in loops, and where exponentials overflow."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from reference import aonet_algorithm_1, aonet_feature, aonet_standard_map
+
+from aonet_plugin.landmarks import (
+    feature_map,
+    landmark_responses,
+    normalized_maps,
+    pool_landmarks,
+    referenced_maps,
+    visibility_scores,
+)
+
+SHAPES = [  # B, P, C, H, W
+    (1, 1, 1, 1, 1),
+    (1, 1, 4, 3, 2),
+    (2, 3, 5, 4, 2),
+    (3, 6, 2, 2, 5),
+    (1, 4, 8, 8, 4),
+]
+
+
+def drawn(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Features (B, C, H, W), patterns and memory (P, C)."""
+    images, landmarks, channels, height, width = shape
+    features = torch.randn(images, channels, height, width, dtype=torch.float64)
+    patterns, memory = torch.randn(2, landmarks, channels, dtype=torch.float64)
+    return features, patterns, memory
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_standard_maps_and_features_are_equation_2(shape):
+    features, patterns, _ = drawn(shape)
+    maps = normalized_maps(landmark_responses(features, patterns))
+    pooled = pool_landmarks(features, maps)
+    for image in range(shape[0]):
+        for k in range(shape[1]):
+            expected = aonet_standard_map(patterns[k].numpy(), features[image].numpy())
+            np.testing.assert_allclose(maps[image, k], expected, rtol=1e-10)
+            feature = aonet_feature(features[image].numpy(), expected)
+            np.testing.assert_allclose(pooled[image, k], feature, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_visibility_and_referenced_maps_are_equations_3_and_4(shape):
+    features, patterns, memory = drawn(shape)
+    responses = landmark_responses(features, patterns)
+    visibility = visibility_scores(responses, (patterns * memory).sum(dim=1))
+    maps = referenced_maps(normalized_maps(responses), visibility)
+    beta, expected, pooled, _ = aonet_algorithm_1(
+        features.numpy(), patterns.numpy(), memory.numpy(), 0.9
+    )
+    np.testing.assert_allclose(visibility, beta, rtol=1e-10)
+    np.testing.assert_allclose(maps, expected, rtol=1e-10)
+    np.testing.assert_allclose(pool_landmarks(features, maps), pooled, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 2), (16, 8)])
+def test_without_memory_and_response_the_average_response_takes_one_share(height, width):
+    visibility = visibility_scores(torch.zeros(2, 3, height, width), torch.zeros(3))
+    pixels = height * width
+    torch.testing.assert_close(visibility, torch.full((2, 3), pixels / (pixels + 1)))
+
+
+def test_pixels_far_below_the_average_response_see_nothing():
+    responses = torch.full((1, 1, 4, 2), -30.0)
+    assert visibility_scores(responses, torch.zeros(1)) < 1e-11
+    responses[..., 2, 1] = 30.0
+    assert visibility_scores(responses, torch.zeros(1)) == 1
+
+
+LOGITS = [-1e4, -100.0, 0.0, 100.0, 1e4]
+
+
+@pytest.mark.parametrize("average", LOGITS)
+@pytest.mark.parametrize("response", LOGITS)
+def test_logits_beyond_every_exponential(response, average):
+    """float32 ends at exp(88), float16 at exp(11)."""
+    responses = (response + torch.randn(2, 3, 4, 2)).requires_grad_()
+    reference = torch.full((3,), average, requires_grad=True)
+    visibility = visibility_scores(responses, reference)
+    maps = referenced_maps(normalized_maps(responses), visibility)
+    augmented = [responses.flatten(2).double(), reference.double()[:, None].expand(2, 3, 1)]
+    shares = torch.cat(augmented, dim=2).softmax(dim=2)[..., :-1]  # Eq. 3 as it is printed
+    torch.testing.assert_close(maps.flatten(2).double(), shares, rtol=1e-3, atol=1e-7)
+    torch.testing.assert_close(visibility.double(), shares.sum(dim=2), rtol=1e-3, atol=1e-7)
+    assert visibility.min() >= 0 and visibility.max() <= 1
+    (maps.square().sum() + visibility.sum()).backward()
+    assert responses.grad.isfinite().all() and reference.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_autocast_changes_nothing(half):
+    features, patterns = 20 * torch.randn(2, 64, 4, 2).to(half), torch.randn(3, 64)
+    responses = landmark_responses(features.float(), patterns)
+    pooled = pool_landmarks(features.float(), normalized_maps(responses))
+    assert responses.abs().max() > 300
+    with torch.autocast("cpu", half):
+        found = landmark_responses(features, patterns)
+        visibility = visibility_scores(found, torch.zeros(3))
+        maps = referenced_maps(normalized_maps(found), visibility)
+        assert torch.equal(found, responses)
+        assert torch.equal(pool_landmarks(features, normalized_maps(found)), pooled)
+    assert {found.dtype, visibility.dtype, maps.dtype} == {torch.float32}
+    assert maps.isfinite().all()
+
+
+def test_maps_have_the_gradient_of_their_value():
+    features, patterns, memory = drawn((2, 2, 3, 2, 2))
+
+    def pooled(features: torch.Tensor, patterns: torch.Tensor) -> torch.Tensor:
+        responses = landmark_responses(features, patterns)
+        visibility = visibility_scores(responses, (patterns * memory).sum(dim=1))
+        return pool_landmarks(features, referenced_maps(normalized_maps(responses), visibility))
+
+    inputs = (features.requires_grad_(), patterns.requires_grad_())
+    torch.autograd.gradcheck(pooled, inputs)
+
+
+def test_an_aware_feature_is_the_standard_one_times_visibility():
+    """The reference scales a map as a whole: it can not move it away from a false alarm."""
+    features, patterns, memory = drawn((4, 6, 5, 4, 2))
+    responses = landmark_responses(features, patterns)
+    maps, visibility = normalized_maps(responses), visibility_scores(responses, memory[:, 0])
+    standard = pool_landmarks(features, maps)
+    aware = pool_landmarks(features, referenced_maps(maps, visibility))
+    torch.testing.assert_close(aware, visibility[..., None] * standard)
+    ones = torch.ones(4, 6, dtype=torch.float64)
+    torch.testing.assert_close(F.cosine_similarity(aware, standard, dim=2), ones)
+
+
+def test_tokens_are_laid_out_row_by_row_without_the_class_token():
+    tokens = torch.arange(7.0)[None, :, None].expand(2, 7, 3)
+    laid_out = feature_map(tokens, (3, 2))
+    assert laid_out.shape == (2, 3, 3, 2)
+    assert laid_out[1, 2].tolist() == [[1, 2], [3, 4], [5, 6]]
+    maps = torch.randn(2, 3, 4, 2)
+    assert feature_map(maps, None) is maps
+    with pytest.raises(ValueError, match="attribute grid"):
+        feature_map(tokens, None)

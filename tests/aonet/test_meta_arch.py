@@ -1,0 +1,384 @@
+"""The whole model: Eq. 7 from its parts, the collapse of Eq. 5, switches, what inference needs."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+import torch
+from fastreid.modeling.meta_arch import build_model
+from fed.tiny import array
+from reference import (
+    aonet_algorithm_1,
+    aonet_attention,
+    aonet_identity,
+    aonet_orthogonal,
+    aonet_overlap,
+    aonet_similarity,
+    aonet_total,
+)
+from torch import nn
+
+from aonet.tiny import IDENTITIES, LANDMARKS, aonet_batch, aonet_cfg, aonet_model
+from aonet_plugin.landmarks import normalized_maps
+from aonet_plugin.losses import landmark_triplet_loss
+from occluded_reid.engine.optimizer import build_optimizer
+from occluded_reid.errors import UserError
+
+TERMS = {"loss_identity_before", "loss_identity_after", "loss_orthogonal"}
+WITHOUT_NECK = ("MODEL.AONET.NECK", False)
+ROWS = {  # of Table 4 and 5, as switches
+    "base_slfea": (
+        "MODEL.AONET.OCCLUSION_AWARE_FEATURES", False, "MODEL.AONET.VISIBILITY", "none",
+        "MODEL.AONET.SELF_ATTENTION", "none",
+    ),
+    "aonet_dagger": ("MODEL.AONET.VISIBILITY", "none"),
+    "base_max": ("MODEL.AONET.VISIBILITY", "maximum"),
+    "multi_head": ("MODEL.AONET.SELF_ATTENTION", "multi_head"),
+}  # fmt: skip
+
+
+def mapped(model, images: torch.Tensor) -> torch.Tensor:
+    return model.backbone((images - model.pixel_mean) / model.pixel_std)
+
+
+def by_the_paper(model, images: torch.Tensor) -> tuple[np.ndarray, ...]:
+    """Beta (B, K), features before and after the block (B, K, C), the updated memory."""
+    beta, _, before, memory = aonet_algorithm_1(
+        array(mapped(model, images)), array(model.heads.patterns),
+        array(model.heads.memory.features), 0.9,
+    )  # fmt: skip
+    block, weights = model.heads.attention, {}
+    for name in ("query", "key", "value"):
+        layer = getattr(block, name)
+        weights |= {name: array(layer.weight), f"{name}_bias": array(layer.bias)}
+    after = np.stack([aonet_attention(f, weights, block.gate.item()) for f in before])
+    return beta, before, after, memory
+
+
+def test_the_terms_are_equation_7_and_the_memory_equation_1():
+    model, batch = aonet_model(*WITHOUT_NECK), aonet_batch()
+    nn.init.normal_(model.classifier.weight)
+    beta, before, after, memory = by_the_paper(copy.deepcopy(model), batch["images"])
+    weight, labels = array(model.classifier.weight), batch["targets"].tolist()
+    identity = [aonet_identity(stage @ weight.T, labels, beta) for stage in (before, after)]
+    orthogonal = aonet_orthogonal(before)
+    losses = model(batch)
+    assert set(losses) == TERMS
+    assert losses["loss_identity_before"].item() == pytest.approx(identity[0], rel=1e-4)
+    assert losses["loss_identity_after"].item() == pytest.approx(identity[1], rel=1e-4)
+    assert losses["loss_orthogonal"].item() == pytest.approx(0.01 * orthogonal, rel=1e-4)
+    expected = aonet_total(*identity, orthogonal, 0.01)
+    assert sum(losses.values()).item() == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(array(model.heads.memory.features), memory, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["before", "after"])
+def test_the_inner_product_of_two_outputs_is_equation_8(stage):
+    model = aonet_model(*WITHOUT_NECK, "MODEL.AONET.TEST_FEATURE", stage).eval()
+    batch = aonet_batch()
+    beta, before, after, _ = by_the_paper(model, batch["images"])
+    features = before if stage == "before" else after
+    outputs = model(batch)
+    similarities = array(outputs.features @ outputs.features.T)
+    for one in range(6):
+        for other in range(6):
+            expected = aonet_similarity((features[one], features[other]), (beta[one], beta[other]))
+            assert similarities[one, other] == pytest.approx(expected, rel=1e-4)
+    np.testing.assert_allclose(array(outputs.visibility), beta, rtol=1e-4)
+
+
+def test_the_length_of_an_output_is_how_much_is_seen():
+    model, batch = aonet_model().eval(), aonet_batch()
+    outputs = model(batch)
+    expected = outputs.visibility.square().mean(dim=1).sqrt()
+    torch.testing.assert_close(outputs.features.norm(dim=1), expected)
+    assert expected.std() > 0.01
+
+
+def change_by_training_patterns(*, detach: bool) -> tuple[float, float]:
+    """Train the patterns alone on Eq. 5; return what is left of its value and of visibility."""
+    model = aonet_model(
+        "MODEL.AONET.DETACH_VISIBILITY", detach, "MODEL.AONET.ORTHOGONAL_WEIGHT", 0.0,
+        "MODEL.AONET.MEMORY_MOMENTUM", 1.0,
+    )  # fmt: skip
+    batch = aonet_batch(8)
+    optimizer = torch.optim.Adam([model.heads.patterns], lr=0.05)
+    values, seen = [], []
+    for step in range(31):
+        if step in (0, 30):
+            seen.append(model.landmarks(batch["images"]).visibility.mean().item())
+        values.append(sum(model(batch).values()))
+        optimizer.zero_grad()
+        values[-1].backward()
+        optimizer.step()
+    return values[-1].item() / values[0].item(), seen[1] / seen[0]
+
+
+def test_with_a_gradient_through_its_weights_equation_5_falls_by_seeing_nothing():
+    """The collapse that the paper does not mention, and the constant weights that prevent it."""
+    loss, visibility = change_by_training_patterns(detach=False)
+    assert loss < 0.2 and visibility < 0.2
+    loss, visibility = change_by_training_patterns(detach=True)
+    assert loss > 0.7 and visibility > 0.7
+
+
+def test_the_gradient_of_a_weight_is_its_cross_entropy_or_nothing():
+    model, batch = aonet_model(), aonet_batch()
+    for detach in (False, True):
+        model.detach_visibility = detach
+        found = model.landmarks(batch["images"])
+        weights = found.visibility.detach().requires_grad_()
+        sum(model.losses(found._replace(visibility=weights), batch["targets"]).values()).backward()
+        if detach:
+            assert weights.grad is None
+        else:
+            assert (weights.grad > 0).all()  # the loss falls with every weight
+
+
+@pytest.mark.parametrize("row", [None, *ROWS])
+def test_every_weight_learns(row):
+    model = aonet_model(*ROWS.get(row, ()))
+    sum(model(aonet_batch()).values()).backward()
+    still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert still == []
+    frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
+    assert frozen == ["heads.neck.bias"]
+    assert model.heads.patterns.grad.abs().max() > 0
+
+
+def test_a_few_steps_lower_the_loss():
+    cfg = aonet_cfg("SOLVER.OPT", "Adam", "SOLVER.BASE_LR", 0.01)
+    model, batch, losses = aonet_model(), aonet_batch(12), []
+    optimizer = build_optimizer(cfg, model)
+    for _ in range(30):
+        losses.append(sum(model(batch).values()))
+        losses[-1].backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    assert losses[-1] < 0.5 * losses[0]
+
+
+def test_evaluation_gives_features_and_visibility_by_name():
+    model, batch = aonet_model().eval(), aonet_batch()
+    with torch.no_grad():
+        outputs = model({"images": batch["images"]})
+        alone = model({"images": batch["images"][:1]})
+    assert outputs.features.shape == (6, LANDMARKS * 16)
+    assert outputs.visibility.shape == (6, LANDMARKS)
+    assert outputs.visibility.min() >= 0 and outputs.visibility.max() <= 1
+    assert not outputs.stripes  # a landmark is no stripe: its visibility has no stripe's truth
+    torch.testing.assert_close(alone.features, outputs.features[:1])
+
+
+@pytest.mark.parametrize("row", [None, *ROWS])
+def test_inference_needs_no_classifier_but_the_memory(row):
+    model, batch = aonet_model(*ROWS.get(row, ())).eval(), aonet_batch()
+    expected = model(batch)
+    tops = {key.split(".")[0] for key in model.state_dict()}
+    assert tops == {"backbone", "heads", *model.training_only}
+    kept = {
+        key: value for key, value in model.state_dict().items()
+        if key.split(".")[0] not in model.training_only
+    }  # fmt: skip
+    bare = build_model(aonet_cfg(*ROWS.get(row, ()))).eval()
+    for name in bare.training_only:
+        delattr(bare, name)
+    bare.load_state_dict(kept)
+    outputs = bare(batch)
+    assert torch.equal(outputs.features, expected.features)
+    assert torch.equal(outputs.visibility, expected.visibility)
+    has_memory = row != "base_slfea"
+    assert ("heads.memory.features" in kept) == has_memory
+
+
+@pytest.mark.parametrize("after_neck", [True, False])
+def test_what_is_compared_is_a_choice(after_neck):
+    found = {}
+    for stage in ("before", "after", "both"):
+        model = aonet_model(
+            "MODEL.AONET.TEST_FEATURE", stage, "MODEL.AONET.TEST_AFTER_NECK", after_neck
+        ).eval()
+        model.heads.neck.running_mean.fill_(0.3)
+        found[stage] = model(aonet_batch()).features
+    assert found["both"].shape == (6, 2 * LANDMARKS * 16)
+    halves = found["both"].view(6, 2, -1) * 2**0.5
+    torch.testing.assert_close(halves[:, 0], found["before"])
+    torch.testing.assert_close(halves[:, 1], found["after"])
+    landmarks = model.landmarks(aonet_batch()["images"])
+    features = landmarks.normed if after_neck else landmarks.pooled
+    unit = nn.functional.normalize(features[0], dim=2) * landmarks.visibility[..., None]
+    torch.testing.assert_close(found["before"], unit.flatten(1) / LANDMARKS**0.5)
+
+
+def test_the_other_losses_are_weighted_and_named():
+    model = aonet_model(
+        "MODEL.AONET.OVERLAP_WEIGHT", 2.0, "MODEL.AONET.TRIPLET_WEIGHT", 0.5,
+        "MODEL.LOSSES.TRI.MARGIN", 4.0, "MODEL.AONET.ORTHOGONAL_FEATURE", "after_neck",
+    )  # fmt: skip
+    batch = aonet_batch()
+    found = copy.deepcopy(model).landmarks(batch["images"])
+    losses = model(batch)
+    assert set(losses) == TERMS | {"loss_overlap", "loss_triplet"}
+    overlap = aonet_overlap(array(normalized_maps(found.responses)))
+    assert losses["loss_overlap"].item() == pytest.approx(2 * overlap, rel=1e-4)
+    triplet = landmark_triplet_loss(found.pooled[-1], batch["targets"], 4.0)
+    torch.testing.assert_close(losses["loss_triplet"], 0.5 * triplet)
+    orthogonal = aonet_orthogonal(array(found.normed[0]))
+    assert losses["loss_orthogonal"].item() == pytest.approx(0.01 * orthogonal, rel=1e-3)
+
+
+def test_a_step_without_a_second_stage_or_other_losses():
+    model = aonet_model(*ROWS["base_slfea"], "MODEL.AONET.ORTHOGONAL_WEIGHT", 0.0)
+    assert set(model(aonet_batch())) == {"loss_identity_before"}
+    assert model.heads.memory is None
+    model.test_feature = "after"  # nothing comes after: the features there are
+    assert model.eval()(aonet_batch()).features.shape == (6, LANDMARKS * 16)
+
+
+def test_an_update_can_be_weighted_by_visibility():
+    batch, key = aonet_batch(), "MODEL.AONET.UPDATE_WEIGHTED_BY_AWARENESS"
+    model = aonet_model(key, True)
+    landmarks, expected = model.landmarks(batch["images"]), aonet_model().heads.memory
+    model(batch)
+    expected.update(landmarks.features, landmarks.responses, landmarks.visibility)
+    torch.testing.assert_close(model.heads.memory.features, expected.features)
+    plain = aonet_model(key, False)
+    plain(batch)
+    assert (plain.heads.memory.features - expected.features).abs().max() > 1e-4
+
+
+def test_images_stay_as_they_are():
+    model, batch = aonet_model(), aonet_batch()
+    before = copy.deepcopy(batch)
+    model(batch)
+    model.eval()(batch)
+    for key, value in before.items():
+        assert torch.equal(batch[key], value), key
+
+
+@pytest.mark.parametrize("landmarks", [1, 2, 10])
+@pytest.mark.parametrize("images", [1, 3])
+def test_any_number_of_landmarks_and_images(landmarks, images):
+    model = aonet_model("MODEL.AONET.NUM_LANDMARKS", landmarks)
+    losses = model(aonet_batch(images))
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+    assert (losses["loss_orthogonal"] == 0) == (landmarks == 1)
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_autocast_trains(half):
+    model, batch = aonet_model(), aonet_batch()
+    expected = {name: value.item() for name, value in copy.deepcopy(model)(batch).items()}
+    with torch.autocast("cpu", half):
+        losses = model(batch)
+    sum(losses.values()).backward()
+    for name, value in losses.items():
+        assert value.dtype == torch.float32, name
+        assert float(value.detach()) == pytest.approx(expected[name], rel=0.05, abs=1e-3), name
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_responses_beyond_every_exponential_train():
+    model, batch = aonet_model(*WITHOUT_NECK), aonet_batch()
+    with torch.no_grad():
+        model.heads.patterns.mul_(1e4)
+    assert model.landmarks(batch["images"]).responses.abs().max() > 1e4
+    with torch.autocast("cpu", torch.float16):
+        losses = model(batch)
+    sum(losses.values()).backward()
+    assert all(value.isfinite() for value in losses.values())
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_precise_batch_statistics_run_on_labels_that_mean_nothing():
+    with torch.no_grad():
+        aonet_model()({**aonet_batch(), "targets": torch.full((6,), -1)})
+
+
+def test_a_transformers_tokens_are_its_map():
+    model = aonet_model("MODEL.BACKBONE.NAME", "build_tiny_token_backbone")
+    model.backbone.dropout.p = 0.0
+    losses = model(aonet_batch())
+    sum(losses.values()).backward()
+    assert set(losses) == TERMS
+    found = model.eval().landmarks(aonet_batch()["images"])
+    tokens = mapped(model, aonet_batch()["images"])
+    assert found.maps.shape == (6, LANDMARKS, 4, 2)
+    torch.testing.assert_close(found.features[:, :, 2, 1], tokens[:, 1 + 2 * 2 + 1])
+
+
+RESNET = (
+    "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.FEAT_DIM", 512,
+    "MODEL.BACKBONE.DEPTH", "18x",
+)  # fmt: skip
+META = ("MODEL.DEVICE", "meta")  # shapes alone
+
+
+@pytest.mark.parametrize(("depth", "dim"), [("18x", 512), ("50x", 2048)])
+def test_either_stage_at_stride_1_gives_a_map_of_the_same_size(depth, dim):
+    sizes, weights = [], []
+    for stage in ("last", "third"):
+        overrides = ("MODEL.BACKBONE.DEPTH", depth, "MODEL.AONET.STRIDE_ONE_STAGE", stage)
+        with torch.device("meta"):
+            backbone = build_model(aonet_cfg(*RESNET, *META, *overrides)).backbone
+            third = nn.Sequential(*list(backbone.children())[:-1])(torch.empty(1, 3, 256, 128))
+            sizes.append((third.shape[2:], backbone(torch.empty(1, 3, 256, 128)).shape))
+        weights.append({key: value.shape for key, value in backbone.state_dict().items()})
+    assert sizes[0] == ((16, 8), (1, dim, 16, 8)) and sizes[1] == ((32, 16), (1, dim, 16, 8))
+    assert weights[0] == weights[1]
+
+
+def test_a_stage_that_a_backbone_has_not_is_refused():
+    with pytest.raises(UserError, match="third needs a ResNet; with build_tiny_map_backbone"):
+        aonet_model("MODEL.AONET.STRIDE_ONE_STAGE", "third")
+
+
+@pytest.mark.parametrize("ibn", [False, True])
+def test_the_parameters_of_table_7(ibn):
+    """30.22 M with 702 identities, the memory counted; the sum stands in projects/AONet/README."""
+    cfg = aonet_cfg(
+        *RESNET, *META, "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", 2048,
+        "MODEL.HEADS.NUM_CLASSES", 702, "MODEL.AONET.NUM_LANDMARKS", 6,
+        "MODEL.BACKBONE.WITH_IBN", ibn,
+    )  # fmt: skip
+    with torch.device("meta"):
+        model = build_model(cfg)
+    sizes = {
+        "backbone": 23_508_032, "patterns": 6 * 2048, "memory": 6 * 2048,
+        "attention": 2 * 256 * 2049 + 2048 * 2049 + 1, "neck": 2 * 2048, "classifier": 702 * 2048,
+    }  # fmt: skip
+    parts = {
+        "backbone": model.backbone, "memory": model.heads.memory,
+        "attention": model.heads.attention, "neck": model.heads.neck,
+        "classifier": model.classifier,
+    }  # fmt: skip
+    found = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
+    found |= {"patterns": model.heads.patterns.numel()}
+    found["memory"] = model.heads.memory.features.numel()
+    assert found == sizes and round(sum(sizes.values()) / 1e6, 2) == 30.22
+
+
+def test_values_that_are_no_choice_are_refused():
+    with pytest.raises(UserError, match=r"VISIBILITY is 'beta'; it can be awareness or maximum"):
+        aonet_model("MODEL.AONET.VISIBILITY", "beta")
+    with pytest.raises(UserError, match="NUM_LANDMARKS is 0; it must be 1 or more"):
+        aonet_model("MODEL.AONET.NUM_LANDMARKS", 0)
+    with pytest.raises(UserError, match="did you mean MODEL.AONET.NUM_LANDMARKS"):
+        aonet_cfg("MODEL.AONET.NUM_LANDMARK", 4)
+
+
+def test_another_metric_is_warned_of(caplog):
+    aonet_model()
+    assert not caplog.records
+    aonet_model("TEST.METRIC", "cosine")
+    assert "TEST.METRIC dot" in caplog.text
+
+
+def test_a_model_without_identities_can_be_built_for_evaluation():
+    model = build_model(aonet_cfg("MODEL.HEADS.NUM_CLASSES", 0)).eval()
+    assert model(aonet_batch()).features.shape == (6, LANDMARKS * 16)
+    assert aonet_model().classifier.out_features == IDENTITIES

@@ -1,0 +1,109 @@
+"""AONet through the whole trainer: learning, resuming, evaluating, several ranks."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+from fed.ranks import on_two_ranks
+from runs import draw_market, final_states, forked, kill_self, status_of, train
+
+from aonet.tiny import aonet_run_cfg
+from occluded_reid.checkpoints import Checkpointer
+from occluded_reid.distributed import unwrapped
+from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine.step import TrainingStep
+
+MEMORY = "/model/heads.memory.features"
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_market(tmp_path_factory.mktemp("market"))
+
+
+@pytest.fixture(autouse=True)
+def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+
+
+def test_aonet_learns_on_drawn_people(tmp_path):
+    folder = tmp_path / "run"
+    train(aonet_run_cfg(folder, "SOLVER.MAX_EPOCH", 12))
+    lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+    for stage in ("before", "after"):
+        losses = [line[f"loss_identity_{stage}"] for line in lines if "total_loss" in line]
+        assert losses[-1] < 0.8 * losses[0]
+    names = {key for key in lines[0] if key.startswith("loss_")}
+    assert names == {"loss_identity_before", "loss_identity_after", "loss_orthogonal"}
+    report = json.loads((folder / "results.json").read_text())["data_sets"]["Market1501"]
+    assert report["metric"] == "dot"
+    assert report["metrics"]["Rank-1"]["value"] > 60  # chance: 12.5
+    assert final_states(folder)[MEMORY].abs().max() > 0
+
+
+def test_weights_alone_evaluate_to_the_same_numbers(tmp_path):
+    folder, again = tmp_path / "run", tmp_path / "again"
+    schedule = ("SOLVER.MAX_EPOCH", 2, "TEST.FLIP.ENABLED", True)
+    trained = train(aonet_run_cfg(folder, *schedule)).model.eval()
+    published = torch.load(folder / "model_final.pth", weights_only=True)["model"]
+    published = {key: value for key, value in published.items() if not key.startswith("classifier")}
+    cfg = prepare_run(aonet_run_cfg(again, *schedule), training=False)
+    model = Trainer.build_model(cfg)
+    for name in model.training_only:
+        delattr(model, name)
+    torch.save({"model": published}, tmp_path / "published.pth")
+    Checkpointer(model).load(str(tmp_path / "published.pth"))
+    images = {"images": torch.rand(4, 3, 32, 16) * 255}
+    assert torch.equal(model.eval()(images).features, trained(images).features)
+    Trainer.test(cfg, model)
+    one, other = (
+        json.loads((place / "results.json").read_text())["data_sets"] for place in (folder, again)
+    )
+    assert one == other
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    assert status_of(forked(lambda: train(aonet_run_cfg(whole)))) == 0
+
+    def train_until_killed() -> None:
+        step = TrainingStep.run_step
+        monkeypatch.setattr(
+            TrainingStep, "run_step", lambda s: kill_self() if s.iter == 15 else step(s)
+        )
+        train(aonet_run_cfg(parts))
+
+    assert status_of(forked(train_until_killed)) == -signal.SIGKILL
+    # forked as well: another number of threads would add in another order
+    assert status_of(forked(lambda: train(aonet_run_cfg(parts), resume=True))) == 0
+    one, other = final_states(whole), final_states(parts)
+    assert one.keys() == other.keys() and MEMORY in one
+    for place, tensor in one.items():
+        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
+
+
+@pytest.mark.distributed
+def test_two_ranks_keep_one_memory(tmp_path, monkeypatch):
+    """After every step; at the end of an epoch the trainer makes all buffers equal anyway."""
+
+    def work(rank: int) -> None:
+        step, memories = TrainingStep.run_step, []
+
+        def run_step(self: TrainingStep) -> None:
+            step(self)
+            memories.append(unwrapped(self.model).heads.memory.features)
+
+        monkeypatch.setattr(TrainingStep, "run_step", run_step)
+        train(aonet_run_cfg(tmp_path / "run", "SOLVER.MAX_EPOCH", 1))
+        torch.save(memories, tmp_path / f"{rank}.pt")
+
+    on_two_ranks(work)
+    one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
+    assert len(one) == len(other) > 1
+    for mine, yours in zip(one, other, strict=True):
+        torch.testing.assert_close(mine, yours, rtol=0, atol=0)
+        assert mine.abs().max() > 0

@@ -1,0 +1,64 @@
+"""Distances tile by tile: the same numbers, never more of them at a time than asked for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fastreid.utils.compute_dist import build_dist
+
+from occluded_reid.evaluation import FeatureDistances, distance_matrix, similarity
+from occluded_reid.evaluation.similarity import METRICS, nearest_images
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean"])
+def test_distances_equal_fastreids(metric):
+    query, gallery = torch.randn(5, 7), torch.randn(9, 7)
+    own = distance_matrix(query, gallery, metric)
+    np.testing.assert_allclose(own, build_dist(query, gallery, metric), atol=1e-5)
+
+
+def test_dot_is_the_inner_product_and_not_the_cosine():
+    query, gallery = torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0], [3.0, 3.0]])
+    assert distance_matrix(query, gallery, "dot").tolist() == [[-1, -3]]
+    with pytest.raises(ValueError, match="unknown metric"):
+        distance_matrix(query, gallery, "manhattan")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_tiles_and_pairs_are_parts_of_the_whole(metric, monkeypatch):
+    monkeypatch.setattr(similarity, "TILE", 1024)  # four pairs at a time
+    query, gallery = torch.randn(6, 8), torch.randn(11, 8)
+    before = query.clone(), gallery.clone()
+    whole = distance_matrix(query, gallery, metric)
+    distances = FeatureDistances(query, gallery, metric)
+    for rows in (slice(0, 4), slice(4, 6)):
+        for columns in (slice(0, 3), slice(3, 11), slice(3, 11), slice(0, 3)):
+            part = distances[rows, columns]
+            np.testing.assert_allclose(part, whole[rows, columns], atol=1e-5)
+    rows, columns = torch.randint(6, (30,)), torch.randint(11, (30,))
+    pairs = distances.pairs(rows, columns)
+    np.testing.assert_allclose(pairs, whole[rows.numpy(), columns.numpy()], atol=1e-5)
+    assert torch.equal(query, before[0]) and torch.equal(gallery, before[1])
+
+
+def test_a_vector_of_zeros_is_far_by_cosine_and_not_nan():
+    assert distance_matrix(torch.zeros(1, 3), torch.eye(3), "cosine").tolist() == [[1, 1, 1]]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_an_image_is_its_own_first_neighbour_and_hidden_ones_are_nobodys(metric, monkeypatch):
+    monkeypatch.setattr(similarity, "TILE", 70)
+    monkeypatch.setattr(similarity, "LEAST_ROWS", 3)
+    features = torch.randn(20, 4) * torch.linspace(0.1, 9, 20)[:, None]
+    distances = FeatureDistances(features, features, metric)
+    nearest, ranges = nearest_images(distances, 5, hidden=torch.tensor([2, 19]))
+    whole = distances[:, :]
+    assert nearest[:, 0].tolist() == list(range(20))
+    for image in range(20):
+        allowed = [each for each in range(19) if each not in (2, image)]
+        expected = sorted(allowed, key=lambda other, image=image: whole[image, other])[:4]
+        assert nearest[image, 1:].tolist() == expected
+    np.testing.assert_allclose(ranges, np.stack([whole.min(1), whole.max(1)], 1), atol=1e-5)
+    if metric == "dot":  # else the test of the first neighbour says nothing
+        assert (whole.argmin(1) != np.arange(20)).any()
