@@ -82,11 +82,14 @@ def test_the_command_draws_batches_and_ranked_lists(tmp_path, words, capsys):
     assert visualize.command(["--kind", "ranks", "--output", output, *words, *weights]) == 0
     found = colours(Image.open(output))
     assert found[BLUE] > 1000 and found[ORANGE] > 1000  # some hits, some misses
+    assert visualize.command(["--kind", "worst", *words, *weights]) == 0
+    worst = Image.open(tmp_path / "run" / "worst.png")
+    assert worst.height > 2 * Image.open(output).height  # twenty lists, not six
     assert visualize.command(["--kind", "visibility", *words, *weights]) == 2
     assert "Baseline does not tell the visibility" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("kind", ["ranks", "visibility"])
+@pytest.mark.parametrize("kind", ["ranks", "visibility", "worst"])
 def test_what_a_model_says_is_not_drawn_without_weights(kind, words, capsys):
     assert visualize.command(["--kind", kind, *words]) == 2
     assert f"--kind {kind} needs weights" in capsys.readouterr().err

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +56,19 @@ def draw_batch(cfg: CfgNode) -> list[Section]:
 
 def draw_ranks(cfg: CfgNode) -> list[Section]:
     """Queries from the best to the worst average precision, with their ranked lists."""
-    found, distances, ids, cameras, _ = _inference(cfg, "ranks")
+    return _ranked_lists(cfg, "ranks", lambda ordered: np.linspace(0, ordered - 1, 6).astype(int))
+
+
+def draw_worst(cfg: CfgNode) -> list[Section]:
+    """The twenty queries of the least average precision, with their ranked lists."""
+    return _ranked_lists(cfg, "worst", lambda ordered: np.arange(ordered)[:-21:-1])
+
+
+def _ranked_lists(cfg: CfgNode, kind: str, choose: Callable[[int], np.ndarray]) -> list[Section]:
+    found, distances, ids, cameras, _ = _inference(cfg, kind)
     ranking = rank_queries(distances, *ids, *cameras)
     by_precision = np.argsort(-ranking.average_precision, kind="stable")
-    chosen = by_precision[np.linspace(0, len(by_precision) - 1, 6).astype(int)]
+    chosen = by_precision[choose(len(by_precision))]
     tiles = []
     for place in chosen:
         query = ranking.query[place]
@@ -109,7 +119,9 @@ def _inference(cfg: CfgNode, kind: str) -> tuple[Any, np.ndarray, Any, Any, Any]
     found: Any = evaluator.collected()
     distances = evaluator.compared(found)[:, :]
     ids, cameras = (np.split(x, [found.queries]) for x in (found.identities, found.cameras))
-    return found, distances, ids, cameras, open_dataset(cfg, name).truth
+    # the truth is of stripes, not of other parts such as landmarks
+    truth = open_dataset(cfg, name).truth if evaluator.stripes else None
+    return found, distances, ids, cameras, truth
 
 
 def _ranked_list(
@@ -153,7 +165,12 @@ def _pixels(path: str) -> np.ndarray:
         return np.asarray(image.convert("RGB"))
 
 
-KINDS = {"batch": draw_batch, "ranks": draw_ranks, "visibility": draw_visibility}
+KINDS = {
+    "batch": draw_batch,
+    "ranks": draw_ranks,
+    "visibility": draw_visibility,
+    "worst": draw_worst,
+}
 
 
 def draw(args: argparse.Namespace) -> None:

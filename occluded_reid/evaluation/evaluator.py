@@ -44,6 +44,9 @@ class Evaluator(DatasetEvaluator):
         copies: the gallery path of a query's own copy by the query's path, where the data set
             tells; see :func:`copies.own_copies`. Re-ranking and query expansion count a query and
             its copy as one image.
+
+    Attributes:
+        stripes: whether the model's parts were stripes, as ``Embedding.stripes``.
     """
 
     def __init__(
@@ -58,7 +61,7 @@ class Evaluator(DatasetEvaluator):
         self._num_query = num_query
         self._truth = truth
         self._copies = copies
-        self._stripes = True
+        self.stripes = True
         self._seen: list[dict[str, torch.Tensor]] = []
 
     def reset(self) -> None:
@@ -68,7 +71,7 @@ class Evaluator(DatasetEvaluator):
     def process(self, inputs: Mapping[str, Any], outputs: torch.Tensor | Embedding) -> None:
         """Keep a batch and what the model says of it."""
         embedding = as_embedding(outputs)
-        self._stripes = embedding.stripes
+        self.stripes = embedding.stripes
         self._seen.append(batch_of(inputs, embedding))
 
     def collected(self) -> Collected | None:
@@ -177,7 +180,7 @@ class Evaluator(DatasetEvaluator):
         report: dict[str, Any] = {
             "image_visibility": visibility_of_images(visibility, paths, truth)
         }
-        if self._stripes and TRUTH_STRIPES % parts == 0:
+        if self.stripes and TRUTH_STRIPES % parts == 0:
             report |= visibility_of_stripes(visibility, paths, truth)
         return report
 
