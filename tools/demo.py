@@ -36,7 +36,7 @@ def main() -> int:
     print("\nPer cent, with 95 % intervals over queries:\n")
     print(results_table(reports))
     for report in reports.values():
-        if "visibility_auc" in report:
+        if report.get("visibility_auc"):
             areas = report["visibility_auc"].items()
             words = ", ".join(f"{kind} {area:.2f}" for kind, area in areas)
             print(f"\nArea under the ROC curve of the visibility of stripes: {words}")
