@@ -169,6 +169,8 @@ def shrink_frame(street: Path) -> None:
         (shrink_frame, CLASSES, "is smaller than its label image"),
         (None, (*CLASSES, "--test", "Seq9"), "--test names Seq9, but occluders are in Seq1, Seq2"),
         (None, (*CLASSES, "--test", *SEQUENCES), "--test names all sequences"),
+        (None, (*CLASSES, "--sequence", "("), "is no regular expression"),
+        (None, (*CLASSES, "--sequence", "(x)?.*"), "does not match the frame"),
         (None, (*CLASSES, "--sequence", "(Seq)"), "are of one sequence, Seq, so none can be held"),
         (None, (*CLASSES, "--sequence", "(Cam)"), "does not match the frame Seq1_0000.png"),
         (None, ("car=red",), "--classes has 'car=red'"),

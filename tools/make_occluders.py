@@ -115,10 +115,14 @@ def parse_classes(words: Sequence[str]) -> dict[int, str]:
 
 def sequence_of(frame: Path, pattern: str) -> str:
     """The sequence a frame is of, from its name."""
-    match = re.match(pattern, frame.stem)
-    if match is None or not match[0]:
+    try:
+        match = re.match(pattern, frame.stem)
+    except re.error as error:
+        raise UserError(f"--sequence {pattern!r} is no regular expression ({error})") from error
+    sequence = match and (match[1] if match.re.groups else match[0])
+    if not sequence:
         raise UserError(f"--sequence {pattern!r} does not match the frame {frame.name}")
-    return match[1] if match.re.groups else match[0]
+    return sequence
 
 
 def choose_test(sequences: Sequence[str], asked: Sequence[str]) -> set[str]:

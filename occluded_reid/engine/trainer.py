@@ -245,6 +245,11 @@ class Trainer(defaults.DefaultTrainer):
     ) -> tuple[DeviceLoader, Evaluator]:
         """Return the loader and the evaluator of one data set, ``Name`` or ``Name:protocol``."""
         dataset = open_dataset(cfg, dataset_name)
+        if not (dataset.query and dataset.gallery):
+            raise UserError(
+                f"{dataset_name} has {len(dataset.query)} queries and {len(dataset.gallery)} "
+                "gallery images whose names can be read; tools/check_dataset.py tells what is there"
+            )
         loader, num_query = build_test_loader(cfg, dataset.query, dataset.gallery)
         truth, copies = getattr(dataset, "truth", None), getattr(dataset, "own_copies", None)
         return loader, Evaluator(cfg, num_query, truth, copies)
