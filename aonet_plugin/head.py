@@ -22,6 +22,7 @@ from aonet_plugin.landmarks import (
     visibility_scores,
 )
 from aonet_plugin.memory import LandmarkMemory
+from occluded_reid.neck import build_neck
 
 STAGES = ("before", "after")
 
@@ -77,15 +78,6 @@ def first_patterns(num_landmarks: int, dim: int, kind: str, scale: float) -> tor
     if kind == "orthogonal":
         return nn.init.orthogonal_(patterns, gain=scale)
     return nn.init.uniform_(patterns, -scale / math.sqrt(dim), scale / math.sqrt(dim))
-
-
-def build_neck(dim: int, enabled: bool) -> nn.Module:
-    """Batch normalisation with a frozen bias, or nothing."""
-    if not enabled:
-        return nn.Identity()
-    neck = nn.BatchNorm1d(dim)
-    neck.bias.requires_grad_(False)
-    return neck
 
 
 class AONetHead(nn.Module):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from fed_plugin.head import build_neck
 from fed_plugin.memory import cosine_to_centres
+from occluded_reid.neck import build_neck
 
 
 @torch.no_grad()

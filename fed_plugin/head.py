@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from occluded_reid.errors import UserError
+from occluded_reid.neck import build_neck
 
 
 class PartFeatures(NamedTuple):
@@ -68,19 +69,6 @@ def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tenso
             "MODEL.FED.NUM_PARTS"
         )
     return tokens.unflatten(1, (num_parts, -1)).mean(dim=2)
-
-
-def build_neck(dim: int, enabled: bool) -> nn.Module:
-    """Batch normalisation with a frozen bias, or nothing.
-
-    One BatchNorm1d over the flattened parts is the same as one per part: it treats every channel of
-    every part by itself.
-    """
-    if not enabled:
-        return nn.Identity()
-    neck = nn.BatchNorm1d(dim)
-    neck.bias.requires_grad_(False)
-    return neck
 
 
 class PartErasing(nn.Module):

@@ -30,6 +30,7 @@ from tabulate import tabulate
 from occluded_reid.cutouts import COLUMNS, LIST, PERSONS, Component, cut_out, find_components
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.files import whole_file, write_errors_named
+from occluded_reid.images import READ_ERRORS
 from occluded_reid.occluders import SUFFIXES, drawn_patches
 from occluded_reid.once import whole_folder
 from occluded_reid.progress import progress
@@ -67,7 +68,7 @@ def _read(path: Path, mode: str) -> np.ndarray:
     try:
         with Image.open(path) as file:
             return np.asarray(file.convert(mode) if mode else file)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except READ_ERRORS as error:
         raise UserError(f"cannot read {path} ({type(error).__name__}: {error})") from error
 
 

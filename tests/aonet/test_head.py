@@ -11,10 +11,11 @@ from reference import aonet_algorithm_1, aonet_attention, aonet_similarity
 from torch import nn
 
 from aonet_plugin.attention import GatedAttention, MultiHeadAttention, build_attention
-from aonet_plugin.head import AONetHead, build_neck, first_patterns, similarity_vectors
+from aonet_plugin.head import AONetHead, first_patterns, similarity_vectors
 from aonet_plugin.landmarks import landmark_responses, visibility_scores
 from aonet_plugin.memory import LandmarkMemory
 from occluded_reid.evaluation import distance_matrix
+from occluded_reid.neck import build_neck
 
 
 def head_of(landmarks: int = 3, dim: int = 4, *, memory: bool = True, **changed) -> AONetHead:

@@ -9,8 +9,9 @@ from reference import fed_erasing, fed_part_pooling
 from torch import nn
 
 from fed.tiny import array
-from fed_plugin.head import FEDHead, PartErasing, build_neck, erase, pool_stripes, split_tokens
+from fed_plugin.head import FEDHead, PartErasing, erase, pool_stripes, split_tokens
 from occluded_reid.errors import UserError
+from occluded_reid.neck import build_neck
 
 
 @pytest.mark.parametrize(
