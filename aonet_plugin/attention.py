@@ -36,10 +36,11 @@ class GatedAttention(nn.Module):
 
     def forward(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Return the landmarks (B, P, C), each with its share of the others."""
-        logits = self.query(landmarks) @ self.key(landmarks).transpose(1, 2)  # (B, P, P)
-        wide = torch.promote_types(logits.dtype, torch.float32)
+        wide = landmarks.to(torch.promote_types(landmarks.dtype, torch.float32))
+        with torch.autocast(landmarks.device.type, enabled=False):  # float16 ends at 65,504
+            logits = self.query(wide) @ self.key(wide).transpose(1, 2)  # (B, P, P)
         values = self.value(landmarks)
-        mixed = logits.to(wide).softmax(dim=2).to(values.dtype) @ values
+        mixed = logits.softmax(dim=2).to(values.dtype) @ values
         return landmarks + self.gate * mixed
 
 

@@ -39,7 +39,7 @@ def _add_network(aonet: CfgNode) -> None:
     aonet.ATTENTION_REDUCTION = 8
     aonet.ATTENTION_HEADS = 8
     # One batch normalisation, bias frozen, before the classifier, for all landmarks and for the
-    # features before and after the block. Not in the paper; Table 7 leaves room for exactly one.
+    # features before and after the block. Not in the paper, and too small to show in Table 7.
     aonet.NECK = True
     # The stage of the ResNet that is run at stride 1 for the 16x8 map. last: fast-reid's
     # LAST_STRIDE. third: the paper's "conv4_1" in the names conv1 to conv5; the last stage then has
@@ -85,16 +85,39 @@ def _add_retrieval(aonet: CfgNode) -> None:
     aonet.TEST_AFTER_NECK = True
 
 
-def check_choices(aonet: CfgNode) -> None:
+def check_values(aonet: CfgNode, dim: int) -> None:
     """Check the values of ``MODEL.AONET`` that no type can check.
 
+    Args:
+        aonet: the keys.
+        dim: channels of the backbone.
+
     Raises:
-        UserError: a word that is no choice of its key, or no landmark at all.
+        UserError: a word that is no choice of its key, or a number out of its range.
     """
     for key, choices in CHOICES.items():
         if aonet[key] not in choices:
             raise UserError(
                 f"MODEL.AONET.{key} is {aonet[key]!r}; it can be {' or '.join(choices)}"
             )
-    if aonet.NUM_LANDMARKS < 1:
-        raise UserError(f"MODEL.AONET.NUM_LANDMARKS is {aonet.NUM_LANDMARKS}; it must be 1 or more")
+    heads = aonet.ATTENTION_HEADS
+    rules = {
+        "NUM_LANDMARKS": (aonet.NUM_LANDMARKS >= 1, "1 or more"),
+        "ATTENTION_REDUCTION": (
+            aonet.SELF_ATTENTION != "sagan" or 1 <= aonet.ATTENTION_REDUCTION <= dim,
+            f"from 1 to the {dim} channels of the backbone",
+        ),
+        "ATTENTION_HEADS": (
+            aonet.SELF_ATTENTION != "multi_head" or (heads >= 1 and dim % heads == 0),
+            f"a divisor of the {dim} channels of the backbone",
+        ),
+        "PATTERN_SCALE": (aonet.PATTERN_SCALE > 0, "above 0"),
+        "MEMORY_MOMENTUM": (0 <= aonet.MEMORY_MOMENTUM <= 1, "in [0, 1]"),
+        "LABEL_SMOOTHING": (0 <= aonet.LABEL_SMOOTHING < 1, "in [0, 1)"),
+        "ORTHOGONAL_WEIGHT": (aonet.ORTHOGONAL_WEIGHT >= 0, "0 or more"),
+        "OVERLAP_WEIGHT": (aonet.OVERLAP_WEIGHT >= 0, "0 or more"),
+        "TRIPLET_WEIGHT": (aonet.TRIPLET_WEIGHT >= 0, "0 or more"),
+    }
+    for key, (fits, wanted) in rules.items():
+        if not fits:
+            raise UserError(f"MODEL.AONET.{key} is {aonet[key]}; it must be {wanted}")

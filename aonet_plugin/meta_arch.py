@@ -17,7 +17,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
 from aonet_plugin.attention import build_attention
-from aonet_plugin.config import check_choices
+from aonet_plugin.config import check_values
 from aonet_plugin.head import STAGES, AONetHead, Landmarks, first_patterns, similarity_vectors
 from aonet_plugin.landmarks import normalized_maps
 from aonet_plugin.losses import (
@@ -105,10 +105,9 @@ class AONet(nn.Module):
         """Read ``MODEL.AONET``; the arguments of ``__init__``.
 
         Raises:
-            UserError: a value that is no choice, or a backbone that has no stage to choose.
+            UserError: a value of a key that cannot be, or a backbone that does not fit.
         """
         aonet = cfg.MODEL.AONET
-        check_choices(aonet)
         if cfg.TEST.METRIC != "dot":
             logger.warning(
                 f"TEST.METRIC is {cfg.TEST.METRIC}, but AONet's similarity (Eq. 8) is an inner "
@@ -116,6 +115,7 @@ class AONet(nn.Module):
             )
         backbone = build_map_backbone(cfg)
         dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
+        check_values(aonet, dim)
         return {
             "backbone": backbone,
             "heads": build_head(aonet, dim, getattr(backbone, "grid", None)),
@@ -220,8 +220,13 @@ def build_map_backbone(cfg: CfgNode) -> nn.Module:
     """Build fast-reid's backbone with the stage at stride 1 that ``MODEL.AONET`` names.
 
     Raises:
-        UserError: the third stage is asked for, and the backbone's is not a ResNet's.
+        UserError: the backbone has no map, or the third stage is asked for, and it is no ResNet's.
     """
+    if cfg.MODEL.BACKBONE.NAME == "build_vit_backbone":
+        raise UserError(
+            "MODEL.BACKBONE.NAME build_vit_backbone gives the class token alone, in which nothing "
+            "can be found; build_token_vit_backbone gives the patch tokens too"
+        )
     if cfg.MODEL.AONET.STRIDE_ONE_STAGE == "last":
         return build_backbone(cfg)
     cfg = cfg.clone()

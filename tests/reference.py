@@ -214,11 +214,11 @@ def aonet_feature(features: Array, response_map: Array) -> Array:
 
 
 def aonet_binarised(response_map: Array) -> Array:
-    """Sec. 3.1: 1 at the maximum, 0 elsewhere; pixels that tie share the 1."""
+    """Sec. 3.1: 1 at the maximum, 0 elsewhere."""
     out = np.zeros(response_map.shape)
     for place, value in np.ndenumerate(response_map):
         out[place] = 1.0 if value == response_map.max() else 0.0
-    return out / out.sum()
+    return out
 
 
 def aonet_algorithm_1(

@@ -223,6 +223,17 @@ def test_a_batch_of_one(landmarks):
         torch.testing.assert_close(value, first, msg=field)
 
 
+def test_the_block_does_not_overflow_in_float16():
+    block = GatedAttention(dim=2048, reduction=8)
+    nn.init.ones_(block.gate)
+    landmarks = 3000 * torch.rand(2, 6, 2048)
+    products = block.query(landmarks) @ block.key(landmarks).transpose(1, 2)
+    assert products.abs().max() > torch.finfo(torch.float16).max
+    with torch.autocast("cpu", torch.float16):
+        found = block(landmarks)
+    assert found.isfinite().all()
+
+
 def test_under_autocast_everything_is_float32():
     block = GatedAttention(dim=16, reduction=2)
     nn.init.ones_(block.gate)

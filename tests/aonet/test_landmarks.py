@@ -68,6 +68,15 @@ def test_without_memory_and_response_the_average_response_takes_one_share(height
     torch.testing.assert_close(visibility, torch.full((2, 3), pixels / (pixels + 1)))
 
 
+@pytest.mark.parametrize("pixels", [1, 4, 8])
+def test_a_landmark_as_strong_as_its_memory_on_n_pixels_scores_n_in_n_plus_one(pixels):
+    """The memory holds peaks, so a landmark that is seen by one pixel alone reaches 1/2."""
+    responses = torch.full((1, 1, 4, 2), -1e3)
+    responses.view(-1)[:pixels] = 7.0
+    visibility = visibility_scores(responses, torch.full((1,), 7.0))
+    torch.testing.assert_close(visibility, torch.full((1, 1), pixels / (pixels + 1)))
+
+
 def test_pixels_far_below_the_average_response_see_nothing():
     responses = torch.full((1, 1, 4, 2), -30.0)
     assert visibility_scores(responses, torch.zeros(1)) < 1e-11

@@ -58,7 +58,8 @@ def test_pixels_that_tie_share_the_entry(ties):
     for place in ties:
         responses[0, 0][place] = 2.0
     binarised = aonet_binarised(responses[0, 0].numpy())
-    expected = aonet_feature(features[0].numpy(), binarised)
+    # the paper adds the pixels up; we take their mean
+    expected = aonet_feature(features[0].numpy(), binarised) / len(ties)
     np.testing.assert_allclose(peak_features(features, responses)[0, 0], expected, rtol=1e-12)
     mean = torch.stack([features[0, :, h, w] for h, w in ties]).mean(dim=0)
     np.testing.assert_allclose(expected, mean, rtol=1e-12)

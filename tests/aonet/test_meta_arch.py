@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from fastreid.modeling.meta_arch import build_model
-from fed.tiny import array
+from fed.tiny import DIM, array
 from reference import (
     aonet_algorithm_1,
     aonet_attention,
@@ -360,6 +360,38 @@ def test_the_parameters_of_table_7(ibn):
     found |= {"patterns": model.heads.patterns.numel()}
     found["memory"] = model.heads.memory.features.numel()
     assert found == sizes and round(sum(sizes.values()) / 1e6, 2) == 30.22
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "wanted"),
+    [
+        ("MEMORY_MOMENTUM", 1.5, r"in \[0, 1\]"),
+        ("LABEL_SMOOTHING", 2.0, r"in \[0, 1\)"),
+        ("ORTHOGONAL_WEIGHT", -1.0, "0 or more"),
+        ("OVERLAP_WEIGHT", -1.0, "0 or more"),
+        ("TRIPLET_WEIGHT", -1.0, "0 or more"),
+        ("PATTERN_SCALE", 0.0, "above 0"),
+        ("ATTENTION_REDUCTION", 0, f"from 1 to the {DIM} channels"),
+        ("ATTENTION_REDUCTION", DIM + 1, f"from 1 to the {DIM} channels"),
+    ],
+)
+def test_values_out_of_their_range_are_refused(key, value, wanted):
+    with pytest.raises(UserError, match=f"MODEL.AONET.{key} is {value}; it must be {wanted}"):
+        aonet_model(f"MODEL.AONET.{key}", value)
+
+
+MULTI_HEAD = "MODEL.AONET.SELF_ATTENTION", "multi_head"
+
+
+@pytest.mark.parametrize("heads", [0, DIM - 1])
+def test_heads_that_do_not_divide_the_channels_are_refused(heads):
+    with pytest.raises(UserError, match=f"ATTENTION_HEADS is {heads}; it must be a divisor of"):
+        aonet_model(*MULTI_HEAD, "MODEL.AONET.ATTENTION_HEADS", heads)
+
+
+def test_a_backbone_that_gives_the_class_token_alone_is_refused():
+    with pytest.raises(UserError, match="build_token_vit_backbone gives the patch tokens"):
+        aonet_model("MODEL.BACKBONE.NAME", "build_vit_backbone")
 
 
 def test_values_that_are_no_choice_are_refused():
