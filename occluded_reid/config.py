@@ -175,6 +175,11 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
 def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
     if overrides and overrides[0] == "--":
         overrides = overrides[1:]
+    if options := [word for word in overrides if word.startswith("--")]:
+        raise UserError(
+            f"{options[0]} stands behind KEY VALUE pairs, where words are read as such pairs; "
+            "options go before the first KEY"
+        )
     if len(overrides) % 2:
         raise UserError(
             f"overrides come as KEY VALUE pairs, but {len(overrides)} words were given: "

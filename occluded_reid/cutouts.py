@@ -21,6 +21,7 @@ import numpy as np
 from PIL import Image
 
 from occluded_reid.errors import UserError
+from occluded_reid.images import read_errors_named
 from occluded_reid.synthetic.occluders import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.truth import Box, mask_box
 
@@ -121,7 +122,7 @@ def read_cutouts(folder: Path, split: str) -> list[Cutout]:
     """
     path = folder / LIST
     try:
-        with open(path, encoding="utf-8", newline="") as lines:
+        with open(path, encoding="utf-8-sig", newline="") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(
@@ -133,20 +134,18 @@ def read_cutouts(folder: Path, split: str) -> list[Cutout]:
         raise UserError(f"{path} has no rows, or no column {' and '.join(sorted(missing))}")
     chosen = [row for row in rows if row["split"] == split]
     if not chosen:
-        raise UserError(f"{path} lists no occluder of the split {split!r}")
+        raise UserError(
+            f"{path} lists no occluder of the split {split!r}; tools/make_occluders.py masks makes "
+            "sets with both splits"
+        )
     return [Cutout(_decode(folder / row["file"]), row["class"]) for row in chosen]
 
 
 def _decode(path: Path) -> np.ndarray:
     """Read RGBA and trim what is transparent all round."""
-    try:
-        with Image.open(path) as file:
-            pixels = np.asarray(file.convert("RGBA"))
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"cannot read the cut-out {path} ({type(error).__name__}: {error}); "
-            f"replace it, or take it out of {LIST}"
-        ) from error
+    advice = f"replace it, or take it out of {LIST}"
+    with read_errors_named(f"the cut-out {path}", advice), Image.open(path) as file:
+        pixels = np.asarray(file.convert("RGBA"))
     x0, y0, x1, y1 = mask_box(pixels[..., 3] > 127)
     if x0 == x1:
         raise UserError(f"the cut-out {path} is transparent; take it out of {LIST}")

@@ -17,6 +17,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from occluded_reid.errors import UserError
+from occluded_reid.images import read_errors_named
 from occluded_reid.synthetic import scenery
 from occluded_reid.synthetic.camera import NUM_CAMERAS, camera_of, develop
 from occluded_reid.synthetic.occluders import OCCLUDER_KINDS, ORIENTATION, draw_occluder
@@ -84,14 +85,9 @@ def load_patches(folder: Path) -> list[Patch]:
 
 
 def _decode(path: Path) -> Patch:
-    try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file).convert("RGBA")
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise UserError(
-            f"cannot read the occluder {path} ({type(error).__name__}: {error}); "
-            "replace it by a picture or take it out of the set"
-        ) from error
+    advice = "replace it by a picture or take it out of the set"
+    with read_errors_named(f"the occluder {path}", advice), Image.open(path) as file:
+        image = ImageOps.exif_transpose(file).convert("RGBA")
     if np.asarray(image)[..., 3].min() < 255:
         raise UserError(
             f"the occluder {path} has transparent pixels; a patch is an opaque rectangle, cropped "

@@ -137,6 +137,9 @@ def test_counts_are_compared(occluded: Path, capsys: pytest.CaptureFixture[str])
     assert "FAULT: train has 1 images of 1 identities, expected 2 images of 1 identities" in printed
     assert re.search(r"\| train +\| 1 images of 1 .*\| WRONG", printed)
     assert "What to do: Build it from DukeMTMC-reID" in printed
+    places = [f"  {occluded.parent / layout}\n" for layout in OccludedDuke.layouts]
+    assert f"found in {occluded}. The places that are tried, in this order:" in printed
+    assert "".join(places) in printed
 
 
 def test_identities_in_training_and_test(occluded: Path) -> None:
@@ -188,6 +191,11 @@ def test_a_missing_set_and_an_unknown_one(
     assert check_dataset.command(["PartialRED", "--root", str(tmp_path)]) == 2
     assert "did you mean PartialREID" in capsys.readouterr().err
     assert check_dataset.command(["PartialREID:crop"]) == 2
+    options = ["PartialREID", "--root", str(tmp_path), "DATASETS.PROTOCOL"]
+    assert check_dataset.command([*options, "partial"]) == 1
+    assert "PartialREID (protocol partial)" in capsys.readouterr().out
+    assert check_dataset.command([*options, "crop"]) == 2
+    assert "it has occluded and partial" in capsys.readouterr().err
     with pytest.raises(SystemExit) as usage:
         check_dataset.command(["PartialREID", "--rot", "x"])
     assert usage.value.code == 2

@@ -114,6 +114,43 @@ def test_old_missing_and_foreign_files_are_named(tmp_path, precision):
         read_run(tmp_path / "nowhere")
 
 
+@pytest.mark.parametrize(
+    ("place", "value", "match"),
+    [
+        (("data_sets", "Set"), 3, "TypeError"),
+        (("data_sets", "Set", "counts"), {}, "KeyError: 'queries'"),
+        (("data_sets", "Set", "counts", "gallery"), "many", "ValueError"),
+        (("data_sets", "Set", "metrics"), [1], "AttributeError"),
+        (("data_sets", "Set", "metrics", "mAP"), {}, "KeyError: 'value'"),
+        (("per_query",), {"file": "per_query.npz"}, "KeyError: 'sha256'"),
+        (("per_query",), None, "TypeError"),
+    ],
+)
+def test_a_results_file_that_was_changed_is_named(tmp_path, precision, place, value, match, capsys):
+    folder = write_run(tmp_path / "a", precision)
+    content = node = json.loads((folder / "results.json").read_text())
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    (folder / "results.json").write_text(json.dumps(content))
+    for words in ([str(folder)] * 2, ["--seeds", *[str(folder)] * 2]):
+        assert compare.command(words) == 2
+        error = capsys.readouterr().err
+        assert f"{folder / 'results.json'} is not as an evaluation writes it ({match}" in error
+
+
+def test_runs_of_several_versions_share_sets_and_metrics(tmp_path, precision):
+    one, other = (write_run(tmp_path / name, precision, seed=1) for name in "ab")
+    content = json.loads((other / "results.json").read_text())
+    del content["data_sets"]["Set"]["metrics"]["mINP"]
+    (other / "results.json").write_text(json.dumps(content))
+    assert "mINP" not in compare_seeds([read_run(one), read_run(other)])["Set"]
+    content["data_sets"]["Later"] = content["data_sets"]["Set"]
+    (other / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"per_query.npz beside .* lacks Later; evaluate it again"):
+        read_run(other).per_query()
+
+
 def test_seeds_by_hand(tmp_path):
     values = (0.2, 0.4, 0.9)
     runs = [
@@ -150,6 +187,8 @@ def test_command_prints_tables_and_writes_numbers(tmp_path, precision, capsys):
     printed = capsys.readouterr().out
     mean = 100 * precision.mean() + 5
     assert f"{mean:.1f} +- {10 / np.sqrt(2):.1f}" in printed and "seeds 0, 1" in printed
+    rows = [line.split()[1] for line in printed.splitlines() if line.startswith("| ")]
+    assert rows == ["Metric", "Rank-1", "Rank-3", "Rank-5", "Rank-10", "mAP", "mINP"]
 
     assert compare.command([str(one)]) == 2
     assert "expected two runs, got 1" in capsys.readouterr().err

@@ -19,6 +19,7 @@ from occluded_reid.datasets import (
     build_dataset,
     summary,
 )
+from occluded_reid.datasets.doctor import diagnose
 from occluded_reid.datasets.lists import inside
 from occluded_reid.datasets.places import as_spelled, candidate_homes
 from occluded_reid.datasets.two_sided import TwoSided
@@ -332,6 +333,18 @@ def test_what_systems_leave_behind_does_no_harm(tmp_path: Path, name: str) -> No
         assert sides_of(dataset) == sides_of(expected)
         assert [item[1:] for item in dataset.train] == [item[1:] for item in expected.train]
     assert sorted(strange.rglob("*")) == before  # a loader writes nothing: media may be read-only
+
+
+@pytest.mark.parametrize("name", TREES)
+def test_folders_of_which_no_name_can_be_read_are_faults(tmp_path: Path, name: str) -> None:
+    folder, tree = TREES[name]
+    write_tree(tmp_path / folder, {part: ["person 1.jpg"] for part in tree})
+    dataset = read(name, tmp_path)
+    diagnosis = diagnose(dataset)
+    named = f"{len(tree)} images are not named as {dataset.example} is, so none of them is read"
+    assert any(fault.startswith(f"{named} (person 1.jpg") for fault in diagnosis.faults)
+    assert diagnosis.tables[1].count("| NOT READ") == len(tree)
+    assert dataset.pattern.match(dataset.example)
 
 
 @pytest.mark.parametrize("name", [*TREES, "MSMT17"])

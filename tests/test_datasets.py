@@ -119,7 +119,8 @@ def test_wrong_counts_are_refused_with_both_numbers(market: Path) -> None:
         f"MarketSplit in {folder}: train has 16 images of 4 identities, expected 9173 images of "
         "500 identities; query has 6 images of 2 identities, expected 1122 images of 251 "
         "identities; gallery has 2 images of 2 identities, expected 2641 images of 249 identities. "
-        "Fetch the complete data set, or go on with what is there by DATASETS.ALLOW_PARTIAL True"
+        "Fetch the complete data set (tools/check_dataset.py tells what is there), or go on with "
+        "what is there by DATASETS.ALLOW_PARTIAL True"
     )
 
 

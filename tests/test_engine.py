@@ -6,6 +6,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import time
 from pathlib import Path
@@ -19,6 +20,7 @@ from torch import nn
 
 from occluded_reid import checkpoints
 from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine import trainer as trainer_module
 from occluded_reid.engine.loading import build_train_loader
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.randomness import PrivateRandomness, derive_seed, seed_everything
@@ -428,6 +430,39 @@ def test_an_unreadable_gallery_image_is_counted_out(tmp_path, monkeypatch):
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     counts = results["data_sets"]["Market1501"]["counts"]
     assert (counts["queries"], counts["gallery"]) == (23, 47)
+
+
+@pytest.mark.parametrize("readable", [False, True])
+def test_a_test_set_without_queries_or_gallery_is_refused(tmp_path, monkeypatch, readable):
+    for folder, counts in (
+        ("query", "0 queries and 48 gallery"),
+        ("bounding_box_test", "24 queries and 0 gallery"),
+    ):
+        root = draw_market(tmp_path / folder)
+        monkeypatch.setenv("FASTREID_DATASETS", str(root))
+        images = root / "Market-1501-v15.09.15" / folder
+        if readable:
+            shutil.rmtree(images)
+            images.mkdir()
+        for number, path in enumerate(sorted(images.iterdir())):
+            path.rename(images / f"person {number}.jpg")
+        with pytest.raises(UserError, match=f"^Market1501 has {counts} .*tools/check_dataset.py"):
+            Trainer.build_evaluator(tiny_cfg(tmp_path / "run"), "Market1501")
+
+
+def test_all_test_sets_are_opened_before_anything_is_computed(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer_module, "run_inference", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(TrainingStep, "run_step", lambda _: 1 / 0)
+    for names, message in (
+        ("('Market1501', 'Market1502')", "there is no data set 'Market1502'"),
+        ("('Market1501', 'PartialREID')", "PartialREID: found no folders"),
+        ("('Market1501', 'PartialREID:crop')", "PartialREID has no protocol 'crop'"),
+    ):
+        cfg = tiny_cfg(tmp_path / "run", "DATASETS.TESTS", names)
+        with pytest.raises(UserError, match=message):
+            Trainer.test(cfg, Trainer.build_model(cfg))
+        with pytest.raises(UserError, match=message):
+            train(cfg)
 
 
 def test_num_classes_that_does_not_fit_is_refused(tmp_path):

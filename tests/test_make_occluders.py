@@ -177,6 +177,9 @@ def shrink_frame(street: Path) -> None:
         (None, ("a/b=8",), "--classes has 'a/b=8'"),
         (None, ("car=300",), "--classes has 'car=300'"),
         (None, ("car=77",), "no occluder of car in 6 frames"),
+        (None, (*CLASSES, "--per-class", "-1"), "--per-class is -1; it must be a number from 0"),
+        (None, (*CLASSES, "--min-area", "-1"), "--min-area is -1"),
+        (None, (*CLASSES, "--min-thickness", "nan"), "--min-thickness is nan"),
         (None, (*CLASSES, "--labels", "a", "b"), "1 folders of frames, but 2 of labels"),
         (None, (*CLASSES, "--frames", "nowhere"), "cannot read the folder nowhere"),
     ],
@@ -206,10 +209,12 @@ def write_boxes(street: Path, *lines: str) -> str:
     return str(path)
 
 
-def test_boxes_become_opaque_patches(street: Path) -> None:
+@pytest.mark.parametrize("mark", ["", "\ufeff"])  # as spreadsheets write UTF-8
+def test_boxes_become_opaque_patches(street: Path, mark: str) -> None:
     boxes = write_boxes(
         street, "frames/Seq1_0000.png,10,20,40,80", "frames/Seq2_0001.png,0,0,120,90"
     )
+    Path(boxes).write_text(mark + Path(boxes).read_text(), encoding="utf-8")
     assert tool.command(["boxes", "--csv", boxes, "--output", str(street / "set")]) == 0
     patches = load_patches(street / "set")
     assert np.array_equal(patches[0].pixels, pixels(street / "frames/Seq1_0000.png")[20:80, 10:40])

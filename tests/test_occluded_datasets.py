@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 from fastreid.data.datasets import DATASET_REGISTRY
 from PIL import Image
+from runs import load_tool
 
 from occluded_reid import cutouts, pasting
 from occluded_reid.config import load_config
 from occluded_reid.cutouts import Cutout, drawn_cutouts, read_cutouts
-from occluded_reid.datasets import FolderDataset, PastedQueries, build_dataset
+from occluded_reid.datasets import FolderDataset, MarketSplit, PastedQueries, build_dataset
 from occluded_reid.datasets import occluded as module
 from occluded_reid.engine.loading import open_dataset
 from occluded_reid.errors import UserError
@@ -264,8 +265,8 @@ def test_the_configuration_reaches_the_pasting(tmp_path: Path, root: Path, occlu
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("FASTREID_DATASETS", str(root))
         dataset = open_dataset(load_config("", words), "OccludedMarketSplit")
-    assert re.fullmatch(r"OccludedMarketSplit-seed3-[0-9a-f]{10}-v\d+", dataset._pasted.name)
-    assert dataset._pasted.parent.parent == where
+    assert re.fullmatch(r"OccludedMarketSplit-seed3-[0-9a-f]{10}-v\d+", dataset.pasted.name)
+    assert dataset.pasted.parent.parent == where
     assert {r.occluders[0].kind for r in dataset.truth.values()} <= {"car", "pole", "pedestrian"}
 
 
@@ -394,7 +395,15 @@ def test_a_broken_query_and_a_missing_picture_are_named(root: Path, occluders: s
     broken.write_bytes(whole[:60])
     with pytest.raises(UserError, match=f"cannot read the image {broken}"):
         read(root, occluders)
+    broken.unlink()
+    broken.symlink_to("gone")
+    with pytest.raises(UserError, match=f"cannot read the image {broken} .FileNotFoundError"):
+        read(root, occluders)
+    broken.unlink()
     broken.write_bytes(whole)
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match="Bomb"):
+        patched.setattr(Image, "MAX_IMAGE_PIXELS", 1)
+        read(root, "")
     dataset = read(root, occluders)
     Path(dataset.query[0][0]).unlink()
     with pytest.raises(UserError, match="lacks 1 of its 6 pictures, such as 1500_.*delete"):
@@ -404,3 +413,31 @@ def test_a_broken_query_and_a_missing_picture_are_named(root: Path, occluders: s
 def test_a_negative_seed_is_refused(root: Path, occluders: str) -> None:
     with pytest.raises(UserError, match="DATASETS.OCCLUDED.SEED is -1"):
         read(root, occluders, occluded_seed=-1)
+
+
+def test_the_doctor_checks_base_and_pasted_queries_and_writes_nothing(
+    root: Path, occluders: str, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(MarketSplit, "expected", {})
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        Image.new("RGB", SIZE, (number, 0, 0)).save(path)  # no two are alike
+    words = ["OccludedMarketSplit", "--root", str(root), "DATASETS.OCCLUDED.OCCLUDERS"]
+
+    def examined(code: int, *said: str) -> None:
+        assert load_tool("check_dataset").command([*words, occluders]) == code
+        printed = capsys.readouterr().out
+        assert all(text in printed for text in said), printed
+
+    before = sorted(root.rglob("*"))
+    examined(0, "not pasted over yet; the first use does it, in ", "The data set is sound")
+    assert sorted(root.rglob("*")) == before
+    dataset = read(root, occluders)
+    examined(0, f"6 queries are pasted over, in {dataset.pasted}", "The data set is sound")
+    query, truth = Path(dataset.query[0][0]), dataset.pasted / "truth.jsonl"
+    query.write_bytes(b"")
+    truth.write_text("".join(truth.read_text().splitlines(keepends=True)[1:]))
+    examined(1, f"{query} is empty", "1 pasted queries are not in truth.jsonl")
+    truth.write_text("{")
+    examined(1, f"cannot read {truth} ", "delete the folder, and the queries are pasted anew")
+    (Path(occluders) / "occluders.csv").unlink()
+    examined(1, "FAULT: cannot read the occluder set")

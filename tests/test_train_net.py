@@ -122,6 +122,13 @@ def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, config, capsys, more
     assert "Traceback" not in captured.err + captured.out
 
 
+def test_an_option_behind_key_and_value_is_named(tmp_path, config, capsys):
+    assert train_net.command([*words(config, tmp_path / "run"), "--eval-only"]) == 2
+    error = capsys.readouterr().err
+    assert "--eval-only stands behind KEY VALUE pairs" in error
+    assert "options go before the first KEY" in error
+
+
 def test_missing_data_is_named_with_its_place(tmp_path, config, monkeypatch, capsys):
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nothing"))
     assert train_net.command(words(config, tmp_path / "run")) == 2

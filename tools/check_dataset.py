@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""The data-set doctor: what was found, what was expected, what to do.
+"""The data-set doctor: what was found, what was expected, what to do. It only looks.
 
 Exit code 0: sound; 1: faults, or not on the disk; 2: no such data set or option.
 """
@@ -8,27 +8,43 @@ from __future__ import annotations
 
 import argparse
 import sys
+from typing import Any
 
-from occluded_reid.datasets import build_dataset, chosen_protocol, dataset_root
+from occluded_reid.config import load_config
+from occluded_reid.datasets import FolderDataset, chosen_protocol, dataset_root
 from occluded_reid.datasets.doctor import diagnose
+from occluded_reid.engine.loading import open_dataset
 from occluded_reid.errors import UserError, run_command
+
+_LOOK = {"allow_partial": True, "combineall": False, "paste": False, "verbose": False}
 
 
 def check(args: argparse.Namespace) -> bool:
     """Print the diagnosis; return whether the set is sound."""
-    protocol = chosen_protocol(args.name)
+    cfg = load_config("", ["MODEL.DEVICE", "cpu", *args.opts])
+    protocol = chosen_protocol(args.name, cfg.DATASETS.PROTOCOL)
     root = args.root or dataset_root()
     print(f"{args.name}{f' (protocol {protocol})' if protocol else ''} below {root}\n")
     try:
-        dataset = build_dataset(args.name, root=root, allow_partial=True, verbose=False)
+        dataset = open_dataset(cfg, args.name, root=root, **_LOOK)
+        diagnosis = diagnose(dataset, decode=args.decode)
     except UserError as error:
         print(f"FAULT: {error}")
         return False
-    diagnosis = diagnose(dataset, decode=args.decode)
     print(diagnosis)
     if diagnosis.faults:
-        print(f"\nWhat to do: {getattr(dataset, 'advice', 'fetch the complete data set')}.")
+        print(f"\nWhat to do: {_advice(dataset)}")
     return not diagnosis.faults
+
+
+def _advice(dataset: Any) -> str:
+    if not isinstance(dataset, FolderDataset):
+        return "fetch the complete data set."
+    places = "\n".join(f"  {place}" for place in dataset.candidates())
+    return (
+        f"{dataset.advice}.\nIt was found in {dataset.home}. The places that are tried, in this "
+        f"order:\n{places}"
+    )
 
 
 def parser() -> argparse.ArgumentParser:
@@ -45,12 +61,18 @@ def parser() -> argparse.ArgumentParser:
         "--decode", action="store_true", help="decode the pixels of every image as well"
     )
     options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    options.add_argument(
+        "opts",
+        nargs="*",
+        metavar="KEY VALUE",
+        help="as for training, such as DATASETS.OCCLUDED.OCCLUDERS FOLDER",
+    )
     return options
 
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    args = parser().parse_args(words)
+    args = parser().parse_intermixed_args(words)
     sound: list[bool] = []
     mistake = run_command(lambda: sound.append(check(args)), debug=args.debug)
     return mistake or int(not all(sound))

@@ -30,7 +30,7 @@ from tabulate import tabulate
 from occluded_reid.cutouts import COLUMNS, LIST, PERSONS, Component, cut_out, find_components
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.files import whole_file, write_errors_named
-from occluded_reid.images import READ_ERRORS
+from occluded_reid.images import read_errors_named
 from occluded_reid.occluders import SUFFIXES, drawn_patches
 from occluded_reid.once import whole_folder
 from occluded_reid.progress import progress
@@ -65,11 +65,8 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def _read(path: Path, mode: str) -> np.ndarray:
-    try:
-        with Image.open(path) as file:
-            return np.asarray(file.convert(mode) if mode else file)
-    except READ_ERRORS as error:
-        raise UserError(f"cannot read {path} ({type(error).__name__}: {error})") from error
+    with read_errors_named(str(path), "replace or remove it"), Image.open(path) as file:
+        return np.asarray(file.convert(mode) if mode else file)
 
 
 def pictures_in(folder: Path) -> list[Path]:
@@ -179,6 +176,10 @@ def thin_out(found: Sequence[Found], most: int) -> list[Found]:
 
 def cut_masks(args: argparse.Namespace, folder: Path) -> list[Row]:
     """Write cut-outs of both splits and the training patches."""
+    for option in ("min_area", "min_thickness", "per_class"):
+        if not 0 <= (value := getattr(args, option)) < float("inf"):
+            name = option.replace("_", "-")
+            raise UserError(f"--{name} is {value}; it must be a number from 0 on")
     found = find_all(args)
     sequences = {one.frame: sequence_of(one.frame, args.sequence) for one in found}
     test = choose_test(list(sequences.values()), args.test)
@@ -221,7 +222,7 @@ def save(path: Path, pixels: np.ndarray) -> None:
 def read_boxes(path: Path) -> list[tuple[Path, Box]]:
     """Read the boxes of a CSV file; images are named relative to it."""
     try:
-        with open(path, encoding="utf-8", newline="") as lines:
+        with open(path, encoding="utf-8-sig", newline="") as lines:
             rows = list(csv.DictReader(lines))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"cannot read the boxes {path} ({error})") from error

@@ -81,6 +81,7 @@ def build_dataset(
     occluders: str = "",
     occluded_seed: int = 0,
     occluded_root: str = "",
+    paste: bool = True,
     combineall: bool = False,
     verbose: bool = True,
 ) -> ImageDataset:
@@ -98,6 +99,7 @@ def build_dataset(
         occluders: the occluder set pasted over queries of ``Occluded<Base>``; ``""`` is drawn.
         occluded_seed: what is pasted where.
         occluded_root: where pasted queries are kept; ``""`` is ``root``.
+        paste: False keeps the queries of ``Occluded<Base>`` as they are and writes nothing.
         combineall: train on queries and gallery too.
         verbose: write a table of what was found to the log.
 
@@ -127,7 +129,10 @@ def build_dataset(
         )
     if issubclass(factory, PastedQueries):
         options.update(
-            occluders=occluders, occluded_seed=occluded_seed, occluded_root=occluded_root
+            occluders=occluders,
+            occluded_seed=occluded_seed,
+            occluded_root=occluded_root,
+            paste=paste,
         )
     dataset = _read(name, factory, root, options)
     if verbose:
@@ -203,7 +208,7 @@ def _read(
         ) from error
     for items in subsets:
         items.sort(key=itemgetter(0))
-    if not hasattr(dataset, "truth"):
+    if not isinstance(dataset, FolderDataset):  # these have it, and read it when asked
         dataset.truth = None
     return dataset
 

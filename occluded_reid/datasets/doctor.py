@@ -17,7 +17,8 @@ from tabulate import tabulate
 
 from occluded_reid.datasets.folders import Counts, is_image_name
 from occluded_reid.datasets.inspection import FileFacts, inspect_files
-from occluded_reid.datasets.places import names_in
+from occluded_reid.datasets.places import names_in, visible_folders
+from occluded_reid.errors import UserError
 
 SUBSETS = ("train", "query", "gallery")
 _EXAMPLES = 3
@@ -53,7 +54,9 @@ class Diagnosis(NamedTuple):
 
 
 def diagnose(dataset: ImageDataset, *, decode: bool = False) -> Diagnosis:
-    """Check a data set that was read with ``allow_partial``.
+    """Check a data set that was read with ``allow_partial`` and without ``paste``.
+
+    Of ``Occluded<Base>`` the base is checked and, where they are there, the pasted queries.
 
     Args:
         dataset: what :func:`~occluded_reid.datasets.build_dataset` returned.
@@ -62,14 +65,17 @@ def diagnose(dataset: ImageDataset, *, decode: bool = False) -> Diagnosis:
     entries = list(_entries(dataset))
     files = inspect_files(sorted({entry.path for entry in entries}), decode=decode)
     subset_table, faults = _judge_subsets(dataset, entries)
-    folder_table, notes = _judge_folders(dataset, entries, files)
-    faults += [f"{each.path} {each.fault}" for each in files if each.fault]
+    folder_table, unread, notes = _judge_folders(dataset, entries, files)
+    pasted_faults, pasted_notes = _judge_pasted(dataset, decode)
+    faults += unread + [f"{each.path} {each.fault}" for each in files if each.fault]
+    faults += pasted_faults
     faults += _overlaps(dataset, entries)
     same_faults, same_notes = _duplicates(dataset, entries, files)
     kinds = Counter(each.kind for each in files if each.kind)
     notes += [f"{n} images are {kind}; reading converts them" for kind, n in kinds.items()]
     notes += _queries_without_match(entries)
-    return Diagnosis([subset_table, folder_table], faults + same_faults, notes + same_notes)
+    notes += same_notes + pasted_notes
+    return Diagnosis([subset_table, folder_table], faults + same_faults, notes)
 
 
 def _entries(dataset: ImageDataset) -> Iterable[Entry]:
@@ -100,15 +106,12 @@ def _judge_subsets(dataset: ImageDataset, entries: list[Entry]) -> tuple[str, li
 
 def _judge_folders(
     dataset: ImageDataset, entries: list[Entry], files: list[FileFacts]
-) -> tuple[str, list[str]]:
-    """What stands in the folders beside the images that were read."""
+) -> tuple[str, list[str], list[str]]:
+    """A table, faults and notes: what stands in the folders beside the images that were read."""
     broken = Counter(_side(each.path) for each in files if each.fault)
-    read: dict[Path, set[str]] = defaultdict(set)
-    for entry in entries:
-        read[Path(entry.path).parent].add(os.path.basename(entry.path))
     rows: dict[Path, list[int]] = defaultdict(lambda: [0, 0, 0, 0])
     unread, others = [], []
-    for folder, names in read.items():
+    for folder, names in _read_names(dataset, entries).items():
         left = [name for name in names_in(folder) if name not in names]
         files_left = [name for name in left if not (folder / name).is_dir()]
         images = [str(folder / name) for name in files_left if is_image_name(name)]
@@ -117,16 +120,57 @@ def _judge_folders(
         others += [str(folder / name) for name in files_left if not is_image_name(name)]
         counts = (len(names), len(junk), len(images) - len(junk), len(files_left) - len(images))
         side = _side(str(folder / "image"))
-        rows[side] = [sum(pair) for pair in zip(rows[side], counts, strict=True)]
+        if any(counts) or folder in getattr(dataset, "image_folders", []):
+            rows[side] = [sum(pair) for pair in zip(rows[side], counts, strict=True)]
     home = os.path.commonpath([str(side) for side in rows]) if rows else ""
     table = [
-        [os.path.relpath(side, home), *counts, broken[side], "BROKEN" if broken[side] else "ok"]
+        [os.path.relpath(side, home), *counts, broken[side], _verdict(counts, broken[side])]
         for side, counts in sorted(rows.items())
     ]
     headers = ["folder", "images read", "junk left out", "other images", "other files", "broken"]
-    notes = _noted(unread, "images are not read: their names or the lists leave them out")
+    nothing_read = {side for side, counts in rows.items() if not counts[0]}
+    unreadable = [path for path in unread if _side(path) in nothing_read]
+    example = getattr(dataset, "example", "")
+    faults = _noted(unreadable, f"images are not named as {example} is, so none of them is read")
+    notes = _noted(
+        [path for path in unread if _side(path) not in nothing_read],
+        "images are not read: their names or the lists leave them out",
+    )
     notes += _noted(others, "files are no images")
-    return f"Below {home}:\n" + tabulate(table, [*headers, "verdict"], "pipe"), notes
+    return f"Below {home}:\n" + tabulate(table, [*headers, "verdict"], "pipe"), faults, notes
+
+
+def _verdict(counts: list[int], broken: int) -> str:
+    read, _, unread, _ = counts
+    return "BROKEN" if broken else "NOT READ" if unread and not read else "ok"
+
+
+def _read_names(dataset: ImageDataset, entries: list[Entry]) -> dict[Path, set[str]]:
+    """The file names that were read in each folder, also in those where there were none."""
+    read: dict[Path, set[str]] = {}
+    for side in getattr(dataset, "image_folders", []):
+        read.update({folder: set() for folder in (side, *visible_folders(side))})
+    for entry in entries:
+        read.setdefault(Path(entry.path).parent, set()).add(os.path.basename(entry.path))
+    return read
+
+
+def _judge_pasted(dataset: ImageDataset, decode: bool) -> tuple[list[str], list[str]]:
+    """Faults and notes of the pasted queries of ``Occluded<Base>``."""
+    folder = getattr(dataset, "pasted", None)
+    if folder is None:
+        return [], []
+    if not folder.is_dir():
+        return [], [f"the queries are not pasted over yet; the first use does it, in {folder}"]
+    paths = [image.path for image in dataset.pasted_queries]
+    files = inspect_files(paths, decode=decode)
+    faults = [f"{each.path} {each.fault}" for each in files if each.fault]
+    try:
+        unknown = [path for path in paths if path not in dataset.truth]
+        faults += _noted(unknown, "pasted queries are not in truth.jsonl")
+    except UserError as error:
+        faults.append(str(error))
+    return faults, [f"{len(paths)} queries are pasted over, in {folder}"]
 
 
 def _is_junk(name: str, junk_pids: Iterable[int]) -> bool:

@@ -25,7 +25,8 @@ class DukeMTMC(FolderDataset):
 
     dataset_name = "dukemtmc"
     layouts: ClassVar[Sequence[str]] = ("DukeMTMC-reID", "dukemtmcreid/DukeMTMC-reID", "DukeMTMC")
-    pattern = re.compile(r"(-?\d+)_c(\d+)")  # 0001_c2_f0046182.jpg
+    pattern = re.compile(r"(-?\d+)_c(\d+)")
+    example = "0001_c2_f0046182.jpg"
     num_cameras = 8
     expected = {
         "train": Counts(16522, 702),

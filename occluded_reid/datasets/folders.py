@@ -118,6 +118,8 @@ class FolderDataset(ImageDataset):
         "gallery": "bounding_box_test",
     }
     pattern: ClassVar[re.Pattern[str]] = re.compile(r"(-?\d+)_c(\d+)")
+    #: A file name as :attr:`pattern` reads it, for messages.
+    example: ClassVar[str] = "0001_c1_000001.jpg"
     num_cameras: ClassVar[int] = 1
     #: Published counts of each subset; one that is not named is not checked.
     expected: ClassVar[Mapping[str, Counts]] = {}
@@ -137,6 +139,7 @@ class FolderDataset(ImageDataset):
     ) -> None:
         self.root = os.path.abspath(os.path.expanduser(root))
         self.home = self.root  # the folder that holds the images, once it is found
+        self.image_folders: list[Path] = []  # in it, those whose file names are read
         self.protocol = self.choose_protocol(protocol)
         subsets = self.read_subsets()
         self._check_counts(subsets, allow_partial)
@@ -185,8 +188,9 @@ class FolderDataset(ImageDataset):
         """Return the first place in which all of :attr:`folders` stand."""
         wanted = list(self.folders.values())
         for home in self.candidates():
-            if all(as_spelled(home, name).is_dir() for name in wanted):
-                self.home = str(home)
+            folders = [as_spelled(home, name) for name in wanted]
+            if all(folder.is_dir() for folder in folders):
+                self.home, self.image_folders = str(home), folders
                 return home
         raise self.not_found(self.candidates(), f"folders {', '.join(wanted)}")
 
@@ -221,8 +225,8 @@ class FolderDataset(ImageDataset):
         message = f"{type(self).__name__} in {self.home}: {'; '.join(faults)}"
         if not allow_partial:
             raise UserError(
-                f"{message}. Fetch the complete data set, or go on with what is there by "
-                "DATASETS.ALLOW_PARTIAL True"
+                f"{message}. Fetch the complete data set (tools/check_dataset.py tells what is "
+                "there), or go on with what is there by DATASETS.ALLOW_PARTIAL True"
             )
         logger.warning(f"{message}. Going on, but results are not comparable with published ones")
 

@@ -25,7 +25,8 @@ class Market1501(FolderDataset):
 
     dataset_name = "market1501"
     layouts: ClassVar[Sequence[str]] = ("Market-1501-v15.09.15", "Market-1501", "market1501", "")
-    pattern = re.compile(r"(-?\d+)_c(\d+)s\d+_")  # 0002_c1s1_000451_03.jpg
+    pattern = re.compile(r"(-?\d+)_c(\d+)s\d+_")
+    example = "0002_c1s1_000451_03.jpg"
     num_cameras = 6
     expected = {
         "train": Counts(12936, 751),
@@ -81,7 +82,7 @@ class MarketSplit(Market1501):
         for folder in self.candidates():
             images = self.without_junk(self.read(folder)) if folder.is_dir() else []
             if images:
-                self.home = str(folder)
+                self.home, self.image_folders = str(folder), [folder]
                 return images
-        wanted = "images of bounding_box_train (names such as 0002_c1s1_000451_03.jpg)"
+        wanted = f"images of bounding_box_train (names such as {self.example})"
         raise self.not_found(self.candidates(), wanted)

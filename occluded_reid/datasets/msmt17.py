@@ -46,7 +46,8 @@ class MSMT17(FolderDataset):
         ("train", "test"),
         ("mask_train_v2", "mask_test_v2"),
     )
-    pattern = re.compile(r"\d+_\d+_(\d+)_")  # 0000_000_01_0303morning_0008_0.jpg: camera 1
+    pattern = re.compile(r"\d+_\d+_(\d+)_")  # the camera; identities stand in the lists
+    example = "0000_000_01_0303morning_0008_0.jpg"
     num_cameras = 15
     expected = {
         "train": Counts(30248, 1041),
@@ -83,7 +84,7 @@ class MSMT17(FolderDataset):
             for names in self.versions:
                 train, test = (as_spelled(home, name) for name in names)
                 if train.is_dir() and test.is_dir():
-                    self.home = str(home)
+                    self.home, self.image_folders = str(home), [train, test]
                     return home, train, test
         wanted = "folders train and test (or mask_train_v2 and mask_test_v2) with list_train.txt, "
         raise self.not_found(self.candidates(), wanted + "list_val.txt, list_query.txt, ...")
@@ -95,8 +96,8 @@ class MSMT17(FolderDataset):
             camera = self.pattern.match(os.path.basename(name))
             if not pid.isdecimal() or camera is None:
                 raise UserError(
-                    f"{source}, line {number}: {line!r} is not as "
-                    "'0000/0000_000_01_0303morning_0008_0.jpg 0'; unpack the list again"
+                    f"{source}, line {number}: {line!r} is not as '0000/{self.example} 0'; "
+                    "unpack the list again"
                 )
             if not 1 <= int(camera[1]) <= self.num_cameras:
                 raise UserError(f"{source}, line {number}: there is no camera {camera[1]}")

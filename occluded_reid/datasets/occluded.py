@@ -19,7 +19,7 @@ from occluded_reid.datasets.market1501 import Market1501, MarketSplit
 from occluded_reid.datasets.msmt17 import MSMT17
 from occluded_reid.errors import UserError
 from occluded_reid.files import whole_file, write_errors_named
-from occluded_reid.images import read_rgb
+from occluded_reid.images import read_errors_named, read_rgb
 from occluded_reid.once import make_once
 from occluded_reid.pasting import SHARES, Pasted, paste_one, person_zone
 from occluded_reid.progress import progress
@@ -38,6 +38,8 @@ logger = logging.getLogger(__name__)
 
 VERSION = 1
 """Version of the pasting. It rises whenever the same seed would give other pixels."""
+
+_ANEW = "delete the folder, and the queries are pasted anew"
 
 
 class PastedQueries(FolderDataset):
@@ -60,6 +62,13 @@ class PastedQueries(FolderDataset):
         occluders: an occluder set, see :mod:`occluded_reid.cutouts`; ``""`` is the drawn one.
         occluded_seed: what is pasted where; not negative.
         occluded_root: where the pictures are kept; ``""`` is ``root``.
+        paste: ask with the pasted queries, and make them where they are not there yet. Otherwise
+            nothing is written and ``query`` holds the queries as they are.
+
+    Attributes:
+        pasted: the folder of the pasted queries, also where it is not there yet; None for
+            ``holistic``.
+        pasted_queries: the pasted queries in that folder.
     """
 
     protocols = ("occluded", "holistic")
@@ -72,39 +81,51 @@ class PastedQueries(FolderDataset):
         occluders: str = "",
         occluded_seed: int = 0,
         occluded_root: str = "",
+        paste: bool = True,
         **kwargs: Any,
     ) -> None:
         super().__init__(root, protocol, **kwargs)
-        self._pasted: Path | None = None
+        self.pasted: Path | None = None
+        self.pasted_queries: list[LabelledImage] = []
         self._truth: dict[str, Any] | None = None
-        if self.protocol == "occluded":
-            cutouts = _cutouts(occluders)
-            home = Path(os.path.abspath(os.path.expanduser(occluded_root or self.root)), "Occluded")
-            self._pasted = self._paste(home, cutouts, occluded_seed)
-
-    def _paste(self, home: Path, cutouts: list[Cutout], seed: int) -> Path:
-        """Replace the queries by pasted ones; return their folder."""
-        if seed < 0:
-            raise UserError(f"DATASETS.OCCLUDED.SEED is {seed}; it must be 0 or more")
+        if self.protocol != "occluded":
+            return
+        if occluded_seed < 0:
+            raise UserError(f"DATASETS.OCCLUDED.SEED is {occluded_seed}; it must be 0 or more")
+        cutouts = _cutouts(occluders)
         base = {os.path.relpath(image.path, self.home): image for image in self.query}
-        digest = _digest(base, cutouts)
-        folder = home / f"{type(self).__name__}-seed{seed}-{digest}-v{VERSION}"
-        make_once(folder, lambda made: _paste_all(made, base, cutouts, seed))
-        missing = [name for name in base if not (folder / name).is_file()]
+        name = f"{type(self).__name__}-seed{occluded_seed}-{_digest(base, cutouts)}-v{VERSION}"
+        kept = os.path.abspath(os.path.expanduser(occluded_root or self.root))
+        folder = self.pasted = Path(kept, "Occluded", name)
+        self.pasted_queries = [q._replace(path=str(folder / name)) for name, q in base.items()]
+        if paste:
+            make_once(folder, lambda made: _paste_all(made, base, cutouts, occluded_seed))
+            self._query = self.pasted_queries
+            self._check_complete(folder)
+
+    def _check_complete(self, folder: Path) -> None:
+        missing = [image.path for image in self.query if not os.path.isfile(image.path)]
         if missing:
             raise UserError(
-                f"{folder} lacks {len(missing)} of its {len(base)} pictures, such as {missing[0]}; "
-                "delete the folder, and they are pasted again"
+                f"{folder} lacks {len(missing)} of its {len(self.query)} pictures, such as "
+                f"{os.path.basename(missing[0])}; {_ANEW}"
             )
-        self._query = [image._replace(path=str(folder / name)) for name, image in base.items()]
-        return folder
 
     @property
     def truth(self) -> dict[str, Any] | None:
-        """What was pasted over each query by its absolute path; None where nothing was."""
-        if self._truth is None and self._pasted is not None:
-            records = read_truth(self._pasted)
-            self._truth = {str(self._pasted / path): truth for path, truth in records.items()}
+        """What was pasted over each query by its absolute path; None where nothing was.
+
+        Raises:
+            UserError: the file is missing or damaged.
+        """
+        if self._truth is None and self.pasted is not None:
+            try:
+                records = read_truth(self.pasted)
+            except (OSError, KeyError, TypeError, ValueError) as error:
+                raise UserError(
+                    f"cannot read {self.pasted / 'truth.jsonl'} ({error!r}); {_ANEW}"
+                ) from error
+            self._truth = {str(self.pasted / path): truth for path, truth in records.items()}
         return self._truth
 
 
@@ -142,8 +163,9 @@ def _digest(base: dict[str, LabelledImage], cutouts: list[Cutout]) -> str:
     """Ten hexadecimal digits that change with any query and any cut-out."""
     digest = hashlib.sha256()
     for name, image in base.items():
-        with open(image.path, "rb") as file:
-            digest.update(f"{name}\0".encode() + hashlib.sha256(file.read()).digest())
+        with read_errors_named(f"the image {image.path}", "replace or remove it"):
+            content = Path(image.path).read_bytes()
+        digest.update(f"{name}\0".encode() + hashlib.sha256(content).digest())
     for cutout in cutouts:
         digest.update(f"{cutout.kind}{cutout.pixels.shape}".encode())
         digest.update(cutout.pixels.tobytes())
@@ -175,12 +197,8 @@ def _paste_all(
 
 
 def _read(path: str) -> np.ndarray:
-    try:
+    with read_errors_named(f"the image {path}", "replace or remove it"):
         return np.asarray(read_rgb(path))
-    except (OSError, SyntaxError, ValueError) as error:
-        raise UserError(
-            f"cannot read the image {path} ({type(error).__name__}: {error}); replace or remove it"
-        ) from error
 
 
 def _truth(name: str, image: LabelledImage, pasted: Pasted) -> Truth:

@@ -31,8 +31,13 @@ class PDukeMTMC(FolderDataset):
     Protocol ``cameras`` reads the real cameras in the names, and images of the query's camera are
     dropped as in DukeMTMC-reID; its numbers must not be compared with those of ``binary``.
 
-    Reference: Zhuo et al., Occluded Person Re-identification. ICME 2018. It states 24,143 images of
-    1,299 identities in all.
+    Its authors state 24,143 images of 1,299 identities in all
+    (github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets), which is what the
+    counts below add up to. All published hit rates of github.com/xiaolai-sqlai/SCM-ReID and
+    MSViT-ReID are multiples of 1 / 2,163. No public list confirms how training and gallery share
+    the other 21,980 images.
+
+    Reference: Zhuo et al., Occluded Person Re-identification. ICME 2018.
     """
 
     dataset_name = "pdukemtmc"
@@ -49,7 +54,8 @@ class PDukeMTMC(FolderDataset):
         "query": f"test/{_OCCLUDED}",
         "gallery": f"test/{_WHOLE}",
     }
-    pattern = re.compile(r"(\d+)_c(\d+)")  # 0019_c1_f0051230.jpg
+    pattern = re.compile(r"(\d+)_c(\d+)")
+    example = "0019_c1_f0051230.jpg"
     num_cameras = 8
     expected = {
         "train": Counts(12927, 665),

@@ -38,6 +38,7 @@ class PartialiLIDS(TwoSided):
 
     dataset_name = "partialilids"
     protocols = ("whole", "crop")
+    example = "001.jpg"
     layouts: ClassVar[Sequence[str]] = ("Partial_iLIDS", "PartialiLIDS", "Partial-iLIDS")
     sides = {
         "whole": ((_NOCROP, "Gallery"), *_EITHER),

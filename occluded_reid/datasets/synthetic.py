@@ -28,7 +28,8 @@ class SyntheticOccluded(FolderDataset):
 
     dataset_name = "synthetic"
     protocols = ("occluded", "holistic")
-    pattern = re.compile(r"(\d+)_c(\d+)_")  # 0012_c3_000451.jpg
+    pattern = re.compile(r"(\d+)_c(\d+)_")
+    example = "0012_c3_000451.jpg"
     num_cameras = 99
 
     def __init__(
@@ -55,11 +56,9 @@ class SyntheticOccluded(FolderDataset):
         home = Path(generate(self.root, self.size, self.seed)).absolute()
         self.home = str(home)
         query = "query_holistic" if self.protocol == "holistic" else "query"
-        return Subsets(
-            train=self.read(home / "bounding_box_train"),
-            query=self.read(home / query),
-            gallery=self.read(home / "bounding_box_test"),
-        )
+        names = ("bounding_box_train", query, "bounding_box_test")
+        self.image_folders = [home / name for name in names]
+        return Subsets(*map(self.read, self.image_folders))
 
     @property
     def truth(self) -> dict[str, Any]:

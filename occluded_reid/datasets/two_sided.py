@@ -50,7 +50,8 @@ class TwoSided(FolderDataset):
 
     #: Folders (query, gallery) that are tried in order, for each protocol.
     sides: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {}
-    pattern = re.compile(r"(\d+)[_.]")  # 001_01.tif, 012.jpg
+    pattern = re.compile(r"(\d+)[_.]")
+    example = "001_01.tif"
     num_cameras = 2
 
     def read_subsets(self) -> Subsets:
@@ -59,7 +60,7 @@ class TwoSided(FolderDataset):
             for names in self.sides[self.protocol]:
                 query, gallery = (as_spelled(home, name) for name in names)
                 if query.is_dir() and gallery.is_dir():
-                    self.home = str(home)
+                    self.home, self.image_folders = str(home), [query, gallery]
                     return Subsets(
                         train=[],
                         query=read_side(query, self.pattern, QUERY_CAMERA),

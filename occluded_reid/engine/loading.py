@@ -193,21 +193,27 @@ def _stack(key: str, values: list[Any]) -> Any:
     raise TypeError(f"a sample's {key!r} is a {type(first).__name__}, which cannot be batched")
 
 
-def open_dataset(cfg: CfgNode, name: str) -> Any:
-    """Open the data set ``Name`` or ``Name:protocol`` as ``DATASETS.*`` says."""
-    return build_dataset(
-        name,
-        root=dataset_root(),
-        protocol=cfg.DATASETS.PROTOCOL,
-        allow_partial=cfg.DATASETS.ALLOW_PARTIAL,
-        synthetic_size=cfg.DATASETS.SYNTHETIC.SIZE,
-        synthetic_seed=cfg.DATASETS.SYNTHETIC.SEED,
-        synthetic_root=cfg.DATASETS.SYNTHETIC.ROOT,
-        occluders=cfg.DATASETS.OCCLUDED.OCCLUDERS,
-        occluded_seed=cfg.DATASETS.OCCLUDED.SEED,
-        occluded_root=cfg.DATASETS.OCCLUDED.ROOT,
-        combineall=cfg.DATASETS.COMBINEALL,
-    )
+def open_dataset(cfg: CfgNode, name: str, **options: Any) -> Any:
+    """Open the data set ``Name`` or ``Name:protocol`` as ``DATASETS.*`` says.
+
+    Args:
+        cfg: the configuration.
+        name: of the data set.
+        options: of :func:`~occluded_reid.datasets.build_dataset`, in place of those of ``cfg``.
+    """
+    configured = {
+        "root": dataset_root(),
+        "protocol": cfg.DATASETS.PROTOCOL,
+        "allow_partial": cfg.DATASETS.ALLOW_PARTIAL,
+        "synthetic_size": cfg.DATASETS.SYNTHETIC.SIZE,
+        "synthetic_seed": cfg.DATASETS.SYNTHETIC.SEED,
+        "synthetic_root": cfg.DATASETS.SYNTHETIC.ROOT,
+        "occluders": cfg.DATASETS.OCCLUDED.OCCLUDERS,
+        "occluded_seed": cfg.DATASETS.OCCLUDED.SEED,
+        "occluded_root": cfg.DATASETS.OCCLUDED.ROOT,
+        "combineall": cfg.DATASETS.COMBINEALL,
+    }
+    return build_dataset(name, **(configured | options))
 
 
 def build_train_loader(cfg: CfgNode, items: list[Item] | None = None) -> DeviceLoader:

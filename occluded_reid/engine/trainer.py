@@ -131,10 +131,12 @@ class Trainer(defaults.DefaultTrainer):
         """Run the epochs that are left; return the last evaluation's reports (rank 0).
 
         Raises:
-            UserError: a loss that is not finite, an unreadable image, a disk that is full ...
+            UserError: a test set that cannot be used (before anything is trained), a loss that is
+                not finite, an unreadable image, a disk that is full ...
         """
         if self.start_epoch >= self.max_epoch:
             return self._return_to_finished_run()
+        self.open_test_sets(self.cfg)
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
         self.data_loader.batch_sampler.start_epoch = self.start_epoch
         if comm.is_main_process():
@@ -255,6 +257,31 @@ class Trainer(defaults.DefaultTrainer):
         return loader, Evaluator(cfg, num_query, truth, copies)
 
     @classmethod
+    def open_test_sets(
+        cls, cfg: CfgNode
+    ) -> tuple[dict[str, tuple[DeviceLoader, Evaluator]], dict[str, str]]:
+        """Open all of ``DATASETS.TESTS``, so that a mistake in the last one costs no time.
+
+        Returns:
+            Loader and evaluator by name; the reason by name of those that are not on the disk,
+            where ``DATASETS.SKIP_MISSING``.
+
+        Raises:
+            UserError: a set cannot be used, or none of them is there.
+        """
+        opened, missing = {}, {}
+        for name in cfg.DATASETS.TESTS:
+            try:
+                opened[name] = cls.build_evaluator(cfg, name)
+            except DatasetNotFound as error:
+                if not cfg.DATASETS.SKIP_MISSING:
+                    raise
+                missing[name] = str(error)
+        if missing and not opened:
+            raise UserError(f"none of DATASETS.TESTS is there: {'; '.join(missing.values())}")
+        return opened, missing
+
+    @classmethod
     def evaluate_weights(cls, cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[str, Any]:
         """Build the model, load ``MODEL.WEIGHTS`` (their average where ``MODEL.EMA``), and test.
 
@@ -286,24 +313,17 @@ class Trainer(defaults.DefaultTrainer):
             elsewhere an empty dict.
 
         Raises:
-            UserError: a set is missing, or all of them.
+            UserError: as for :meth:`open_test_sets`, before anything is computed.
         """
         start = time.perf_counter()
-        reports, missing = {}, {}
-        for name in cfg.DATASETS.TESTS:
-            try:
-                loader, evaluator = cls.build_evaluator(cfg, name)
-            except DatasetNotFound as error:
-                if not cfg.DATASETS.SKIP_MISSING:
-                    raise
-                missing[name] = str(error)
-                continue
+        reports = {}
+        opened, missing = cls.open_test_sets(cfg)
+        for name in list(opened):
+            loader, evaluator = opened.pop(name)  # its features go with it
             flip = cfg.TEST.FLIP.ENABLED
             report = run_inference(model, loader, evaluator, name=name, flip=flip)
             protocol = chosen_protocol(name, cfg.DATASETS.PROTOCOL)
             reports[name] = {"protocol": protocol, **report}
-        if missing and not reports:
-            raise UserError(f"none of DATASETS.TESTS is there: {'; '.join(missing.values())}")
         if not comm.is_main_process():
             return {}
         if reports:

@@ -14,6 +14,9 @@ from occluded_reid.evaluation.bootstrap import intervals, measures
 from occluded_reid.evaluation.per_query import PerQuery, read_per_query
 from occluded_reid.evaluation.ranking import Ranking
 
+COUNTS = ("queries", "queries_without_positive", "gallery", "positives_per_query")
+"""What is the same in two evaluations of one test set."""
+
 AGAIN = "evaluate it again: tools/train_net.py --eval-only"
 
 
@@ -44,7 +47,10 @@ class Run(NamedTuple):
                 f"{self.path} was written before the values of each query were kept; {AGAIN}"
             )
         kept = self.content["per_query"]
-        return read_per_query(self.path.parent / kept["file"], kept["sha256"])
+        found = read_per_query(self.path.parent / kept["file"], kept["sha256"])
+        if missing := sorted(set(self.reports).difference(found)):
+            raise UserError(f"{kept['file']} beside {self.path} lacks {missing[0]}; {AGAIN}")
+        return found
 
 
 def read_run(path: str | Path) -> Run:
@@ -66,7 +72,24 @@ def read_run(path: str | Path) -> Run:
         raise UserError(f"{file} is no results file ({error}); {AGAIN}") from error
     if not isinstance(content, dict) or not isinstance(content.get("data_sets"), dict):
         raise UserError(f"{file} is no results file: it has no data_sets; {AGAIN}")
+    try:
+        _look_up_everything(content)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{file} is not as an evaluation writes it ({type(error).__name__}: {error}); {AGAIN}"
+        ) from error
     return Run(file, content)
+
+
+def _look_up_everything(content: dict[str, Any]) -> None:
+    """Look up what the comparisons read, so that a file that lacks it fails here."""
+    for report in content["data_sets"].values():
+        for key in COUNTS:
+            float(report["counts"][key])
+        for metric in report["metrics"].values():
+            float(metric["value"])
+    if "per_query" in content:
+        Path(content["per_query"]["file"], content["per_query"]["sha256"])
 
 
 def compare_pair(one: Run, other: Run) -> dict[str, Any]:
@@ -118,14 +141,21 @@ def compare_seeds(runs: Sequence[Run]) -> dict[str, Any]:
     for name in _shared(runs):
         _check_same_counts(name, runs)
         found[name] = {}
-        for metric in runs[0].reports[name]["metrics"]:
-            values = [run.reports[name]["metrics"][metric]["value"] for run in runs]
+        metrics = [run.reports[name]["metrics"] for run in runs]
+        for metric in sorted(set(metrics[0]).intersection(*metrics), key=_by_number):
+            values = [each[metric]["value"] for each in metrics]
             found[name][metric] = {
                 "mean": float(np.mean(values)),
                 "std": float(np.std(values, ddof=1)),
                 "values": values,
             }
     return found
+
+
+def _by_number(metric: str) -> tuple[str, int]:
+    """Rank-5 before Rank-10: a results file has its keys in the order of letters."""
+    name, _, number = metric.partition("-")
+    return name, int(number or 0)
 
 
 def left_out(runs: Sequence[Run]) -> list[str]:
@@ -145,7 +175,7 @@ def _shared(runs: Sequence[Run]) -> list[str]:
 def _check_different(runs: Sequence[Run]) -> None:
     seen: dict[str, Path] = {}
     for run in runs:
-        weights = run.content.get("weights_sha256", str(run.path))
+        weights = str(run.content.get("weights_sha256", run.path))
         if weights in seen:
             raise UserError(
                 f"{run.path} and {seen[weights]} have the same weights: they are one run, not two"
@@ -158,7 +188,7 @@ def _check_same_counts(name: str, runs: Sequence[Run]) -> None:
     expected: Mapping[str, Any] = runs[0].reports[name]["counts"]
     for run in runs[1:]:
         counts = run.reports[name]["counts"]
-        for key in ("queries", "queries_without_positive", "gallery", "positives_per_query"):
+        for key in COUNTS:
             if counts[key] != expected[key]:
                 raise UserError(
                     f"{name} is not the same test set in both: {key} is {expected[key]} in "
