@@ -8,13 +8,18 @@ import logging
 import os
 import pickle
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import torch
+from fastreid.config import CfgNode
+from fastreid.modeling.heads import EmbeddingHead
+from fastreid.modeling.meta_arch import build_model
 from fastreid.utils.checkpoint import Checkpointer as FastreidCheckpointer
 from torch import nn
 
+from occluded_reid.conversion import first_of
 from occluded_reid.errors import UserError
 from occluded_reid.files import whole_file
 
@@ -26,8 +31,10 @@ class Checkpointer(FastreidCheckpointer):
 
     Files are written whole or not at all. Files are read with ``weights_only=True`` unless the user
     trusts them. Weights that do not fit the model stop the run; fast-reid skips them with a log
-    line and goes on with random ones. The one exception: a classifier or memory of another number
-    of identities is left out when weights start a new run or are only evaluated.
+    line and goes on with random ones. Two exceptions: a classifier or memory of another number of
+    identities is left out when weights start a new run or are only evaluated; and where they are
+    only evaluated, which is where there is nothing else to load, such as an optimizer, the file
+    may lack what only training needs, or have it where the model does not.
 
     Args:
         model: the model.
@@ -108,17 +115,7 @@ class Checkpointer(FastreidCheckpointer):
             ) from error
 
     def _load_file(self, path: str) -> dict[str, Any]:
-        try:
-            if self._trust:
-                loaded = torch.load(path, map_location="cpu", weights_only=False)
-            else:
-                loaded = super()._load_file(path)
-        except pickle.UnpicklingError as error:
-            raise UserError(_why_refused(path, error)) from error
-        except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error
-        checkpoint = as_checkpoint(loaded, path)
+        checkpoint = as_checkpoint(load_safely(path, trust=self._trust), path)
         if self._part not in checkpoint:
             raise UserError(f"{path} holds no averaged weights; MODEL.EMA.ENABLED False reads it")
         checkpoint["model"] = checkpoint[self._part]
@@ -134,20 +131,123 @@ class Checkpointer(FastreidCheckpointer):
                 faults.append(f"{key} is {tuple(found)} in the file, {tuple(wanted)} in the model")
         reported = {key for key, _, _ in incompatible.incorrect_shapes}
         missing = [key for key in incompatible.missing_keys if key not in reported]
+        unexpected = list(incompatible.unexpected_keys)
+        if not self.checkpointables:
+            missing, unexpected = self._needed(missing), self._needed(unexpected)
         faults += [f"{key} is not in the file" for key in missing]
-        faults += [f"{key} is not in the model" for key in incompatible.unexpected_keys]
+        faults += [f"{key} is not in the model" for key in unexpected]
         if faults:
             raise UserError(
-                f"{self._path} does not fit the model: {'; '.join(faults[:5])}"
-                + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
+                f"{self._path} does not fit the model: {first_of(faults)}"
+                + self._if_published(missing)
                 + ". Is it from another architecture or configuration?"
             )
+
+    def _needed(self, keys: list[str]) -> list[str]:
+        """The keys that evaluation needs; the log names the parts that the others belong to."""
+        parts = {part for part in training_only(self.model) if _within(keys, part)}
+        if parts:
+            logger.info(
+                f"Not in both {self._path} and the model, and needed in training alone: "
+                + ", ".join(sorted(parts))
+            )
+        return [key for key in keys if not any(_within([key], part) for part in parts)]
+
+    def _if_published(self, missing: list[str]) -> str:
+        """Say so where all that is missing are parts that only training needs."""
+        parts = training_only(self.model)
+        if missing and all(any(_within([key], part) for part in parts) for key in missing):
+            return (
+                ". These are weights for evaluation, without what only training needs "
+                f"({', '.join(parts)}): a training cannot start from them"
+            )
+        return ""
 
     def _of_other_identities(self, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
         """Whether two shapes differ in the number of identities alone, where that is allowed."""
         if self._resuming or not wanted or len(found) != len(wanted):
             return False
         return wanted[0] == self._num_classes and tuple(found[1:]) == tuple(wanted[1:])
+
+
+def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-checkpoint") -> Any:
+    """Read a PyTorch file with ``weights_only=True``; numpy's numbers and arrays may be in it.
+
+    Args:
+        path: the file.
+        trust: allow pickled Python objects, which can run code.
+        if_trusted: what the message tells a user to do who trusts the file.
+
+    Raises:
+        UserError: it is damaged, no such file, or holds other objects.
+    """
+    try:
+        if trust:
+            return torch.load(path, map_location="cpu", weights_only=False)
+        return FastreidCheckpointer(nn.Module())._load_file(path)
+    except pickle.UnpicklingError as error:
+        raise UserError(_why_refused(path, error, if_trusted)) from error
+    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error
+
+
+def training_only(model: nn.Module) -> tuple[str, ...]:
+    """Return the dotted names of what only training needs: a method says it of its model."""
+    if type(getattr(model, "heads", None)) is EmbeddingHead:  # fast-reid's classifier
+        return ("heads.weight",)
+    return getattr(type(model), "training_only", ())
+
+
+def without_training_parts(model: nn.Module) -> nn.Module:
+    """Delete from ``model`` what only training needs; return the same model."""
+    for name in training_only(model):
+        parent, _, own = name.rpartition(".")
+        delattr(model.get_submodule(parent), own)
+    return model
+
+
+def build_untrained(cfg: CfgNode) -> nn.Module:
+    """Build the model of ``cfg``; pretrained weights that it names are not looked for.
+
+    Raises:
+        UserError: the configuration names a part that does not exist.
+    """
+    cfg = cfg.clone()
+    cfg.defrost()
+    cfg.MODEL.BACKBONE.PRETRAIN = False
+    cfg.freeze()
+    try:
+        return build_model(cfg)
+    except (KeyError, AssertionError) as error:
+        raise UserError(
+            f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, MODEL.BACKBONE "
+            "and MODEL.HEADS"
+        ) from error
+
+
+def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) -> nn.Module:
+    """Build the model of ``cfg`` without what only training needs, and load its weights.
+
+    Args:
+        cfg: the configuration.
+        weights: the file; its average where ``MODEL.EMA.ENABLED``.
+        trust: allow pickled Python objects, which can run code.
+
+    Returns:
+        The model in evaluation mode, on ``MODEL.DEVICE``.
+
+    Raises:
+        UserError: the model cannot be built, or the weights do not fit.
+    """
+    model = without_training_parts(build_untrained(cfg))
+    checkpointer = Checkpointer(model, num_classes=cfg.MODEL.HEADS.NUM_CLASSES, trust=trust)
+    checkpointer.load(weights, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
+    return model.eval()
+
+
+def _within(keys: Iterable[str], part: str) -> bool:
+    return any(key == part or key.startswith(f"{part}.") for key in keys)
 
 
 def as_checkpoint(loaded: Any, path: str) -> dict[str, Any]:
@@ -173,10 +273,10 @@ def weights_sha256(model: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _why_refused(path: str, error: Exception) -> str:
+def _why_refused(path: str, error: Exception, if_trusted: str) -> str:
     named = re.search(r"GLOBAL ([\w.]+)", str(error))
     what = f" (it asks for {named.group(1)})" if named else ""
     return (
         f"{path} is no checkpoint, or holds Python objects beside tensors{what}, and such a file "
-        "can run code when it is read. If you trust where it comes from: --trust-checkpoint"
+        f"can run code when it is read. If you trust where it comes from: {if_trusted}"
     )

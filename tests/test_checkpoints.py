@@ -11,7 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from occluded_reid.checkpoints import Checkpointer, weights_sha256
+from occluded_reid import checkpoints
+from occluded_reid.checkpoints import (
+    Checkpointer,
+    build_untrained,
+    training_only,
+    weights_sha256,
+    without_training_parts,
+)
+from occluded_reid.config import load_config
 from occluded_reid.errors import UserError
 from occluded_reid.files import make_folder, whole_file
 
@@ -156,6 +164,70 @@ def test_averaged_weights_are_asked_for_by_name(tmp_path):
     Checkpointer(model, str(tmp_path)).save("model")
     with pytest.raises(UserError, match="holds no averaged weights"):
         Checkpointer(other).load(path, part="ema")
+
+
+# ------------------------------------------------------------- what only training needs
+
+
+class WithTrainingParts(nn.Module):
+    training_only = ("classifiers", "bank")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Linear(3, 2)
+        self.classifiers = nn.ModuleDict({"one": nn.Linear(2, 5)})
+        self.register_buffer("bank", torch.zeros(5, 2))
+
+
+def published(folder) -> str:
+    """Weights without what only training needs."""
+    torch.save(WithTrainingParts().body.state_dict(prefix="body."), folder / "published.pth")
+    return str(folder / "published.pth")
+
+
+def test_evaluation_reads_weights_without_what_only_training_needs(tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(checkpoints.logger, "info", said.append)
+    path, model = published(tmp_path), WithTrainingParts()
+    Checkpointer(model).load(path)
+    assert torch.equal(model.body.weight, torch.load(path)["body.weight"])
+    assert len(said) == 1 and said[0].endswith("needed in training alone: bank, classifiers")
+    torch.save({"classifiers.one.weight": torch.ones(5, 2)}, tmp_path / "other.pth")
+    with pytest.raises(UserError, match="body.weight is not in the file; body.bias is not in the"):
+        Checkpointer(model).load(str(tmp_path / "other.pth"))
+
+
+def test_a_training_needs_them(tmp_path):
+    model = WithTrainingParts()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
+    loader = Checkpointer(model, str(tmp_path), optimizer=optimizer)
+    with pytest.raises(UserError, match=r"bank is not in the file; .*a training cannot start from"):
+        loader.resume_or_load(published(tmp_path), resume=False)
+    broken = {"classifiers.one.weight": torch.ones(5, 2)}
+    torch.save(broken, tmp_path / "broken.pth")
+    with pytest.raises(UserError) as caught:
+        loader.resume_or_load(str(tmp_path / "broken.pth"), resume=False)
+    assert "cannot start" not in str(caught.value)
+
+
+def test_a_model_without_them_reads_a_file_that_has_them(tmp_path):
+    whole = WithTrainingParts()
+    Checkpointer(whole, str(tmp_path)).save("model_final")
+    model = without_training_parts(WithTrainingParts())
+    assert model.state_dict().keys() == {"body.weight", "body.bias"}
+    Checkpointer(model).load(str(tmp_path / "model_final.pth"))
+    assert torch.equal(model.body.weight, whole.body.weight)
+
+
+def test_of_fastreids_models_the_classifier_is_left_out():
+    words = ["MODEL.DEVICE", "cpu", "MODEL.BACKBONE.DEPTH", "18x", "MODEL.BACKBONE.FEAT_DIM", "512"]
+    words += ["MODEL.HEADS.NUM_CLASSES", "7", "MODEL.BACKBONE.PRETRAIN", "True"]
+    model = build_untrained(load_config("", words)).eval()
+    images = torch.rand(2, 3, 64, 32)
+    before = model({"images": images})
+    assert training_only(model) == ("heads.weight",)
+    assert torch.equal(without_training_parts(model)({"images": images}), before)
+    assert "heads.weight" not in model.state_dict()
 
 
 # --------------------------------------------------------------------------- whole files
