@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import matplotlib
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
@@ -20,6 +21,10 @@ VISIBLE, HIDDEN = (86, 180, 233), (213, 94, 0)
 BARS_LEGEND = (("visible", VISIBLE), ("hidden", HIDDEN))
 PREDICTED_NOTE, TRUTH_NOTE = "numbers and bars: predicted visibility", "bars: true visible share"
 BOTH_NOTE = "numbers and left bars: predicted visibility; right bars: true visible share"
+# of growing lightness, even for colour-blind readers and in print
+HEAT_COLOURS = matplotlib.colormaps["viridis"]
+HEAT_SHARE = 0.65  # of the colour; the rest is the image, without its own colours
+SCALE_WIDTH = 160
 
 
 @dataclass
@@ -33,6 +38,7 @@ class Tile:
         visibility: (P,) in [0, 1], what a model says of each part, from top to bottom: written on
             the image and drawn as bars beside it.
         truth: (P,) in [0, 1], the visible share of each part, drawn as bars to the right of those.
+        heat: (h, w) in [0, 1], laid over the whole image as colours.
     """
 
     image: np.ndarray
@@ -40,6 +46,7 @@ class Tile:
     colour: tuple[int, int, int] = GREY
     visibility: Sequence[float] | None = None
     truth: Sequence[float] | None = None
+    heat: np.ndarray | None = None
 
     @property
     def bars(self) -> list[Sequence[float]]:
@@ -49,12 +56,21 @@ class Tile:
 
 @dataclass
 class Section:
-    """A titled group of tiles, ``columns`` to a row; ``legend`` names the frames' colours."""
+    """A titled group of tiles.
+
+    Attributes:
+        title: above them.
+        tiles: in rows, from left to right.
+        columns: tiles to a row.
+        legend: names of the frames' colours.
+        scale: what the colours of ``Tile.heat`` tell, from 0 to 1.
+    """
 
     title: str
     tiles: Sequence[Tile]
     columns: int
     legend: Sequence[tuple[str, tuple[int, int, int]]] = ()
+    scale: str = ""
 
 
 def sheet(sections: Sequence[Section]) -> Image.Image:
@@ -76,14 +92,18 @@ def _draw_section(section: Section) -> Image.Image:
     step_y = TILE[1] + 2 * FRAME + MARGIN + lines * CAPTION
     rows = -(-len(section.tiles) // section.columns)
     legend = [*section.legend, *_bars_legend(section.tiles)]
-    head = MARGIN + TITLE + 8 + (CAPTION + 6 if legend else 0)
+    explained = [MARGIN + TITLE + 6 + line * (CAPTION + 6) for line in range(3)]
+    head = explained[bool(legend) + bool(section.scale)] + 2
     title_width = int(_font(TITLE).getlength(section.title))
     legend_width = sum(_entry_width(name) for name, _ in legend)
-    width = max(section.columns * step_x, title_width, legend_width) + 2 * MARGIN
+    scale_width = SCALE_WIDTH + _entry_width(section.scale)
+    width = max(section.columns * step_x, title_width, legend_width, scale_width) + 2 * MARGIN
     part = Image.new("RGB", (width, head + rows * step_y), "white")
     draw = ImageDraw.Draw(part)
     draw.text((MARGIN, MARGIN), section.title, BLACK, _font(TITLE))
-    _draw_legend(draw, legend, MARGIN + TITLE + 6)
+    _draw_legend(draw, legend, explained[0])
+    if section.scale:
+        _draw_scale(part, draw, section.scale, explained[bool(legend)])
     for number, tile in enumerate(section.tiles):
         row, column = divmod(number, section.columns)
         _draw_tile(part, draw, tile, MARGIN + column * step_x, head + row * step_y)
@@ -94,6 +114,8 @@ def _draw_tile(part: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int,
     right, bottom = x + TILE[0] + 2 * FRAME, y + TILE[1] + 2 * FRAME
     draw.rectangle((x, y, right - 1, bottom - 1), fill=tile.colour)
     picture = Image.fromarray(tile.image).resize(TILE, Image.Resampling.BICUBIC)
+    if tile.heat is not None:
+        picture = _heated(picture, tile.heat)
     part.paste(picture, (x + FRAME, y + FRAME))
     for number, values in enumerate(tile.bars):
         _draw_bars(draw, values, right + 2 + number * (BAR + 2), y + FRAME)
@@ -101,6 +123,18 @@ def _draw_tile(part: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int,
         _write_scores(draw, tile.visibility, x + FRAME + 2, y + FRAME)
     for number, line in enumerate(tile.captions):
         draw.text((x, bottom + 1 + number * CAPTION), line, BLACK, _font(CAPTION - 2))
+
+
+def _heated(picture: Image.Image, heat: np.ndarray) -> Image.Image:
+    """Lay a map over a picture of which the lightness stays."""
+    fine = Image.fromarray(heat.astype(np.float32)).resize(TILE, Image.Resampling.BILINEAR)
+    colours = _as_image(HEAT_COLOURS(np.asarray(fine)))
+    return Image.blend(picture.convert("L").convert("RGB"), colours, HEAT_SHARE)
+
+
+def _as_image(colours: np.ndarray) -> Image.Image:
+    """An image of the colours (H, W, 4) in [0, 1] that matplotlib's maps return."""
+    return Image.fromarray((255 * colours[..., :3]).round().astype(np.uint8))
 
 
 def _draw_bars(draw: ImageDraw.ImageDraw, visibility: Sequence[float], x: int, y: int) -> None:
@@ -142,6 +176,16 @@ def _draw_legend(
             draw.rectangle((x, y + 3, x + 11, y + 14), fill=colour)
         draw.text((x + 16, y), name, BLACK, _font(CAPTION - 2))
         x += _entry_width(name)
+
+
+def _draw_scale(part: Image.Image, draw: ImageDraw.ImageDraw, name: str, y: int) -> None:
+    """A bar of all colours between their ends, 0 and 1."""
+    font, size = _font(CAPTION - 2), (SCALE_WIDTH - 32, 12)
+    draw.text((MARGIN, y), "0", BLACK, font)
+    bar = _as_image(HEAT_COLOURS(np.linspace(0, 1, size[0]))[None])
+    part.paste(bar.resize(size), (MARGIN + 12, y + 3))
+    draw.text((MARGIN + 16 + size[0], y), "1", BLACK, font)
+    draw.text((MARGIN + SCALE_WIDTH, y), name, BLACK, font)
 
 
 def _entry_width(name: str) -> int:

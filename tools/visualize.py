@@ -1,11 +1,11 @@
 #!/usr/bin/env python
-"""Look at what the loader yields, at ranked lists, and at the visibility a model predicts."""
+"""Look at what the loader yields, at what a model finds, and at how a training went."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,173 +13,202 @@ import numpy as np
 import torch
 from methods import ADD_KEYS
 from PIL import Image
+from torch import nn
 
-from occluded_reid.checkpoints import Checkpointer
+from aonet_plugin import AONet
+from aonet_plugin.landmarks import normalized_maps, visibility_scores
+from occluded_reid.checkpoints import build_inference_model
 from occluded_reid.config import CfgNode
+from occluded_reid.curves import draw_curves, read_metrics
 from occluded_reid.engine import Trainer, argument_parser, config_of_run
-from occluded_reid.engine.loading import open_dataset
+from occluded_reid.engine.loading import build_test_loader, open_dataset
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.evaluation import rank_queries, run_inference
+from occluded_reid.evaluation.outputs import as_embedding
 from occluded_reid.files import make_folder, whole_file
-from occluded_reid.visualization import BLUE, GREEN, GREY, ORANGE, PURPLE, Section, Tile, sheet
+from occluded_reid.pictures import (
+    COLUMNS,
+    batch_section,
+    image_tile,
+    queries_by_occlusion,
+    ranked_lists,
+    subset_section,
+    title_of,
+)
+from occluded_reid.visualization import Section, Tile, sheet
 
-OCCLUSIONS = {"none": GREY, "horizontal": BLUE, "vertical": GREEN, "pedestrian": PURPLE}
-COLUMNS, RANKS, STRIPES = 8, 8, 4
+QUERIES = 3  # of each kind of occlusion, with their landmarks
+LARGEST = "response of the landmark, 1 = the largest of its map"
+WITHOUT_AND_WITH = (
+    "response of the landmark, 1 = the largest of its map without the average response"
+)
 
 
-def draw_batch(cfg: CfgNode) -> list[Section]:
+def draw_batch(cfg: CfgNode) -> Image.Image:
     """A training batch as the model sees it, and test images with their occlusion truth."""
-    loader = Trainer.build_train_loader(cfg)
-    batch = next(iter(loader))
-    pixels = batch["images"].permute(0, 2, 3, 1).clamp(0, 255).byte().numpy()
-    labels = zip(batch["targets"].tolist(), batch["camids"].tolist(), strict=True)
-    tiles = [
-        Tile(image, [f"class {target}  cam {camera}"])
-        for image, (target, camera) in zip(pixels, labels, strict=True)
-    ][: 2 * COLUMNS]
-    names = ", ".join(cfg.DATASETS.NAMES)
-    sections = [Section(f"Training batch of {names}, as augmented", tiles, COLUMNS)]
+    batch = next(iter(Trainer.build_train_loader(cfg)))
+    title = f"Training batch of {', '.join(cfg.DATASETS.NAMES)}, as augmented"
+    sections = [batch_section(batch, title)]
     for name in cfg.DATASETS.TESTS:
         dataset = open_dataset(cfg, name)
-        for kind, items in (("Queries", dataset.query), ("Gallery", dataset.gallery)):
-            if kind == "Gallery" and name != cfg.DATASETS.TESTS[-1]:
-                continue
-            spread = np.unique(np.linspace(0, len(items) - 1, 2 * COLUMNS).astype(int))
-            chosen = [items[place] for place in spread]
-            truth = getattr(dataset, "truth", None)
-            tiles = [
-                _tile(path, f"id {pid}  cam {camera + 1}", truth) for path, pid, camera in chosen
-            ]
-            sections.append(Section(f"{kind} of {name}", tiles, COLUMNS, _legend(truth)))
-    return sections
+        subsets = ["query", "gallery"] if name == cfg.DATASETS.TESTS[-1] else ["query"]
+        sections += [subset_section(name, dataset, subset) for subset in subsets]
+    return sheet(sections)
 
 
-def draw_ranks(cfg: CfgNode) -> list[Section]:
+def draw_run(cfg: CfgNode) -> Image.Image:
+    """Losses, learning rate and metrics over the iterations of the run in OUTPUT_DIR."""
+    lines = read_metrics(Path(cfg.OUTPUT_DIR, "metrics.json"))
+    return draw_curves(lines, f"{cfg.MODEL.META_ARCHITECTURE} in {cfg.OUTPUT_DIR}")
+
+
+def draw_ranks(cfg: CfgNode, model: nn.Module) -> Image.Image:
     """Queries from the best to the worst average precision, with their ranked lists."""
-    return _ranked_lists(cfg, "ranks", lambda ordered: np.linspace(0, ordered - 1, 6).astype(int))
+    return _ranked(cfg, model, lambda count: np.linspace(0, count - 1, 6).astype(int))
 
 
-def draw_worst(cfg: CfgNode) -> list[Section]:
+def draw_worst(cfg: CfgNode, model: nn.Module) -> Image.Image:
     """The twenty queries of the least average precision, with their ranked lists."""
-    return _ranked_lists(cfg, "worst", lambda ordered: np.arange(ordered)[:-21:-1])
+    return _ranked(cfg, model, lambda count: np.arange(count)[:-21:-1])
 
 
-def _ranked_lists(cfg: CfgNode, kind: str, choose: Callable[[int], np.ndarray]) -> list[Section]:
-    found, distances, ids, cameras, _ = _inference(cfg, kind)
-    ranking = rank_queries(distances, *ids, *cameras)
-    by_precision = np.argsort(-ranking.average_precision, kind="stable")
-    chosen = by_precision[choose(len(by_precision))]
-    tiles = []
-    for place in chosen:
-        query = ranking.query[place]
-        precision = 100 * ranking.average_precision[place]
-        tiles += _ranked_list(found, query, distances[query], ids, cameras, precision)
-    legend = [("same identity", BLUE), ("another identity", ORANGE), ("query", GREY)]
-    title = f"{cfg.DATASETS.TESTS[0]}: query, then its first {RANKS} gallery images"
-    return [Section(title, tiles, 1 + RANKS, legend)]
-
-
-def draw_visibility(cfg: CfgNode) -> list[Section]:
-    """Queries with the visibility of each part (FED Fig. 4), by kind of occlusion where known."""
-    found, _, ids, _, truth = _inference(cfg, "visibility")
-    if not found.visibility.shape[1]:
-        raise UserError(
-            f"{cfg.MODEL.META_ARCHITECTURE} does not tell the visibility of parts: there is "
-            "nothing to draw"
-        )
-    queries = np.arange(found.queries)
-    groups = {"": queries}
-    if truth is not None:
-        kinds = np.array([truth[path].occlusion for path in found.paths[: found.queries]])
-        groups = {kind: queries[kinds == kind] for kind in OCCLUSIONS if kind in kinds}
-    sections = []
-    for kind, members in groups.items():
-        chosen = members[np.unique(np.linspace(0, len(members) - 1, 2 * COLUMNS).astype(int))]
-        tiles = [
-            _tile(found.paths[query], f"id {ids[0][query]}", truth, found.visibility[query])
-            for query in chosen
-        ]
-        title = f"Queries of {cfg.DATASETS.TESTS[0]}" + (f", occlusion: {kind}" if kind else "")
-        sections.append(Section(title, tiles, COLUMNS))
-    return sections
-
-
-def _inference(cfg: CfgNode, kind: str) -> tuple[Any, np.ndarray, Any, Any, Any]:
-    """Return what the model finds in the first test set, its distances, ids, cameras and truth."""
-    if not cfg.MODEL.WEIGHTS:
-        raise UserError(f"--kind {kind} needs weights: MODEL.WEIGHTS path/to/model_final.pth")
-    if not cfg.DATASETS.TESTS:
-        raise UserError(f"--kind {kind} needs a data set: DATASETS.TESTS \"('Name',)\"")
-    model = Trainer.build_model(cfg)
-    classes = cfg.MODEL.HEADS.NUM_CLASSES
-    Checkpointer(model, num_classes=classes).load(cfg.MODEL.WEIGHTS)
+def _ranked(cfg: CfgNode, model: nn.Module, choose: Callable[[int], np.ndarray]) -> Image.Image:
     name = cfg.DATASETS.TESTS[0]
     loader, evaluator = Trainer.build_evaluator(cfg, name)
     run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
     found: Any = evaluator.collected()
     distances = evaluator.compared(found)[:, :]
     ids, cameras = (np.split(x, [found.queries]) for x in (found.identities, found.cameras))
-    # the truth is of stripes, not of other parts such as landmarks
-    truth = open_dataset(cfg, name).truth if evaluator.stripes else None
-    return found, distances, ids, cameras, truth
+    ranking = rank_queries(distances, *ids, *cameras)
+    by_precision = np.argsort(-ranking.average_precision, kind="stable")
+    chosen = by_precision[choose(len(by_precision))]
+    return sheet([ranked_lists(found, distances, ranking, chosen, name)])
 
 
-def _ranked_list(
-    found: Any, query: int, row: np.ndarray, ids: Any, cameras: Any, precision: float
-) -> list[Tile]:
-    ignored = (ids[1] == ids[0][query]) & (cameras[1] == cameras[0][query])
-    order = np.argsort(np.where(ignored, np.inf, row), kind="stable")[:RANKS]
-    captions = [f"query id {ids[0][query]}", f"AP {precision:.0f} %"]
-    tiles = [_found_tile(found, query, captions, GREY)]
-    for rank, image in enumerate(order, start=1):
-        hit = ids[1][image] == ids[0][query]
-        captions = [f"{rank}: {'hit' if hit else 'miss'}", f"distance {row[image]:.2f}"]
-        tiles.append(_found_tile(found, found.queries + image, captions, BLUE if hit else ORANGE))
-    return tiles
+def draw_visibility(cfg: CfgNode, model: nn.Module) -> Image.Image:
+    """Queries with the visibility of each part (FED Fig. 4), by kind of occlusion where known."""
+    name = cfg.DATASETS.TESTS[0]
+    dataset = open_dataset(cfg, name)
+    sections = []
+    for kind, items in queries_by_occlusion(dataset, 2 * COLUMNS).items():
+        tiles = []
+        for batch in build_test_loader(cfg, items, [])[0]:
+            said = as_embedding(model(batch))
+            if not said.visibility.shape[1]:
+                raise UserError(
+                    f"{cfg.MODEL.META_ARCHITECTURE} does not tell the visibility of parts: there "
+                    "is nothing to draw"
+                )
+            # the truth is of stripes, not of other parts such as landmarks
+            truth = dataset.truth if said.stripes else None
+            seen = zip(_named(batch), said.visibility.tolist(), strict=True)
+            tiles += [image_tile(path, caption, truth, each) for (path, caption), each in seen]
+        sections.append(Section(title_of(name, kind), tiles, COLUMNS))
+    return sheet(sections)
 
 
-def _found_tile(found: Any, place: int, captions: list[str], colour: tuple[int, int, int]) -> Tile:
-    visibility = found.visibility[place].tolist() or None
-    return Tile(_pixels(found.paths[place]), captions, colour, visibility)
+def draw_landmarks(cfg: CfgNode, model: nn.Module) -> Image.Image:
+    """Where each landmark looks (AONet Fig. 4b), and what the average response does (Fig. 3)."""
+    if not isinstance(model, AONet):
+        raise UserError(
+            f"{cfg.MODEL.META_ARCHITECTURE} has no landmarks; AONet has. --kind visibility draws "
+            "other parts"
+        )
+    name = cfg.DATASETS.TESTS[0]
+    dataset = open_dataset(cfg, name)
+    sections = []
+    for kind, items in queries_by_occlusion(dataset, QUERIES).items():
+        title = title_of(name, kind)
+        tiles: list[Tile] = []
+        pairs: list[Tile] = []
+        for batch in build_test_loader(cfg, items, [])[0]:
+            for query, heats, visibility, referenced in _landmarks(model, batch, dataset.truth):
+                tiles += [query, *_heated(query, heats, visibility)]
+                if referenced is not None:
+                    pairs += [query, *_without_and_with(query, heats, referenced)]
+        columns = len(tiles) // len(items)
+        sections.append(Section(f"{title}: every landmark", tiles, columns, scale=LARGEST))
+        if pairs:
+            title += ": the least visible landmark, without and with the average response"
+            sections.append(Section(title, pairs, 3 * QUERIES, scale=WITHOUT_AND_WITH))
+    return sheet(sections)
 
 
-def _tile(path: str, caption: str, truth: Any, visibility: Any = None) -> Tile:
-    if truth is None or str(Path(path).absolute()) not in truth:  # real galleries have none
-        return Tile(_pixels(path), [caption], visibility=visibility)
-    record = truth[str(Path(path).absolute())]
-    stripes = STRIPES if visibility is None else len(visibility)
-    person = np.reshape(record.stripe_person_pixels, (stripes, -1)).sum(1)
-    visible = np.reshape(record.stripe_visible_pixels, (stripes, -1)).sum(1)
-    captions = [caption, f"{100 * record.visible_fraction:.0f} % visible"]
-    shares = np.divide(visible, person, out=np.ones(stripes), where=person > 0)
-    frame = OCCLUSIONS[record.occlusion]
-    return Tile(_pixels(path), captions, frame, visibility, shares.tolist())
+def _landmarks(
+    model: AONet, batch: Mapping[str, Any], truth: Mapping[str, Any] | None
+) -> Iterator[tuple[Tile, np.ndarray, np.ndarray, np.ndarray | None]]:
+    """Yield of each image its tile, the maps of Eq. 2, what each landmark weighs, beta of Eq. 4.
+
+    The maps are scaled to a maximum of 1. A map of Eq. 3 is that of Eq. 2 times beta.
+    """
+    found = model.landmarks(batch["images"])
+    maps = normalized_maps(found.responses)
+    heats = (maps / maps.amax(dim=(2, 3), keepdim=True)).cpu().numpy()
+    memory, scores = model.heads.memory, None
+    if memory is not None:
+        average = memory.average_responses(model.heads.patterns)
+        scores = visibility_scores(found.responses, average).cpu().numpy()
+    for place, (path, caption) in enumerate(_named(batch)):
+        beta = None if scores is None else scores[place]
+        visibility = found.visibility[place].cpu().numpy()
+        yield image_tile(path, caption, truth), heats[place], visibility, beta
 
 
-def _legend(truth: Any) -> list[tuple[str, tuple[int, int, int]]]:
-    return [] if truth is None else [(f"occlusion: {k}", c) for k, c in OCCLUSIONS.items()]
+def _heated(query: Tile, heats: np.ndarray, visibility: np.ndarray) -> list[Tile]:
+    return [
+        Tile(query.image, [f"landmark {number}", f"visibility {seen:.2f}"], heat=heat)
+        for number, (heat, seen) in enumerate(zip(heats, visibility, strict=True), start=1)
+    ]
 
 
-def _pixels(path: str) -> np.ndarray:
-    with Image.open(path) as image:
-        return np.asarray(image.convert("RGB"))
+def _without_and_with(query: Tile, heats: np.ndarray, beta: np.ndarray) -> list[Tile]:
+    least = int(beta.argmin())
+    heat, visibility = heats[least], beta[least]
+    return [
+        Tile(query.image, [f"landmark {least + 1}", "without"], heat=heat),
+        Tile(query.image, [f"visibility {visibility:.2f}", "with"], heat=visibility * heat),
+    ]
 
 
-KINDS = {
-    "batch": draw_batch,
+def _named(batch: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Path and caption of each image of a batch."""
+    identities = batch["targets"].tolist()
+    return [(p, f"id {pid}") for p, pid in zip(batch["img_paths"], identities, strict=True)]
+
+
+OF_DATA = {"batch": draw_batch, "curves": draw_run}
+OF_MODEL = {
+    "landmarks": draw_landmarks,
     "ranks": draw_ranks,
     "visibility": draw_visibility,
     "worst": draw_worst,
 }
 
 
+def trained_model(cfg: CfgNode, args: argparse.Namespace) -> nn.Module:
+    """Build the model and load MODEL.WEIGHTS, as for evaluation.
+
+    Raises:
+        UserError: no weights or no test set are named.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError(f"--kind {args.kind} needs weights: MODEL.WEIGHTS path/to/model_final.pth")
+    if not cfg.DATASETS.TESTS:
+        raise UserError(f"--kind {args.kind} needs a data set: DATASETS.TESTS \"('Name',)\"")
+    return build_inference_model(cfg, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
+
+
+@torch.inference_mode()
 def draw(args: argparse.Namespace) -> None:
     """Draw the picture and write it whole."""
     cfg = config_of_run(args, ADD_KEYS)
     path = Path(args.output or Path(cfg.OUTPUT_DIR, f"{args.kind}.png"))
     make_folder(path.parent)
     torch.manual_seed(cfg.SEED)
-    picture = sheet(KINDS[args.kind](cfg))
+    if args.kind in OF_DATA:
+        picture = OF_DATA[args.kind](cfg)
+    else:
+        picture = OF_MODEL[args.kind](cfg, trained_model(cfg, args))
     with whole_file(path) as stream:
         picture.save(stream, format="PNG")
     print(path)
@@ -188,7 +217,9 @@ def draw(args: argparse.Namespace) -> None:
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     parser = argument_parser(__doc__)
-    parser.add_argument("--kind", choices=list(KINDS), required=True, help="what to draw")
+    parser.add_argument(
+        "--kind", choices=sorted([*OF_DATA, *OF_MODEL]), required=True, help="what to draw"
+    )
     parser.add_argument(
         "--output", default="", metavar="F.png", help="default: OUTPUT_DIR/KIND.png"
     )

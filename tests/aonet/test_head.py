@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from fed.tiny import array
 from reference import aonet_algorithm_1, aonet_attention, aonet_similarity
+from tiny_runs import array
 from torch import nn
 
 from aonet_plugin.attention import GatedAttention, MultiHeadAttention, build_attention

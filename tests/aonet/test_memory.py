@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from fed.ranks import on_two_ranks
 from reference import aonet_algorithm_1, aonet_binarised, aonet_feature
+from two_ranks import on_two_ranks
 
 from aonet.tiny import aonet_batch, aonet_model
 from aonet_plugin.landmarks import landmark_responses, visibility_scores

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 from fastreid.modeling.meta_arch import build_model
-from fed.tiny import DIM, array
 from reference import (
     aonet_algorithm_1,
     aonet_attention,
@@ -18,11 +17,13 @@ from reference import (
     aonet_similarity,
     aonet_total,
 )
+from tiny_runs import DIM, array
 from torch import nn
 
 from aonet.tiny import IDENTITIES, LANDMARKS, aonet_batch, aonet_cfg, aonet_model
 from aonet_plugin.landmarks import normalized_maps
 from aonet_plugin.losses import landmark_triplet_loss
+from occluded_reid.complexity import complexity
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.errors import UserError
 
@@ -337,29 +338,30 @@ def test_a_stage_that_a_backbone_has_not_is_refused():
         aonet_model("MODEL.AONET.STRIDE_ONE_STAGE", "third")
 
 
-@pytest.mark.parametrize("ibn", [False, True])
-def test_the_parameters_of_table_7(ibn):
-    """30.22 M with 702 identities, the memory counted; the sum stands in projects/AONet/README."""
+@pytest.mark.parametrize(
+    ("stage", "ibn", "gmacs"),
+    [("last", False, 4.105), ("last", True, 4.106), ("third", False, 6.982)],
+)
+def test_the_parameters_and_operations_of_table_7(stage, ibn, gmacs):
+    """30.22 M with 702 identities, the memory counted; the sums stand in projects/AONet/README."""
     cfg = aonet_cfg(
-        *RESNET, *META, "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", 2048,
+        *RESNET, "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", 2048,
         "MODEL.HEADS.NUM_CLASSES", 702, "MODEL.AONET.NUM_LANDMARKS", 6,
-        "MODEL.BACKBONE.WITH_IBN", ibn,
+        "MODEL.BACKBONE.WITH_IBN", ibn, "MODEL.AONET.STRIDE_ONE_STAGE", stage,
     )  # fmt: skip
-    with torch.device("meta"):
-        model = build_model(cfg)
-    sizes = {
-        "backbone": 23_508_032, "patterns": 6 * 2048, "memory": 6 * 2048,
-        "attention": 2 * 256 * 2049 + 2048 * 2049 + 1, "neck": 2 * 2048, "classifier": 702 * 2048,
+    found = complexity(build_model(cfg), (256, 128))
+    sizes = {each.name: each.parameters for each in found.modules}
+    expected = {
+        "backbone": 23_508_032, "heads.patterns": 6 * 2048, "heads.memory": 6 * 2048,
+        "heads.attention": 2 * 256 * 2049 + 2048 * 2049 + 1, "heads.neck": 2 * 2048,
+        "classifier": 702 * 2048,
     }  # fmt: skip
-    parts = {
-        "backbone": model.backbone, "memory": model.heads.memory,
-        "attention": model.heads.attention, "neck": model.heads.neck,
-        "classifier": model.classifier,
-    }  # fmt: skip
-    found = {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()}
-    found |= {"patterns": model.heads.patterns.numel()}
-    found["memory"] = model.heads.memory.features.numel()
-    assert found == sizes and round(sum(sizes.values()) / 1e6, 2) == 30.22
+    assert {name: sizes[name] for name in expected} == expected
+    assert found.params_total == sum(expected.values()) == 30_219_841
+    assert found.params_inference == 28_782_145
+    assert found.macs_inference / 1e9 == pytest.approx(gmacs, abs=5e-4)
+    responses_and_pooling = next(e for e in found.modules if e.name == "heads.forward")
+    assert responses_and_pooling.macs == pytest.approx(2 * 6 * 2048 * 128, rel=1e-3)
 
 
 @pytest.mark.parametrize(

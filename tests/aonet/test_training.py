@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import signal
-from pathlib import Path
 
 import pytest
 import torch
-from fed.ranks import on_two_ranks
-from runs import draw_market, final_states, forked, kill_self, status_of, train
+from runs import final_states, train
+from tiny_runs import states_of_a_run_that_was_killed_and_resumed
+from two_ranks import on_two_ranks
 
 from aonet.tiny import aonet_run_cfg
 from occluded_reid.checkpoints import Checkpointer
@@ -18,16 +17,7 @@ from occluded_reid.engine import Trainer, prepare_run
 from occluded_reid.engine.step import TrainingStep
 
 MEMORY = "/model/heads.memory.features"
-
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_market(tmp_path_factory.mktemp("market"))
-
-
-@pytest.fixture(autouse=True)
-def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+pytestmark = pytest.mark.usefixtures("market_as_data")
 
 
 def test_aonet_learns_on_drawn_people(tmp_path):
@@ -67,23 +57,8 @@ def test_weights_alone_evaluate_to_the_same_numbers(tmp_path):
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert status_of(forked(lambda: train(aonet_run_cfg(whole)))) == 0
-
-    def train_until_killed() -> None:
-        step = TrainingStep.run_step
-        monkeypatch.setattr(
-            TrainingStep, "run_step", lambda s: kill_self() if s.iter == 15 else step(s)
-        )
-        train(aonet_run_cfg(parts))
-
-    assert status_of(forked(train_until_killed)) == -signal.SIGKILL
-    # forked as well: another number of threads would add in another order
-    assert status_of(forked(lambda: train(aonet_run_cfg(parts), resume=True))) == 0
-    one, other = final_states(whole), final_states(parts)
-    assert one.keys() == other.keys() and MEMORY in one
-    for place, tensor in one.items():
-        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
+    states = states_of_a_run_that_was_killed_and_resumed(aonet_run_cfg, tmp_path, monkeypatch)
+    assert MEMORY in states
 
 
 @pytest.mark.distributed

@@ -8,11 +8,9 @@ from typing import Any
 import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch import build_model
-from fed.tiny import DIM  # and its two backbones: tokens and maps of 4 x 2
-from runs import TINY
+from tiny_runs import DIM, cfg_of, run_cfg  # and its two backbones: tokens and maps of 4 x 2
 
 from aonet_plugin import add_aonet_config
-from occluded_reid.config import load_config
 
 IDENTITIES, LANDMARKS = 8, 3
 SMALL = (
@@ -27,15 +25,11 @@ def aonet_cfg(*overrides: Any) -> CfgNode:
         "MODEL.BACKBONE.FEAT_DIM", DIM, "MODEL.HEADS.NUM_CLASSES", IDENTITIES,
         "INPUT.SIZE_TRAIN", "[32, 16]", "INPUT.SIZE_TEST", "[32, 16]", *SMALL, *overrides,
     ]  # fmt: skip
-    return load_config("", [str(word) for word in words], add_keys=[add_aonet_config])
+    return cfg_of(words, add_aonet_config)
 
 
 def aonet_run_cfg(folder: Path, *overrides: Any) -> CfgNode:
-    """As ``runs.tiny_cfg``: AONet's training of a second; its run is kept in ``folder``."""
-    file = folder.parent / f"{folder.name}.yml"
-    file.write_text(TINY)
-    words = ["OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu", *SMALL, *overrides]
-    return load_config(str(file), [str(word) for word in words], add_keys=[add_aonet_config])
+    return run_cfg(folder, [*SMALL, *overrides], add_aonet_config)
 
 
 def aonet_model(*overrides: Any, remembered: bool = True) -> Any:

@@ -3,32 +3,23 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 
 import pytest
 import torch
-from runs import draw_market, final_states, forked, kill_self, status_of, train
+from runs import draw_market, final_states, train
+from tiny_runs import states_of_a_run_that_was_killed_and_resumed
+from two_ranks import on_two_ranks
 
-from fed.ranks import on_two_ranks
 from fed.tiny import fed_cfg, fed_run_cfg
 from fed_plugin import hooks
 from fed_plugin.hooks import digest_of
 from occluded_reid.distributed import unwrapped
 from occluded_reid.engine import Trainer, prepare_run
 from occluded_reid.engine.loading import build_test_loader
-from occluded_reid.engine.step import TrainingStep
 from occluded_reid.errors import UserError
 
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_market(tmp_path_factory.mktemp("market"))
-
-
-@pytest.fixture(autouse=True)
-def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+pytestmark = pytest.mark.usefixtures("market_as_data")
 
 
 def banks(folder: Path) -> dict[str, torch.Tensor]:
@@ -75,24 +66,11 @@ def test_fed_learns_on_drawn_people(tmp_path):
 
 
 def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
-    whole, parts = tmp_path / "whole", tmp_path / "parts"
-    assert status_of(forked(lambda: train(fed_run_cfg(whole)))) == 0
+    def fill_nothing() -> None:  # a resumed run keeps its banks
+        monkeypatch.setattr(hooks, "fill_memories", lambda *_: 1 / 0)
 
-    def train_until_killed() -> None:
-        step = TrainingStep.run_step
-        monkeypatch.setattr(
-            TrainingStep, "run_step", lambda s: kill_self() if s.iter == 15 else step(s)
-        )
-        train(fed_run_cfg(parts))
-
-    assert status_of(forked(train_until_killed)) == -signal.SIGKILL
-    monkeypatch.setattr(hooks, "fill_memories", lambda *_: 1 / 0)  # a resumed run keeps its banks
-    # forked as well: another number of threads would add in another order
-    assert status_of(forked(lambda: train(fed_run_cfg(parts), resume=True))) == 0
-    one, other = final_states(whole), final_states(parts)
-    assert one.keys() == other.keys() and len(banks(whole)) == 6
-    for place, tensor in one.items():
-        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
+    states_of_a_run_that_was_killed_and_resumed(fed_run_cfg, tmp_path, monkeypatch, fill_nothing)
+    assert len(banks(tmp_path / "whole")) == 6
 
 
 def renamed(root: Path) -> Path:
