@@ -1,0 +1,29 @@
+"""One module per figure. Each has ``NAMES``, what it measures, and ``measure(...)``.
+
+``measure`` checks that both sides agree and returns a :class:`comparison.Figure` by name. Its
+arguments are sizes, whose defaults are those of the table.
+"""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from figures import (
+    activations,
+    counts,
+    gpu_aonet,
+    gpu_evaluation,
+    gpu_fed,
+    head,
+    loading,
+    optimizer,
+    ranking,
+    rerank,
+    similarity,
+    step,
+)
+
+SUITES: dict[str, tuple[ModuleType, ...]] = {
+    "cpu": (counts, activations, similarity, ranking, rerank, optimizer, loading, head, step),
+    "gpu": (gpu_evaluation, gpu_fed, gpu_aonet),
+}

@@ -1,0 +1,39 @@
+"""``launches`` and ``syncs``: operations and waits of one FED training step, 64 + 64 images.
+
+The number of operations does not depend on how many channels or pixels there are. So they are
+counted in a network of the paper's depth and batch whose layers are thin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from comparison import Figure, figure
+from dispatch import OperationCounter
+from fed_case import THIN, FEDCase, build_batch, build_fed
+from fed_step import check_steps, our_step
+from references import fed_in_loops
+
+NAMES = ("launches", "syncs")
+
+
+def measure(case: FEDCase = THIN) -> dict[str, Figure]:
+    """Count forward, backward and the update of the banks; the optimizer is not in it."""
+    check_steps()
+    batch, model = build_batch(case), build_fed(case)
+    reference = fed_in_loops.plain_copy(model)
+    ours = count(lambda: our_step(model, batch))
+    other = count(lambda: fed_in_loops.training_step(reference, batch))
+    step = f"per FED step, {case.pairs} pairs"
+    return {
+        "launches": figure([ours.launches], [other.launches], f"operations {step}"),
+        "syncs": figure([ours.syncs], [other.syncs], f"waits {step}"),
+    }
+
+
+def count(work: Callable[[], Any]) -> OperationCounter:
+    """Return the counter after ``work``."""
+    with OperationCounter() as counter:
+        work()
+    return counter

@@ -1,0 +1,37 @@
+"""``head``: FED without its backbone (erasing, diffusion, banks, classifiers, losses), 64 + 64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from comparison import Figure, figure, time_alternately
+from fed_case import FEDCase, GivenTokens, build_batch, build_fed
+from fed_step import check_steps, clear_gradients, our_step
+from references import fed_in_loops
+
+NAMES = ("head",)
+CASE = FEDCase(blocks=1)
+
+
+def measure(case: FEDCase = CASE, rounds: int = 3) -> dict[str, Figure]:
+    """Compare in float32; both read the same tokens."""
+    check_steps()
+    model = with_given_tokens(build_fed(case), case)
+    reference = fed_in_loops.plain_copy(model)
+    batch = build_batch(case.smaller(image=(32, 16)))  # nobody looks at the images
+    times = time_alternately(
+        lambda: (clear_gradients(model), our_step(model, batch)),
+        lambda: (clear_gradients(reference), fed_in_loops.training_step(reference, batch)),
+        rounds=rounds,
+    )
+    return {"head": figure(*times, f"s per FED step without backbone, {case.pairs} pairs")}
+
+
+def with_given_tokens(model: Any, case: FEDCase) -> Any:
+    """Return the model with random tokens in place of its backbone."""
+    grid = model.backbone.grid
+    chance = torch.Generator().manual_seed(2)
+    tokens = torch.randn(2 * case.pairs, 1 + grid[0] * grid[1], case.channels, generator=chance)
+    model.backbone = GivenTokens(tokens, grid)
+    return model

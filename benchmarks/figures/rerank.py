@@ -1,0 +1,43 @@
+"""``rerank``: k-reciprocal re-ranking with the original's parameters, distances included."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from comparison import Figure, figure, require_equal, time_alternately
+from fastreid.evaluation.rerank import re_ranking
+
+from occluded_reid.evaluation import RerankedDistances, distance_matrix
+
+NAMES = ("rerank",)
+
+
+def measure(
+    queries: int = 200, gallery: int = 1600, channels: int = 256, k1: int = 20, k2: int = 6,
+    rounds: int = 3,
+) -> dict[str, Figure]:  # fmt: skip
+    """Compare with fast-reid's loop, which holds matrices of all images by all images."""
+    features = draw(queries + gallery, channels)
+
+    def ours() -> np.ndarray:
+        return RerankedDistances(features, queries, "euclidean", k1=k1, k2=k2, weight=0.3)[:, :]
+
+    def reference() -> np.ndarray:
+        squares = distance_matrix(features, features, "euclidean")
+        distances = np.sqrt(np.maximum(squares, 0, out=squares))
+        ours_to_theirs, among_ours = distances[:queries, queries:], distances[:queries, :queries]
+        return re_ranking(
+            ours_to_theirs, among_ours, distances[queries:, queries:], k1, k2, lambda_value=0.3
+        )
+
+    require_equal("re-ranked distances", ours(), reference(), atol=1e-4)
+    unit = f"s, {queries} x {gallery} of {channels}, k1 {k1}, k2 {k2}"
+    return {"rerank": figure(*time_alternately(ours, reference, rounds=rounds), unit)}
+
+
+def draw(images: int, channels: int) -> torch.Tensor:
+    """Return features (images, channels) in clusters of some twelve."""
+    chance = torch.Generator().manual_seed(0)
+    centres = torch.randn(max(1, images // 12), channels, generator=chance)
+    of = torch.randint(len(centres), (images,), generator=chance)
+    return centres[of] + 0.7 * torch.randn(images, channels, generator=chance)

@@ -1,0 +1,1 @@
+"""What a user would run instead, in our own plain words."""

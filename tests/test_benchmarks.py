@@ -1,0 +1,232 @@
+"""Every figure at a tiny size; what is counted, at the paper's."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.func import functional_call
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+sys.path.append(str(BENCHMARKS))  # as for a script: the modules find each other
+
+import run  # noqa: E402
+from aonet_case import AONetCase  # noqa: E402
+from comparison import Figure, Unequal, figure, require_equal, time_alternately  # noqa: E402
+from dispatch import OperationCounter  # noqa: E402
+from fed_case import THIN, FEDCase, build_batch, build_fed  # noqa: E402
+from fed_step import check_steps  # noqa: E402
+from figures import (  # noqa: E402
+    SUITES,
+    activations,
+    counts,
+    gpu_aonet,
+    gpu_evaluation,
+    gpu_fed,
+    head,
+    loading,
+    optimizer,
+    ranking,
+    rerank,
+    similarity,
+    step,
+)
+from references import fed_in_loops, pil_pairs  # noqa: E402
+
+TINY = FEDCase(pairs=4, instances=2, identities=8, channels=16, blocks=1, heads=2, image=(64, 32))
+SIZES = {
+    activations: dict(case=TINY),
+    counts: dict(case=THIN),
+    gpu_aonet: dict(
+        case=AONetCase(images=4, identities=4, depth="18x", channels=512, image=(64, 32)),
+        device="cpu", rounds=1, peak_side=64,
+    ),
+    gpu_evaluation: dict(queries=8, gallery=60, channels=5, device="cpu", rounds=1),
+    gpu_fed: dict(case=TINY, device="cpu", rounds=1, peak_side=64),
+    head: dict(case=TINY, rounds=1),
+    loading: dict(images=4, size=(64, 32), rounds=1),
+    optimizer: dict(case=TINY, rounds=1),
+    ranking: dict(queries=20, gallery=150, rounds=1),
+    rerank: dict(queries=8, gallery=60, channels=8, k1=6, k2=3, rounds=1),
+    similarity: dict(queries=8, gallery=9, landmarks=3, channels=5, rounds=1),
+    step: dict(case=TINY, rounds=1),
+}  # fmt: skip
+MODULES = {module for suite in SUITES.values() for module in suite}
+
+
+@pytest.fixture(autouse=True)
+def one_check(monkeypatch):
+    """The steps are checked once, in a test of their own."""
+    for module in (activations, counts, gpu_fed, head, step):
+        monkeypatch.setattr(module, "check_steps", lambda *_: None)
+
+
+def test_every_module_is_in_a_suite_and_here():
+    assert set(SIZES) == MODULES
+    names = [name for module in MODULES for name in module.NAMES]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize("module", SIZES, ids=lambda module: module.__name__)
+def test_a_figure_at_a_tiny_size(module):
+    found = module.measure(**SIZES[module])
+    missing = set(module.NAMES) - set(found)
+    assert set(found) <= set(module.NAMES)
+    assert all(name.startswith("gpu_") and name.endswith("memory") for name in missing)
+    for each in found.values():
+        assert isinstance(each, Figure) and each.unit
+        assert each.ours >= 0 and each.reference > 0
+
+
+def test_both_steps_agree():
+    check_steps()
+
+
+def test_a_step_does_not_wait_and_launches_little():
+    found = counts.measure()
+    assert (found["syncs"].ours, found["syncs"].ratio) == (0, None)
+    assert found["syncs"].reference > 2 * THIN.pairs
+    assert found["launches"].ours <= 950
+    assert found["launches"].reference > 2 * found["launches"].ours
+
+
+def forward_on_a_pretended_gpu(then):
+    """Count the forward pass, and ``then`` with its terms, where tensors hold no numbers."""
+    model, batch = build_fed(THIN), build_batch(THIN)
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        state, batch = (
+            {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in of.items()}
+            for of in (state, batch)
+        )
+        with OperationCounter() as counter:
+            then(functional_call(model, state, (batch,)))
+    return counter
+
+
+def test_the_forward_pass_reads_nothing_on_the_host():
+    """Also not by ways that a CPU does not show; the backward pass is PyTorch's alone."""
+    assert forward_on_a_pretended_gpu(len).syncs == 0
+    with pytest.raises(DataDependentOutputException):
+        forward_on_a_pretended_gpu(lambda terms: sum(terms.values()).tolist())
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(), lambda x: bool(x[0] > 0), lambda x: x[x > 0],
+        lambda x: x.nonzero(), lambda x: x.unique(), lambda x: x.masked_select(x > 0),
+    ],
+)  # fmt: skip
+def test_what_waits_is_counted(wait):
+    numbers = torch.tensor([1.0, -1.0])
+    with OperationCounter() as counter:
+        numbers.view(2, 1).add(1)
+    assert (counter.launches, counter.syncs) == (1, 0)
+    with OperationCounter() as counter:
+        wait(numbers)
+    assert counter.syncs == 1
+
+
+def test_bf16_and_one_pass_keep_less_for_the_backward_pass():
+    case = FEDCase(pairs=4, instances=1, identities=8, channels=192, heads=3, blocks=2)
+    found = activations.measure(case)["activations"]
+    assert found.ratio > 1.6
+
+
+def test_different_losses_gradients_and_banks_are_found(monkeypatch):
+    original = fed_in_loops.update
+    monkeypatch.setattr(fed_in_loops, "update", lambda memory, x, who: original(memory, -x, who))
+    with pytest.raises(Unequal, match="the bank of erased features"):
+        check_steps()
+    monkeypatch.setattr(fed_in_loops, "update", original)
+    contrast = fed_in_loops.contrast_loss
+    monkeypatch.setattr(
+        fed_in_loops, "contrast_loss", lambda x, *others: contrast(x.detach(), *others)
+    )
+    with pytest.raises(Unequal, match="gradient of"):
+        check_steps()
+    monkeypatch.setattr(
+        fed_in_loops, "search", lambda x, centres, *_: centres[None, :8].expand(len(x), -1, -1)
+    )
+    with pytest.raises(Unequal, match="loss_.*diffused"):
+        check_steps()
+
+
+def changed(function, by):
+    return lambda *args, **options: by(function(*args, **options))
+
+
+@pytest.mark.parametrize(
+    ("module", "holder", "name", "by"),
+    [
+        (similarity, similarity, "similarities", lambda x: 1.01 * x),
+        (rerank, rerank, "re_ranking", lambda x: x + 0.01),
+        (ranking, ranking, "evaluate_rank", lambda x: (x[0], [0.9 * y for y in x[1]], x[2])),
+        (ranking, ranking, "evaluate_rank", lambda x: (x[0], x[1], [0.9 * y for y in x[2]])),
+        (ranking, ranking, "evaluate_rank", lambda x: (0.9 * x[0], x[1], x[2])),
+        (gpu_evaluation, gpu_evaluation, "evaluate_rank", lambda x: (x[0], [0.0])),
+        (loading, pil_pairs, "read_image", lambda image: image.rotate(180)),
+        (loading, pil_pairs.PairsInPIL, "_labels", lambda labels: 1 - labels),
+        (loading, pil_pairs.PairsInPIL, "_occluded", lambda image: image.rotate(180)),
+        (optimizer, optimizer, "build_sgd", lambda sgd: (sgd.param_groups[0].update(lr=1), sgd)[1]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+def test_a_reference_with_another_result_is_not_timed(module, holder, name, by, monkeypatch):
+    monkeypatch.setattr(holder, name, changed(getattr(holder, name), by))
+    with pytest.raises(Unequal):
+        module.measure(**SIZES[module])
+
+
+def test_arrays_of_other_shapes_are_not_equal():
+    require_equal("x", [1.0, 2.0], torch.tensor([1.0, 2.01]), atol=0.02)
+    with pytest.raises(Unequal, match=r"x: .*0\.01"):
+        require_equal("x", [1.0, 2.0], torch.tensor([1.0, 2.01]), atol=0.001)
+    with pytest.raises(Unequal, match="shape"):
+        require_equal("x", [1.0], [1.0, 1.0], atol=1)
+
+
+def test_medians_ratios_and_spread():
+    assert figure([1, 2, 9], [4, 4, 9], "s") == Figure(2, 4, 2, "s", [1, 4])
+    assert figure([4, 4, 9], [1, 2, 9], "per s", rate=True).ratio == 2
+    assert figure([0], [8], "waits") == Figure(0, 8, None, "waits", [])
+
+
+def test_the_sides_take_turns():
+    calls: list[str] = []
+    times = time_alternately(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3)
+    assert "".join(calls) == "abababab" and [len(each) for each in times] == [3, 3]
+
+
+def test_json_and_table(tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(SUITES, "cpu", (counts,))
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    file = tmp_path / "new" / "cpu.json"
+    assert run.command(["--only", "syncs", "--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert set(content) == {"machine", "figures"} and set(content["figures"]) == {"syncs"}
+    fields = {"ours", "reference", "ratio", "unit", "spread"}
+    assert set(content["figures"]["syncs"]) == fields
+    assert content["machine"]["cores"] >= 1 and content["machine"]["packages"]["torch"]
+    assert "| syncs " in capsys.readouterr().out
+
+
+def test_a_mistyped_figure_ends_in_one_message(capsys):
+    assert run.command(["--only", "rankin"]) == 2
+    assert "it has ranking" in capsys.readouterr().err
+
+
+def test_committed_results_have_the_form():
+    files = list((BENCHMARKS / "results").glob("*.json"))
+    assert files
+    for file in files:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        names = {name for module in SUITES[file.stem] for name in module.NAMES}
+        assert set(content["figures"]) <= names
+        for each in content["figures"].values():
+            assert set(each) == {"ours", "reference", "ratio", "unit", "spread"}
