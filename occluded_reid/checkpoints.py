@@ -8,6 +8,7 @@ import logging
 import os
 import pickle
 import re
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from torch import nn
 
 from occluded_reid.conversion import first_of
 from occluded_reid.errors import UserError
-from occluded_reid.files import whole_file
+from occluded_reid.files import whole_file, zip_fault
 
 logger = logging.getLogger(__name__)
 
@@ -173,6 +174,8 @@ class Checkpointer(FastreidCheckpointer):
 def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-checkpoint") -> Any:
     """Read a PyTorch file with ``weights_only=True``; numpy's numbers and arrays may be in it.
 
+    Its parts are compared with their checksums, which PyTorch itself does not do.
+
     Args:
         path: the file.
         trust: allow pickled Python objects, which can run code.
@@ -181,13 +184,15 @@ def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-ch
     Raises:
         UserError: it is damaged, no such file, or holds other objects.
     """
+    if zipfile.is_zipfile(path) and (fault := zip_fault(path)):
+        raise UserError(f"{path} is no checkpoint or is damaged ({fault})")
     try:
         if trust:
             return torch.load(path, map_location="cpu", weights_only=False)
         return FastreidCheckpointer(nn.Module())._load_file(path)
     except pickle.UnpicklingError as error:
         raise UserError(_why_refused(path, error, if_trusted)) from error
-    except (RuntimeError, EOFError, KeyError, ValueError, OSError) as error:
+    except Exception as error:  # there is no end of them for bytes that make no sense
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error
 

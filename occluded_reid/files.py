@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
@@ -14,6 +15,7 @@ from occluded_reid.errors import UserError
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
+    errno.EFBIG: "larger than a file may be there (ulimit -f); choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
     errno.EACCES: "no permission to write there; choose another folder",
     errno.EPERM: "no permission to write there; choose another folder",
@@ -21,6 +23,9 @@ _ADVICE = {
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
     errno.EEXIST: "a file stands where a folder is needed; choose another folder",
 }
+
+
+_UNFINISHED = ".unfinished"
 
 
 @contextlib.contextmanager
@@ -61,7 +66,9 @@ def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[An
     """
     final = Path(path)
     with write_errors_named(final):
-        handle, temporary = tempfile.mkstemp(prefix=f".{final.name}.", dir=final.parent)
+        handle, temporary = tempfile.mkstemp(
+            prefix=f".{final.name}.", suffix=_UNFINISHED, dir=final.parent
+        )
         try:
             encoding = None if "b" in mode else "utf-8"
             with os.fdopen(handle, mode, encoding=encoding) as stream:
@@ -75,6 +82,28 @@ def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[An
                 os.unlink(temporary)
             raise
     _sync_folder(final.parent)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what :func:`whole_file` left in ``folder`` when its process was killed.
+
+    Nobody else may be writing there.
+    """
+    for path in folder.glob(".*" + _UNFINISHED):
+        path.unlink(missing_ok=True)
+
+
+def zip_fault(path: str | os.PathLike[str]) -> str:
+    """Say what is wrong with a zip file, such as PyTorch's; ``""`` where nothing is.
+
+    Every part of it carries a CRC-32, which PyTorch writes but does not look at.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            part = archive.testzip()
+    except Exception as error:  # zipfile has no end of them for bytes that make no sense
+        return f"{type(error).__name__}: {error}"
+    return f"{part} differs from its checksum" if part else ""
 
 
 def _sync_folder(folder: Path) -> None:

@@ -66,6 +66,15 @@ def test_parameters_move_and_the_loss_falls_through_the_whole_trainer(tmp_path):
     assert results["data_sets"]["Market1501"]["metrics"]["Rank-1"]["value"] > 60  # chance: 12.5
 
 
+def test_every_evaluation_stands_in_the_metrics(tmp_path):
+    folder = tmp_path / "run"
+    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2, "TEST.EVAL_PERIOD", 1))
+    found = [line["mAP"] for line in metrics(folder) if "mAP" in line]
+    results = json.loads((folder / "results.json").read_text())
+    assert len(found) == 2
+    assert found[-1] == pytest.approx(results["data_sets"]["Market1501"]["metrics"]["mAP"]["value"])
+
+
 def test_a_run_leaves_the_files_that_others_rely_on(tmp_path):
     folder = tmp_path / "run"
     train(tiny_cfg(folder))

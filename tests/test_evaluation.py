@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from fastreid.utils import comm
-from fed.ranks import on_two_ranks
 from runs import tiny_cfg
 from torch import nn
+from two_ranks import on_two_ranks
 
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation import (

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from fastreid.engine.hooks import PeriodicWriter
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from tqdm import tqdm
@@ -19,6 +20,18 @@ from occluded_reid.files import whole_file
 from occluded_reid.progress import on_terminal
 
 logger = logging.getLogger(__name__)
+
+
+class MetricsWriter(PeriodicWriter):
+    """Writes an epoch's last iteration after its evaluation, with what that has found.
+
+    fast-reid's writes it before, and never writes an iteration twice.
+    """
+
+    def after_step(self) -> None:
+        """Write where it is due, unless the end of the epoch does."""
+        if (self.trainer.iter + 1) % self.trainer.iters_per_epoch:
+            super().after_step()
 
 
 class EvaluateAndSave(HookBase):

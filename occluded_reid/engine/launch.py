@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import signal
 import socket
 import sys
 from collections.abc import Callable
@@ -61,10 +63,21 @@ def launch(
             raise UserError("--dist-url tcp://HOST:PORT of machine 0 is needed for --num-machines")
         url = f"tcp://127.0.0.1:{_free_port()}"
     place = (device, url, processes, world_size, machine_rank)
+    job = mp.spawn(_spawned, args=(main, args, place), nprocs=processes, join=False)
+    before = signal.signal(signal.SIGTERM, lambda *_: _pass_on_sigterm(job.pids()))
     try:
-        mp.spawn(_spawned, args=(main, args, place), nprocs=processes)
+        while not job.join():
+            pass
     except mp.ProcessExitedException as error:
         sys.exit(error.exit_code if error.exit_code > 0 else 1)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _pass_on_sigterm(pids: list[int]) -> None:
+    for pid in pids:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
 
 
 def _spawned(local_rank: int, main: Callable[..., object], args: Any, place: Any) -> None:

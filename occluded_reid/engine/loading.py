@@ -113,7 +113,7 @@ class EpochBatches(Sampler[list[Draw]]):
         self._batches_per_epoch = batches_per_epoch
         self._seed = seed
         self._rank = comm.get_rank()
-        self.start_epoch = 0
+        self.start_epoch, self.start_batch = 0, 0
 
     def __iter__(self) -> Iterator[list[Draw]]:
         for epoch in itertools.count(self.start_epoch):
@@ -123,6 +123,8 @@ class EpochBatches(Sampler[list[Draw]]):
             for batch in range(self._batches_per_epoch):
                 with stream:
                     chosen = list(itertools.islice(indices, self._batch_size))
+                if (epoch, batch) < (self.start_epoch, self.start_batch):
+                    continue
                 yield [
                     Draw(int(index), derive_seed(self._seed, epoch, self._rank, batch, position))
                     for position, index in enumerate(chosen)

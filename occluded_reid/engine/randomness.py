@@ -65,6 +65,20 @@ class PrivateRandomness:
         _restore(self._outer)
 
 
+def random_states() -> tuple[Any, ...]:
+    """Return the states of all generators that :func:`seed_everything` seeds on this device."""
+    own_gpu = torch.cuda.get_rng_state() if torch.cuda.is_initialized() else None
+    return *_states(), own_gpu
+
+
+def restore_random_states(states: tuple[Any, ...]) -> None:
+    """Set the generators to what :func:`random_states` has returned."""
+    *on_cpu, own_gpu = states
+    _restore(tuple(on_cpu))
+    if own_gpu is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(own_gpu)
+
+
 def _states() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state(), torch.get_rng_state()
 

@@ -82,6 +82,16 @@ class TrainingStep:
         if is_last:
             self._move_parameters()
 
+    @property
+    def reads_losses(self) -> bool:
+        """Whether the iteration ends with :meth:`read_losses`, for which all ranks wait."""
+        return self._device_type == "cpu" or (self.iter + 1) % self._log_period == 0
+
+    @property
+    def moves_parameters(self) -> bool:
+        """Whether the iteration ends with an optimizer step: no gradients are left over then."""
+        return self._place_in_group()[1]
+
     def read_losses(self) -> None:
         """Write the losses of the iterations since the last reading to the event storage.
 
@@ -106,7 +116,7 @@ class TrainingStep:
         """Keep the losses where they are; reading one from a GPU would wait for the step."""
         stacked = torch.stack([value.detach().float() for value in losses.values()])
         self._unread.append((self.iter, list(losses), stacked))
-        if self._device_type == "cpu" or (self.iter + 1) % self._log_period == 0:
+        if self.reads_losses:
             self.read_losses()
 
     def _place_in_group(self) -> tuple[int, bool]:

@@ -19,7 +19,18 @@ from torch import nn
 from occluded_reid.checkpoints import Checkpointer
 from occluded_reid.datasets import DatasetNotFound, chosen_protocol
 from occluded_reid.distributed import unwrapped
-from occluded_reid.engine.hooks import EvaluateAndSave, forget_metrics_from, training_bar
+from occluded_reid.engine.hooks import (
+    EvaluateAndSave,
+    MetricsWriter,
+    forget_metrics_from,
+    training_bar,
+)
+from occluded_reid.engine.interruption import (
+    EXIT_CODE,
+    StopRequest,
+    rank_state,
+    restore_rank_state,
+)
 from occluded_reid.engine.loading import (
     DeviceLoader,
     Item,
@@ -29,12 +40,16 @@ from occluded_reid.engine.loading import (
 )
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.randomness import derive_seed, seed_everything
+from occluded_reid.engine.recovery import pass_over_damaged
 from occluded_reid.engine.step import TrainingStep
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation import Evaluator, results_table, run_inference, write_results
-from occluded_reid.files import whole_file
+from occluded_reid.files import remove_unfinished, whole_file
 
 logger = logging.getLogger(__name__)
+
+INTERRUPTED = "model_interrupted"
+"""The checkpoint in the middle of an epoch; an epoch that is complete has others."""
 
 
 class Trainer(defaults.DefaultTrainer):
@@ -51,6 +66,7 @@ class Trainer(defaults.DefaultTrainer):
 
     def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
         TrainerBase.__init__(self)
+        self._trust = trust_checkpoint
         seed_everything(cfg.SEED)
         loader = self.build_train_loader(cfg)
         cfg = self.auto_scale_hyperparams(cfg, loader.dataset.num_classes)
@@ -60,6 +76,7 @@ class Trainer(defaults.DefaultTrainer):
         self.cfg = cfg
         self.iters_per_epoch = len(loader.dataset) // cfg.SOLVER.IMS_PER_BATCH
         self.start_epoch, self.max_epoch = 0, cfg.SOLVER.MAX_EPOCH
+        self._begun: dict[str, Any] | None = None  # of an epoch that SIGTERM has cut in two
         self.max_iter = self.max_epoch * self.iters_per_epoch
         self.warmup_iters, self.delay_epochs = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.DELAY_EPOCHS
         self._trainer = TrainingStep(
@@ -115,6 +132,9 @@ class Trainer(defaults.DefaultTrainer):
     def resume_or_load(self, resume: bool = True) -> None:
         """Continue the run in ``OUTPUT_DIR`` if asked and possible, else load ``MODEL.WEIGHTS``."""
         resume = resume and self.checkpointer.has_checkpoint()
+        if resume and comm.is_main_process():
+            pass_over_damaged(self.checkpointer, trust=self._trust)
+        comm.synchronize()
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
             if "epoch" not in extra:
@@ -124,6 +144,7 @@ class Trainer(defaults.DefaultTrainer):
                 )
             self.start_epoch = extra["epoch"] + 1
             self._keeper.best_metric = extra["best_metric"]
+            self._begun = self._begun_epoch(extra)
         elif self.ema is not None and "ema" not in extra:
             self.ema.set(unwrapped(self.model))
 
@@ -137,33 +158,82 @@ class Trainer(defaults.DefaultTrainer):
         if self.start_epoch >= self.max_epoch:
             return self._return_to_finished_run()
         self.open_test_sets(self.cfg)
-        self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
-        self.data_loader.batch_sampler.start_epoch = self.start_epoch
+        steps = self._begun["steps"] if self._begun else 0
+        self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch + steps
+        batches = self.data_loader.batch_sampler
+        batches.start_epoch, batches.start_batch = self.start_epoch, steps
         if comm.is_main_process():
+            remove_unfinished(Path(self.cfg.OUTPUT_DIR))
             forget_metrics_from(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
             period = self.cfg.SOLVER.LOG_PERIOD
-            self.register_hooks([hooks.PeriodicWriter(self.build_writers(), period)])
+            self.register_hooks([MetricsWriter(self.build_writers(), period)])
         logger.info(f"Training from epoch {self.start_epoch} to {self.max_epoch}")
-        with EventStorage(self.start_iter) as self.storage:
+        with EventStorage(self.start_iter) as self.storage, StopRequest() as stop:
             self.before_train()
             try:
                 for epoch in range(self.start_epoch, self.max_epoch):
                     self.epoch = epoch
                     self.before_epoch()
-                    for _ in range(self.iters_per_epoch):
-                        self.before_step()
-                        self.run_step()
-                        self.after_step()
-                        self.iter += 1
+                    self._run_steps(stop)
                     self.after_epoch()
             finally:
                 self.after_train()
+        if comm.is_main_process():
+            Path(self.cfg.OUTPUT_DIR, f"{INTERRUPTED}.pth").unlink(missing_ok=True)
         return self._last_eval_results
+
+    def _run_steps(self, stop: StopRequest) -> None:
+        """Run the iterations that are left of this epoch."""
+        while self.iter < (self.epoch + 1) * self.iters_per_epoch:
+            self.before_step()
+            self.run_step()
+            self.after_step()
+            self.iter += 1
+            may_ask = comm.get_world_size() == 1 or self._trainer.reads_losses
+            if stop.agreed(now=may_ask) and self._trainer.moves_parameters:
+                self._save_and_leave()
+
+    def _save_and_leave(self) -> None:
+        """Save the epoch as far as it has come; end the process as SIGTERM would.
+
+        Raises:
+            SystemExit: always, with the code 143.
+        """
+        ranks = comm.gather(rank_state(unwrapped(self.model)))
+        begun = {"steps": self.iter - self.epoch * self.iters_per_epoch, "ranks": ranks}
+        best_metric = self._keeper.best_metric
+        self.checkpointer.save(
+            INTERRUPTED, epoch=self.epoch - 1, best_metric=best_metric, begun=begun
+        )
+        comm.synchronize()  # the first process to leave takes the others along
+        logger.warning(
+            f"SIGTERM: stopped and saved after iteration {self.iter} (epoch {self.epoch}); "
+            "--resume goes on there"
+        )
+        raise SystemExit(EXIT_CODE)
+
+    def _begun_epoch(self, extra: dict[str, Any]) -> dict[str, Any] | None:
+        """What the checkpoint says of an epoch that SIGTERM has cut in two.
+
+        Raises:
+            UserError: another number of processes shared its batches.
+        """
+        begun = extra.get("begun")
+        if begun and len(begun["ranks"]) != comm.get_world_size():
+            raise UserError(
+                f"the run in {self.cfg.OUTPUT_DIR} was stopped in the middle of an epoch of "
+                f"{len(begun['ranks'])} processes and cannot go on with {comm.get_world_size()}; "
+                "take as many, or write the name of an earlier checkpoint into last_checkpoint"
+            )
+        return begun
 
     def before_epoch(self) -> None:
         """Make the epoch a function of the seed and the state it starts from."""
         seed_everything(derive_seed(self.cfg.SEED, self.epoch, comm.get_rank()))
         super().before_epoch()
+        if self._begun is not None:
+            restore_rank_state(unwrapped(self.model), self._begun["ranks"][comm.get_rank()])
+            self._begun = None
 
     def after_epoch(self) -> None:
         """Read the last losses before anything is saved."""

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 from reference import fed_memory_update
+from two_ranks import on_two_ranks
 
-from fed.ranks import on_two_ranks
 from fed.tiny import fed_batch, fed_model
 from fed_plugin.diffusion import CentreAttention
 from fed_plugin.losses import memory_contrast_loss

@@ -1,0 +1,228 @@
+#!/usr/bin/env python
+"""Kill tiny trainings at random moments of every phase, resume, compare with a whole run.
+
+Each trial trains FED, AONet or a plain network on drawn images in a forked process; SIGKILL,
+SIGTERM or SIGINT ends it in a chosen phase, at a moment drawn from the seed. It is resumed, now and
+then killed again, until it ends. All that ``model_final.pth`` holds must equal the whole run's bit
+for bit: weights, banks or memory, average, optimizer, schedules, best metric.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import mmap
+import os
+import random
+import signal
+import struct
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+
+from aonet.tiny import aonet_run_cfg  # noqa: E402
+from fed.tiny import fed_run_cfg  # noqa: E402
+from runs import draw_market, final_states, forked, status_of, tiny_cfg, train  # noqa: E402
+
+from fed_plugin import hooks as fed_hooks  # noqa: E402
+from occluded_reid.checkpoints import Checkpointer  # noqa: E402
+from occluded_reid.engine import Trainer  # noqa: E402
+from occluded_reid.engine.interruption import EXIT_CODE  # noqa: E402
+from occluded_reid.engine.step import TrainingStep  # noqa: E402
+from occluded_reid.errors import run_command  # noqa: E402
+
+STATEFUL = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 2)
+METHODS: dict[str, Callable[[Path], Any]] = {
+    "plain": lambda folder: tiny_cfg(folder, *STATEFUL, "DATALOADER.NUM_WORKERS", 1),
+    "FED": lambda folder: fed_run_cfg(folder, *STATEFUL),
+    "AONet": lambda folder: aonet_run_cfg(folder, *STATEFUL),
+}
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+ENDS = {  # a process that is starting has no handler yet; one that is ending has finished
+    signal.SIGKILL: {0, -signal.SIGKILL},
+    signal.SIGTERM: {0, -signal.SIGTERM, EXIT_CODE},
+    signal.SIGINT: {0, 130},
+}
+PHASES = ("start", "bank initialisation", "step", "evaluation", "checkpoint write")
+PLACES = {
+    "bank initialisation": (fed_hooks, "fill_memories"),
+    "step": (TrainingStep, "run_step"),
+    "evaluation": (Trainer, "test"),
+    "checkpoint write": (Checkpointer, "save"),
+}
+
+
+class Watch:
+    """What a forked training tells its parent: its phase and how often it has entered each."""
+
+    def __init__(self) -> None:
+        self._shared = mmap.mmap(-1, 4 * (len(PHASES) + 1))
+
+    def tell(self, phase: int, entered: list[int]) -> None:
+        self._shared[:] = struct.pack(f"{len(PHASES) + 1}i", phase, *entered)
+
+    def read(self) -> tuple[int, list[int]]:
+        phase, *entered = struct.unpack(f"{len(PHASES) + 1}i", self._shared[:])
+        return phase, entered
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[list[float]]:
+        """Report each phase of what runs inside; yield the seconds spent in each."""
+        entered, seconds = [1] + [0] * (len(PHASES) - 1), [0.0] * len(PHASES)
+        self.tell(0, entered)
+
+        def watched(phase: int, function: Any) -> Any:
+            def call(*args: Any, **kwargs: Any) -> Any:
+                outer = self.read()[0]
+                entered[phase] += 1
+                self.tell(phase, entered)
+                start = time.perf_counter()
+                try:
+                    return function(*args, **kwargs)
+                finally:
+                    seconds[phase] += time.perf_counter() - start
+                    self.tell(outer, entered)
+
+            return call
+
+        for number, phase in enumerate(PHASES):
+            if phase in PLACES:
+                owner, name = PLACES[phase]
+                found = vars(owner)[name]
+                if isinstance(found, classmethod):
+                    setattr(owner, name, classmethod(watched(number, found.__func__)))
+                else:
+                    setattr(owner, name, watched(number, found))
+        yield seconds
+
+
+class Whole(NamedTuple):
+    """The run that nobody interrupts: its states, and how often and how long it is in a phase.
+
+    ``phases`` are those in which the trials' signals are to come.
+    """
+
+    states: dict[str, torch.Tensor]
+    entered: list[int]
+    seconds: list[float]
+    phases: list[int]
+
+
+def start(method: str, folder: Path, watch: Watch, seconds_file: Path | None = None) -> int:
+    """Begin or resume a training in a forked process, as tools/train_net.py would."""
+
+    def work() -> None:
+        with open(folder.parent / f"{folder.name}.out", "a") as output:
+            os.dup2(output.fileno(), 1)
+            os.dup2(output.fileno(), 2)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & would ignore it
+        with watch.watching() as seconds:
+            began = time.perf_counter()
+            try:
+                code = run_command(lambda: train(METHODS[method](folder), resume=True))
+            except SystemExit as leaving:
+                code = leaving.code
+            seconds[0] = time.perf_counter() - began - sum(seconds[1:])
+        if seconds_file:
+            seconds_file.write_text(" ".join(map(str, seconds)))
+        os._exit(code)
+
+    return forked(work)
+
+
+def uninterrupted(method: str, folder: Path, phases: Sequence[str]) -> Whole:
+    watch, file = Watch(), folder.parent / f"{folder.name}.seconds"
+    assert status_of(start(method, folder, watch, file)) == 0, f"see {folder}.out"
+    seconds = [float(word) for word in file.read_text().split()]
+    chosen = [PHASES.index(phase) for phase in phases]
+    return Whole(final_states(folder), watch.read()[1], seconds, chosen)
+
+
+def kill(pid: int, watch: Watch, whole: Whole, number: int, chance: random.Random) -> str | None:
+    """Send the signal at a drawn moment of one of ``whole.phases``; return the phase it met."""
+    phase = chance.choice([n for n in whole.phases if whole.entered[n]])
+    visit = chance.randint(1, whole.entered[phase])
+    delay = chance.random() * whole.seconds[phase] / whole.entered[phase]
+    while watch.read()[1][phase] < visit:
+        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+            return None  # a resumed run need not come that way
+        time.sleep(0.0002)
+    time.sleep(delay)
+    met = PHASES[watch.read()[0]]
+    os.kill(pid, number)
+    return met
+
+
+def trial(method: str, folder: Path, whole: Whole, chance: random.Random) -> list[tuple[str, str]]:
+    """Kill and resume until the run has ended; return the signals that ended it and where.
+
+    Raises:
+        AssertionError: a process ended in another way than it should, or the run differs.
+    """
+    met: list[tuple[str, str]] = []
+    for kills_left in range(chance.choice([1, 1, 2, 3]), -1, -1):
+        watch = Watch()
+        pid = start(method, folder, watch)
+        number = chance.choice(SIGNALS)
+        phase = kill(pid, watch, whole, number, chance) if kills_left else None
+        status = status_of(pid)
+        expected = ENDS[number] if phase else {0}
+        assert status in expected, f"{number} in {phase} ended in {status}: {folder}.out"
+        if phase and status:
+            met.append((signal.Signals(number).name, phase))
+    found = final_states(folder)
+    assert found.keys() == whole.states.keys()
+    different = [
+        name for name, value in whole.states.items() if not torch.equal(found[name], value)
+    ]
+    assert not different, f"{folder} differs after {met} in {different[:5]}"
+    left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
+    assert not left and not (folder / "model_interrupted.pth").exists(), left
+    return met
+
+
+def run_trials(
+    folder: Path,
+    trials: int,
+    seed: int,
+    methods: Sequence[str] = tuple(METHODS),
+    phases: Sequence[str] = PHASES,
+) -> collections.Counter[tuple[str, str]]:
+    """Run the trials; return how often each signal ended a run in each phase."""
+    os.environ["FASTREID_DATASETS"] = str(draw_market(folder / "data"))
+    wholes = {method: uninterrupted(method, folder / method, phases) for method in methods}
+    counts: collections.Counter[tuple[str, str]] = collections.Counter()
+    for number in range(trials):
+        chance = random.Random(f"{seed} {number}")
+        method = methods[number % len(methods)]
+        counts.update(trial(method, folder / f"trial{number}", wholes[method], chance))
+        print(f"{number + 1} trials, {counts.total()} kills", flush=True)
+    return counts
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--trials", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        counts = run_trials(Path(folder), args.trials, args.seed, args.methods, args.phases)
+    print(f"{args.trials} runs, killed {counts.total()} times, equal the whole runs bit for bit")
+    for phase in PHASES:
+        found = [f"{number.name} {counts[number.name, phase]}" for number in SIGNALS]
+        print(f"  {phase}: {', '.join(found)}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,89 @@
+#!/usr/bin/env python
+"""Train for thousands of iterations, evaluate and save; memory and open files must stay flat."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import resource
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+
+from fed.tiny import fed_run_cfg  # noqa: E402
+from runs import draw_market  # noqa: E402
+
+from occluded_reid.engine import Trainer, prepare_run  # noqa: E402
+from occluded_reid.engine.hooks import HookBase  # noqa: E402
+
+ITERATIONS_PER_EPOCH = 6  # 48 drawn images in batches of 8
+WARM = 0.25  # of the run is left out: allocators and caches fill up
+
+
+class Reading(NamedTuple):
+    """What the process holds after an iteration: MiB of memory, open files, tracked objects."""
+
+    iteration: int
+    memory: float
+    files: int
+    objects: int
+
+
+class Meter(HookBase):
+    """Takes a :class:`Reading` every ``period`` iterations."""
+
+    def __init__(self, period: int):
+        self._period = period
+        self.readings: list[Reading] = []
+
+    def after_step(self) -> None:
+        if (self.trainer.iter + 1) % self._period:
+            return
+        gc.collect()
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        memory = pages * resource.getpagesize() / 2**20
+        files = len(os.listdir("/proc/self/fd"))
+        self.readings.append(Reading(self.trainer.iter + 1, memory, files, len(gc.get_objects())))
+        print(*self.readings[-1], flush=True)
+
+
+def long_run(folder: Path, iterations: int) -> list[Reading]:
+    """Train FED on drawn images, evaluating and saving every five epochs; return the readings."""
+    os.environ["FASTREID_DATASETS"] = str(draw_market(folder / "data"))
+    every = ("TEST.EVAL_PERIOD", 5, "SOLVER.CHECKPOINT_PERIOD", 5)
+    epochs = -(-iterations // ITERATIONS_PER_EPOCH)
+    cfg = fed_run_cfg(folder / "run", *every, "SOLVER.MAX_EPOCH", epochs, "SOLVER.BASE_LR", 1e-4)
+    trainer = Trainer(prepare_run(cfg, training=True))
+    meter = Meter(max(1, iterations // 40))
+    trainer.register_hooks([meter])
+    trainer.train()
+    return meter.readings
+
+
+def growth(readings: list[Reading]) -> tuple[float, int, int]:
+    """From the first quarter's end to the run's end: MiB, open files, objects."""
+    first, last = readings[int(len(readings) * WARM)], readings[-1]
+    return last.memory - first.memory, last.files - first.files, last.objects - first.objects
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--iterations", type=int, default=2000)
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        readings = long_run(Path(folder), args.iterations)
+    memory, files, objects = growth(readings)
+    print(
+        f"{args.iterations} iterations: {memory:+.1f} MiB, {files:+d} files, {objects:+d} objects"
+    )
+
+
+if __name__ == "__main__":
+    main()

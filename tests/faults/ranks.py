@@ -1,0 +1,29 @@
+"""Work in any number of processes that find what torchrun puts into the environment."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+
+from runs import forked, status_of
+
+from occluded_reid.engine.launch import launch
+
+
+def on_ranks(number: int, work: Callable[[int], object]) -> None:
+    """Run ``work(rank)`` in ``number`` forked processes of one group; all must end well."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+
+    def run(rank: int) -> None:
+        os.environ.update(
+            TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
+            RANK=str(rank), LOCAL_RANK=str(rank),
+            WORLD_SIZE=str(number), LOCAL_WORLD_SIZE=str(number),
+        )  # fmt: skip
+        launch(work, rank, device="cpu")
+
+    ranks = [forked(lambda rank=rank: run(rank)) for rank in range(number)]
+    assert [status_of(pid) for pid in ranks] == [0] * number

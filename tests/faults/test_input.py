@@ -1,0 +1,294 @@
+"""Whatever a file holds, reading it ends in its content or in a message; code in it never runs.
+
+``FUZZ_EXAMPLES=10000 pytest tests/faults/test_input.py`` tries that many files of each kind.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import io
+import os
+import pickle
+import random
+import re
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from runs import load_tool
+from test_structure import PYTHON, ROOT
+
+from occluded_reid.checkpoints import load_safely
+from occluded_reid.config import load_config
+from occluded_reid.datasets.folders import read_images
+from occluded_reid.errors import UserError
+from occluded_reid.files import zip_fault
+from occluded_reid.images import READ_ERRORS, read_rgb
+
+make_occluders = load_tool("make_occluders")
+EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 25))
+fuzzed = settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="FUZZ_EXAMPLES" not in os.environ,
+    database=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+
+
+class Trap:
+    """An object that makes a folder when it is unpickled."""
+
+    def __init__(self, path: Path):
+        self.path = str(path)
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return os.mkdir, (self.path,)
+
+
+# --------------------------------------------------------------------------- configurations
+
+WORDS = st.sampled_from(
+    ["SOLVER", "MAX_EPOCH", "MODEL", "SEED", "INPUT", "SIZE_TRAIN", "_BASE_", "DATASETS", "NAMES"]
+) | st.text(max_size=6)
+YAML = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | WORDS | st.dates(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(WORDS, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@settings(fuzzed, max_examples=EXAMPLES // 5)  # each takes a tenth of a second
+@given(content=st.dictionaries(WORDS, YAML, max_size=3).map(repr) | st.text() | st.binary())
+@example(content="SOLVER: !!python/object/apply:os.system [exit]")
+@example(content="? [1, 2]\n: 3")
+@example(content="1: 2")
+@example(content="SOLVER: {1: 2}")
+@example(content="_BASE_: [1]")
+@example(content="_BASE_: ''")
+@example(content="SEED: &a [*a]")
+@example(content=b"\xff\xfe\x00")
+@example(content="SEED: 2001-02-30")
+@example(content="[" * 3000)
+def test_any_configuration(tmp_path, content):
+    path = tmp_path / "run.yml"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode("utf-8", "replace"))
+    try:
+        load_config(str(path))
+    except UserError as error:
+        assert str(path) in str(error) or "DEVICE" in str(error)
+
+
+# ------------------------------------------------------------------------------ data sets
+
+
+@fuzzed
+@given(
+    names=st.lists(
+        st.from_regex(r"-?[0-9]{0,5}_?c?[0-9]{0,3}s?[^/\x00]{0,8}(\.jpg)?", fullmatch=True)
+        .filter(lambda name: name not in ("", ".", ".."))
+        .filter(lambda name: len(os.fsencode(name.encode("utf-8", "replace"))) < 200),
+        max_size=4,
+    )
+)
+def test_any_file_names(tmp_path_factory, names):
+    folder = tmp_path_factory.mktemp("images")
+    for name in names:
+        (folder / name.encode("utf-8", "replace").decode()).touch()
+    try:
+        found = read_images(folder, re.compile(r"(-?\d+)_c(\d+)"), num_cameras=6)
+    except UserError as error:
+        assert "its name says camera" in str(error)
+        return
+    assert all(image.pid >= 0 and 0 <= image.camid < 6 for image in found)
+
+
+@fuzzed
+@given(content=st.binary() | st.text().map(str.encode))
+@example(content=b"image,x0,y0,x1,y1\na.jpg,1,2,3,4\n")
+@example(content=b"image,x0,y0,x1,y1\na.jpg,1,2,3,4,5,6\n")
+@example(content=b"image,x0,y0,x1,y1\na.jpg,1,2," + b"9" * 5000 + b",4\n")
+@example(content=b"image,x0,y0,x1,y1\na\x00.jpg,1,2,3,4\n")
+@example(content=b"x0,y0,x1,y1\n1,2,3,4\n")
+@example(content=b'image,x0,y0,x1,y1\n"' + b"a" * 200_000 + b'",1,2,3,4\n')
+def test_any_list_of_boxes(tmp_path, content):
+    path = tmp_path / "boxes.csv"
+    path.write_bytes(content)
+    try:
+        boxes = make_occluders.read_boxes(path)
+        make_occluders.cut_boxes(boxes, tmp_path / "set")
+    except UserError as error:
+        assert str(tmp_path) in str(error)
+
+
+# ---------------------------------------------------------------------------- checkpoints
+
+
+def checkpoint() -> bytes:
+    stream = io.BytesIO()
+    torch.save({"model": {"weight": torch.arange(2000.0)}, "epoch": 3}, stream)
+    return stream.getvalue()
+
+
+WHOLE = checkpoint()
+
+
+def read_again(path: Path) -> torch.Tensor | None:
+    try:
+        return load_safely(str(path))["model"]["weight"]
+    except UserError as error:
+        assert str(path) in str(error)
+        return None
+
+
+@fuzzed
+@given(content=st.binary() | st.builds(lambda n: WHOLE[:n], st.integers(0, len(WHOLE) - 1)))
+@example(content=pickle.dumps([1, 2]))
+@example(content=b"q")
+@example(content=b"q\x00")
+@example(content=b"\x80\x02" + b"\x8a\xff")
+def test_what_is_no_whole_checkpoint_is_a_message(tmp_path, content):
+    path = tmp_path / "model.pth"
+    path.write_bytes(content)
+    assert zip_fault(path)
+    try:
+        load_safely(str(path))
+    except UserError as error:
+        assert str(path) in str(error)
+
+
+@fuzzed
+@given(place=st.integers(0, len(WHOLE) - 1), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, place, bit):
+    path, data = tmp_path / "model.pth", bytearray(WHOLE)
+    data[place] ^= 1 << bit
+    path.write_bytes(data)
+    weight = read_again(path)
+    assert weight is None or torch.equal(weight, torch.arange(2000.0))
+
+
+@pytest.mark.parametrize("kind", ["zip", "pickle", "numpy"])
+def test_a_malicious_checkpoint_runs_code_under_plain_loading_and_not_here(tmp_path, kind):
+    path, trap = tmp_path / "model.pth", tmp_path / "trap"
+    content = {"model": {"weight": torch.ones(2)}, "more": Trap(trap)}
+    if kind == "zip":
+        torch.save(content, path)
+    elif kind == "pickle":
+        path.write_bytes(pickle.dumps(content))
+    else:
+        with open(path, "wb") as stream:
+            np.save(stream, np.array([Trap(trap)], dtype=object))
+    with pytest.raises(UserError):
+        load_safely(str(path))
+    assert not trap.exists()
+    if kind == "zip":
+        torch.load(path, weights_only=False)
+        assert trap.exists()  # so this test can fail
+
+
+# --------------------------------------------------------------------------------- images
+
+
+def bomb() -> bytes:
+    """A PNG of a few hundred bytes that says it is 60,000 x 60,000."""
+    stream = io.BytesIO()
+    Image.new("L", (1, 1)).save(stream, "PNG")
+    data = bytearray(stream.getvalue())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(bytes(data[12:29])).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 500)])
+def test_every_kind_of_image_becomes_rgb(tmp_path, mode, size):
+    path = tmp_path / "image.wrong"  # the content decides, not the name
+    Image.new(mode, size).save(path, "TIFF" if mode not in ("LA", "P") else "PNG")
+    image = read_rgb(path)
+    assert (image.mode, image.size) == ("RGB", size)
+
+
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff", bomb()], ids=str)
+def test_what_is_no_image_is_one_of_the_errors_that_are_named(tmp_path, content):
+    path = tmp_path / "image.jpg"
+    path.write_bytes(content)
+    with pytest.raises(READ_ERRORS):
+        read_rgb(path)
+
+
+@fuzzed
+@given(kind=st.sampled_from(["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]), seed=st.integers(0))
+def test_damaged_images_are_read_or_named(tmp_path, kind, seed):
+    stream, chance = io.BytesIO(), random.Random(seed)
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8)
+    Image.fromarray(pixels).save(stream, kind)
+    data = bytearray(stream.getvalue())
+    for _ in range(chance.randint(1, 6)):
+        data[chance.randrange(len(data))] = chance.randrange(256)
+    path = tmp_path / "image.jpg"
+    path.write_bytes(data[: chance.choice([None, chance.randrange(len(data))])])
+    with contextlib.suppress(READ_ERRORS):
+        assert read_rgb(path).mode == "RGB"
+
+
+# ---------------------------------------------------------------------------------- trust
+
+# Who may read what can run code, and why that is safe.
+TRUSTED = {
+    "occluded_reid/checkpoints.py": "where the user has said --trust-checkpoint",
+}
+
+
+def unsafe_calls(source: str) -> list[str]:
+    """Calls that unpickle, build any Python object from YAML, or unpack paths unseen."""
+    faults = []
+    for node in ast.walk(ast.parse(source)):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        if (
+            re.fullmatch(r"(c?[pP]ickle|dill|joblib|shelve|marshal)\.(loads?|open|Unpickler)", name)
+            or (name == "torch.load" and given.get("weights_only", "True") != "True")
+            or (name.endswith("load") and given.get("allow_pickle", "False") != "False")
+            or re.fullmatch(r"yaml\.(load|unsafe_load|full_load)(_all)?", name)
+            or name.endswith((".extractall", ".unpack_archive", "read_pickle"))
+            or name in ("eval", "exec", "os.system")
+        ):
+            faults.append(f"{name} in line {node.lineno}")
+    return faults
+
+
+@pytest.mark.parametrize("path", [p for p in PYTHON if p.parts[0] != "tests"], ids=str)
+def test_nothing_is_read_that_can_run_code(path: Path) -> None:
+    found = unsafe_calls((ROOT / path).read_text(encoding="utf-8"))
+    assert bool(found) == (str(path) in TRUSTED), found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "pickle.load(f)",
+        "torch.load(f, weights_only=False)",
+        "np.load(f, allow_pickle=True)",
+        "yaml.load(f)",
+        "archive.extractall(folder)",
+        "eval(text)",
+    ],
+)
+def test_the_search_for_unsafe_calls_finds_them(source: str) -> None:
+    assert unsafe_calls(source)
+    assert not unsafe_calls("torch.load(f, weights_only=True); np.load(f); yaml.safe_load(f)")
+
+
+def test_a_zip_whose_parts_are_whole_has_no_fault(tmp_path):
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("part", b"content")
+    assert zip_fault(tmp_path / "a.zip") == ""
