@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
@@ -64,6 +65,14 @@ def test_parameters_move_and_the_loss_falls_through_the_whole_trainer(tmp_path):
     assert losses[-1] < 0.7 * losses[0]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
     assert results["data_sets"]["Market1501"]["metrics"]["Rank-1"]["value"] > 60  # chance: 12.5
+
+
+@pytest.mark.skipif(importlib.util.find_spec("gdown") is not None, reason="gdown would download")
+def test_pretrained_weights_that_are_missing_are_named_in_one_message(tmp_path, monkeypatch):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    network = ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.PRETRAIN", True]
+    with pytest.raises(UserError, match=r"resnet50.*does not exist: download .*PRETRAIN False"):
+        Trainer.build_model(tiny_cfg(tmp_path / "run", *network))
 
 
 def test_every_evaluation_stands_in_the_metrics(tmp_path):

@@ -272,10 +272,15 @@ class Trainer(defaults.DefaultTrainer):
         """Build the model.
 
         Raises:
-            UserError: the configuration names a part that does not exist.
+            UserError: the configuration names a part that does not exist, or pretrained weights
+                that are not there.
         """
         try:
             return super().build_model(cfg)
+        except FileNotFoundError as error:
+            raise UserError(
+                f"{error}; MODEL.BACKBONE.PRETRAIN False starts from random weights"
+            ) from error
         except (KeyError, AssertionError) as error:
             raise UserError(
                 f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, "
