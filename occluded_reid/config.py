@@ -160,7 +160,7 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
         raise UserError(f"{path}: its _BASE_ {error.filename} does not exist") from error
     except RecursionError as error:
         raise UserError(f"{path}: its _BASE_ leads back to itself") from error
-    except (yaml.YAMLError, UnicodeDecodeError, TypeError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} is no configuration (YAML mapping): {error}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} is no configuration (YAML mapping)")
