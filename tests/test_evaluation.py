@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 import torch
 from fastreid.utils import comm
+from ranks import on_ranks
 from runs import tiny_cfg
 from torch import nn
-from two_ranks import on_two_ranks
 
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation import (
@@ -325,7 +325,7 @@ def test_two_ranks_report_what_one_does(tmp_path, features, shares):
         assert evaluator.collected() is None or rank == 0  # asked for again
         assert found == (expected if rank == 0 else {})
 
-    on_two_ranks(work)
+    on_ranks(2, work)
 
 
 @pytest.mark.distributed
@@ -342,7 +342,7 @@ def test_ranks_send_their_rows_without_pickling_them(monkeypatch):
         if rank == 0:
             assert found[:, 0].tolist() == [0, 0, 0, 1, 1]
 
-    on_two_ranks(work)
+    on_ranks(2, work)
 
 
 def test_broken_features_and_sets_without_positives_are_refused(tmp_path, features):

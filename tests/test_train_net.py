@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from ranks import statuses_of_ranks
 from runs import TINY, draw_market, final_states, forked, load_tool, status_of, tiny_cfg
 
 from occluded_reid.engine import Trainer
@@ -194,18 +194,11 @@ if __name__ == "__main__":
 
 def on_two_ranks(options: list[str]) -> list[int]:
     """Run the command in two processes that find what torchrun puts into the environment."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
 
-    def rank(number: int) -> None:
-        os.environ.update(
-            TORCHELASTIC_RUN_ID="test", MASTER_ADDR="127.0.0.1", MASTER_PORT=port,
-            RANK=str(number), LOCAL_RANK=str(number), WORLD_SIZE="2", LOCAL_WORLD_SIZE="2",
-        )  # fmt: skip
+    def rank(_: int) -> None:
         assert train_net.command(options) == 0
 
-    return [status_of(pid) for pid in [forked(lambda n=n: rank(n)) for n in range(2)]]
+    return statuses_of_ranks(2, rank)
 
 
 @pytest.mark.distributed

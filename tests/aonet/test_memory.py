@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ranks import on_ranks
 from reference import aonet_algorithm_1, aonet_binarised, aonet_feature
-from two_ranks import on_two_ranks
 
 from aonet.tiny import aonet_batch, aonet_model
 from aonet_plugin.landmarks import landmark_responses, visibility_scores
@@ -206,7 +206,7 @@ def test_two_ranks_equal_one_that_sees_all(tmp_path, share, weighted):
         memory.update(features[own], responses[own], None if weights is None else weights[own])
         torch.save(memory.features, tmp_path / f"{rank}.pt")
 
-    on_two_ranks(work)
+    on_ranks(2, work)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(one, other)
     torch.testing.assert_close(one, whole.features)

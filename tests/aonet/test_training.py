@@ -6,9 +6,9 @@ import json
 
 import pytest
 import torch
+from ranks import on_ranks
 from runs import final_states, train
 from tiny_runs import states_of_a_run_that_was_killed_and_resumed
-from two_ranks import on_two_ranks
 
 from aonet.tiny import aonet_run_cfg
 from occluded_reid.checkpoints import Checkpointer
@@ -76,7 +76,7 @@ def test_two_ranks_keep_one_memory(tmp_path, monkeypatch):
         train(aonet_run_cfg(tmp_path / "run", "SOLVER.MAX_EPOCH", 1))
         torch.save(memories, tmp_path / f"{rank}.pt")
 
-    on_two_ranks(work)
+    on_ranks(2, work)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert len(one) == len(other) > 1
     for mine, yours in zip(one, other, strict=True):

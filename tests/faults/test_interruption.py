@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import torch
 from fed.tiny import fed_run_cfg
+from ranks import on_ranks
 from runs import TINY, draw_market, final_states, forked, status_of, train
 from test_train_net import LAUNCHED, REPOSITORY, words
 
 from faults.kill import run_trials
-from faults.ranks import on_ranks
 from fed_plugin import hooks
 from occluded_reid.engine.interruption import StopRequest
 from occluded_reid.engine.step import TrainingStep

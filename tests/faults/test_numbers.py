@@ -10,11 +10,11 @@ import pytest
 import torch
 from aonet.tiny import aonet_batch, aonet_model
 from fed.tiny import fed_batch, fed_model, fed_run_cfg
+from ranks import on_ranks
 from runs import draw_market, tiny_cfg
 from torch import nn
 
 from faults.long_run import growth, long_run
-from faults.ranks import on_ranks
 from occluded_reid.config import CfgNode
 from occluded_reid.distributed import unwrapped
 from occluded_reid.engine import Trainer, prepare_run

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+from ranks import on_ranks
 from reference import fed_memory_update
-from two_ranks import on_two_ranks
 
 from fed.tiny import fed_batch, fed_model
 from fed_plugin.diffusion import CentreAttention
@@ -159,7 +159,7 @@ def test_two_ranks_equal_one_that_sees_all(tmp_path, share):
         memory.update(features[own], identities[own])
         torch.save(memory.centres, tmp_path / f"{rank}.pt")
 
-    on_two_ranks(work)
+    on_ranks(2, work)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(one, other)
     torch.testing.assert_close(one, whole.centres)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from ranks import on_ranks
 from runs import draw_market, final_states, train
 from tiny_runs import states_of_a_run_that_was_killed_and_resumed
-from two_ranks import on_two_ranks
 
 from fed.tiny import fed_cfg, fed_run_cfg
 from fed_plugin import hooks
@@ -111,7 +111,7 @@ def test_a_digest_tells_identities_apart_whatever_their_order():
 def test_two_ranks_fill_the_banks_of_one(tmp_path):
     """With a learning rate of zero and banks that never move, the filled banks are saved."""
     still = ("SOLVER.BASE_LR", 0.0, "MODEL.FED.MEMORY_MOMENTUM", 1.0, "SOLVER.MAX_EPOCH", 1)
-    on_two_ranks(lambda rank: train(fed_run_cfg(tmp_path / "two", *still)))
+    on_ranks(2, lambda rank: train(fed_run_cfg(tmp_path / "two", *still)))
     train(fed_run_cfg(tmp_path / "one", *still))
     one, two = banks(tmp_path / "one"), banks(tmp_path / "two")
     assert len(one) == 6
@@ -130,7 +130,7 @@ def test_two_ranks_agree_and_can_be_resumed(tmp_path):
         train(fed_run_cfg(parts, *schedule, 1))
         train(fed_run_cfg(parts, *schedule, 2), resume=True)
 
-    on_two_ranks(work)
+    on_ranks(2, work)
     one, other = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     for name, tensor in one.items():
         if "_memory." in name or "classifiers" in name:

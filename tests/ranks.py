@@ -11,8 +11,8 @@ from runs import forked, status_of
 from occluded_reid.engine.launch import launch
 
 
-def on_ranks(number: int, work: Callable[[int], object]) -> None:
-    """Run ``work(rank)`` in ``number`` forked processes of one group; all must end well."""
+def statuses_of_ranks(number: int, work: Callable[[int], object]) -> list[int]:
+    """Run ``work(rank)`` in ``number`` forked processes; return how each of them ended."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
@@ -23,7 +23,12 @@ def on_ranks(number: int, work: Callable[[int], object]) -> None:
             RANK=str(rank), LOCAL_RANK=str(rank),
             WORLD_SIZE=str(number), LOCAL_WORLD_SIZE=str(number),
         )  # fmt: skip
-        launch(work, rank, device="cpu")
+        work(rank)
 
-    ranks = [forked(lambda rank=rank: run(rank)) for rank in range(number)]
-    assert [status_of(pid) for pid in ranks] == [0] * number
+    return [status_of(pid) for pid in [forked(lambda n=n: run(n)) for n in range(number)]]
+
+
+def on_ranks(number: int, work: Callable[[int], object]) -> None:
+    """Run ``work(rank)`` in ``number`` forked processes of one group; all must end well."""
+    statuses = statuses_of_ranks(number, lambda rank: launch(work, rank, device="cpu"))
+    assert statuses == [0] * number
