@@ -66,6 +66,9 @@ class FED(nn.Module):
         pixel_std: likewise.
     """
 
+    # It trains on the pairs of INPUT.NPO.MODE pair.
+    reads_pairs = True
+
     # What inference neither reads nor needs to have; top-level names of the state dict.
     training_only = ("classifiers", "diffusion", "erased_memory", "diffused_memory")
 

@@ -16,13 +16,13 @@ from typing import Any
 import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.heads import EmbeddingHead
-from fastreid.modeling.meta_arch import build_model
 from fastreid.utils.checkpoint import Checkpointer as FastreidCheckpointer
 from torch import nn
 
 from occluded_reid.conversion import first_of
 from occluded_reid.errors import UserError
 from occluded_reid.files import whole_file, zip_fault
+from occluded_reid.models import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -222,13 +222,7 @@ def build_untrained(cfg: CfgNode) -> nn.Module:
     cfg.defrost()
     cfg.MODEL.BACKBONE.PRETRAIN = False
     cfg.freeze()
-    try:
-        return build_model(cfg)
-    except (KeyError, AssertionError) as error:
-        raise UserError(
-            f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, MODEL.BACKBONE "
-            "and MODEL.HEADS"
-        ) from error
+    return build_model(cfg)
 
 
 def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) -> nn.Module:

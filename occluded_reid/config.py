@@ -52,6 +52,14 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
 
     # An unreadable image: raise (stop and name it) or skip (name it once and go on without it).
     cfg.INPUT.ON_ERROR = "raise"
+    # Who augments training images; a seed gives the same images. transforms: fast-reid's, one by
+    # one. workers: the loader's workers by batch, some times faster. device: they crop and mirror
+    # only, the GPU does the rest. The last two take padding with zeros, flip, colour jitter without
+    # hue, erasing and NPO, and refuse the other augmentations.
+    cfg.INPUT.AUGMENTATION = "transforms"
+    # Folder where training images are kept decoded at SIZE_TRAIN (98 kB each at 256 x 128), for
+    # workers and device; made when first used. "" = decode them in each epoch.
+    cfg.INPUT.CACHE = ""
     _add_npo_config(cfg)
     _add_vit_config(cfg)
 
@@ -169,7 +177,9 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
     for key, value in _leaves(loaded):
         if key not in sections and not isinstance(value, dict):
             raise UserError(f"{path}: {key} is a section; it needs keys below it, not {value!r}")
-    _merge(lambda: cfg.merge_from_other_cfg(CfgNode(loaded)), path)
+    for key, value in _leaves(loaded):
+        if value != {}:
+            _merge(cfg, key, value, path)
 
 
 def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
@@ -180,20 +190,43 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
             f"{options[0]} stands behind KEY VALUE pairs, where words are read as such pairs; "
             "options go before the first KEY"
         )
+    if joined := [word for word in overrides[0::2] if "=" in word]:
+        key, _, value = joined[0].partition("=")
+        raise UserError(f"{joined[0]}: key and value stand apart, {key} {value}")
     if len(overrides) % 2:
         raise UserError(
             f"overrides come as KEY VALUE pairs, but {len(overrides)} words were given: "
             + " ".join(overrides)
         )
     _refuse_unknown_keys(cfg, iter(overrides[0::2]), "the command line")
-    _merge(lambda: cfg.merge_from_list(overrides), "the command line")
+    for key, value in zip(overrides[0::2], overrides[1::2], strict=True):
+        _merge(cfg, key, value, "the command line")
 
 
-def _merge(merge: Any, source: str) -> None:
+def _merge(cfg: CfgNode, key: str, value: Any, source: str) -> None:
+    """Set one key; ``value`` may be the text of a Python literal."""
+    present = dict(_leaves(cfg)).get(key)
+    value = CfgNode._decode_cfg_value(value)
+    if type(present) is float and type(value) is int:
+        value = float(value)
     try:
-        merge()
+        cfg.merge_from_list([key, value])
     except (ValueError, KeyError, AssertionError) as error:
-        raise UserError(f"{source}: {error}") from error
+        kind = _KINDS.get(type(present), "section with keys below it")
+        example = "" if present in (None, "", [], ()) else f" such as {present!r}"
+        raise UserError(
+            f"{source}: {key} cannot be {value!r}; it takes a {kind}{example}"
+        ) from error
+
+
+_KINDS = {
+    bool: "truth value",
+    float: "number with a decimal point",
+    int: "whole number",
+    list: "list",
+    str: "text",
+    tuple: "list",
+}
 
 
 def _refuse_unknown_keys(cfg: CfgNode, keys: Iterator[str], source: str) -> None:
@@ -232,6 +265,7 @@ def _files_beside(path: Path) -> str:
 
 
 _CHOICES = {
+    "INPUT.AUGMENTATION": ("transforms", "workers", "device"),
     "INPUT.NPO.MODE": ("pair", "replace"),
     "INPUT.ON_ERROR": ("raise", "skip"),
     "MODEL.BACKBONE.POSITION_RESIZE": ("bicubic", "bilinear"),
@@ -261,6 +295,8 @@ _LOSSES = ("CircleLoss", "Cosface", "CrossEntropyLoss", "TripletLoss")
 
 def _check_choices(cfg: CfgNode) -> None:
     values = dict(_leaves(cfg))
+    for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
+        _check_size(key, values[key])
     for key, choices in _CHOICES.items():
         if values[key] not in choices:
             raise UserError(f"{key} is {values[key]!r}; it can be {' or '.join(choices)}")
@@ -288,3 +324,13 @@ def _check_choices(cfg: CfgNode) -> None:
     without_gpu = not torch.cuda.is_available() or str(cfg.MODEL.DEVICE) == "cpu"
     if cfg.SOLVER.AMP.ENABLED and values["SOLVER.AMP.DTYPE"] == "float16" and without_gpu:
         raise UserError("SOLVER.AMP.DTYPE float16 needs a GPU; use bfloat16 on the CPU")
+
+
+def _check_size(key: str, size: Sequence[Any]) -> None:
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise UserError(f"{key} is {size}; it must be height and width in pixels: [256, 128]")
+    height, width = size
+    if width > height:
+        logger.warning(
+            f"{key} is [height, width]: images {width} wide and {height} high are wider than people"
+        )

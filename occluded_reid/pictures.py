@@ -47,24 +47,30 @@ def title_of(name: str, kind: str) -> str:
 
 
 def image_tile(
-    path: str, caption: str, truth: Mapping[str, Any] | None, visibility: Any = None
+    path: str,
+    caption: str,
+    truth: Mapping[str, Any] | None,
+    visibility: Any = None,
+    *,
+    stripes: bool = True,
 ) -> Tile:
     """Return a picture with its predicted visibility and, where it is known, the true one.
 
     Args:
         path: of the picture.
         caption: below it.
-        truth: occlusion truth by path, or None.
-        visibility: (P,) of stripes, or None.
+        truth: occlusion truth by path, or None; it is of stripes.
+        visibility: (P,) of the parts, or None.
+        stripes: whether the parts are stripes.
     """
     if truth is None or _key(path) not in truth:  # real galleries have none
-        return Tile(_pixels(path), [caption], visibility=visibility)
+        return Tile(_pixels(path), [caption], visibility=visibility, stripes=stripes)
     record = truth[_key(path)]
-    stripes = STRIPES if visibility is None else len(visibility)
-    person = np.reshape(record.stripe_person_pixels, (stripes, -1)).sum(1)
-    visible = np.reshape(record.stripe_visible_pixels, (stripes, -1)).sum(1)
+    parts = STRIPES if visibility is None else len(visibility)
+    person = np.reshape(record.stripe_person_pixels, (parts, -1)).sum(1)
+    visible = np.reshape(record.stripe_visible_pixels, (parts, -1)).sum(1)
     captions = [caption, f"{100 * record.visible_fraction:.0f} % visible"]
-    shares = np.divide(visible, person, out=np.ones(stripes), where=person > 0)
+    shares = np.divide(visible, person, out=np.ones(parts), where=person > 0)
     frame = OCCLUSIONS[record.occlusion]
     return Tile(_pixels(path), captions, frame, visibility, shares.tolist())
 
@@ -97,7 +103,13 @@ def subset_section(name: str, dataset: Any, subset: str) -> Section:
 
 
 def ranked_lists(
-    found: Collected, distances: np.ndarray, ranking: Ranking, places: Sequence[int], name: str
+    found: Collected,
+    distances: np.ndarray,
+    ranking: Ranking,
+    places: Sequence[int],
+    name: str,
+    *,
+    stripes: bool = True,
 ) -> Section:
     """Return queries, each with its first gallery images.
 
@@ -107,35 +119,39 @@ def ranked_lists(
         ranking: of those queries that have a positive.
         places: in ``ranking``, of the queries to show.
         name: of the test set.
+        stripes: whether the parts, of which the visibility is shown, are stripes.
     """
     tiles = []
     for place in places:
         precision = f"AP {100 * ranking.average_precision[place]:.0f} %"
-        tiles += _ranked_list(found, int(ranking.query[place]), distances, precision)
+        tiles += _ranked_list(found, int(ranking.query[place]), distances, precision, stripes)
     legend = [("same identity", BLUE), ("another identity", ORANGE), ("query", GREY)]
     title = f"{name}: query, then its first {RANKS} gallery images"
     return Section(title, tiles, 1 + RANKS, legend)
 
 
-def _ranked_list(found: Collected, query: int, distances: np.ndarray, precision: str) -> list[Tile]:
+def _ranked_list(
+    found: Collected, query: int, distances: np.ndarray, precision: str, stripes: bool
+) -> list[Tile]:
     ids, gallery_ids = found.identities[query], found.identities[found.queries :]
     own_camera = found.cameras[found.queries :] == found.cameras[query]
     row = distances[query]
     ignored = (gallery_ids == ids) & own_camera
     order = np.argsort(np.where(ignored, np.inf, row), kind="stable")[:RANKS]
-    tiles = [_found_tile(found, query, [f"query id {ids}", precision], GREY)]
+    tiles = [_found_tile(found, query, [f"query id {ids}", precision], GREY, stripes)]
     for rank, image in enumerate(order, start=1):
         hit = gallery_ids[image] == ids
         captions = [f"{rank}: {'hit' if hit else 'miss'}", f"distance {row[image]:.2f}"]
-        tiles.append(_found_tile(found, found.queries + image, captions, BLUE if hit else ORANGE))
+        colour = BLUE if hit else ORANGE
+        tiles.append(_found_tile(found, found.queries + image, captions, colour, stripes))
     return tiles
 
 
 def _found_tile(
-    found: Collected, place: int, captions: list[str], colour: tuple[int, int, int]
+    found: Collected, place: int, captions: list[str], colour: tuple[int, int, int], stripes: bool
 ) -> Tile:
     visibility = found.visibility[place].tolist() or None
-    return Tile(_pixels(found.paths[place]), captions, colour, visibility)
+    return Tile(_pixels(found.paths[place]), captions, colour, visibility, stripes=stripes)
 
 
 def _key(path: str) -> str:

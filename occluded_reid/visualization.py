@@ -20,6 +20,9 @@ BLUE, ORANGE, GREEN, PURPLE, GREY, BLACK = (
 VISIBLE, HIDDEN = (86, 180, 233), (213, 94, 0)
 BARS_LEGEND = (("visible", VISIBLE), ("hidden", HIDDEN))
 PREDICTED_NOTE, TRUTH_NOTE = "numbers and bars: predicted visibility", "bars: true visible share"
+LANDMARKS_NOTE = (
+    "numbers below and bars from the top: predicted visibility of landmarks 1, 2, 3, ..."
+)
 BOTH_NOTE = "numbers and left bars: predicted visibility; right bars: true visible share"
 # of growing lightness, even for colour-blind readers and in print
 HEAT_COLOURS = matplotlib.colormaps["viridis"]
@@ -35,8 +38,10 @@ class Tile:
         image: (H, W, 3) uint8, RGB; scaled to the tile.
         captions: lines below it.
         colour: of its frame.
-        visibility: (P,) in [0, 1], what a model says of each part, from top to bottom: written on
-            the image and drawn as bars beside it.
+        visibility: (P,) in [0, 1], what a model says of each part, drawn as bars beside the image
+            from top to bottom.
+        stripes: the parts are stripes, whose numbers stand on the image; other parts have no such
+            place, and theirs stand below it.
         truth: (P,) in [0, 1], the visible share of each part, drawn as bars to the right of those.
         heat: (h, w) in [0, 1], laid over the whole image as colours.
     """
@@ -47,11 +52,23 @@ class Tile:
     visibility: Sequence[float] | None = None
     truth: Sequence[float] | None = None
     heat: np.ndarray | None = None
+    stripes: bool = True
 
     @property
     def bars(self) -> list[Sequence[float]]:
         """The columns of bars beside the image."""
         return [values for values in (self.visibility, self.truth) if values is not None]
+
+    @property
+    def lines(self) -> list[str]:
+        """What is written below the image."""
+        if self.stripes or self.visibility is None:
+            return list(self.captions)
+        numbers = [f"{score:.2f}" for score in self.visibility]
+        return [
+            *self.captions,
+            *(" ".join(numbers[at : at + 3]) for at in range(0, len(numbers), 3)),
+        ]
 
 
 @dataclass
@@ -86,7 +103,7 @@ def sheet(sections: Sequence[Section]) -> Image.Image:
 
 
 def _draw_section(section: Section) -> Image.Image:
-    lines = max((len(tile.captions) for tile in section.tiles), default=0)
+    lines = max((len(tile.lines) for tile in section.tiles), default=0)
     columns_of_bars = max((len(tile.bars) for tile in section.tiles), default=0)
     step_x = TILE[0] + 2 * FRAME + MARGIN + columns_of_bars * (BAR + 2)
     step_y = TILE[1] + 2 * FRAME + MARGIN + lines * CAPTION
@@ -119,9 +136,9 @@ def _draw_tile(part: Image.Image, draw: ImageDraw.ImageDraw, tile: Tile, x: int,
     part.paste(picture, (x + FRAME, y + FRAME))
     for number, values in enumerate(tile.bars):
         _draw_bars(draw, values, right + 2 + number * (BAR + 2), y + FRAME)
-    if tile.visibility is not None:
+    if tile.visibility is not None and tile.stripes:
         _write_scores(draw, tile.visibility, x + FRAME + 2, y + FRAME)
-    for number, line in enumerate(tile.captions):
+    for number, line in enumerate(tile.lines):
         draw.text((x, bottom + 1 + number * CAPTION), line, BLACK, _font(CAPTION - 2))
 
 
@@ -138,7 +155,7 @@ def _as_image(colours: np.ndarray) -> Image.Image:
 
 
 def _draw_bars(draw: ImageDraw.ImageDraw, visibility: Sequence[float], x: int, y: int) -> None:
-    """One cell per stripe: its filled share is the visible one."""
+    """One cell per part: its filled share is the visible one."""
     edges = np.linspace(y, y + TILE[1], len(visibility) + 1).astype(int)
     for value, top, bottom in zip(visibility, edges, edges[1:], strict=False):
         draw.rectangle((x, top + 1, x + BAR, bottom - 1), fill=HIDDEN)
@@ -160,6 +177,8 @@ def _write_scores(draw: ImageDraw.ImageDraw, scores: Sequence[float], x: int, y:
 
 def _bars_legend(tiles: Sequence[Tile]) -> list[tuple[str, tuple[int, int, int] | None]]:
     predicted = any(tile.visibility is not None for tile in tiles)
+    if any(tile.visibility is not None and not tile.stripes for tile in tiles):
+        return [*BARS_LEGEND, (LANDMARKS_NOTE, None)]
     known = any(tile.truth is not None for tile in tiles)
     if not (predicted or known):
         return []

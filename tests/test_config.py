@@ -33,7 +33,10 @@ def test_a_file_over_its_base_and_overrides_over_both(tmp_path):
             "no configuration key SOLVER.MAX_EPOC; did you mean SOLVER.MA",
         ),
         ("seed: 5\n", "there is no configuration key seed; did you mean SEED"),
-        ("SOLVER:\n  MAX_EPOCH: [5]\n", "SOLVER.MAX_EPOCH|Type mismatch"),
+        (
+            "SOLVER:\n  MAX_EPOCH: [5]\n",
+            "MAX_EPOCH cannot be .5.; it takes a whole number such as 120",
+        ),
         ("SOLVER: 5\n", "SOLVER is a section"),
         ("SOLVER:\n", "SOLVER is a section"),
         ("_BASE_: run.yml\n", "its _BASE_ leads back to itself"),
@@ -59,7 +62,13 @@ def test_an_unknown_file_suggests_its_neighbours(tmp_path):
     [
         (["SOLVER.MAX_EPOCHS", "5"], "the command line: .* SOLVER.MAX_EPOCHS; did you mean"),
         (["SOLVER.MAX_EPOCH"], "KEY VALUE pairs, but 1 words"),
-        (["SOLVER.MAX_EPOCH", "many"], "the command line"),
+        (["SOLVER.MAX_EPOCH=5"], "MAX_EPOCH=5: key and value stand apart, SOLVER.MAX_E.* 5$"),
+        (["SOLVER.MAX_EPOCH", "many"], "SOLVER.MAX_EPOCH cannot be 'many'; it takes a whole num"),
+        (["SOLVER.MAX_EPOCH", "2.5"], "SOLVER.MAX_EPOCH cannot be 2.5; it takes a whole number"),
+        (["DATASETS.NAMES", "Market1501"], "NAMES cannot be 'Market1501'; it takes a list"),
+        (["INPUT.SIZE_TEST", "256"], r"SIZE_TEST cannot be 256; .* a list such as \[256, 128\]"),
+        (["INPUT.SIZE_TRAIN", "[256]"], r"SIZE_TRAIN is \[256\]; it must be height and width"),
+        (["MODEL.HEADS", "5"], "MODEL.HEADS cannot be 5; it takes a section with keys below it$"),
         (["INPUT.ON_ERROR", "ignore"], "INPUT.ON_ERROR is 'ignore'; it can be raise or skip"),
         (["TEST.METRIC", "cosin"], "TEST.METRIC is 'cosin'"),
         (["SOLVER.AMP.DTYPE", "int8"], "SOLVER.AMP.DTYPE is 'int8'"),
@@ -81,6 +90,21 @@ def test_an_unknown_file_suggests_its_neighbours(tmp_path):
 def test_a_mistake_on_the_command_line_is_named(overrides, message):
     with pytest.raises(UserError, match=message):
         load_config("", overrides)
+
+
+def test_a_whole_number_will_do_where_a_decimal_point_is_expected(tmp_path):
+    assert load_config("", ["SOLVER.BASE_LR", "1"]).SOLVER.BASE_LR == 1.0
+    path = write(tmp_path, "SOLVER: {BASE_LR: 1}\n")
+    assert isinstance(load_config(path).SOLVER.BASE_LR, float)
+
+
+def test_an_image_size_that_lies_on_its_side_is_said_to(caplog):
+    logging.getLogger("occluded_reid").propagate = True
+    with caplog.at_level(logging.WARNING):
+        load_config("", ["INPUT.SIZE_TRAIN", "[256, 128]"])
+        assert "wider than people" not in caplog.text
+        load_config("", ["INPUT.SIZE_TRAIN", "[128, 256]"])
+    assert "INPUT.SIZE_TRAIN is [height, width]: images 256 wide and 128 high" in caplog.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")

@@ -290,10 +290,20 @@ def test_drawn_set_and_its_protocols(tmp_path: Path, drawn: list[tuple]) -> None
     assert names(occluded.query) == ["0002_c1_000002.jpg"]
     assert names(holistic.query) == ["0002_c1_000003.jpg"]
     assert [item[1:] for item in occluded.train] == [
-        ("synthetic_0000", "synthetic_00"),
-        ("synthetic_0001", "synthetic_11"),
+        ("synthetic-tiny-seed0-v1_0000", "synthetic-tiny-seed0-v1_00"),
+        ("synthetic-tiny-seed0-v1_0001", "synthetic-tiny-seed0-v1_11"),
     ]
     assert tuple(occluded.gallery[0][1:]) == (2, 1)
+
+
+def test_another_draw_has_other_people(tmp_path: Path, drawn: list[tuple]) -> None:
+    """Their numbers are the same; a bank of one must not pass for that of the other."""
+    draws = [
+        build_dataset("SyntheticOccluded", root=str(tmp_path), synthetic_size=size, **seed)
+        for size, seed in (("tiny", {}), ("small", {}), ("tiny", {"synthetic_seed": 1}))
+    ]
+    people = [frozenset(item[1] for item in dataset.train) for dataset in draws]
+    assert len(frozenset.union(*people)) == 3 * len(people[0])
 
 
 def test_drawn_set_may_stand_elsewhere(tmp_path: Path, drawn: list[tuple]) -> None:

@@ -201,6 +201,19 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert (folder / "model_final.pth").read_bytes() == before
 
 
+def test_a_finished_run_is_not_written_over_without_a_word(tmp_path):
+    folder, message = tmp_path / "run", "holds a finished run, which this one writes over"
+    folder.mkdir()
+    for resumed in (False, True):
+        prepare_run(tiny_cfg(folder), training=True, resumed=resumed)
+    (folder / "model_final.pth").touch()
+    prepare_run(tiny_cfg(folder), training=True, resumed=True)
+    prepare_run(tiny_cfg(folder), training=False)
+    assert message not in (folder / "log.txt").read_text()
+    prepare_run(tiny_cfg(folder), training=True)
+    assert message in (folder / "log.txt").read_text()
+
+
 def test_a_finished_run_without_results_is_evaluated_on_resume(tmp_path):
     folder = tmp_path / "run"
     train(tiny_cfg(folder))

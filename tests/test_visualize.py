@@ -163,6 +163,21 @@ def test_the_command_draws_what_fed_sees(tmp_path, words, capsys):
     assert "FED has no landmarks; AONet has" in capsys.readouterr().err
 
 
+def test_landmarks_have_no_place_on_an_image_to_write_their_visibility_at():
+    scores = [0.1, 0.25, 0.5, 1.0]
+    as_stripes, landmarks = (
+        Tile(solid(9, 8, 7), ("caption",), BLUE, scores, stripes=stripes)
+        for stripes in (True, False)
+    )
+    assert as_stripes.lines == ["caption"]
+    assert landmarks.lines == ["caption", "0.10 0.25 0.50", "1.00"]
+    of_stripes, of_landmarks = (
+        colours(sheet([Section("", [tile], 1)])) for tile in (as_stripes, landmarks)
+    )
+    assert of_landmarks[(9, 8, 7)] == TILE[0] * TILE[1] > of_stripes[(9, 8, 7)]
+    assert of_landmarks[VISIBLE] == of_stripes[VISIBLE]  # the bars
+
+
 def test_the_command_draws_every_landmark_and_the_least_visible_one(tmp_path, words):
     assert visualize.command(["--kind", "landmarks", *untrained(words, *AONET)]) == 0
     picture = Image.open(tmp_path / "run" / "landmarks.png")

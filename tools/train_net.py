@@ -16,7 +16,7 @@ from occluded_reid.errors import run_command
 
 def main(cfg: CfgNode, args: argparse.Namespace) -> None:
     """What each process of the job does."""
-    cfg = prepare_run(cfg, training=not args.eval_only)
+    cfg = prepare_run(cfg, training=not args.eval_only, resumed=args.resume)
     if args.eval_only:
         Trainer.evaluate_weights(cfg, trust_checkpoint=args.trust_checkpoint)
         return

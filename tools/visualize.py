@@ -82,7 +82,7 @@ def _ranked(cfg: CfgNode, model: nn.Module, choose: Callable[[int], np.ndarray])
     ranking = rank_queries(distances, *ids, *cameras)
     by_precision = np.argsort(-ranking.average_precision, kind="stable")
     chosen = by_precision[choose(len(by_precision))]
-    return sheet([ranked_lists(found, distances, ranking, chosen, name)])
+    return sheet([ranked_lists(found, distances, ranking, chosen, name, stripes=evaluator.stripes)])
 
 
 def draw_visibility(cfg: CfgNode, model: nn.Module) -> Image.Image:
@@ -102,7 +102,10 @@ def draw_visibility(cfg: CfgNode, model: nn.Module) -> Image.Image:
             # the truth is of stripes, not of other parts such as landmarks
             truth = dataset.truth if said.stripes else None
             seen = zip(_named(batch), said.visibility.tolist(), strict=True)
-            tiles += [image_tile(path, caption, truth, each) for (path, caption), each in seen]
+            tiles += [
+                image_tile(path, caption, truth, each, stripes=said.stripes)
+                for (path, caption), each in seen
+            ]
         sections.append(Section(title_of(name, kind), tiles, COLUMNS))
     return sheet(sections)
 

@@ -106,7 +106,7 @@ class FolderDataset(ImageDataset):
     """
 
     #: First part of training labels; sets that share identities share it.
-    dataset_name: ClassVar[str] = ""
+    dataset_name: str = ""
     #: Ways to evaluate the set; the first one is the default. Empty: there is just one.
     protocols: ClassVar[Sequence[str]] = ()
     #: Folders below ``root`` that are tried in order; ``""`` is ``root`` itself.

@@ -26,7 +26,6 @@ class SyntheticOccluded(FolderDataset):
         synthetic_root: where the images are kept; ``""`` is ``root``.
     """
 
-    dataset_name = "synthetic"
     protocols = ("occluded", "holistic")
     pattern = re.compile(r"(\d+)_c(\d+)_")
     example = "0012_c3_000451.jpg"
@@ -55,6 +54,7 @@ class SyntheticOccluded(FolderDataset):
         # Every process calls it; the generator's own lock lets one of them draw.
         home = Path(generate(self.root, self.size, self.seed)).absolute()
         self.home = str(home)
+        self.dataset_name = f"synthetic-{home.name}"  # another draw has other people
         query = "query_holistic" if self.protocol == "holistic" else "query"
         names = ("bounding_box_train", query, "bounding_box_test")
         self.image_folders = [home / name for name in names]

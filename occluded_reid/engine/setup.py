@@ -51,6 +51,24 @@ def argument_parser(description: str) -> argparse.ArgumentParser:
     return parser
 
 
+def weights_parser(description: str, config: str) -> argparse.ArgumentParser:
+    """Return a parser with the options of the commands that read weights and write a file.
+
+    Args:
+        description: of the command.
+        config: what ``--config-file`` means to it.
+    """
+    parser = argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help=config)
+    add("--trust-checkpoint", action="store_true", help="read Python objects: they can run code")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
+    return parser
+
+
 def config_of_run(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
     """Read the configuration and settle its seed, before any process is started."""
     show_log()
@@ -78,8 +96,13 @@ def show_log(folder: str | None = None) -> None:
         )
 
 
-def prepare_run(cfg: CfgNode, *, training: bool) -> CfgNode:
+def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNode:
     """Make ``OUTPUT_DIR``, open its log, write config.yaml and seed everything.
+
+    Args:
+        cfg: the configuration.
+        training: not an evaluation alone.
+        resumed: the run goes on where it was; else a finished one that is there is written over.
 
     Returns:
         The configuration with rank 0's seed.
@@ -98,6 +121,8 @@ def prepare_run(cfg: CfgNode, *, training: bool) -> CfgNode:
     logger.info(f"Configuration:\n{cfg}")
     logger.info(f"Seed {cfg.SEED}, rank {comm.get_rank()} of {comm.get_world_size()}")
     if comm.is_main_process():
+        if training and not resumed and (folder / "model_final.pth").is_file():
+            logger.warning(f"{folder} holds a finished run, which this one writes over")
         with whole_file(folder / "config.yaml", "w") as stream:
             stream.write(cfg.dump())
     seed_everything(cfg.SEED)

@@ -46,6 +46,7 @@ class TrainingStep:
         iters_per_epoch: int,
         ema: ModelEmaV3 | None = None,
     ):
+        _check_pairs_are_read(cfg, model)
         self.model = model.train()
         self.data_loader = data_loader
         self.optimizer = optimizer
@@ -170,9 +171,24 @@ class TrainingStep:
         for name, value in zip(names, row, strict=True):
             if not np.isfinite(value):
                 epoch = iteration // self._iters_per_epoch
+                advice = (
+                    "Nothing was learned yet: look at MODEL.WEIGHTS and MODEL.PIXEL_STD"
+                    if iteration == 0
+                    else "Try a smaller SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
+                    "SOLVER.CLIP_GRADIENTS.ENABLED True or SOLVER.AMP.ENABLED False; --resume "
+                    "goes on from the last checkpoint, if there is one"
+                )
                 raise UserError(
                     f"{name} became {value} at iteration {iteration} (epoch {epoch}); nothing was "
-                    "saved since. Try a smaller SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
-                    "SOLVER.CLIP_GRADIENTS.ENABLED True or SOLVER.AMP.ENABLED False, and --resume "
-                    "from the last checkpoint"
+                    f"saved since. {advice}"
                 )
+
+
+def _check_pairs_are_read(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse to make occluded copies of images for a model that would never look at them."""
+    npo = cfg.INPUT.NPO
+    if npo.ENABLED and npo.MODE == "pair" and not getattr(unwrapped(model), "reads_pairs", False):
+        raise UserError(
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not train on pairs; "
+            "INPUT.NPO.MODE replace occludes its training images instead"
+        )

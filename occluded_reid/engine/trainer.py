@@ -45,6 +45,7 @@ from occluded_reid.engine.step import TrainingStep
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation import Evaluator, results_table, run_inference, write_results
 from occluded_reid.files import remove_unfinished, whole_file
+from occluded_reid.models import build_model
 
 logger = logging.getLogger(__name__)
 
@@ -269,23 +270,10 @@ class Trainer(defaults.DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the model.
-
-        Raises:
-            UserError: the configuration names a part that does not exist, or pretrained weights
-                that are not there.
-        """
-        try:
-            return super().build_model(cfg)
-        except FileNotFoundError as error:
-            raise UserError(
-                f"{error}; MODEL.BACKBONE.PRETRAIN False starts from random weights"
-            ) from error
-        except (KeyError, AssertionError) as error:
-            raise UserError(
-                f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, "
-                "MODEL.BACKBONE and MODEL.HEADS"
-            ) from error
+        """Build the model of ``cfg``; raises as :func:`occluded_reid.models.build_model`."""
+        model = build_model(cfg)
+        logger.info(f"Model:\n{model}")
+        return model
 
     @classmethod
     def build_train_loader(cls, cfg: CfgNode, items: list[Item] | None = None) -> DeviceLoader:
@@ -297,10 +285,10 @@ class Trainer(defaults.DefaultTrainer):
         """Fill in ``MODEL.HEADS.NUM_CLASSES``, also in the run's config.yaml.
 
         Raises:
-            UserError: the configuration names fewer identities than the data has.
+            UserError: the configuration names more or fewer identities than the data has.
         """
         configured = cfg.MODEL.HEADS.NUM_CLASSES
-        if configured >= num_classes:
+        if configured == num_classes:
             return cfg
         if configured:
             raise UserError(

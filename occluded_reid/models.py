@@ -1,0 +1,62 @@
+"""Build the model that a configuration names, or say in one message what cannot be built."""
+
+from __future__ import annotations
+
+import difflib
+
+from fastreid.config import CfgNode
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from fastreid.modeling.meta_arch import build_model as build_in_fastreid
+from torch import nn
+
+from occluded_reid.errors import UserError
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build the model of ``cfg`` on ``MODEL.DEVICE``.
+
+    Raises:
+        UserError: the configuration names a part that does not exist, or pretrained weights that
+            are not there.
+    """
+    _check_names(cfg)
+    backbone = cfg.MODEL.BACKBONE
+    try:
+        return build_in_fastreid(cfg)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error}; MODEL.BACKBONE.PRETRAIN False starts from random weights"
+        ) from error
+    except (KeyError, AssertionError) as error:
+        if error.args == (backbone.DEPTH,):
+            raise UserError(
+                f"the model cannot be built: {backbone.NAME} has no MODEL.BACKBONE.DEPTH "
+                f"{backbone.DEPTH!r}; 50x is a depth of ResNet, base one of ViT"
+            ) from error
+        raise UserError(
+            f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, MODEL.BACKBONE "
+            "and MODEL.HEADS"
+        ) from error
+
+
+def _check_names(cfg: CfgNode) -> None:
+    """Refuse a part that no registry holds; heads count where fast-reid's architectures use them.
+
+    Raises:
+        UserError: the name, and those that look like it.
+    """
+    named = {
+        "MODEL.META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        "MODEL.BACKBONE.NAME": (cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        "MODEL.HEADS.NAME": (cfg.MODEL.HEADS.NAME, REID_HEADS_REGISTRY),
+    }
+    for key, (name, registry) in named.items():
+        try:
+            registry.get(name)
+        except KeyError as error:
+            known = sorted(registry._obj_map)  # fast-reid's registry has no other list of names
+            near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}"
+            raise UserError(f"{key} is {name!r}, which does not exist; {hint}") from error
