@@ -31,9 +31,14 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     cfg.SOLVER.ACCUMULATE = 1
     # Iterations between two readings of the losses (log line, metrics.json, TensorBoard).
     cfg.SOLVER.LOG_PERIOD = 50
+    # Warn where a loss term is above so many times its median of the last 100 iterations; 0 = off.
+    cfg.SOLVER.SPIKE_FACTOR = 10.0
 
     # Compile the model with torch.compile.
     cfg.MODEL.COMPILE = False
+    # Lay the weights of convolutions out with their channels last: faster for convolutional networks
+    # of full size, not for transformers.
+    cfg.MODEL.CHANNELS_LAST = False
     # Exponential moving average of the weights; evaluated and saved beside the raw ones.
     cfg.MODEL.EMA = CfgNode({"ENABLED": False})
     cfg.MODEL.EMA.DECAY = 0.999
@@ -285,6 +290,7 @@ _RANGES = {
     "SOLVER.IMS_PER_BATCH": (1, 10**9),
     "SOLVER.LOG_PERIOD": (1, 10**9),
     "SOLVER.MAX_EPOCH": (1, 10**9),
+    "SOLVER.SPIKE_FACTOR": (0, float("inf")),
     "SOLVER.WARMUP_ITERS": (0, 10**9),
     "TEST.EVAL_PERIOD": (0, 10**9),
     "TEST.IMS_PER_BATCH": (1, 10**9),

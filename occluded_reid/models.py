@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 
+import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.heads import REID_HEADS_REGISTRY
@@ -24,7 +25,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     _check_names(cfg)
     backbone = cfg.MODEL.BACKBONE
     try:
-        return build_in_fastreid(cfg)
+        model = build_in_fastreid(cfg)
     except FileNotFoundError as error:
         raise UserError(
             f"{error}; MODEL.BACKBONE.PRETRAIN False starts from random weights"
@@ -39,6 +40,8 @@ def build_model(cfg: CfgNode) -> nn.Module:
             f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, MODEL.BACKBONE "
             "and MODEL.HEADS"
         ) from error
+    # feature maps take the layout of the weights that they meet first
+    return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
 
 def _check_names(cfg: CfgNode) -> None:
