@@ -15,6 +15,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # as for a script: the modules find each other
 
 import run  # noqa: E402
+import search_scale  # noqa: E402
 from aonet_case import AONetCase  # noqa: E402
 from comparison import Figure, Unequal, figure, require_equal, time_alternately  # noqa: E402
 from dispatch import OperationCounter  # noqa: E402
@@ -32,6 +33,7 @@ from figures import (  # noqa: E402
     optimizer,
     ranking,
     rerank,
+    search,
     similarity,
     step,
 )
@@ -52,6 +54,7 @@ SIZES = {
     optimizer: dict(case=TINY, rounds=1),
     ranking: dict(queries=20, gallery=150, rounds=1),
     rerank: dict(queries=8, gallery=60, channels=8, k1=6, k2=3, rounds=1),
+    search: dict(items=150, channels=8, batch=3, rounds=1),
     similarity: dict(queries=8, gallery=9, landmarks=3, channels=5, rounds=1),
     step: dict(case=TINY, rounds=1),
 }  # fmt: skip
@@ -166,6 +169,7 @@ def changed(function, by):
     [
         (similarity, similarity, "similarities", lambda x: 1.01 * x),
         (rerank, rerank, "re_ranking", lambda x: x + 0.01),
+        (search, search.faiss.IndexFlatIP, "search", lambda x: (x[0] + 0.01, x[1])),
         (ranking, ranking, "evaluate_rank", lambda x: (x[0], [0.9 * y for y in x[1]], x[2])),
         (ranking, ranking, "evaluate_rank", lambda x: (x[0], x[1], [0.9 * y for y in x[2]])),
         (ranking, ranking, "evaluate_rank", lambda x: (0.9 * x[0], x[1], x[2])),
@@ -222,7 +226,7 @@ def test_a_mistyped_figure_ends_in_one_message(capsys):
 
 
 def test_committed_results_have_the_form():
-    files = list((BENCHMARKS / "results").glob("*.json"))
+    files = [path for path in (BENCHMARKS / "results").glob("*.json") if path.stem in SUITES]
     assert files
     for file in files:
         content = json.loads(file.read_text(encoding="utf-8"))
@@ -230,3 +234,21 @@ def test_committed_results_have_the_form():
         assert set(content["figures"]) <= names
         for each in content["figures"].values():
             assert set(each) == {"ours", "reference", "ratio", "unit", "spread"}
+
+
+def test_search_by_size_at_a_tiny_one(tmp_path, capsys):
+    file = tmp_path / "scale.json"
+    words = ["--items", "1000", "--dim", "8", "--kinds", "exact", "ivf", "--json", str(file)]
+    assert search_scale.command([*words, "--folder", str(tmp_path)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["exact", "ivf"]
+    assert rows[0]["recall_queries"] == 1 and rows[1]["recall_queries"] > 0.8
+    assert all(row["ms_one"] > 0 and row["bytes_per_item"] > 0 for row in rows)
+    assert search_scale.command(["--items", "10"]) == 2
+    assert "at least 1000" in capsys.readouterr().err
+
+
+def test_committed_searches_have_the_form():
+    for file in (BENCHMARKS / "results").glob("search_*.json"):
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        assert rows and all(row["kind"] in search_scale.KINDS for row in rows)

@@ -42,6 +42,19 @@ def test_tiles_and_pairs_are_parts_of_the_whole(metric, monkeypatch):
     assert torch.equal(query, before[0]) and torch.equal(gallery, before[1])
 
 
+@pytest.mark.parametrize("metric", METRICS)
+def test_from_bfloat16_distances_are_float32_and_near(metric):
+    query, gallery = torch.randn(6, 64), torch.randn(11, 64)
+    found = distance_matrix(query.bfloat16(), gallery.bfloat16(), metric)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, distance_matrix(query, gallery, metric), atol=0.5, rtol=0.02)
+
+
+def test_by_inner_product_no_lengths_are_computed(monkeypatch):
+    monkeypatch.setattr(torch.linalg, "vector_norm", None)
+    distance_matrix(torch.randn(2, 3), torch.randn(4, 3), "dot")
+
+
 def test_a_vector_of_zeros_is_far_by_cosine_and_not_nan():
     assert distance_matrix(torch.zeros(1, 3), torch.eye(3), "cosine").tolist() == [[1, 1, 1]]
 

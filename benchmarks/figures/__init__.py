@@ -19,11 +19,23 @@ from figures import (
     optimizer,
     ranking,
     rerank,
+    search,
     similarity,
     step,
 )
 
 SUITES: dict[str, tuple[ModuleType, ...]] = {
-    "cpu": (counts, activations, similarity, ranking, rerank, optimizer, loading, head, step),
+    "cpu": (
+        counts,
+        activations,
+        similarity,
+        ranking,
+        rerank,
+        search,
+        optimizer,
+        loading,
+        head,
+        step,
+    ),
     "gpu": (gpu_evaluation, gpu_fed, gpu_aonet),
 }

@@ -36,16 +36,22 @@ class Ranking(NamedTuple):
         return (self.first_match <= k).astype(np.float64)
 
 
-class _Case(NamedTuple):
-    """A query that can be judged: its row in the tile and its identity's gallery images.
+class _Pairs(NamedTuple):
+    """Queries of a block and gallery images of the same identity, query after query.
 
-    Of ``images`` the first ``right`` are positives, the others are of the query's camera: ignored.
+    Attributes:
+        rows: (E,) the query's row in the block, ascending.
+        images: (E,) positions in the gallery.
+        ignored: (E,) whether the image is of the query's camera, too.
     """
 
-    query: int
-    row: int
+    rows: np.ndarray
     images: np.ndarray
-    right: int
+    ignored: np.ndarray
+
+    def chosen(self, places: np.ndarray) -> _Pairs:
+        """Return some of them, in that order."""
+        return _Pairs(*(each[places] for each in self))
 
 
 def rank_queries(
@@ -58,9 +64,10 @@ def rank_queries(
     """Rank the gallery for each query under Market-1501's rule.
 
     Gallery images of the query's identity *and* camera are ignored. Equal distances keep the
-    gallery's order. Nothing is sorted: the rank of a positive is the number of gallery images
-    before it. A gallery of more than 131,072 images is read twice, a part at a time: first the
-    distances of the positives, then what stands before them.
+    gallery's order. The rank of a positive is the number of gallery images before it: its place
+    among the sorted distances, which need no positions beside them. A gallery of more than 131,072
+    images is read twice, a part at a time: first the distances of the positives, then what stands
+    before them.
 
     Args:
         distances: (Q, G), an array or what computes its tiles.
@@ -73,70 +80,96 @@ def rank_queries(
     images_of = _images_by_identity(gallery_ids)
     columns = columns_at_once(gallery)
     parts = list(spans(gallery, columns))
-    found: list[tuple[_Case, np.ndarray]] = []
+    found = [Ranking(*np.empty((3, 0), np.int64), *np.empty((2, 0)))]
     for block in spans(queries, rows_at_once(columns)):
-        cases = []
-        for row, query in enumerate(range(block.start, block.stop)):
-            images = images_of(query_ids[query])
-            ignored = gallery_cameras[images] == query_cameras[query]
-            if not ignored.all():
-                ordered = np.concatenate([images[~ignored], images[ignored]])
-                cases.append(_Case(query, row, ordered, len(images) - int(ignored.sum())))
-        tile = functools.lru_cache(maxsize=1)(lambda n, block=block: distances[block, parts[n]])
-        found += zip(cases, _ranks(tile, parts, cases), strict=True)
-    rows = [_judged(case, ranks) for case, ranks in found]
-    columns_of = list(zip(*rows, strict=True)) if rows else [()] * 5
-    kinds = (np.int64, np.int64, np.int64, np.float64, np.float64)
-    return Ranking(*(np.array(each, kind) for each, kind in zip(columns_of, kinds, strict=True)))
+        rows, images = images_of(query_ids[block])
+        if len(rows):
+            pairs = _Pairs(rows, images, gallery_cameras[images] == query_cameras[block][rows])
+            tile = functools.lru_cache(maxsize=1)(lambda n, block=block: distances[block, parts[n]])
+            found.append(_judged(block.start, *_ranks(tile, parts, pairs)))
+    return Ranking(*map(np.concatenate, zip(*found, strict=True)))
 
 
-def _images_by_identity(identities: np.ndarray) -> Callable[[int], np.ndarray]:
-    """Return a function from an identity to the positions of its images, ascending."""
+def _images_by_identity(
+    identities: np.ndarray,
+) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    """Return a function from identities to pairs: which of them, and the position of an image."""
     order = np.argsort(identities, kind="stable")
-    names, starts = np.unique(identities[order], return_index=True)
-    parts = np.split(order, starts[1:]) if len(names) else []
-    groups = dict(zip(names.tolist(), parts, strict=True))
-    nobody = np.empty(0, np.int64)
-    return lambda identity: groups.get(int(identity), nobody)
+    ordered = identities[order]
+
+    def images_of(wanted: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        starts = ordered.searchsorted(wanted)
+        counts = ordered.searchsorted(wanted, "right") - starts
+        rows = np.repeat(np.arange(len(wanted)), counts)
+        return rows, order[
+            np.arange(len(rows)) + np.repeat(starts - counts.cumsum() + counts, counts)
+        ]
+
+    return images_of
 
 
-def _judged(case: _Case, ranks: np.ndarray) -> tuple[int, int, int, float, float]:
-    hits = np.arange(1, case.right + 1)
-    precision = float(np.mean(hits / ranks))
-    return case.query, case.right, int(ranks[0]), precision, case.right / int(ranks[-1])
+def _judged(first_query: int, rows: np.ndarray, ranks: np.ndarray) -> Ranking:
+    """Judge a block of queries by the ranks of their positives, ascending in each row."""
+    positives = np.bincount(rows)
+    valid = np.flatnonzero(positives)
+    positives = positives[valid]
+    ends = positives.cumsum()
+    starts = ends - positives
+    hits = np.arange(1, len(rows) + 1) - np.repeat(starts, positives)
+    precision = np.bincount(rows, hits / ranks)[valid] / positives
+    penalty = positives / ranks[ends - 1]
+    return Ranking(first_query + valid, positives, ranks[starts], precision, penalty)
 
 
 def _ranks(
-    tile: Callable[[int], np.ndarray], parts: list[slice], cases: list[_Case]
-) -> list[np.ndarray]:
-    """Return the ranks (from 1, ascending) of each case's positives.
+    tile: Callable[[int], np.ndarray], parts: list[slice], pairs: _Pairs
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the rows (n,) of all positives, ascending, and their ranks from 1, ascending in a row.
 
     Args:
         tile: the distances of the block's queries to a part of the gallery, by its number.
         parts: where the parts of the gallery begin and end.
-        cases: the block's queries that can be judged.
+        pairs: positives and ignored images of the block's queries.
     """
-    values = [np.empty(len(case.images), tile(0).dtype) for case in cases]
+    values = np.empty(len(pairs.rows), tile(0).dtype)
     for number, part in enumerate(parts):
-        for case, value in zip(cases, values, strict=True):
-            inside = (part.start <= case.images) & (case.images < part.stop)
-            value[inside] = tile(number)[case.row, case.images[inside] - part.start]
-    before = [-_ignored_before(case, value) for case, value in zip(cases, values, strict=True)]
+        inside = np.flatnonzero((part.start <= pairs.images) & (pairs.images < part.stop))
+        values[inside] = tile(number)[pairs.rows[inside], pairs.images[inside] - part.start]
+    order = np.lexsort((pairs.images, values, pairs.rows))
+    pairs, values = pairs.chosen(order), values[order]
+    ignored = pairs.ignored.cumsum()  # up to here, of this query and of those before
+    ignored -= np.insert(ignored, 0, 0)[pairs.rows.searchsorted(pairs.rows)]
+    positive = np.flatnonzero(~pairs.ignored)
+    pairs, values = pairs.chosen(positive), values[positive]
+    ranks = 1 - ignored[positive]
     for number, part in enumerate(parts):
-        smaller = np.empty(part.stop - part.start, bool)
-        for case, value, counts in zip(cases, values, before, strict=True):
-            row = tile(number)[case.row]
-            splits = np.clip(case.images[: case.right] - part.start, 0, len(row)).tolist()
-            for place, split in enumerate(splits):
-                np.less_equal(row[:split], value[place], out=smaller[:split])
-                np.less(row[split:], value[place], out=smaller[split:])
-                counts[place] += np.count_nonzero(smaller)
-    return [np.sort(counts) + 1 for counts in before]
+        ranks += _before(tile(number), part.start, pairs, values)
+    return pairs.rows, ranks
 
 
-def _ignored_before(case: _Case, values: np.ndarray) -> np.ndarray:
-    """Return for each positive how many ignored images the count of its row would hold."""
-    right = case.right
-    value, position = values[:right, None], case.images[:right, None]
-    ties = (values[right:] == value) & (case.images[right:] < position)
-    return np.count_nonzero((values[right:] < value) | ties, axis=1)
+def _before(tile: np.ndarray, start: int, pairs: _Pairs, values: np.ndarray) -> np.ndarray:
+    """Return how many images of a part of the gallery stand before each of some images: (n,).
+
+    Args:
+        tile: the block's distances to this part.
+        start: where the part begins.
+        pairs: the images (n,).
+        values: (n,) their distances, ascending in each row.
+    """
+    smaller, not_larger = np.empty((2, len(values)), np.int64)
+    ends = pairs.rows.searchsorted(np.arange(len(tile)), "right").tolist()
+    ordered = np.empty_like(tile[0])
+    first = 0
+    for row, last in zip(tile, ends, strict=True):
+        if first < last:
+            ordered[:] = row
+            ordered.sort()
+            smaller[first:last] = ordered.searchsorted(values[first:last])
+            not_larger[first:last] = ordered.searchsorted(values[first:last], "right")
+            first = last
+    places = pairs.images - start
+    inside = (places >= 0) & (places < tile.shape[1])
+    for tied in np.flatnonzero(not_larger - smaller > inside).tolist():
+        in_front = tile[pairs.rows[tied], : max(0, places[tied])]
+        smaller[tied] += np.count_nonzero(in_front == values[tied])
+    return smaller

@@ -109,8 +109,14 @@ class Database:
         """Return the rows that belong to no item any more, ascending."""
         return self._numbers("SELECT row FROM removed ORDER BY row", ())
 
-    def selected(self, filter: Filter, column: str = "row") -> np.ndarray:
-        """Return the rows, or the ids, of the items that ``filter`` lets through, ascending."""
+    def selected(self, filter: Filter, column: str = "row", limit: int | None = None) -> np.ndarray:
+        """Return the rows, or the ids, of the items that ``filter`` lets through, ascending.
+
+        Args:
+            filter: which items.
+            column: ``row`` or ``id``.
+            limit: any so many of them are enough.
+        """
         clauses, values = ["1"], list[Any]()
         if filter.cameras:
             clauses.append(f"camera IN ({_marks(filter.cameras)})")
@@ -120,7 +126,37 @@ class Database:
                 clauses.append(f"time {comparison} ?")
                 values.append(bound)
         condition = " AND ".join(clauses)
-        return np.sort(self._numbers(f"SELECT {column} FROM items WHERE {condition}", values))
+        values.append(-1 if limit is None else limit)
+        statement = f"SELECT {column} FROM items WHERE {condition} LIMIT ?"
+        return np.sort(self._numbers(statement, values))
+
+    def cameras(self) -> list[str]:
+        """Return the names of all cameras; each takes one step down the tree of their names."""
+        names = self._connection.execute(
+            "WITH RECURSIVE found (name) AS (SELECT MIN(camera) FROM items UNION ALL "
+            "SELECT (SELECT MIN(camera) FROM items WHERE camera > name) FROM found "
+            "WHERE name IS NOT NULL) SELECT name FROM found WHERE typeof(name) = 'text'"
+        )
+        return [name for (name,) in names]
+
+    def time_span(self) -> tuple[float, float] | None:
+        """Return the first and the last time; None where no item has one."""
+        ((first, last),) = self._connection.execute(
+            "SELECT (SELECT MIN(time) FROM items), (SELECT MAX(time) FROM items)"
+        )
+        return None if first is None else (first, last)
+
+    def rows(self, ids: Sequence[int]) -> dict[int, int]:
+        """Return the row of each of ``ids`` that the index has."""
+        found: dict[int, int] = {}
+        for part in spans(len(ids), AT_ONCE):
+            some = [int(number) for number in ids[part]]
+            found.update(
+                self._connection.execute(
+                    f"SELECT id, row FROM items WHERE id IN ({_marks(some)})", some
+                )
+            )
+        return found
 
     def ids(self, paths: Sequence[str]) -> dict[str, int]:
         """Return the id of each of ``paths`` that the index has.
@@ -157,11 +193,8 @@ class Database:
                     visibility = np.frombuffer(seen, np.float32)
                     if len(visibility) != num_parts:
                         raise ValueError(f"item {number} has {len(visibility)} parts")
-                    found[row] = (
-                        number,
-                        Item(checked_path(path), camera, time, identity),
-                        visibility,
-                    )
+                    item = _checked(Item(checked_path(path), camera, time, identity))
+                    found[row] = (number, item, visibility)
                 except (TypeError, ValueError, UserError) as error:
                     raise damaged(self.path, error) from error
         if missing := {int(row) for row in rows} - set(found):
@@ -247,6 +280,14 @@ def _check_origin(path: Path, connection: sqlite3.Connection) -> None:
     found = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
     if {name: sql for name, sql in found if name != "sqlite_sequence"} != _SCHEMA:
         raise damaged(path, "its tables are not those that were made")
+
+
+def _checked(item: Item) -> Item:
+    """Return the item if it is of the types that we write; SQLite itself takes any."""
+    for value, kind in ((item.camera, str), (item.time, float), (item.identity, str)):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{item.path} has {value!r} where a {kind.__name__} should stand")
+    return item
 
 
 def _marks(values: Sequence[Any]) -> str:

@@ -22,6 +22,7 @@ from occluded_reid.retrieval.approximation import EXACT_UP_TO, load, propose
 from occluded_reid.retrieval.database import Database, create_database, transaction
 from occluded_reid.retrieval.exact import SPARE, nearest_rows, prepared, ranked
 from occluded_reid.retrieval.facts import Approximation, Facts
+from occluded_reid.retrieval.halves import Halves
 from occluded_reid.retrieval.metadata import Filter, Item
 from occluded_reid.retrieval.vectors import Vectors
 from occluded_reid.retrieval.writer import Writer, locked
@@ -53,6 +54,25 @@ class Hit:
     visibility: np.ndarray
 
 
+@dataclass(frozen=True)
+class Known:
+    """What the index holds of a gallery image.
+
+    Attributes:
+        id: its number in the index.
+        item: what is known of it.
+        image: where the picture is.
+        features: (D,) float32 as it was added; of length 1 for the cosine.
+        visibility: (P,) in [0, 1], 1 = visible.
+    """
+
+    id: int
+    item: Item
+    image: Path
+    features: np.ndarray
+    visibility: np.ndarray
+
+
 class GalleryIndex:
     """A searchable gallery in a folder; any number of processes and threads may search it at once.
 
@@ -64,6 +84,8 @@ class GalleryIndex:
         folder: what :meth:`create` made.
         fingerprint: of the model that the queries come from; ``""`` asks for no check.
         gallery: where the images are now; ``""`` is where they were.
+        in_memory: hold the vectors in memory as :class:`halves.Halves`, from the first search that
+            looks at every item; they are read again when items were added.
 
     Raises:
         UserError: no index, a damaged one, one of another version, or one of another model.
@@ -74,10 +96,13 @@ class GalleryIndex:
         folder: str | os.PathLike[str],
         fingerprint: str = "",
         gallery: str | os.PathLike[str] = "",
+        in_memory: bool = False,
     ):
         self.folder = Path(folder)
         self._lock = threading.Lock()
         self._view: Vectors | None = None
+        self._in_memory = in_memory
+        self._held: Halves | None = None
         self._loaded: tuple[int, Any] = (0, None)
         self._gallery = str(gallery)
         self._fingerprint = fingerprint
@@ -116,9 +141,21 @@ class GalleryIndex:
         """Return the ids of those of ``paths`` that the index has."""
         return self._read(lambda database: database.ids(paths))
 
-    def select(self, filter: Filter) -> np.ndarray:
-        """Return the ids of all items that ``filter`` lets through."""
-        return self._read(lambda database: database.selected(filter, "id"))
+    def select(self, filter: Filter, limit: int | None = None) -> np.ndarray:
+        """Return the ids of all items that ``filter`` lets through, or of ``limit`` of them."""
+        return self._read(lambda database: database.selected(filter, "id", limit))
+
+    def cameras(self) -> list[str]:
+        """Return the names of all cameras, in the order of the alphabet."""
+        return self._read(lambda database: database.cameras())
+
+    def time_span(self) -> tuple[float, float] | None:
+        """Return the first and the last time; None where no item has one."""
+        return self._read(lambda database: database.time_span())
+
+    def look_up(self, ids: Sequence[int]) -> list[Known]:
+        """Return what the index holds of those of ``ids`` that it has, in their order."""
+        return self._read(lambda database: self._known(database, ids))
 
     def writer(self) -> contextlib.AbstractContextManager[Writer]:
         """Return a context in which this process alone may change the index.
@@ -170,9 +207,11 @@ class GalleryIndex:
         if not top or not len(queries):
             return [[] for _ in queries]
         exact = exact or (filtered and len(selected) <= EXACT_UP_TO)
-        rows = None
+        rows: list[np.ndarray] | np.ndarray | None = None
         if facts.approximation and not exact:
             rows = self._proposed(facts, facts.approximation, vectors, queries, top, selected)
+        if rows is None and self._in_memory and not filtered:
+            rows = self._candidates(facts, vectors, queries, top, selected)
         if rows is None:
             rows = nearest_rows(vectors, queries, top + SPARE, facts.metric, selected)
         found = [
@@ -204,10 +243,43 @@ class GalleryIndex:
             return None
         return np.hstack([rows, nearest_rows(vectors, queries, top + SPARE, facts.metric, later)])
 
+    def _candidates(
+        self, facts: Facts, vectors: Vectors, queries: np.ndarray, top: int, selected: np.ndarray
+    ) -> list[np.ndarray]:
+        """Return rows among which each query's nearest are, found by the vectors in memory."""
+        removed = np.delete(np.arange(facts.rows), selected)
+        proposed = self._halves(facts, vectors).candidates(queries, top, removed)
+        open_ones = [number for number, rows in enumerate(proposed) if rows is None]
+        found = nearest_rows(vectors, queries[open_ones], top + SPARE, facts.metric, selected)
+        instead = iter(found)
+        return [next(instead) if rows is None else rows for rows in proposed]
+
+    def _halves(self, facts: Facts, vectors: Vectors) -> Halves:
+        with self._lock:
+            held = self._held
+            if held is None or (held.generation, len(held)) != (vectors.generation, len(vectors)):
+                held = self._held = Halves(vectors, facts.metric)
+            return held
+
+    def _known(self, database: Database, ids: Sequence[int]) -> list[Known]:
+        facts = self._facts(database)
+        rows = database.rows(ids)
+        items = database.items(list(rows.values()), facts.num_parts)
+        vectors = self._vectors(facts)
+        known = []
+        for number in ids:
+            if number in rows:
+                _, item, visibility = items[rows[number]]
+                features = vectors[np.array([rows[number]])][0]
+                known.append(Known(number, item, self._place(facts, item), features, visibility))
+        return known
+
+    def _place(self, facts: Facts, item: Item) -> Path:
+        return Path(self._gallery or facts.gallery) / item.path
+
     def _hits(
         self, database: Database, facts: Facts, found: list[tuple[np.ndarray, np.ndarray]]
     ) -> list[list[Hit]]:
-        gallery = Path(self._gallery or facts.gallery)
         known = database.items(
             np.unique(np.concatenate([rows for rows, _ in found])).tolist(), facts.num_parts
         )
@@ -216,7 +288,8 @@ class GalleryIndex:
             hits = []
             for row, similarity in zip(rows.tolist(), similarities.tolist(), strict=True):
                 number, item, visibility = known[row]
-                hits.append(Hit(number, similarity, item, gallery / item.path, visibility))
+                image = self._place(facts, item)
+                hits.append(Hit(number, similarity, item, image, visibility))
             lists.append(hits)
         return lists
 

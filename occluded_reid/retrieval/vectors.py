@@ -43,7 +43,7 @@ class Vectors:
         dim: int,
         verified: np.ndarray | None = None,
     ):
-        self.generation = generation
+        self.generation, self.dim = generation, dim
         self.path, parity = _files(folder, generation)
         self._values = _mapped(self.path, (rows, dim), np.float32)
         self._parity = _mapped(parity, (rows,), np.uint32)

@@ -1,0 +1,54 @@
+"""``search`` and ``search_one``: the 50 nearest of a gallery, for a batch and for one query."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import faiss
+import numpy as np
+from comparison import Figure, figure, require_equal, time_alternately
+from search_scale import Drawn, fill
+
+from occluded_reid.retrieval import GalleryIndex
+
+NAMES = ("search", "search_one")
+TOP = 50
+
+
+def measure(
+    items: int = 100_000, channels: int = 3072, batch: int = 64, rounds: int = 5
+) -> dict[str, Figure]:
+    """Compare a whole search of an index held in memory with faiss's flat index.
+
+    Ours compares its candidates by the vectors on the disk and reads what is known of each hit.
+    """
+    faiss.omp_set_num_threads(1)
+    flat = faiss.IndexFlatIP(channels)
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary) / "index"
+        drawn = Drawn(items, channels)
+        fill(folder, items, channels, drawn)
+        index = GalleryIndex(folder, in_memory=True)
+        for path in folder.glob("vectors-*.f32"):
+            flat.add(np.fromfile(path, np.float32).reshape(items, channels))
+        queries = drawn.queries(batch)
+        queries /= np.linalg.norm(queries, axis=1, keepdims=True)
+
+        def ours(number: int) -> Callable[[], np.ndarray]:
+            return lambda: np.array(
+                [[hit.similarity for hit in hits] for hits in index.search(queries[:number], TOP)]
+            )
+
+        def reference(number: int) -> Callable[[], np.ndarray]:
+            return lambda: flat.search(queries[:number], min(TOP, items))[0]
+
+        require_equal("similarities", ours(batch)(), reference(batch)(), atol=1e-5)
+        return {
+            name: figure(
+                *time_alternately(ours(number), reference(number), rounds=rounds),
+                f"s, top {TOP} of {items} x {channels}, batch {number}",
+            )
+            for name, number in zip(NAMES, (batch, 1), strict=True)
+        }
