@@ -1,7 +1,7 @@
 # make test    build .venv if need be, run the tests        make lint        ruff and mypy
 # make demo    build .venv if need be, train and evaluate   make clean-venv  remove .venv
-# Other targets: venv, test-slow, test-gpu, test-real-data, pin. PYTHON=... chooses the interpreter,
-# PYTEST_ARGS=... goes to pytest.
+# Other targets: venv, test-slow, test-docs, test-extras, test-gpu, test-real-data, pin. PYTHON=...
+# chooses the interpreter, PYTEST_ARGS=... goes to pytest.
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,18 +9,39 @@ FASTREID := fastreid==1.4.0
 PYTHON ?=
 PYTEST_ARGS ?=
 OUR_CODE := $(wildcard occluded_reid fed_plugin aonet_plugin)
+EXTRAS_VENV := .venv-extras
+EXTRAS := onnx,openvino,web
 
 # Two processes of one thread each: small tensors gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+ANYWHERE := not gpu and not real_data and not extras
 
-.PHONY: test test-slow test-gpu test-real-data demo lint venv clean-venv pin
+# Installs into the environment whose programs stand in $(1). What could not be finished by uv (no
+# wheel of it, no route for it to the index) pip does.
+INSTALL = install() { \
+    if [ -x $(BIN)/uv ]; then \
+        UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install -q --python $(1)/python "$$@" && return; \
+        echo "uv failed: trying pip"; \
+    fi; \
+    $(1)/python -m pip install -q --disable-pip-version-check "$$@"; \
+};
+
+.PHONY: test test-slow test-docs test-extras test-gpu test-real-data demo lint venv clean-venv pin
 .DEFAULT_GOAL := test
 
 test: $(VENV)/.installed
-	@$(PYTEST) -n 2 --dist worksteal -m "not slow and not gpu and not real_data" $(PYTEST_ARGS)
+	@$(PYTEST) -n 2 --dist worksteal -m "not slow and $(ANYWHERE)" $(PYTEST_ARGS)
 
 test-slow: $(VENV)/.installed
-	@$(PYTEST) -n 2 --dist worksteal -m "slow and not gpu and not real_data" $(PYTEST_ARGS)
+	@$(PYTEST) -n 2 --dist worksteal -m "slow and $(ANYWHERE)" $(PYTEST_ARGS)
+
+# The commands of README.md, docs and projects, on tiny data.
+test-docs: $(VENV)/.installed
+	@$(PYTEST) tests/test_docs.py tests/test_example_method.py $(PYTEST_ARGS)
+
+# In an environment of its own: what is optional must not be needed in $(VENV).
+test-extras: $(EXTRAS_VENV)/.installed
+	@OMP_NUM_THREADS=1 $(EXTRAS_VENV)/bin/python -m pytest -q -m "extras and not gpu" $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.installed
 	@$(PYTEST) -m gpu $(PYTEST_ARGS)
@@ -35,11 +56,12 @@ lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(OUR_CODE)
+	@$(BIN)/mypy benchmarks/run.py
 
 venv: $(VENV)/.installed
 
 clean-venv:
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(EXTRAS_VENV)
 
 # The exact versions in requirements.txt, for every supported Python; needs a network.
 pin: $(VENV)/.installed
@@ -49,7 +71,6 @@ pin: $(VENV)/.installed
 	    > requirements.txt
 
 # The mark .installing tells an interrupted installation from a finished one: it is thrown away.
-# What could not be finished by uv (no wheel of it, no route for it to the index) pip does.
 $(VENV)/.installed: requirements.txt pyproject.toml
 	@if [ -e $(VENV)/.installing ]; then \
 	    echo "The last installation was interrupted: starting again."; rm -rf $(VENV); \
@@ -64,14 +85,16 @@ $(VENV)/.installed: requirements.txt pyproject.toml
 	@echo "Installing the packages of requirements.txt (at first some 3 GB to download)"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check "uv>=0.5" \
 	    || echo "uv cannot be had: going on with pip, which takes longer"
-	@install() { \
-	    if [ -x $(BIN)/uv ]; then \
-	        UV_HTTP_TIMEOUT=300 $(BIN)/uv pip install -q --python $(BIN)/python "$$@" && return; \
-	        echo "uv failed: trying pip"; \
-	    fi; \
-	    $(BIN)/python -m pip install -q --disable-pip-version-check "$$@"; \
-	}; \
+	@$(call INSTALL,$(BIN)) \
 	install -r requirements.txt && install --no-deps $(FASTREID) \
 	    && install --no-deps --no-build-isolation -e .
 	@mv $(VENV)/.installing $@
+	@touch $@
+
+# The newest packages that the bounds in pyproject.toml allow, so that the bounds are tried too.
+$(EXTRAS_VENV)/.installed: $(VENV)/.installed
+	@echo "Making $(EXTRAS_VENV) with the extras $(EXTRAS)"
+	@$(BIN)/python -m venv --clear $(EXTRAS_VENV)
+	@$(call INSTALL,$(EXTRAS_VENV)/bin) \
+	install -e '.[dev,$(EXTRAS)]' && install --no-deps $(FASTREID)
 	@touch $@

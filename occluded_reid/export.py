@@ -6,13 +6,8 @@ Shapes: B images, H, W height and width in pixels, D feature dimensions, P parts
 from __future__ import annotations
 
 import hashlib
-import importlib.util
-import io
 import json
-import logging
-import tempfile
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +19,27 @@ from torch import nn
 
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation.outputs import Embedding
+from occluded_reid.export_cost import feature_cost, ranking_cost, read_pictures, split_pictures
 from occluded_reid.files import make_folder, whole_file
+from occluded_reid.graph_formats import (
+    OUTPUTS,
+    Exported,
+    Runner,
+    as_bf16,
+    as_int8,
+    as_onnx,
+    as_openvino,
+    as_torch,
+    require,
+)
 from occluded_reid.synthetic.composition import render
 from occluded_reid.synthetic.plan import plan_pictures
 from occluded_reid.synthetic.sizes import size_named
 
-logger = logging.getLogger(__name__)
-
 TOLERANCE = 1e-4
 RANDOM_BATCHES, DRAWN_BATCHES = (1, 3, 8), (2, 5)
-_NEEDED = ("onnx", "onnxscript", "onnxruntime")
-
-Runner = Callable[[torch.Tensor], list[np.ndarray]]
+MOST_DRAWN = 12
+_MAKERS = {"torch": as_torch, "onnx": as_onnx, "openvino": as_openvino}
 
 
 class InferenceGraph(nn.Module):
@@ -61,54 +65,121 @@ class InferenceGraph(nn.Module):
         return output, output[:, :0]  # fast-reid's models tell of no parts
 
 
-def export(model: nn.Module, cfg: CfgNode, path: str, kind: str) -> dict[str, Any]:
+def export(
+    model: nn.Module,
+    cfg: CfgNode,
+    path: str,
+    kind: str,
+    *,
+    precision: str = "fp32",
+    calibration: str = "",
+    evaluate: bool = False,
+) -> dict[str, Any]:
     """Write the model as ``path`` and what its users must know as ``path``.json.
 
     Args:
         model: on the CPU, in evaluation mode, without what only training needs.
         cfg: its configuration.
-        path: of the graph.
-        kind: ``onnx``, or ``torch`` for torch.export's format.
+        path: of the graph; OpenVINO's ends in .xml, and its weights stand beside it, in .bin.
+        kind: ``onnx``, ``openvino``, or ``torch`` for torch.export's format.
+        precision: of OpenVINO's graph: ``fp32``, ``bf16`` or ``int8``.
+        calibration: pictures, a folder or a list, for ``int8`` and for measuring what a lower
+            precision costs; ``""`` measures on drawn ones.
+        evaluate: measure what the graph loses on ``DATASETS.TESTS``.
 
     Returns:
         The content of ``path``.json.
 
     Raises:
-        UserError: a package is missing, or the graph does not compute what the model does; then
-            nothing is written.
+        UserError: a package is missing, options that do not go together, pictures or test sets that
+            cannot be read, or the graph does not compute what the model does; then nothing is
+            written.
     """
-    if kind == "onnx":
-        _require_onnx()
+    _check_options(kind, path, precision, calibration)
+    require(kind)
     graph = InferenceGraph(model).eval()
     size = tuple(cfg.INPUT.SIZE_TEST)
-    batch = torch.export.Dim("batch", min=1)
+    pictures = read_pictures(calibration, cfg) if calibration else None
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         program = torch.export.export(
-            graph, (torch.zeros(2, 3, *size),), dynamic_shapes={"images": {0: batch}}
+            graph,
+            (torch.zeros(2, 3, *size),),
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
         )
-        content = _as_onnx(program) if kind == "onnx" else _as_program(program)
-    runner, opset = (_onnx_runner if kind == "onnx" else _program_runner)(content)
-    parity = compare(graph, runner, size)
+        made = _MAKERS[kind](program)
+    parity = _checked(compare(graph, made.run, size), path)
+    cost: dict[str, Any] = {}
+    if precision != "fp32":
+        made, cost["accuracy"] = _lowered(graph, made, precision, pictures, size)
+    if evaluate:
+        cost["results"] = ranking_cost(cfg, model, made.run)
+    first = next(iter(made.files.values()))
+    about = {
+        "format": kind,
+        **made.facts,
+        **description(graph, cfg),
+        "sha256": hashlib.sha256(first).hexdigest(),
+        "parity": parity,
+        **cost,
+    }
+    _write(made.files, about, Path(path))
+    return about
+
+
+def _check_options(kind: str, path: str, precision: str, calibration: str) -> None:
+    if kind == "openvino" and not path.endswith(".xml"):
+        raise UserError(f"--output {path}: OpenVINO's graph is a file that ends in .xml")
+    if precision != "fp32" and kind != "openvino":
+        raise UserError(f"--precision {precision} is for --format openvino")
+    if precision == "fp32" and calibration:
+        raise UserError("--calibration is for --precision bf16 or int8")
+    if precision == "int8" and not calibration:
+        raise UserError(
+            "--precision int8 needs --calibration: some 300 pictures of persons like those to "
+            "come, a folder or a list"
+        )
+
+
+def _checked(parity: dict[str, Any], path: str) -> dict[str, Any]:
+    """Refuse a graph in float32 that does not compute what the model does."""
     if not parity["max_abs_difference"] <= TOLERANCE:  # also where it is not a number
         raise UserError(
             f"the exported graph differs from the model by {parity['max_abs_difference']:.2g}, "
             f"more than {TOLERANCE:g}: {path} was not written"
         )
-    about = {
-        "format": kind,
-        "opset": opset,
-        **description(graph, cfg),
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "parity": parity,
-    }
-    make_folder(Path(path).parent)
-    with whole_file(path) as stream:
-        stream.write(content)
+    return parity
+
+
+def _lowered(
+    graph: nn.Module,
+    made: Exported,
+    precision: str,
+    pictures: torch.Tensor | None,
+    size: tuple[int, ...],
+) -> tuple[Exported, dict[str, Any]]:
+    """Return OpenVINO's graph in another precision, and how far its outputs then are."""
+    if precision == "int8":
+        assert pictures is not None  # checked with the options
+        calibrating, held_out = split_pictures(pictures)
+        transformer = any(isinstance(module, nn.LayerNorm) for module in graph.modules())
+        made = as_int8(made, calibrating, transformer=transformer)
+    else:
+        held_out = drawn_images(MOST_DRAWN, size, 0) if pictures is None else pictures
+        made = as_bf16(made)
+    about = {"drawn": pictures is None, **feature_cost(graph, made.run, held_out)}
+    return made, about
+
+
+def _write(files: dict[str, bytes], about: dict[str, Any], path: Path) -> None:
+    """Write the weights before the graph that reads them, and what is said of both last."""
+    make_folder(path.parent)
+    for suffix, content in reversed(files.items()):
+        with whole_file(path.with_suffix(suffix) if suffix else path) as stream:
+            stream.write(content)
     with whole_file(f"{path}.json", "w") as stream:
         json.dump(about, stream, indent=2)
         stream.write("\n")
-    return about
 
 
 def description(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:
@@ -127,7 +198,7 @@ def description(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:
         "normalisation": "in the graph: (images - mean) / std",
         "mean": list(cfg.MODEL.PIXEL_MEAN),
         "std": list(cfg.MODEL.PIXEL_STD),
-        "outputs": ["features", "visibility"],
+        "outputs": list(OUTPUTS),
         "features_normalised": False,
         "metric": cfg.TEST.METRIC,
         "dim": features.shape[1],
@@ -182,60 +253,3 @@ def drawn_images(count: int, size: tuple[int, ...], seed: int) -> torch.Tensor:
         resized = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
         pictures.append(torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float())
     return torch.stack(pictures)
-
-
-def _require_onnx() -> None:
-    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
-    if missing:
-        raise UserError(
-            f"--format onnx needs {', '.join(missing)}: pip install 'occluded-reid[onnx]', or in "
-            "the repository: pip install -e '.[onnx]'"
-        )
-
-
-def _as_program(program: torch.export.ExportedProgram) -> bytes:
-    stream = io.BytesIO()
-    torch.export.save(program, stream)
-    return stream.getvalue()
-
-
-def _as_onnx(program: torch.export.ExportedProgram) -> bytes:
-    try:
-        made = torch.onnx.export(
-            program,
-            dynamo=True,
-            external_data=False,
-            input_names=["images"],
-            output_names=["features", "visibility"],
-            verbose=False,
-        )
-    except TypeError as error:
-        raise UserError("--format onnx needs PyTorch 2.6 or newer") from error
-    assert made is not None
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.onnx")
-        made.save(str(path), external_data=False)
-        return path.read_bytes()
-
-
-def _program_runner(content: bytes) -> tuple[Runner, None]:
-    loaded = torch.export.load(io.BytesIO(content)).module()
-
-    def run(images: torch.Tensor) -> list[np.ndarray]:
-        with torch.no_grad():
-            return [output.numpy() for output in loaded(images)]
-
-    return run, None
-
-
-def _onnx_runner(content: bytes) -> tuple[Runner, int]:
-    import onnx
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-
-    def run(images: torch.Tensor) -> list[np.ndarray]:
-        return session.run(["features", "visibility"], {"images": images.numpy()})
-
-    opsets = onnx.load_from_string(content).opset_import
-    return run, next(each.version for each in opsets if each.domain in ("", "ai.onnx"))

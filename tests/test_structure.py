@@ -43,7 +43,7 @@ def repository_files() -> list[Path]:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         names = [Path(line) for line in listed.stdout.splitlines()]
     except (OSError, subprocess.CalledProcessError):  # an unpacked archive
-        left_out = {".venv", "build", "dist", "logs", "datasets", "__pycache__"}
+        left_out = {".venv", ".venv-extras", "build", "dist", "logs", "datasets", "__pycache__"}
         found = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
         names = [path for path in found if not left_out.intersection(path.parts)]
     return sorted(path for path in names if (ROOT / path).is_file())

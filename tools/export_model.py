@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Export a trained model as ONNX or in torch.export's format, and prove that it computes the same.
+"""Export a trained model: ONNX, OpenVINO or torch.export's format, and prove what it computes.
 
 One input, images (B, 3, H, W) of float32 in 0-255, red first; two outputs, features (not
 normalised) and visibility. What else its users must know stands beside it, in F.json.
@@ -15,9 +15,10 @@ from methods import ADD_KEYS
 
 from occluded_reid.checkpoints import build_inference_model
 from occluded_reid.config import load_config
-from occluded_reid.engine.setup import show_log
+from occluded_reid.engine.setup import show_log, weights_parser
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.export import export
+from occluded_reid.graph_formats import FORMATS, PRECISIONS
 
 
 def export_model(args: argparse.Namespace) -> None:
@@ -28,29 +29,52 @@ def export_model(args: argparse.Namespace) -> None:
         raise UserError(f"there is no {config} beside the weights: name one with --config-file")
     cfg = load_config(config, [*args.opts, "MODEL.DEVICE", "cpu"], add_keys=ADD_KEYS)
     model = build_inference_model(cfg, args.weights, trust=args.trust_checkpoint)
-    about = export(model, cfg, args.output, args.format)
+    about = export(
+        model,
+        cfg,
+        args.output,
+        args.format,
+        precision=args.precision,
+        calibration=args.calibration,
+        evaluate=args.evaluate,
+    )
     parity = about["parity"]
     print(
         f"{args.output}: features ({about['dim']},) compared by {about['metric']}, visibility "
         f"({about['parts']},); greatest difference from the model "
-        f"{parity['max_abs_difference']:.1e} (at most {parity['tolerance']:g})"
+        f"{parity['max_abs_difference']:.1e} in fp32 (at most {parity['tolerance']:g})"
     )
+    if accuracy := about.get("accuracy"):
+        loss = accuracy["one_minus_cosine"]
+        print(
+            f"{args.precision}: 1 - cosine {loss['mean']:.1e} in the mean, {loss['max']:.1e} at "
+            f"most, on {accuracy['pictures']} pictures"
+        )
+    for name, metrics in about.get("results", {}).items():
+        compared = (f"{m} {x['model']:.2f} -> {x['graph']:.2f}" for m, x in metrics.items())
+        print(f"{name}: {', '.join(compared)}")
     print(f"{args.output}.json")
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = weights_parser(__doc__, "default: config.yaml beside W")
     add = options.add_argument
     add("--weights", required=True, metavar="W", help="such as logs/RUN/model_final.pth")
-    add("--format", required=True, choices=("onnx", "torch"))
-    add("--output", required=True, metavar="F", help="such as model.onnx or model.pt2")
-    add("--config-file", default="", metavar="FILE", help="default: config.yaml beside W")
-    add("--trust-checkpoint", action="store_true", help="read Python objects: they can run code")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
+    add("--format", required=True, choices=FORMATS)
+    add("--output", required=True, metavar="F", help="such as model.onnx, model.xml or model.pt2")
+    add("--precision", default="fp32", choices=PRECISIONS, help="of --format openvino")
+    add(
+        "--calibration",
+        default="",
+        metavar="DIR_OR_LIST",
+        help="pictures for int8; a fifth of them is kept to measure what it costs",
+    )
+    add(
+        "--evaluate",
+        action="store_true",
+        help="compare mAP and Rank-1 of model and graph on DATASETS.TESTS",
+    )
     return options
 
 

@@ -17,7 +17,7 @@ from fed_plugin import import_official
 from occluded_reid.checkpoints import build_untrained, load_safely
 from occluded_reid.config import CfgNode, load_config
 from occluded_reid.conversion import Conversion, first_of
-from occluded_reid.engine.setup import show_log
+from occluded_reid.engine.setup import show_log, weights_parser
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.importing import (
     BACKBONES,
@@ -91,9 +91,7 @@ def memory_of(args: argparse.Namespace) -> torch.Tensor | None:
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    options = weights_parser(__doc__, "the model that the weights are for")
     add = options.add_argument
     add("--source", required=True, choices=(OFFICIAL, "fastreid", *BACKBONES))
     add("--input", required=True, metavar="A", help="a .pth, .npz or .safetensors file")
@@ -107,10 +105,6 @@ def parser() -> argparse.ArgumentParser:
         help="official-fed: FED (inference) or FEDOfficial (its training parts too)",
     )
     add("--memory", default="", metavar="M", help="official-fed: the file of the memory bank")
-    add("--config-file", default="", metavar="FILE", help="the model that the weights are for")
-    add("--trust-checkpoint", action="store_true", help="read Python objects: they can run code")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
     return options
 
 

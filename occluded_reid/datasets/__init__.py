@@ -21,10 +21,12 @@ from occluded_reid.datasets.occluded import OccludedMarket1501, OccludedMarketSp
 from occluded_reid.datasets.p_dukemtmc import PDukeMTMC
 from occluded_reid.datasets.partial_ilids import PartialiLIDS
 from occluded_reid.datasets.synthetic import SyntheticOccluded
+from occluded_reid.datasets.tables import CSV
 from occluded_reid.datasets.two_sided import OccludedREID, PartialREID
 from occluded_reid.errors import UserError
 
 __all__ = [
+    "CSV",
     "Counts",
     "DatasetNotFound",
     "DukeMTMC",

@@ -1,0 +1,63 @@
+"""docs/example: a third method as a plugin in one file, found by its entry point alone."""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+import torch
+from runs import draw_market, load_tool
+
+EXAMPLE = Path(__file__).parents[1] / "docs" / "example"
+CONFIG = str(EXAMPLE / "stripes.yml")
+SMALL = [
+    "MODEL.DEVICE", "cpu", "INPUT.SIZE_TRAIN", "[64,32]", "INPUT.SIZE_TEST", "[64,32]",
+    "SOLVER.AMP.ENABLED", "False", "DATALOADER.NUM_WORKERS", "0",
+]  # fmt: skip
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The training command, where the example is installed as pip would install it."""
+    project = (EXAMPLE / "pyproject.toml").read_text()
+    entry = re.search(r'^\[project\.entry-points\."(.*)"\]\n(.*)\n', project, re.MULTILINE)
+    facts = tmp_path / "site" / "stripe_method-0.1.dist-info"
+    facts.mkdir(parents=True)
+    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: stripe-method\nVersion: 0.1\n")
+    point = entry[2].replace('"', "")
+    (facts / "entry_points.txt").write_text(f"[{entry[1]}]\n{point}\n")
+    monkeypatch.syspath_prepend(str(facts.parent))
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    for name in ("methods", "train_net"):  # the other tests' ones do not know the method
+        monkeypatch.setitem(sys.modules, name, sys.modules.get(name))
+    load_tool("methods")
+    return load_tool("train_net")
+
+
+def test_a_dry_run_needs_nothing_but_the_entry_point(tools, capsys) -> None:
+    assert tools.command(["--config-file", CONFIG, "--dry-run", *SMALL]) == 0
+    said = capsys.readouterr().out
+    assert re.search(r"losses:.* loss_identity \d", said) and "loss_visibility" in said
+    assert "features: (8, 512)" in said and "visibility: (8, 4)" in said
+    assert tools.command(["--config-file", CONFIG, "--dry-run", *SMALL, "MODEL.STRIPE.X", "1"]) == 2
+    words = [*SMALL, "MODEL.STRIPES.NUM_PARTS", "0"]
+    assert tools.command(["--config-file", CONFIG, "--dry-run", *words]) == 2
+    assert "MODEL.STRIPES.NUM_PARTS is 0; it must be at least 1" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_it_trains_and_evaluates_with_visibility(tools, tmp_path, monkeypatch) -> None:
+    monkeypatch.setenv("FASTREID_DATASETS", str(draw_market(tmp_path / "data")))
+    words = [
+        *SMALL, "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_EPOCH", "2",
+        "DATASETS.SYNTHETIC.SIZE", "tiny", "SOLVER.IMS_PER_BATCH", "16",
+        "DATALOADER.NUM_INSTANCE", "2", "SOLVER.WARMUP_ITERS", "1",
+    ]  # fmt: skip
+    assert tools.command(["--config-file", CONFIG, *words]) == 0
+    results = (tmp_path / "run" / "results.json").read_text()
+    assert '"visibility_auc": {\n' in results  # the drawn set knows the truth
+    weights = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
+    assert "classifier.weight" in weights
