@@ -4,6 +4,7 @@
 build     make an index of the images below a folder, or go on with an interrupted one
 add       add the images that are new below the gallery's folder
 query     print, and draw, the gallery images most like a picture
+serve     show a web page to search with
 remove    remove images by path, camera or time
 optimise  build an approximate index over all images, or go back to exact search
 info      say what an index holds
@@ -31,6 +32,7 @@ from torch.utils.data import DataLoader
 
 from occluded_reid.embedding import Embedded, Embedder, load, read_bgr
 from occluded_reid.engine.setup import show_log
+from occluded_reid.engine.workers import read_batches, worker_options
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.evaluation.similarity import spans
 from occluded_reid.extraction import ImageList, list_images
@@ -41,6 +43,8 @@ from occluded_reid.retrieval import Filter, GalleryIndex, Hit, Item, Writer, sea
 from occluded_reid.retrieval.approximation import EXACT_UP_TO, KINDS, kind_for
 from occluded_reid.retrieval.metadata import item_from_name, parse_time, read_table
 from occluded_reid.visualization import BLUE, GREY, ORANGE, TILE, Section, Tile, sheet
+from occluded_reid.webpage import server
+from occluded_reid.webpage.search import MOST_HITS, GallerySearch
 
 logger = logging.getLogger("occluded_reid.search")
 
@@ -105,13 +109,15 @@ def add_images(
     batches = DataLoader(
         PreparedImages(new, embedder),
         batch_sampler=places,  # type: ignore[arg-type]
-        num_workers=args.workers,
         collate_fn=collate,
         pin_memory=embedder.device.type == "cuda",
         multiprocessing_context="fork" if args.workers else None,  # the model stays here
+        **worker_options(args.workers),
     )
     broken = []
-    for batch in progress(batches, total=len(batches), description="Adding", unit="batches"):
+    for batch in progress(
+        read_batches(batches), total=len(batches), description="Adding", unit="batches"
+    ):
         broken += batch.broken
         if batch.images is not None:
             found = embedder.embed_prepared(batch.images)
@@ -208,9 +214,7 @@ def show(index: GalleryIndex) -> None:
 
 def query(args: argparse.Namespace) -> None:
     """Print and draw the nearest gallery images."""
-    first = GalleryIndex(args.index[0])
-    embedder = embedder_of(args, args.weights or first.facts().weights)
-    indexes = [GalleryIndex(each, embedder.fingerprint, args.gallery) for each in args.index]
+    indexes, embedder = opened(args)
     pictures = []
     for path in args.image:
         with read_errors_named(f"the image {path}", "choose another one"):
@@ -233,6 +237,19 @@ def query(args: argparse.Namespace) -> None:
         with whole_file(args.figure) as stream:
             picture.save(stream, format="PNG")
         print(args.figure)
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Show a web page to search with, until Ctrl-C."""
+    server.check_installed()
+    server.serve(GallerySearch(*opened(args)), args.host, args.port, args.top)
+
+
+def opened(args: argparse.Namespace) -> tuple[list[GalleryIndex], Embedder]:
+    """The indexes that are asked as one, and the model that they were built with."""
+    first = GalleryIndex(args.index[0])
+    embedder = embedder_of(args, args.weights or first.facts().weights)
+    return [GalleryIndex(each, embedder.fingerprint, args.gallery) for each in args.index], embedder
 
 
 def described(hit: Hit) -> dict[str, Any]:
@@ -305,15 +322,15 @@ def parser() -> argparse.ArgumentParser:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     commands = top.add_subparsers(dest="command", required=True)
-    for work in (build, add, query, remove, optimise, info):
+    for work in (build, add, query, serve, remove, optimise, info):
         options = commands.add_parser(work.__name__, description=work.__doc__)
         options.set_defaults(work=work)
         options.add_argument("--debug", action="store_true", help="show an error's traceback")
-        several = {"action": "append"} if work is query else {}
+        several = {"action": "append"} if work in (query, serve) else {}
         options.add_argument("--index", required=True, metavar="DIR", **several)
         if work in (build, add):
             reading_options(options)
-        if work in (build, add, query):
+        if work in (build, add, query, serve):
             model_options(options, needed=work is build)
         if work in (query, remove):
             filter_options(options)
@@ -321,6 +338,8 @@ def parser() -> argparse.ArgumentParser:
             options.add_argument("--kind", default="auto", choices=("auto", *KINDS))
         if work is query:
             query_options(options)
+        if work is serve:
+            serve_options(options)
         if work is info:
             options.add_argument("--time", action="store_true", help="time 30 searches")
         if work is remove:
@@ -365,6 +384,16 @@ def query_options(options: argparse.ArgumentParser) -> None:
     options.add_argument("--exact", action="store_true", help="look at every image")
     options.add_argument("--figure", metavar="F.png", help="draw the ranked list")
     options.add_argument("--json", metavar="F.json", help="write the hits")
+
+
+def serve_options(options: argparse.ArgumentParser) -> None:
+    """Where the page is, and what it shows."""
+    options.add_argument("--host", default="127.0.0.1", help="address to listen at (127.0.0.1)")
+    options.add_argument("--port", type=int, default=7860, help="7860; 0 for one that is free")
+    hits = range(1, MOST_HITS + 1)
+    options.add_argument(
+        "--top", type=int, default=20, choices=hits, metavar="N", help="pictures at first (20)"
+    )
 
 
 def run(args: argparse.Namespace) -> None:

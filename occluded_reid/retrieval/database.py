@@ -207,16 +207,24 @@ class Database:
 
 
 def create_database(folder: Path, facts: Facts) -> None:
-    """Write the database of an index without items into ``folder``."""
-    with contextlib.closing(sqlite3.connect(folder / NAME, isolation_level=None)) as connection:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("BEGIN")
-        for statement in _SCHEMA.values():
-            connection.execute(statement)
-        connection.execute(f"PRAGMA application_id = {APPLICATION}")
-        connection.execute(f"PRAGMA user_version = {FORMAT}")
-        Database(folder / NAME, connection).set_facts(facts)
-        connection.execute("COMMIT")
+    """Write the database of an index without items into ``folder``.
+
+    Raises:
+        UserError: it cannot be written.
+    """
+    path = folder / NAME
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN")
+            for statement in _SCHEMA.values():
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            Database(path, connection).set_facts(facts)
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise damaged(path, error) from error
 
 
 @contextlib.contextmanager

@@ -1,0 +1,332 @@
+#!/usr/bin/env python
+"""Ask an index, and the web page, from many clients at once while a writer adds images.
+
+Every answer is compared with exact search over the images of the batches that were complete when
+it was given. The page needs the extra `web`; `--only index` does without.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import io
+import json
+import multiprocessing
+import os
+import re
+import socket
+import sys
+import tempfile
+import threading
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import faiss
+import numpy as np
+from PIL import Image
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+
+from occluded_reid.embedding import Embedded  # noqa: E402
+from occluded_reid.retrieval import Filter, GalleryIndex, Item  # noqa: E402
+from occluded_reid.webpage.search import GallerySearch  # noqa: E402
+
+DIM, PARTS, CAMERAS, TOP = 96, 4, 4, 10
+BATCH = 20  # images that the writer adds at a time
+PATIENCE = 60  # seconds that a client waits for an answer
+TOLERANCE = {"index": 1e-5, "page": 6e-4}  # the page shows three places
+fork = multiprocessing.get_context("fork")
+
+Hits = list[tuple[int, float]]  # an image's number, its similarity
+
+
+def picture(number: int) -> np.ndarray:
+    """A small picture, (8, 4, 3) of uint8, whose values are a query."""
+    return np.random.default_rng(number).integers(0, 256, (8, 4, 3), np.uint8)
+
+
+def feature(pixels: np.ndarray) -> np.ndarray:
+    return pixels.reshape(-1).astype(np.float32) / 255 - 0.5
+
+
+def gallery_features(numbers: range) -> np.ndarray:
+    """Of these images: (n, DIM), each the same at every call."""
+    return np.stack([np.random.default_rng((1, n)).normal(size=DIM) for n in numbers])
+
+
+class Drawn:
+    """Stands for a model: a picture is its own feature."""
+
+    def embed(self, images: Any) -> Embedded:
+        found = np.stack([feature(image[:, :, ::-1]) for image in images])
+        return Embedded(found, np.full((len(found), PARTS), 0.5, np.float32))
+
+
+class Progress:
+    """How many images the writer has begun to add, and has added."""
+
+    def __init__(self, count: int):
+        self.begun, self.done = fork.Value("q", count), fork.Value("q", count)
+
+
+def add_batch(index: GalleryIndex, writer: Any, first: int) -> None:
+    gallery = Path(index.facts().gallery)
+    items = [Item(f"{n}.jpg", str(n % CAMERAS), float(n)) for n in range(first, first + BATCH)]
+    for number, item in enumerate(items, first):
+        os.link(gallery / f"drawn{number % 8}", gallery / item.path)
+    features = gallery_features(range(first, first + BATCH))
+    writer.add(items, features, np.full((BATCH, PARTS), 0.5))
+
+
+def make_index(folder: Path, count: int) -> GalleryIndex:
+    gallery = folder / "gallery"
+    gallery.mkdir()
+    for number in range(8):
+        pixels = np.random.default_rng(number).integers(0, 256, (8, 4, 3), np.uint8)
+        drawn = Image.fromarray(pixels).resize((64, 128))
+        drawn.save(gallery / f"drawn{number}", format="JPEG")
+    index = GalleryIndex.create(
+        folder / "index", metric="cosine", dim=DIM, num_parts=PARTS, fingerprint="drawn",
+        gallery=str(gallery),
+    )  # fmt: skip
+    with index.writer() as writer:
+        for first in range(0, count, BATCH):
+            add_batch(index, writer, first)
+    return index
+
+
+def keep_adding(index: GalleryIndex, progress: Progress) -> None:
+    """Add batch after batch until the process is ended."""
+    with index.writer() as writer:
+        while True:
+            first = progress.done.value
+            progress.begun.value = first + BATCH
+            add_batch(index, writer, first)
+            progress.done.value = first + BATCH
+            time.sleep(0.2)
+
+
+@contextmanager
+def process(work: Callable[..., object], *args: Any) -> Iterator[Any]:
+    started = fork.Process(target=work, args=args, daemon=True)
+    started.start()
+    try:
+        yield started
+    finally:
+        started.terminate()
+        started.join(20)
+        started.kill()
+
+
+class IndexClient:
+    """Asks the index itself."""
+
+    def __init__(self, index: GalleryIndex):
+        self._index = index
+
+    def ask(self, pixels: np.ndarray, cameras: list[str]) -> Hits:
+        hits = self._index.search(feature(pixels)[None], TOP, Filter(tuple(cameras)))[0]
+        return [(int(Path(hit.item.path).stem), hit.similarity) for hit in hits]
+
+
+class PageClient:
+    """Asks as the page in a browser does."""
+
+    def __init__(self, address: str):
+        self._address, self._session = address, os.urandom(6).hex()
+        config = json.load(urllib.request.urlopen(f"{address}/config", timeout=PATIENCE))
+        self._numbers = {each["api_name"]: each["id"] for each in config["dependencies"]}
+        self.call("start", [TOP])  # fills the list of cameras
+
+    def ask(self, pixels: np.ndarray, cameras: list[str]) -> Hits:
+        stream = io.BytesIO()
+        Image.fromarray(pixels).save(stream, format="PNG")
+        event = {"name": "a.png", "content": base64.b64encode(stream.getvalue()).decode()}
+        html = self.call("upload", [cameras, "", "", TOP], event)[1]
+        found = re.findall(r'similarity (-?[\d.]+).*?class="path">(\d+)\.jpg<', html)
+        return [(int(number), float(similarity)) for similarity, number in found]
+
+    def call(self, name: str, data: list[Any], event: Any = None) -> list[Any]:
+        """Return the outputs of one of the page's events.
+
+        Raises:
+            OSError: refused, or no answer in time.
+        """
+        body = {
+            "fn_index": self._numbers[name], "data": data, "event_data": event,
+            "session_hash": self._session,
+        }  # fmt: skip
+        request = urllib.request.Request(
+            f"{self._address}/gradio_api/queue/join", json.dumps(body).encode(),
+            {"Content-Type": "application/json"},
+        )  # fmt: skip
+        urllib.request.urlopen(request, timeout=PATIENCE).read()
+        address = f"{self._address}/gradio_api/queue/data?session_hash={self._session}"
+        with urllib.request.urlopen(address, timeout=PATIENCE) as stream:
+            for line in stream:
+                message = json.loads(line[6:]) if line.startswith(b"data: ") else {}
+                if message.get("msg") == "process_completed":
+                    if not message["success"]:
+                        raise OSError(str(message["output"]))
+                    return message["output"]["data"]
+        raise OSError("the stream ended without an answer")
+
+
+class Asked(NamedTuple):
+    """A question and its answer; the images that could be in it are between two numbers."""
+
+    seed: int
+    cameras: list[str]
+    least: int
+    most: int
+    seconds: float
+    hits: Hits
+
+
+def wrong(asked: Asked, features: np.ndarray, tolerance: float) -> bool:
+    """Whether the answer is that of exact search over no complete batches."""
+    query = feature(picture(asked.seed))
+    truth = features @ (query / np.linalg.norm(query))
+    truth /= np.linalg.norm(features, axis=1)
+    seen = np.array(
+        [not asked.cameras or str(n % CAMERAS) in asked.cameras for n in range(len(truth))]
+    )
+    numbers = [number for number, _ in asked.hits]
+    for count in range(asked.least, asked.most + 1, BATCH):
+        allowed = np.flatnonzero(seen[:count])
+        best = np.sort(truth[allowed])[::-1][:TOP]
+        if len(numbers) == len(best) == len(set(numbers)) and set(numbers) <= set(allowed.tolist()):
+            own = truth[numbers]
+            shown = np.array([similarity for _, similarity in asked.hits])
+            if max(abs(own - best).max(), abs(shown - own).max()) < tolerance:
+                return False
+    return True
+
+
+@dataclass
+class Result:
+    """What many clients saw: milliseconds, and how many answers were wrong or did not come."""
+
+    clients: int
+    answers: int
+    wrong: int
+    failed: int
+    added: int
+    per_second: float
+    p50: float
+    p95: float
+    p99: float
+    failures: list[str] = field(default_factory=list)
+
+
+def run(kind: str, clients: list[Any], progress: Progress, seconds: float) -> Result:
+    """Let all clients ask, each the next question when it has its answer, until time is up."""
+    asked: list[Asked] = []
+    failures: list[str] = []
+    before, end = progress.done.value, time.monotonic() + seconds
+
+    def keep_asking(number: int, client: Any) -> None:
+        turn = 0
+        while time.monotonic() < end:
+            seed = number * 10**6 + turn
+            cameras = [str(seed % CAMERAS)] if turn % 2 else []
+            least, start = progress.done.value, time.monotonic()
+            try:
+                hits = client.ask(picture(seed), cameras)
+                took = time.monotonic() - start
+                asked.append(Asked(seed, cameras, least, progress.begun.value, took, hits))
+            except Exception as error:  # counted, whatever it is
+                failures.append(f"{type(error).__name__}: {error}")
+            turn += 1
+
+    threads = [threading.Thread(target=keep_asking, args=each) for each in enumerate(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    features = gallery_features(range(max([one.most for one in asked], default=1)))
+    bad = sum(wrong(one, features, TOLERANCE[kind]) for one in asked)
+    times = np.percentile([1000 * one.seconds for one in asked] or [np.nan], [50, 95, 99])
+    return Result(
+        len(clients), len(asked), bad, len(failures), progress.done.value - before,
+        len(asked) / seconds, *times.round(1).tolist(), sorted(set(failures))[:5],
+    )  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
+
+
+def serve(index: GalleryIndex, port: int) -> None:
+    from occluded_reid.webpage import server
+
+    embedder: Any = Drawn()
+    server.serve(GallerySearch([index], embedder), "127.0.0.1", port, TOP)
+
+
+def page_clients(address: str, count: int, started: Any) -> list[PageClient]:
+    for _ in range(1500):
+        try:
+            return [PageClient(address) for _ in range(count)]
+        except OSError:
+            if not started.is_alive():
+                raise
+            time.sleep(0.2)
+    raise TimeoutError("the page does not start")
+
+
+def usage(pid: int) -> tuple[float, float]:
+    """Seconds of processor time of a process, and MiB that it had at most."""
+    times = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    status = Path(f"/proc/{pid}/status").read_text()
+    peak = status.split("VmHWM:")[1].split()[0]
+    return (int(times[11]) + int(times[12])) / os.sysconf("SC_CLK_TCK"), int(peak) / 1024
+
+
+def load(kinds: list[str], clients: int, seconds: float, items: int) -> dict[str, Any]:
+    """Ask the index, then the page; return a :class:`Result` of each as a dict."""
+    faiss.omp_set_num_threads(1)  # and forked processes need not wait for threads
+    results: dict[str, Any] = {}
+    with tempfile.TemporaryDirectory() as folder:
+        index, progress, port = make_index(Path(folder), items), Progress(items), free_port()
+        with process(keep_adding, index, progress):
+            if "page" in kinds:
+                with process(serve, index, port) as started:
+                    found = page_clients(f"http://127.0.0.1:{port}", clients, started)
+                    before, _ = usage(started.pid)
+                    result = asdict(run("page", list(found), progress, seconds))
+                    after, peak = usage(started.pid)
+                    each = round(1000 * (after - before) / max(1, result["answers"]), 1)
+                    result |= {"server_cpu_ms_each": each, "server_peak_mib": round(peak)}
+                    results["page"] = result
+            if "index" in kinds:
+                one = IndexClient(index)
+                results["index"] = asdict(run("index", [one] * clients, progress, seconds))
+    return results
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--only", choices=("index", "page"), help="default: both")
+    parser.add_argument("--clients", type=int, default=50)
+    parser.add_argument("--seconds", type=float, default=30, help="for each of the two")
+    parser.add_argument("--items", type=int, default=2000, help="in the index at the start")
+    parser.add_argument("--json", metavar="F.json", help="write the figures")
+    args = parser.parse_args()
+    kinds = [args.only] if args.only else ["page", "index"]
+    results = load(kinds, args.clients, args.seconds, args.items)
+    for kind, result in results.items():
+        print(f"{kind}: " + ", ".join(f"{name} {value}" for name, value in result.items()))
+    if args.json:
+        Path(args.json).write_text(json.dumps(results, indent=1))
+    return int(any(result["wrong"] or result["failed"] for result in results.values()))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,57 @@
+"""A small version of load.py, and a look whether it would see a wrong answer."""
+
+from __future__ import annotations
+
+import importlib.util
+
+import numpy as np
+import pytest
+
+from faults.load import (
+    BATCH,
+    CAMERAS,
+    DIM,
+    TOP,
+    Asked,
+    feature,
+    gallery_features,
+    load,
+    picture,
+    wrong,
+)
+
+
+def test_a_wrong_answer_is_seen():
+    features = gallery_features(range(2 * BATCH))
+    query = feature(picture(3))
+    truth = features @ query / np.linalg.norm(features, axis=1) / np.linalg.norm(query)
+    order = [int(n) for n in np.argsort(-truth[:BATCH])[:TOP]]
+    hits = [(number, float(truth[number])) for number in order]
+
+    def verdict(found, cameras=(), least=BATCH, most=BATCH):
+        return wrong(Asked(3, list(cameras), least, most, 0.1, found), features, 1e-5)
+
+    assert not verdict(hits) and not verdict(hits, most=2 * BATCH)
+    assert verdict(hits[:-1]) and verdict(hits[1:] + hits[:1]) and verdict([hits[0], *hits[:-1]])
+    assert verdict([(hits[0][0], 0.0), *hits[1:]])
+    assert verdict(hits, cameras=[str(order[0] % CAMERAS)])
+    late = int(BATCH + np.argmax(truth[BATCH:]))
+    assert verdict([(late, float(truth[late])), *hits[:-1]])  # its batch had not begun
+    assert features.shape == (2 * BATCH, DIM)
+
+
+@pytest.mark.slow
+def test_many_threads_search_while_a_writer_adds():
+    result = load(["index"], clients=10, seconds=5, items=200)["index"]
+    assert result["answers"] > 10 and result["added"] >= BATCH
+    assert (result["wrong"], result["failures"]) == (0, [])
+
+
+@pytest.mark.slow
+@pytest.mark.extras
+def test_many_browsers_search_while_a_writer_adds():
+    if importlib.util.find_spec("gradio") is None:
+        pytest.skip("Gradio is not installed: pip install '.[web]'")
+    result = load(["page"], clients=10, seconds=5, items=200)["page"]
+    assert result["answers"] >= 10 and result["added"] >= BATCH
+    assert (result["wrong"], result["failures"]) == (0, [])
