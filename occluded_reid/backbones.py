@@ -13,9 +13,10 @@ from functools import partial
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from fastreid.config import CfgNode
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
-from timm.layers import PatchEmbed
+from timm.layers import Mlp, PatchEmbed
 from timm.models import checkpoint_seq
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
@@ -43,6 +44,38 @@ class OverlappingPatchEmbed(PatchEmbed):
         self.num_patches = self.grid_size[0] * self.grid_size[1]
 
 
+class _ActivatedLinear(torch.autograd.Function):
+    """``linear(gelu(x))`` that keeps x alone and computes the activation again for its gradient."""
+
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor
+    ) -> torch.Tensor:
+        ctx.save_for_backward(hidden, weight)
+        return F.linear(F.gelu(hidden), weight, bias)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, gradient: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        hidden, weight = ctx.saved_tensors
+        of_output = gradient.flatten(0, -2)
+        of_weight = of_output.t() @ F.gelu(hidden).flatten(0, -2)
+        of_hidden = torch.ops.aten.gelu_backward(gradient @ weight, hidden)
+        return of_hidden, of_weight, of_output.sum(dim=0)
+
+
+class LeanMlp(Mlp):
+    """timm's feed-forward layers; in training they keep half as many of their wide activations."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Return what timm's return, with the same gradients."""
+        if not (self.training and torch.is_grad_enabled()) or self.drop1.p:
+            return super().forward(x)
+        hidden = self.fc1(x)
+        weight, bias = (each.to(hidden.dtype) for each in (self.fc2.weight, self.fc2.bias))
+        return self.drop2(_ActivatedLinear.apply(hidden, weight, bias))
+
+
 class TokenViT(VisionTransformer):
     """timm's vision transformer; returns all tokens after the final norm.
 
@@ -68,7 +101,9 @@ class TokenViT(VisionTransformer):
         **options: Any,
     ):
         embed = partial(OverlappingPatchEmbed, stride=stride)
-        super().__init__(num_classes=0, global_pool="", embed_layer=embed, **options)
+        super().__init__(
+            num_classes=0, global_pool="", embed_layer=embed, mlp_layer=LeanMlp, **options
+        )
         self.grid: Pair = self.patch_embed.grid_size
         self.feature_dim = self.embed_dim
         self.camera_weight = camera_weight

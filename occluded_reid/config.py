@@ -36,8 +36,8 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
 
     # Compile the model with torch.compile.
     cfg.MODEL.COMPILE = False
-    # Lay the weights of convolutions out with their channels last: faster for convolutional networks
-    # of full size, not for transformers.
+    # Lay the weights of convolutions out with their channels last: faster for convolutional
+    # networks of full size, not for transformers.
     cfg.MODEL.CHANNELS_LAST = False
     # Exponential moving average of the weights; evaluated and saved beside the raw ones.
     cfg.MODEL.EMA = CfgNode({"ENABLED": False})

@@ -18,10 +18,9 @@ import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode
 
+from occluded_reid.colours import change_colours
 from occluded_reid.errors import UserError
 from occluded_reid.occluders import Patch, occlusion_set
-
-_LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 
 
 class Rectangle(NamedTuple):
@@ -33,9 +32,28 @@ class Rectangle(NamedTuple):
     width: int
 
 
-def draw_patch(patches: Sequence[Patch], rng: np.random.Generator) -> Patch:
-    """Return one patch of the occlusion set; all are equally likely."""
-    return patches[int(rng.integers(len(patches)))]
+Factors = tuple[float, float, float]
+"""Of brightness, contrast and saturation."""
+
+
+class Pasting(NamedTuple):
+    """What chance decides about an occluded view.
+
+    Attributes:
+        patch: its number in the occlusion set.
+        vertical: whether it is a vertical occluder.
+        rectangle: where it is pasted.
+        window: the part of the patch that is pasted.
+        mirrored: from left to right.
+        factors: its change of colours.
+    """
+
+    patch: int
+    vertical: bool
+    rectangle: Rectangle
+    window: Rectangle
+    mirrored: bool
+    factors: Factors
 
 
 def draw_rectangle(
@@ -58,49 +76,27 @@ def draw_rectangle(
     most = max(least, math.floor(extent[1] * whole))
     size = int(rng.integers(least, most + 1))
     rows, columns = (height, size) if vertical else (size, width)
-    at_bottom, at_right = rng.integers(2, size=2)
-    return Rectangle(
-        int(at_bottom) * (height - rows), int(at_right) * (width - columns), rows, columns
-    )
+    at_bottom, at_right = int(rng.integers(2)), int(rng.integers(2))
+    return Rectangle(at_bottom * (height - rows), at_right * (width - columns), rows, columns)
 
 
-def random_crop(pixels: np.ndarray, least: float, rng: np.random.Generator) -> np.ndarray:
-    """Cut a window out of (h, w, 3); each of its sides is U[least, 1] of the patch's."""
-    whole = pixels.shape[:2]
-    rows, columns = (max(1, round(rng.uniform(least, 1.0) * side)) for side in whole)
-    top, left = int(rng.integers(whole[0] - rows + 1)), int(rng.integers(whole[1] - columns + 1))
-    return pixels[top : top + rows, left : left + columns]
+def draw_window(size: tuple[int, int], least: float, rng: np.random.Generator) -> Rectangle:
+    """Choose a window of (h, w) pixels; each of its sides is U[least, 1] of the whole's."""
+    rows, columns = (max(1, round(rng.uniform(least, 1.0) * side)) for side in size)
+    top, left = int(rng.integers(size[0] - rows + 1)), int(rng.integers(size[1] - columns + 1))
+    return Rectangle(top, left, rows, columns)
+
+
+def draw_factors(strength: Sequence[float], rng: np.random.Generator) -> Factors:
+    """Choose how brightness, contrast and saturation change: each by U[1 - s, 1 + s]."""
+    bright, contrast, saturation = (rng.uniform(max(0.0, 1 - s), 1 + s) for s in strength)
+    return bright, contrast, saturation
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
     """Resize (h, w, 3) uint8 to (3, height, width) uint8, whatever its aspect."""
     planes = torch.from_numpy(pixels).permute(2, 0, 1)[None]
     return F.interpolate(planes, size=(height, width), mode="bilinear", antialias=True)[0]
-
-
-def jitter_colours(
-    patch: torch.Tensor, strength: Sequence[float], rng: np.random.Generator
-) -> torch.Tensor:
-    """Change brightness, contrast and saturation, each by a factor U[1 - s, 1 + s].
-
-    The three changes are one affine map of RGB: brightness ``x -> b x``, contrast
-    ``x -> c x + (1 - c) mean grey``, saturation ``x -> s x + (1 - s) grey(x)``.
-
-    Args:
-        patch: (3, h, w), 0-255.
-        strength: greatest change of brightness, contrast and saturation; 0 changes nothing.
-        rng: chance.
-
-    Returns:
-        (3, h, w) float32, whole numbers in 0-255.
-    """
-    bright, contrast, saturation = (rng.uniform(max(0.0, 1 - s), 1 + s) for s in strength)
-    planes = patch.float().reshape(3, -1)
-    mean_grey = bright * float(_LUMA @ planes.mean(dim=1).numpy())
-    matrix = saturation * np.eye(3, dtype=np.float32) + np.float32(1 - saturation) * _LUMA
-    scaled = torch.from_numpy(matrix * np.float32(bright * contrast))
-    changed = (scaled @ planes).add_((1 - contrast) * mean_grey)
-    return changed.clamp_(0, 255).round_().reshape(patch.shape)
 
 
 def paste(image: torch.Tensor, patch: torch.Tensor, rectangle: Rectangle) -> torch.Tensor:
@@ -129,13 +125,13 @@ def stripe_visibility(
         (P,) float32.
     """
     height, width = image_size
-    edges = np.arange(num_stripes + 1) * height  # in units of 1 / P pixel, so that they are whole
-    low, high = edges[:-1], edges[1:]
-    top = rectangle.top * num_stripes
+    top = rectangle.top * num_stripes  # in units of 1 / P pixel, so that edges are whole
     bottom = top + rectangle.height * num_stripes
-    rows = np.clip(np.minimum(bottom, high) - np.maximum(top, low), 0, None)
-    fraction = rows * rectangle.width / (height * width)
-    return torch.from_numpy(fraction <= covered).float()
+    labels = []
+    for low in range(0, num_stripes * height, height):
+        rows = max(0, min(bottom, low + height) - max(top, low))
+        labels.append(float(rows * rectangle.width / (height * width) <= covered))
+    return torch.tensor(labels)
 
 
 @dataclass(frozen=True)
@@ -175,46 +171,63 @@ class NpoAugmentation:
             sample: holds ``images`` (3, H, W); it is not changed.
             seed: of this draw, the only source of chance.
         """
-        rng = np.random.default_rng(seed)
         image = sample["images"]
-        if self.pair or rng.random() < self.prob:
-            occluded, visibility = self.occlude(image, rng)
-        else:
-            occluded, visibility = image, torch.ones(self.num_stripes)
+        occluded, visibility = self.occlude(image, np.random.default_rng(seed))
         view = "occluded_images" if self.pair else "images"
         return {**sample, view: occluded, "part_visibility": visibility}
 
     def occlude(
         self, image: torch.Tensor, rng: np.random.Generator
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return x' (3, H, W) and the visibility (P,) of its stripes.
+        """Return x' (3, H, W) and the visibility (P,) of its stripes."""
+        size = (image.shape[-2], image.shape[-1])
+        pasting = self.draw(size, rng)
+        if pasting is None:
+            return image, self.visibility(pasting, size)
+        occluded = paste(image, self.prepare(pasting), pasting.rectangle)
+        return occluded, self.visibility(pasting, size)
+
+    def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Pasting | None:
+        """Choose what is pasted over an image of (H, W); None for nothing.
+
+        All patches are equally likely.
+        """
+        if not self.pair and rng.random() >= self.prob:
+            return None
+        number = int(rng.integers(len(self.patches)))
+        patch = self.patches[number]
+        vertical = patch.aspect > self.vertical_ratio
+        rectangle = draw_rectangle(vertical, size, self.extent, rng)
+        window = draw_window((patch.pixels.shape[0], patch.pixels.shape[1]), self.crop, rng)
+        mirrored = bool(rng.random() < self.flip)
+        keeps_colours = vertical and not self.jitter_vertical
+        factors = (1.0, 1.0, 1.0) if keeps_colours else draw_factors(self.jitter, rng)
+        return Pasting(number, vertical, rectangle, window, mirrored, factors)
+
+    def visibility(self, pasting: Pasting | None, size: tuple[int, int]) -> torch.Tensor:
+        """Return the labels (P,) of the stripes of an image of (H, W).
 
         A vertical occluder leaves half of a symmetric body to see, so that all stripes stay 1.
         """
-        patch = draw_patch(self.patches, rng)
-        vertical = patch.aspect > self.vertical_ratio
-        size = (image.shape[-2], image.shape[-1])
-        rectangle = draw_rectangle(vertical, size, self.extent, rng)
-        occluded = paste(image, self.vary(patch, vertical, rectangle, rng), rectangle)
-        if vertical:
-            return occluded, torch.ones(self.num_stripes)
-        return occluded, stripe_visibility(rectangle, size, self.num_stripes, self.covered)
+        if pasting is None or pasting.vertical:
+            return torch.ones(self.num_stripes)
+        return stripe_visibility(pasting.rectangle, size, self.num_stripes, self.covered)
 
-    def vary(
-        self, patch: Patch, vertical: bool, rectangle: Rectangle, rng: np.random.Generator
-    ) -> torch.Tensor:
+    def prepare(self, pasting: Pasting) -> torch.Tensor:
         """Give the patch its own crop, flip and colours, in the size of the rectangle.
 
         The paper changes colours before it resizes; both are linear, so the order only decides how
         many pixels are changed.
+
+        Returns:
+            (3, h, w) float32, whole numbers in 0-255.
         """
-        window = random_crop(patch.pixels, self.crop, rng)
-        pixels = resize(window, rectangle.height, rectangle.width)
-        if rng.random() < self.flip:
+        top, left, rows, columns = pasting.window
+        window = self.patches[pasting.patch].pixels[top : top + rows, left : left + columns]
+        pixels = resize(window, pasting.rectangle.height, pasting.rectangle.width)
+        if pasting.mirrored:
             pixels = pixels.flip(-1)
-        if self.jitter_vertical or not vertical:
-            return jitter_colours(pixels, self.jitter, rng)
-        return pixels
+        return change_colours(pixels, pasting.factors)
 
 
 def build_npo(cfg: CfgNode) -> NpoAugmentation | None:

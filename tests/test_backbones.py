@@ -17,9 +17,10 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from fastreid.modeling.backbones import vision_transformer as fastreid_vit
 from fastreid.solver import build_lr_scheduler
 from safetensors.torch import save_file
+from timm.layers import Mlp
 
 from occluded_reid import backbones
-from occluded_reid.backbones import ClassTokenViT, TokenViT
+from occluded_reid.backbones import ClassTokenViT, LeanMlp, TokenViT
 from occluded_reid.config import load_config
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.errors import UserError
@@ -576,3 +577,48 @@ def test_weights_that_nobody_knows_are_not_guessed(tmp_path):
         built(tmp_path, *keys)
     with pytest.raises(UserError, match="timm has no weights vit_x"):
         built(tmp_path, *keys, "MODEL.BACKBONE.PRETRAIN_NAME", "vit_x")
+
+
+# ---------------------------------------------------------------------------- memory in training
+
+
+def trained(model, batch, dtype):
+    """Return the output, all gradients, and the bytes kept for the backward pass."""
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    model.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            output = model(batch)
+        output.float().square().sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return output, gradients, sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_lean_layer_has_the_gradients_of_timms_and_keeps_less(dtype):
+    model, batch = vit().train(), images()
+    lean = trained(model, batch, dtype)
+    for block in model.blocks:
+        block.mlp.__class__ = Mlp
+    plain = trained(model, batch, dtype)
+    assert torch.equal(lean[0], plain[0])
+    assert all(torch.equal(one, other) for one, other in zip(lean[1], plain[1], strict=True))
+    wide = len(batch) * 9 * 48 * (4 if dtype is None else 2)  # 9 tokens of four times 12
+    assert plain[2] - lean[2] == 2 * wide
+
+
+def test_the_lean_layer_drops_as_timms_does():
+    model, batch = vit(proj_drop_rate=0.5).train(), images()
+    outputs = []
+    for kind in (LeanMlp, Mlp):
+        for block in model.blocks:
+            block.mlp.__class__ = kind
+        torch.manual_seed(0)
+        outputs.append(model(batch))
+    assert torch.equal(*outputs)

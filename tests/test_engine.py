@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from fastreid.config import CfgNode
 from fastreid.utils.events import EventStorage
 from runs import draw_market, final_states, forked, kill_self, status_of, tiny_cfg, train
 from torch import nn
 
 from occluded_reid import checkpoints
-from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine import Trainer, prepare_run, spikes
 from occluded_reid.engine import trainer as trainer_module
-from occluded_reid.engine.loading import build_train_loader
+from occluded_reid.engine.loading import ReidDataset, build_train_loader
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.randomness import PrivateRandomness, derive_seed, seed_everything
 from occluded_reid.engine.step import TrainingStep
@@ -103,8 +104,9 @@ def test_a_run_leaves_the_files_that_others_rely_on(tmp_path):
 
 @pytest.mark.parametrize("workers", [0, 2])
 def test_the_same_seed_gives_the_same_run_with_and_without_workers(tmp_path, workers):
-    train(tiny_cfg(tmp_path / "one"))
-    train(tiny_cfg(tmp_path / "two", "DATALOADER.NUM_WORKERS", workers))
+    stateful = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 4)
+    train(tiny_cfg(tmp_path / "one", *stateful))
+    train(tiny_cfg(tmp_path / "two", *stateful, "DATALOADER.NUM_WORKERS", workers))
     assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
@@ -313,10 +315,64 @@ def test_frozen_layers_move_only_after_their_iterations(tmp_path):
     assert steps_over([1, 1, 1], cfg)[0] == [0, 0, -1]
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path):
-    cfg = tiny_cfg(tmp_path / "run")
-    with pytest.raises(UserError, match=r"loss_mean became nan at iteration 1 \(epoch 0\)"):
-        steps_over([1, math.nan, 1], cfg)
+def in_precision(folder: Path, dtype: str) -> CfgNode:
+    """A configuration refuses float16 without a GPU, which has no fast one; PyTorch does not."""
+    cfg = tiny_cfg(folder, "SOLVER.AMP.ENABLED", dtype != "float32")
+    cfg.defrost()
+    cfg.SOLVER.AMP.DTYPE = dtype
+    return cfg
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path, dtype):
+    cfg = in_precision(tmp_path / "run", dtype)
+    for value in (math.nan, math.inf):
+        message = rf"loss_mean became {value} at iteration 2 \(epoch 0\)"
+        with pytest.raises(UserError, match=message):
+            steps_over([1, 1, -value, 1], cfg)
+
+
+def test_a_gradient_too_large_for_float16_skips_a_step_and_no_more(tmp_path):
+    # 1e36 times the scale of 2 ** 16 is infinite; the loss, 0 * 1e36, is not
+    weights, _ = steps_over([1e36, 1, 3], in_precision(tmp_path / "run", "float16"))
+    assert weights == [0, -1, -4]
+
+
+class Cornered(Quadratic):
+    """Its loss is 0 and the gradient of that nan."""
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"loss_mean": (self.weight * batch["x"]).abs().sqrt().mean()}
+
+
+def test_gradients_that_are_never_finite_in_float16_stop_the_run(tmp_path):
+    with pytest.raises(UserError, match="not finite in float16 for many steps up to iteration 30"):
+        steps_over([1] * 40, in_precision(tmp_path / "run", "float16"), Cornered())
+
+
+class Told(Quadratic):
+    """The losses are given: the total is ten times the first term."""
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        value = batch["x"].mean() + 0 * self.weight.sum()
+        return {"loss_told": value, "loss_small": 1e-3 * value, "loss_large": 9 + 0 * value}
+
+
+def test_a_loss_that_jumps_is_named_once_and_the_run_goes_on(tmp_path, monkeypatch):
+    said: list[str] = []
+    monkeypatch.setattr(spikes.logger, "warning", said.append)
+    values = [1] * 10 + [50] + [1] * 20 + [9, 11, 12] + [1] * 110 + [20]
+    steps_over(values, tiny_cfg(tmp_path / "run"), Told())
+    # 10: too early to tell; 31: below ten times 1; 33: said just before
+    assert [line.partition(";")[0] for line in said] == [
+        "loss_told jumped to 11 at iteration 32",
+        "loss_told jumped to 20 at iteration 144",
+    ]
+    assert "its median of the last 32 is 1 (SOLVER.SPIKE_FACTOR 10)" in said[0]
+    for factor, count in ((0, 0), (100, 0), (8, 2)):
+        said.clear()
+        steps_over(values, tiny_cfg(tmp_path / "run", "SOLVER.SPIKE_FACTOR", float(factor)), Told())
+        assert len(said) == count
 
 
 def test_losses_are_written_at_their_own_iterations(tmp_path):
@@ -434,6 +490,14 @@ def test_a_batch_holds_names_and_images_in_0_255(tmp_path):
 def test_batches_that_the_data_cannot_fill_are_refused(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         next(iter(build_train_loader(tiny_cfg(tmp_path / "run", *overrides))))
+
+
+def test_the_log_says_how_long_the_data_take(tmp_path, monkeypatch):
+    read = ReidDataset.read
+    monkeypatch.setattr(ReidDataset, "read", lambda *args: time.sleep(0.01) or read(*args))
+    train(tiny_cfg(tmp_path / "run", "SOLVER.MAX_EPOCH", 1, "TEST.EVAL_PERIOD", 0))
+    assert all(line["data_time"] > 0.08 for line in metrics(tmp_path / "run"))
+    assert "data_time: 0." in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("workers", [0, 1])

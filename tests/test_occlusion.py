@@ -13,6 +13,7 @@ from PIL import Image
 from runs import draw_market, tiny_cfg, train
 
 from occluded_reid import occluders
+from occluded_reid.colours import change_colours
 from occluded_reid.config import load_config
 from occluded_reid.engine.loading import Draw, ReidDataset, Unreadable, build_train_loader
 from occluded_reid.errors import UserError
@@ -21,11 +22,10 @@ from occluded_reid.occlusion import (
     NpoAugmentation,
     Rectangle,
     build_npo,
-    draw_patch,
+    draw_factors,
     draw_rectangle,
-    jitter_colours,
+    draw_window,
     paste,
-    random_crop,
     resize,
     stripe_visibility,
 )
@@ -148,8 +148,8 @@ def test_bounds_are_whole_pixels_inside_of_the_extent():
 
 
 def test_every_patch_is_equally_likely():
-    chance, patches = rng(), [flat(1, 1, value) for value in range(5)]
-    counts = Counter(int(draw_patch(patches, chance).pixels[0, 0, 0]) for _ in range(5000))
+    chance, npo = rng(), NpoAugmentation([flat(1, 1)] * 5)
+    counts = Counter(npo.draw((8, 4), chance).patch for _ in range(5000))
     assert sorted(counts) == [0, 1, 2, 3, 4]
     assert all(abs(count - 1000) < 150 for count in counts.values())
 
@@ -177,20 +177,24 @@ def test_the_aspect_decides_the_direction(patch, ratio, vertical):
 
 
 def test_crops_lie_inside_and_vary_in_place_and_size():
-    pixels = np.arange(20 * 10 * 3, dtype=np.int64).reshape(20, 10, 3)
     chance, sizes, corners = rng(), set(), set()
     for _ in range(500):
-        window = random_crop(pixels, 0.5, chance)
-        first = int(window[0, 0, 0]) // 3
-        top, left = divmod(first, 10)
-        height, width = window.shape[:2]
-        np.testing.assert_array_equal(window, pixels[top : top + height, left : left + width])
+        top, left, height, width = draw_window((20, 10), 0.5, chance)
+        assert top >= 0 and left >= 0 and top + height <= 20 and left + width <= 10
         sizes.add((height, width))
         corners.add((top, left))
     assert {height for height, _ in sizes} == set(range(10, 21))
     assert {width for _, width in sizes} == set(range(5, 11))
     assert len(corners) > 40
-    np.testing.assert_array_equal(random_crop(pixels, 1.0, chance), pixels)
+    assert draw_window((20, 10), 1.0, chance) == (0, 0, 20, 10)
+
+
+def test_the_window_of_the_patch_is_pasted():
+    pixels = rng().integers(0, 256, (20, 10, 3), dtype=np.uint8)
+    npo = NpoAugmentation([Patch(pixels, 2)], jitter=(0, 0, 0), flip=0)
+    pasting = npo.draw((32, 16), rng())._replace(window=Rectangle(3, 2, 9, 7))
+    wanted = resize(pixels[3:12, 2:9], pasting.rectangle.height, pasting.rectangle.width)
+    assert torch.equal(npo.prepare(pasting), wanted.float())
 
 
 def test_resizing_a_crop_equals_pillow():
@@ -204,8 +208,8 @@ def test_resizing_a_crop_equals_pillow():
 def test_colour_jitter_equals_three_steps_pixel_by_pixel():
     patch = torch.from_numpy(rng(4).integers(90, 160, (3, 4, 5)).astype(np.uint8))
     strength = (0.2, 0.3, 0.4)
-    chance = rng(7)
-    b, c, s = (chance.uniform(1 - x, 1 + x) for x in strength)
+    b, c, s = factors = draw_factors(strength, rng(7))
+    assert all(1 - x <= factor <= 1 + x for factor, x in zip(factors, strength, strict=True))
 
     def grey(pixel):
         return 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]
@@ -214,16 +218,17 @@ def test_colour_jitter_equals_three_steps_pixel_by_pixel():
     mean = sum(grey(pixel) for pixel in bright) / len(bright)
     contrasted = [[c * v + (1 - c) * mean for v in pixel] for pixel in bright]
     wanted = [[s * v + (1 - s) * grey(pixel) for v in pixel] for pixel in contrasted]
-    found = jitter_colours(patch, strength, rng(7)).reshape(3, -1).T
+    found = change_colours(patch, factors).reshape(3, -1).T
     assert np.abs(found.numpy() - np.array(wanted)).max() <= 0.501  # rounded to whole numbers
     assert torch.equal(found, found.round())
 
 
 def test_colour_jitter_stays_in_range_and_zero_strength_changes_nothing():
     patch = torch.from_numpy(rng().integers(0, 256, (3, 9, 9)).astype(np.uint8))
-    assert torch.equal(jitter_colours(patch, (0, 0, 0), rng()), patch.float())
+    assert draw_factors((0, 0, 0), rng()) == (1, 1, 1)
+    assert torch.equal(change_colours(patch, (1, 1, 1)), patch.float())
     for seed in range(20):
-        changed = jitter_colours(patch, (1, 1, 1), rng(seed))
+        changed = change_colours(patch, draw_factors((1, 1, 1), rng(seed)))
         assert changed.min() >= 0 and changed.max() <= 255
 
 
@@ -231,13 +236,12 @@ def test_patches_are_mirrored_as_often_as_asked():
     ramp = Patch(
         np.repeat(np.arange(0, 240, 8, dtype=np.uint8)[None, :, None], 9, 0).repeat(3, 2), 1
     )
-    place = Rectangle(0, 0, 9, 30)
     for flip, expected in ((0.0, 0), (1.0, 400), (0.5, 200)):
         npo = NpoAugmentation([ramp], flip=flip, jitter=(0, 0, 0))
         chance = rng()
         mirrored = 0
         for _ in range(400):
-            row = npo.vary(ramp, False, place, chance)[0, 0].float()
+            row = npo.prepare(npo.draw((36, 30), chance))[0, 0]
             mirrored += int(row[0] > row[-1])
         assert abs(mirrored - expected) <= (50 if flip == 0.5 else 0)
 

@@ -17,6 +17,7 @@ from torch import nn
 
 from occluded_reid.config import AddKeys, load_config
 from occluded_reid.engine.step import TrainingStep
+from occluded_reid.files import whole_file
 
 DIM = 16
 
@@ -60,7 +61,8 @@ def cfg_of(words: Sequence[Any], add_keys: AddKeys, file: str = "") -> CfgNode:
 def run_cfg(folder: Path, words: Sequence[Any], add_keys: AddKeys) -> CfgNode:
     """As ``runs.tiny_cfg``: a training of a second; its run is kept in ``folder``."""
     file = folder.parent / f"{folder.name}.yml"
-    file.write_text(TINY)
+    with whole_file(file, "w") as stream:  # several ranks may do so at once
+        stream.write(TINY)
     return cfg_of(["OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu", *words], add_keys, str(file))
 
 

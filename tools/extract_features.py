@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from occluded_reid.embedding import Embedded, Embedder, load, read_bgr
 from occluded_reid.engine.setup import show_log
+from occluded_reid.engine.workers import read_batches, worker_options
 from occluded_reid.errors import run_command
 from occluded_reid.extraction import Broken, FeatureFile, ImageList, Job, list_images
 from occluded_reid.files import make_folder
@@ -79,7 +80,7 @@ def collate(samples: list[tuple[int, torch.Tensor] | Broken]) -> Batch:
 
 def batches_of(
     images: ImageList, parts: Iterable[int], embedder: Embedder, args: argparse.Namespace
-) -> Iterable[Batch]:
+) -> DataLoader[Any]:
     """Return the batches of some parts; none crosses the border of a part."""
     size, total = args.part_size, len(images.paths)
     places = [
@@ -90,10 +91,10 @@ def batches_of(
     return DataLoader(
         PreparedImages(images, embedder),
         batch_sampler=places,  # type: ignore[arg-type]
-        num_workers=args.workers,
         collate_fn=collate,
         pin_memory=embedder.device.type == "cuda",
         multiprocessing_context="fork" if args.workers else None,  # the model stays here
+        **worker_options(args.workers),
     )
 
 
@@ -167,10 +168,12 @@ def extract(args: argparse.Namespace) -> None:
         _report(file, images, file.assemble(embedder.metric, embedder.dim, embedder.num_parts))
 
 
-def _shown(batches: Any, rank: int) -> Iterable[Batch]:
+def _shown(batches: DataLoader[Any], rank: int) -> Iterable[Batch]:
     if rank:  # one bar is enough
-        return batches
-    return progress(batches, total=len(batches), description="Features", unit="batches")
+        return read_batches(batches)
+    return progress(
+        read_batches(batches), total=len(batches), description="Features", unit="batches"
+    )
 
 
 def _report(file: FeatureFile, images: ImageList, broken: list[Broken]) -> None:

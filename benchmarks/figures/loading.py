@@ -1,8 +1,13 @@
-"""``loading``: from JPEG files of 128 x 64 to both views of a sample at 256 x 128, on one core."""
+"""``loading``: from cached training images to both views of a sample at 256 x 128, on one core.
+
+``loading_device``: the same without what is left to a GPU (colours, erasing and pasting).
+``loading_files``: the same as ``loading``, without a cache: from JPEG files of 128 x 64.
+"""
 
 from __future__ import annotations
 
 import tempfile
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,43 +19,58 @@ from PIL import Image
 from references.pil_pairs import PairsInPIL
 
 from fed_plugin import add_fed_config
+from occluded_reid.augmentation import build_augmentation
+from occluded_reid.batch_augmentation import BatchAugmentation
 from occluded_reid.config import load_config
-from occluded_reid.engine.loading import Draw, ReidDataset, collate
+from occluded_reid.decoding import DecodedImages, cached
+from occluded_reid.engine.loading import BatchDataset, Draw, collate
 from occluded_reid.occlusion import build_npo
 
-NAMES = ("loading",)
+NAMES = ("loading", "loading_device", "loading_files")
 OPTIONS = (
     "MODEL.DEVICE", "cpu", "INPUT.FLIP.ENABLED", "True", "INPUT.PADDING.ENABLED", "True",
     "INPUT.NPO.ENABLED", "True", "INPUT.NPO.MODE", "pair",
 )  # fmt: skip
+Batch = dict[str, Any]
 
 
 def measure(
     images: int = 64, size: tuple[int, int] = (256, 128), rounds: int = 7
 ) -> dict[str, Figure]:
-    """Compare samples per second of processor time; both draw from the same seeds."""
+    """Compare samples per second of processor time; all draw from the same seeds."""
     options = [*OPTIONS, "INPUT.SIZE_TRAIN", str(list(size))]
     cfg = load_config("", options, add_keys=[add_fed_config])
-    transforms, npo = build_transforms(cfg, is_train=True), build_npo(cfg)
+    npo = build_npo(cfg)
     assert npo is not None
+    augmentation = build_augmentation(cfg, npo)
+    finish = BatchAugmentation(augmentation, torch.device("cpu"))
+    found = {}
     with tempfile.TemporaryDirectory() as folder:
         items = write_pictures(Path(folder), images)
-        ours = ReidDataset(items, transforms, npo=npo)
-        reference = PairsInPIL(items, transforms, npo, Path(folder))
+        reference = PairsInPIL(items, build_transforms(cfg, is_train=True), npo, Path(folder))
+        decoded = DecodedImages([item[0] for item in items], augmentation.resize)
+        cache = cached(decoded, size, folder)
         draws = [Draw(number, 1000 + number) for number in range(images)]
-        check([(ours[draw], reference[draw]) for draw in draws])
-        times = time_alternately(
-            lambda: collate([ours[draw] for draw in draws]),
-            lambda: collate([reference[draw] for draw in draws]),
-            rounds=rounds,
-        )
-    rates = [[images / spent for spent in each] for each in times]
-    unit = f"pairs of {size[0]} x {size[1]} per s and core"
-    return {"loading": figure(*rates, unit, rate=True)}
+        wanted = collate([reference[draw] for draw in draws])
+        for name, source, finished in (
+            ("loading", cache, True), ("loading_device", cache, False),
+            ("loading_files", decoded, True),
+        ):  # fmt: skip
+            ours = BatchDataset(items, source, augmentation, finished=finished)
+            check(ours.__getitems__(draws), wanted, finish)
+            times = time_alternately(
+                partial(ours.__getitems__, draws),
+                lambda: collate([reference[draw] for draw in draws]),
+                rounds=rounds,
+            )
+            rate, reference_rate = ([images / spent for spent in each] for each in times)
+            unit = f"pairs of {size[0]} x {size[1]} per s and core"
+            found[name] = figure(rate, reference_rate, unit, rate=True)
+    return found
 
 
-def check(pairs: list[tuple[Any, Any]]) -> None:
-    """Check the views pixel by pixel.
+def check(ours: Batch, reference: Batch, finish: BatchAugmentation) -> None:
+    """Check the views pixel by pixel, once what is left to the device is done.
 
     The pasted patch may be some grey levels off: PIL clips after each change of colour, ours after
     the last one. Another patch, or another place, is off by more.
@@ -58,14 +78,16 @@ def check(pairs: list[tuple[Any, Any]]) -> None:
     Raises:
         Unequal: a view or a label differs.
     """
-    for ours, reference in pairs:
-        if not torch.equal(ours["images"], reference["images"]):
-            raise Unequal("loading: the whole views differ")
-        if not torch.equal(ours["part_visibility"], reference["part_visibility"]):
-            raise Unequal("loading: the labels of the stripes differ")
-        off = (ours["occluded_images"] - reference["occluded_images"]).abs()
-        if float(off.mean()) > 8:
-            raise Unequal(f"loading: the occluded views differ by {float(off.mean()):.1f} of 255")
+    if "changes" in ours:
+        ours |= finish(ours["images"], ours["changes"])
+    if not torch.equal(ours["images"].float(), reference["images"]):
+        raise Unequal("loading: the whole views differ")
+    if not torch.equal(ours["part_visibility"], reference["part_visibility"]):
+        raise Unequal("loading: the labels of the stripes differ")
+    off = (ours["occluded_images"].float() - reference["occluded_images"]).abs()
+    worst = float(off.mean(dim=(1, 2, 3)).max())
+    if worst > 8:
+        raise Unequal(f"loading: the occluded views differ by {worst:.1f} of 255")
 
 
 def write_pictures(folder: Path, images: int) -> list[tuple[str, int, int]]:

@@ -61,6 +61,7 @@ def _shrunk(cfg: CfgNode, images: int) -> CfgNode:
     cfg.SOLVER.IMS_PER_BATCH = cfg.TEST.IMS_PER_BATCH = images
     cfg.DATALOADER.NUM_INSTANCE = images // IDENTITIES
     cfg.DATALOADER.NUM_WORKERS = 0
+    cfg.INPUT.CACHE = ""  # the images are gone afterwards
     cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or IDENTITIES
     cfg.freeze()
     return cfg

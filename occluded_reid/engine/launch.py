@@ -69,9 +69,22 @@ def launch(
         while not job.join():
             pass
     except mp.ProcessExitedException as error:
-        sys.exit(error.exit_code if error.exit_code > 0 else 1)
+        sys.exit(_code_of(error))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _code_of(error: mp.ProcessExitedException) -> int:
+    """The command's exit code after one of its processes has failed; a kill is reported."""
+    if error.exit_code > 0:
+        return error.exit_code
+    print(
+        f"error: process {error.error_index} was ended by {error.signal_name}, the others were "
+        "stopped; where nobody sent it, look whether the memory was full. --resume goes on from "
+        "the last checkpoint",
+        file=sys.stderr,
+    )
+    return 128 - error.exit_code
 
 
 def _pass_on_sigterm(pids: list[int]) -> None:

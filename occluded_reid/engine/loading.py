@@ -21,8 +21,12 @@ from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from torch.utils.data import BatchSampler, DataLoader, Sampler
 
+from occluded_reid.augmentation import Augmentation, build_augmentation
+from occluded_reid.batch_augmentation import BatchAugmentation, BatchChanges, stacked
 from occluded_reid.datasets import build_dataset, dataset_root
+from occluded_reid.decoding import DecodedImages, Images, cached
 from occluded_reid.engine.randomness import PrivateRandomness, derive_seed
+from occluded_reid.engine.workers import read_batches, worker_options
 from occluded_reid.errors import UserError
 from occluded_reid.images import READ_ERRORS, read_rgb
 from occluded_reid.occlusion import NpoAugmentation, build_npo
@@ -82,13 +86,64 @@ class ReidDataset(CommDataset):
             image = read_rgb(path)
         except READ_ERRORS as error:
             return Unreadable(path, f"{type(error).__name__}: {error}")
+        return {"images": self.transform(image), **self.about(index)}
+
+    def about(self, index: int) -> dict[str, Any]:
+        """Return what the sample at ``index`` holds beside its image."""
+        path, pid, camid = self.img_items[index][:3]
         return {
-            "images": self.transform(image),
             "targets": self.pid_dict[pid] if self.relabel else pid,
             "camids": self.cam_dict[camid] if self.relabel else camid,
             "img_paths": path,
             "index": index,
         }
+
+
+class BatchDataset(ReidDataset):
+    """Reads and augments a batch at once; it holds what one sample by one would, images as uint8.
+
+    Args:
+        items: (path, identity, camera) of each image.
+        images: of one size, in the order of the items.
+        augmentation: what is done to them.
+        finished: whether a batch is complete. Else it is cropped only, and holds as ``changes``
+            what :class:`~occluded_reid.batch_augmentation.BatchAugmentation` is to do.
+    """
+
+    def __init__(
+        self, items: list[Item], images: Images, augmentation: Augmentation, *, finished: bool
+    ):
+        super().__init__(items, augmentation.resize)
+        self._images = images
+        self._augmentation = augmentation
+        self._finished = finished
+
+    def __getitems__(self, draws: Sequence[Draw]) -> dict[str, Any]:
+        """Return a batch as :func:`collate` does; PyTorch's loader asks for it."""
+        found = [(draw, self._images[draw.image]) for draw in draws]
+        unreadable = [
+            Unreadable(self.img_items[draw.image][0], image)
+            for draw, image in found
+            if isinstance(image, str)
+        ]
+        readable = [(draw, image) for draw, image in found if not isinstance(image, str)]
+        if not readable:
+            return {"unreadable": unreadable}
+        batch = collate([self.about(draw.image) for draw, _ in readable])
+        return batch | self._augmented(readable) | {"unreadable": unreadable}
+
+    def _augmented(self, found: Sequence[tuple[Draw, np.ndarray]]) -> dict[str, Any]:
+        changes = []
+        crops = np.zeros((len(found), 3, *self._augmentation.size), np.uint8)
+        with PrivateRandomness(found[0][0].seed):
+            for (draw, image), crop in zip(found, crops, strict=True):
+                changes.append(self._augmentation.draw(draw.seed))
+                self._augmentation.crop(image, changes[-1], crop)
+        images = torch.from_numpy(crops)
+        if self._finished:
+            return self._augmentation.finish(images, changes)
+        labels = self._augmentation.labels(changes)
+        return {"images": images, "changes": stacked(changes), **labels}
 
 
 class EpochBatches(Sampler[list[Draw]]):
@@ -131,29 +186,62 @@ class EpochBatches(Sampler[list[Draw]]):
                 ]
 
 
-class DeviceLoader:
-    """A loader whose batches arrive on ``device``; unreadable images stop it or are left out."""
+EMPTY_BATCHES = 10
+"""So many in a row without a readable image are no accident."""
 
-    def __init__(self, loader: DataLoader[Any], device: torch.device, on_error: str):
+
+class DeviceLoader:
+    """A loader whose batches arrive on ``device``; unreadable images stop it or are left out.
+
+    On a GPU the next batch is copied, and augmented, beside the work on the one before.
+
+    Args:
+        loader: of batches with ``unreadable``.
+        device: of the batches.
+        on_error: raise or skip.
+        augment: completes a batch that holds ``changes``.
+    """
+
+    def __init__(
+        self,
+        loader: DataLoader[Any],
+        device: torch.device,
+        on_error: str,
+        augment: BatchAugmentation | None = None,
+    ):
         self.loader = loader
         self.dataset: Any = loader.dataset
         self.batch_sampler = loader.batch_sampler
         self._device = device
         self._on_error = on_error
+        self._augment = augment
         self._named: set[str] = set()
 
     def __len__(self) -> int:
         return len(self.loader)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        for batch in self.loader:
-            self._handle_unreadable(batch.pop("unreadable"))
+        batches = self._on_device()
+        return _one_ahead(batches, self._device) if self._device.type == "cuda" else batches
+
+    def _on_device(self) -> Iterator[dict[str, Any]]:
+        empty = 0
+        for batch in read_batches(self.loader):
+            unreadable = batch.pop("unreadable")
+            self._handle_unreadable(unreadable)
+            empty = 0 if batch else empty + 1
+            if empty == EMPTY_BATCHES:
+                path, reason = unreadable[-1]
+                raise UserError(
+                    f"no image of {EMPTY_BATCHES} batches could be read, the last one being {path} "
+                    f"({reason}); is its folder still there?"
+                )
             if not batch:
                 continue
-            yield {
-                key: value.to(self._device, non_blocking=True) if torch.is_tensor(value) else value
-                for key, value in batch.items()
-            }
+            batch = {name: _moved(value, self._device) for name, value in batch.items()}
+            if self._augment is not None:
+                batch |= self._augment(batch["images"], batch.pop("changes"))
+            yield {name: _in_float(value) for name, value in batch.items()}
 
     def _handle_unreadable(self, unreadable: list[Unreadable]) -> None:
         for path, reason in unreadable:
@@ -167,14 +255,46 @@ class DeviceLoader:
                 logger.warning(f"Left out, cannot be read: {path} ({reason})")
 
 
-def collate(samples: Sequence[dict[str, Any] | Unreadable]) -> dict[str, Any]:
+def _moved(value: Any, device: torch.device) -> Any:
+    if isinstance(value, BatchChanges):
+        return BatchChanges(*(_moved(each, device) for each in value))
+    return value.to(device, non_blocking=True) if torch.is_tensor(value) else value
+
+
+def _in_float(value: Any) -> Any:
+    """Images come as bytes where they can, and are made float32 here."""
+    return value.float() if torch.is_tensor(value) and value.dtype == torch.uint8 else value
+
+
+def _one_ahead(batches: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
+    """Yield what ``batches`` yields; the GPU makes the next one while it works on this one."""
+    beside = torch.cuda.Stream(device)
+
+    def fetch() -> dict[str, Any] | None:
+        with torch.cuda.stream(beside):
+            return next(batches, None)
+
+    coming = fetch()
+    while coming is not None:
+        working = torch.cuda.current_stream(device)
+        working.wait_stream(beside)
+        for value in coming.values():
+            if torch.is_tensor(value):
+                value.record_stream(working)  # its memory is not used again before that is done
+        batch, coming = coming, fetch()
+        yield batch
+
+
+def collate(samples: Sequence[dict[str, Any] | Unreadable] | dict[str, Any]) -> dict[str, Any]:
     """Batch samples by name; ``unreadable`` lists those without an image.
 
-    Tensors, arrays and numbers are stacked, strings stay a list.
+    Tensors, arrays and numbers are stacked, strings stay a list. A batch stays as it is.
 
     Raises:
         TypeError: a value of another kind.
     """
+    if isinstance(samples, dict):
+        return samples
     readable = [sample for sample in samples if isinstance(sample, dict)]
     batch: dict[str, Any] = {
         key: _stack(key, [sample[key] for sample in readable]) for key in (readable or [{}])[0]
@@ -222,20 +342,42 @@ def build_train_loader(cfg: CfgNode, items: list[Item] | None = None) -> DeviceL
     """Return the endless loader of ``DATASETS.NAMES``, or of ``items`` (path, identity, camera).
 
     Raises:
-        UserError: the data cannot fill a batch, or the occlusion set (INPUT.NPO) cannot be used.
+        UserError: the data cannot fill a batch, the occlusion set (INPUT.NPO) cannot be used, or
+            the augmentation or the cache of decoded images cannot be had.
     """
     if items is None:
         items = [item for name in cfg.DATASETS.NAMES for item in open_dataset(cfg, name).train]
-    transforms = build_transforms(cfg, is_train=True)
-    dataset = ReidDataset(items, transforms, relabel=True, npo=build_npo(cfg))
-    _check_batch_can_be_filled(cfg, dataset)
+    _check_batch_can_be_filled(cfg, items)
+    dataset, augment = _train_dataset(cfg, items)
     batches = EpochBatches(
         lambda seed: make_sampler(cfg, items, seed),
         cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(),
         len(dataset) // cfg.SOLVER.IMS_PER_BATCH,
         cfg.SEED,
     )
-    return _loader(cfg, dataset, batches)
+    return _loader(cfg, dataset, batches, augment)
+
+
+def _train_dataset(cfg: CfgNode, items: list[Item]) -> tuple[ReidDataset, BatchAugmentation | None]:
+    """Return the training set and, where it does not do all of it, what completes its batches."""
+    npo, device = build_npo(cfg), torch.device(cfg.MODEL.DEVICE)
+    where, folder = cfg.INPUT.AUGMENTATION, cfg.INPUT.CACHE
+    if where == "transforms":
+        if folder:
+            raise UserError(
+                f"INPUT.CACHE {folder} needs INPUT.AUGMENTATION workers or device: fast-reid's "
+                "transforms begin with the decoded file"
+            )
+        return ReidDataset(items, build_transforms(cfg, is_train=True), npo=npo), None
+    augmentation = build_augmentation(cfg, npo)
+    decoded = DecodedImages([item[0] for item in items], augmentation.resize)
+    images: Images = decoded
+    if folder:
+        threads = max(1, cfg.DATALOADER.NUM_WORKERS)
+        images = cached(decoded, augmentation.size, folder, threads=threads)
+    finished = where == "workers" or device.type == "cpu"
+    augment = None if finished else BatchAugmentation(augmentation, device)
+    return BatchDataset(items, images, augmentation, finished=finished), augment
 
 
 def build_test_loader(
@@ -249,17 +391,22 @@ def build_test_loader(
     return _loader(cfg, dataset, batches), len(query)
 
 
-def _loader(cfg: CfgNode, dataset: ReidDataset, batches: Sampler[Any]) -> DeviceLoader:
+def _loader(
+    cfg: CfgNode,
+    dataset: ReidDataset,
+    batches: Sampler[Any],
+    augment: BatchAugmentation | None = None,
+) -> DeviceLoader:
     device = torch.device(cfg.MODEL.DEVICE)
     loader: DataLoader[Any] = DataLoader(
         dataset,
         batch_sampler=batches,
-        num_workers=cfg.DATALOADER.NUM_WORKERS,
         collate_fn=collate,
         pin_memory=device.type == "cuda",
         generator=torch.Generator(),  # else opening the loader would draw from the model's stream
+        **worker_options(cfg.DATALOADER.NUM_WORKERS),
     )
-    return DeviceLoader(loader, device, cfg.INPUT.ON_ERROR)
+    return DeviceLoader(loader, device, cfg.INPUT.ON_ERROR, augment)
 
 
 def make_sampler(cfg: CfgNode, items: list[Item], seed: int) -> Sampler[int]:
@@ -288,14 +435,14 @@ def make_sampler(cfg: CfgNode, items: list[Item], seed: int) -> Sampler[int]:
 _IDENTITY_SAMPLERS = ("BalancedIdentitySampler", "NaiveIdentitySampler")
 
 
-def _check_batch_can_be_filled(cfg: CfgNode, dataset: ReidDataset) -> None:
+def _check_batch_can_be_filled(cfg: CfgNode, items: list[Item]) -> None:
     """Refuse what makes fast-reid's samplers spin for ever or an epoch empty."""
     batch, ranks = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if batch % ranks:
         raise UserError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {ranks} processes")
-    if len(dataset) < batch:
+    if len(items) < batch:
         raise UserError(
-            f"the training set has {len(dataset)} images, SOLVER.IMS_PER_BATCH asks for {batch}"
+            f"the training set has {len(items)} images, SOLVER.IMS_PER_BATCH asks for {batch}"
         )
     if cfg.DATALOADER.SAMPLER_TRAIN not in _IDENTITY_SAMPLERS:
         return
@@ -306,8 +453,9 @@ def _check_batch_can_be_filled(cfg: CfgNode, dataset: ReidDataset) -> None:
             f"{ranks} processes) is no multiple of DATALOADER.NUM_INSTANCE {instances}"
         )
     needed = batch // instances
-    if dataset.num_classes < needed:
+    identities = len({item[1] for item in items})
+    if identities < needed:
         raise UserError(
             f"a batch needs {needed} identities (SOLVER.IMS_PER_BATCH {batch} / "
-            f"DATALOADER.NUM_INSTANCE {instances}), the training set has {dataset.num_classes}"
+            f"DATALOADER.NUM_INSTANCE {instances}), the training set has {identities}"
         )

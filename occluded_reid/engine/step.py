@@ -17,7 +17,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from occluded_reid.distributed import unwrapped
+from occluded_reid.engine.spikes import SpikeWatch
 from occluded_reid.errors import UserError
+
+LEAST_LOSS_SCALE = 2.0**-14
+"""Thirty gradients in a row that were not finite bring float16's loss scale down to here."""
 
 
 class TrainingStep:
@@ -64,6 +68,7 @@ class TrainingStep:
             torch.amp.GradScaler(self._device_type) if self._amp_dtype == torch.float16 else None
         )
         self._unread: list[tuple[int, list[str], torch.Tensor]] = []
+        self._spikes = SpikeWatch(cfg.SOLVER.SPIKE_FACTOR)
 
     def run_step(self) -> None:
         """Run iteration ``self.iter``."""
@@ -97,7 +102,8 @@ class TrainingStep:
         """Write the losses of the iterations since the last reading to the event storage.
 
         Raises:
-            UserError: one of them is not finite; the message names the term and the iteration.
+            UserError: one of them is not finite; the message names the term and the iteration. Or
+                float16's gradients were not for long.
         """
         unread, self._unread = self._unread, []
         if not unread:
@@ -105,10 +111,12 @@ class TrainingStep:
         values = torch.stack([stacked for _, _, stacked in unread]).cpu().numpy()
         for (iteration, names, _), row in zip(unread, values, strict=True):
             self._refuse_non_finite(iteration, names, row)
+        self._refuse_lost_gradients()
         rows = np.mean(comm.all_gather(values), axis=0)
         storage = get_event_storage()
         now = storage.iter
         for (iteration, names, _), row in zip(unread, rows, strict=True):
+            self._spikes.look(iteration, names, row)
             storage.iter = iteration
             storage.put_scalars(total_loss=row.sum(), **dict(zip(names, row, strict=True)))
         storage.iter = now
@@ -182,6 +190,16 @@ class TrainingStep:
                     f"{name} became {value} at iteration {iteration} (epoch {epoch}); nothing was "
                     f"saved since. {advice}"
                 )
+
+    def _refuse_lost_gradients(self) -> None:
+        """A step now and then is skipped in float16; when all of them are, nothing is learned."""
+        if self.grad_scaler and self.grad_scaler.get_scale() <= LEAST_LOSS_SCALE:
+            raise UserError(
+                f"the gradients were not finite in float16 for many steps up to iteration "
+                f"{self.iter}, though the losses were; nothing is learned so. Use "
+                "SOLVER.AMP.DTYPE bfloat16 or SOLVER.AMP.ENABLED False, and --resume from the "
+                "last checkpoint"
+            )
 
 
 def _check_pairs_are_read(cfg: CfgNode, model: nn.Module) -> None:

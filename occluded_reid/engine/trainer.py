@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import time
 from pathlib import Path
 from typing import Any
 
+import torch
 from fastreid.config import CfgNode
 from fastreid.engine import defaults, hooks
 from fastreid.engine.train_loop import HookBase, TrainerBase
@@ -198,8 +200,10 @@ class Trainer(defaults.DefaultTrainer):
         """Save the epoch as far as it has come; end the process as SIGTERM would.
 
         Raises:
-            SystemExit: always, with the code 143.
+            SystemExit: with the code 143.
+            UserError: a loss that nobody had looked at yet is not finite.
         """
+        self._trainer.read_losses()
         ranks = comm.gather(rank_state(unwrapped(self.model)))
         begun = {"steps": self.iter - self.epoch * self.iters_per_epoch, "ranks": ranks}
         best_metric = self._keeper.best_metric
@@ -279,6 +283,26 @@ class Trainer(defaults.DefaultTrainer):
     def build_train_loader(cls, cfg: CfgNode, items: list[Item] | None = None) -> DeviceLoader:
         """Return the endless training loader of ``DATASETS.NAMES``, or of ``items``."""
         return build_train_loader(cfg, items)
+
+    @classmethod
+    def build_lr_scheduler(
+        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int
+    ) -> dict[str, Any]:
+        """Return fast-reid's schedules.
+
+        Raises:
+            UserError: the warm-up leaves the cosine no epoch.
+        """
+        solver = cfg.SOLVER
+        before = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
+        if solver.SCHED == "CosineAnnealingLR" and before >= solver.MAX_EPOCH:
+            raise UserError(
+                f"SOLVER.SCHED CosineAnnealingLR begins after {before} epochs (SOLVER.WARMUP_ITERS "
+                f"{solver.WARMUP_ITERS}, {iters_per_epoch} iterations an epoch, "
+                f"SOLVER.DELAY_EPOCHS {solver.DELAY_EPOCHS}), SOLVER.MAX_EPOCH is "
+                f"{solver.MAX_EPOCH}: shorten the warm-up"
+            )
+        return super().build_lr_scheduler(cfg, optimizer, iters_per_epoch)
 
     @staticmethod
     def auto_scale_hyperparams(cfg: CfgNode, num_classes: int) -> CfgNode:

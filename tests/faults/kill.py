@@ -5,6 +5,10 @@ Each trial trains FED, AONet or a plain network on drawn images in a forked proc
 SIGTERM or SIGINT ends it in a chosen phase, at a moment drawn from the seed. It is resumed, now and
 then killed again, until it ends. All that ``model_final.pth`` holds must equal the whole run's bit
 for bit: weights, banks or memory, average, optimizer, schedules, best metric.
+
+With --ranks several processes share each training (gloo). SIGKILL meets one of them, SIGTERM one or
+all, SIGINT all; when one has ended badly, the others get SIGTERM, as torchrun and --num-gpus do it,
+and must end within a minute.
 """
 
 from __future__ import annotations
@@ -30,12 +34,14 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
 
 from aonet.tiny import aonet_run_cfg  # noqa: E402
 from fed.tiny import fed_run_cfg  # noqa: E402
-from runs import draw_market, final_states, forked, status_of, tiny_cfg, train  # noqa: E402
+from ranks import forked_ranks, has_ended  # noqa: E402
+from runs import draw_market, final_states, status_of, tiny_cfg, train  # noqa: E402
 
 from fed_plugin import hooks as fed_hooks  # noqa: E402
 from occluded_reid.checkpoints import Checkpointer  # noqa: E402
 from occluded_reid.engine import Trainer  # noqa: E402
 from occluded_reid.engine.interruption import EXIT_CODE  # noqa: E402
+from occluded_reid.engine.launch import launch  # noqa: E402
 from occluded_reid.engine.step import TrainingStep  # noqa: E402
 from occluded_reid.errors import run_command  # noqa: E402
 
@@ -51,6 +57,8 @@ ENDS = {  # a process that is starting has no handler yet; one that is ending ha
     signal.SIGTERM: {0, -signal.SIGTERM, EXIT_CODE},
     signal.SIGINT: {0, 130},
 }
+BESIDE_A_FAILED_RANK = {1, -signal.SIGTERM, -signal.SIGABRT}  # its connection is gone; starting
+SECONDS_TO_END = 60.0
 PHASES = ("start", "bank initialisation", "step", "evaluation", "checkpoint write")
 PLACES = {
     "bank initialisation": (fed_hooks, "fill_memories"),
@@ -116,52 +124,100 @@ class Whole(NamedTuple):
     phases: list[int]
 
 
-def start(method: str, folder: Path, watch: Watch, seconds_file: Path | None = None) -> int:
-    """Begin or resume a training in a forked process, as tools/train_net.py would."""
+def start(
+    method: str, folder: Path, watch: Watch, ranks: int = 1, seconds_file: Path | None = None
+) -> list[int]:
+    """Begin or resume a training in forked processes, as tools/train_net.py would.
 
-    def work() -> None:
-        with open(folder.parent / f"{folder.name}.out", "a") as output:
+    The first of them tells its phases. Returns their process ids.
+    """
+    cfg = METHODS[method](folder)
+
+    def work(rank: int) -> None:
+        with open(folder.parent / f"{folder.name}.out{rank}", "a") as output:
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & would ignore it
-        with watch.watching() as seconds:
+        with watch.watching() if rank == 0 else contextlib.nullcontext([0.0]) as seconds:
             began = time.perf_counter()
             try:
-                code = run_command(lambda: train(METHODS[method](folder), resume=True))
+                code = run_command(lambda: train_as_one_of(ranks, cfg))
             except SystemExit as leaving:
                 code = leaving.code
             seconds[0] = time.perf_counter() - began - sum(seconds[1:])
-        if seconds_file:
+        if seconds_file and rank == 0:
             seconds_file.write_text(" ".join(map(str, seconds)))
         os._exit(code)
 
-    return forked(work)
+    return forked_ranks(ranks, work)
 
 
-def uninterrupted(method: str, folder: Path, phases: Sequence[str]) -> Whole:
+def train_as_one_of(ranks: int, cfg: Any) -> None:
+    if ranks == 1:
+        train(cfg, resume=True)
+    else:
+        launch(lambda: train(cfg, resume=True), device="cpu")
+
+
+def ends_of(pids: list[int]) -> list[int]:
+    """Wait for all processes; once one has failed, stop the others.
+
+    Raises:
+        AssertionError: one of them does not end.
+    """
+    statuses: dict[int, int] = {}
+    while len(statuses) < len(pids):
+        for pid in set(pids) - set(statuses):
+            if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+                statuses[pid] = status_of(pid)
+                if statuses[pid]:
+                    stop(set(pids) - set(statuses))
+        time.sleep(0.001)
+    return [statuses[pid] for pid in pids]
+
+
+def stop(pids: set[int]) -> None:
+    for pid in pids:
+        os.kill(pid, signal.SIGTERM)
+    for pid in pids:
+        assert has_ended(pid, SECONDS_TO_END), f"process {pid} goes on without another rank"
+
+
+def uninterrupted(method: str, folder: Path, phases: Sequence[str], ranks: int) -> Whole:
     watch, file = Watch(), folder.parent / f"{folder.name}.seconds"
-    assert status_of(start(method, folder, watch, file)) == 0, f"see {folder}.out"
+    assert not any(ends_of(start(method, folder, watch, ranks, file))), f"see {folder}.out0"
     seconds = [float(word) for word in file.read_text().split()]
     chosen = [PHASES.index(phase) for phase in phases]
     return Whole(final_states(folder), watch.read()[1], seconds, chosen)
 
 
-def kill(pid: int, watch: Watch, whole: Whole, number: int, chance: random.Random) -> str | None:
-    """Send the signal at a drawn moment of one of ``whole.phases``; return the phase it met."""
+def kill(
+    pids: list[int], watch: Watch, whole: Whole, number: int, chance: random.Random
+) -> tuple[str, list[int]] | None:
+    """Send the signal at a drawn moment of one of ``whole.phases``.
+
+    Returns:
+        The phase that the first rank was in, and the processes that got the signal.
+    """
     phase = chance.choice([n for n in whole.phases if whole.entered[n]])
     visit = chance.randint(1, whole.entered[phase])
     delay = chance.random() * whole.seconds[phase] / whole.entered[phase]
+    victims = chance.choice([pids, [chance.choice(pids)]])
+    victims = {signal.SIGKILL: victims[-1:], signal.SIGINT: pids}.get(number, victims)
     while watch.read()[1][phase] < visit:
-        if os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):
+        if any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids):
             return None  # a resumed run need not come that way
         time.sleep(0.0002)
     time.sleep(delay)
     met = PHASES[watch.read()[0]]
-    os.kill(pid, number)
-    return met
+    for pid in victims:
+        os.kill(pid, number)
+    return met, victims
 
 
-def trial(method: str, folder: Path, whole: Whole, chance: random.Random) -> list[tuple[str, str]]:
+def trial(
+    method: str, folder: Path, whole: Whole, chance: random.Random, ranks: int
+) -> list[tuple[str, str]]:
     """Kill and resume until the run has ended; return the signals that ended it and where.
 
     Raises:
@@ -170,13 +226,16 @@ def trial(method: str, folder: Path, whole: Whole, chance: random.Random) -> lis
     met: list[tuple[str, str]] = []
     for kills_left in range(chance.choice([1, 1, 2, 3]), -1, -1):
         watch = Watch()
-        pid = start(method, folder, watch)
+        pids = start(method, folder, watch, ranks)
         number = chance.choice(SIGNALS)
-        phase = kill(pid, watch, whole, number, chance) if kills_left else None
-        status = status_of(pid)
-        expected = ENDS[number] if phase else {0}
-        assert status in expected, f"{number} in {phase} ended in {status}: {folder}.out"
-        if phase and status:
+        phase, victims = (kills_left and kill(pids, watch, whole, number, chance)) or ("", [])
+        statuses = ends_of(pids)
+        for pid, status in zip(pids, statuses, strict=True):
+            expected = ENDS[number] if phase else {0}
+            if phase and ranks > 1 and (pid not in victims or number == signal.SIGINT):
+                expected = expected | BESIDE_A_FAILED_RANK
+            assert status in expected, f"{number} in {phase} ended in {statuses}: {folder}.out*"
+        if any(statuses):
             met.append((signal.Signals(number).name, phase))
     found = final_states(folder)
     assert found.keys() == whole.states.keys()
@@ -195,15 +254,16 @@ def run_trials(
     seed: int,
     methods: Sequence[str] = tuple(METHODS),
     phases: Sequence[str] = PHASES,
+    ranks: int = 1,
 ) -> collections.Counter[tuple[str, str]]:
     """Run the trials; return how often each signal ended a run in each phase."""
     os.environ["FASTREID_DATASETS"] = str(draw_market(folder / "data"))
-    wholes = {method: uninterrupted(method, folder / method, phases) for method in methods}
+    wholes = {method: uninterrupted(method, folder / method, phases, ranks) for method in methods}
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     for number in range(trials):
         chance = random.Random(f"{seed} {number}")
         method = methods[number % len(methods)]
-        counts.update(trial(method, folder / f"trial{number}", wholes[method], chance))
+        counts.update(trial(method, folder / f"trial{number}", wholes[method], chance, ranks))
         print(f"{number + 1} trials, {counts.total()} kills", flush=True)
     return counts
 
@@ -214,10 +274,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--phases", nargs="+", choices=PHASES, default=PHASES)
+    parser.add_argument("--ranks", type=int, default=1)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        counts = run_trials(Path(folder), args.trials, args.seed, args.methods, args.phases)
+        counts = run_trials(
+            Path(folder), args.trials, args.seed, args.methods, args.phases, args.ranks
+        )
     print(f"{args.trials} runs, killed {counts.total()} times, equal the whole runs bit for bit")
     for phase in PHASES:
         found = [f"{number.name} {counts[number.name, phase]}" for number in SIGNALS]

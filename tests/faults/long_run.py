@@ -53,12 +53,13 @@ class Meter(HookBase):
         print(*self.readings[-1], flush=True)
 
 
-def long_run(folder: Path, iterations: int) -> list[Reading]:
+def long_run(folder: Path, iterations: int, workers: int = 0) -> list[Reading]:
     """Train FED on drawn images, evaluating and saving every five epochs; return the readings."""
     os.environ["FASTREID_DATASETS"] = str(draw_market(folder / "data"))
     every = ("TEST.EVAL_PERIOD", 5, "SOLVER.CHECKPOINT_PERIOD", 5)
+    slowly = ("SOLVER.BASE_LR", 1e-4, "DATALOADER.NUM_WORKERS", workers)
     epochs = -(-iterations // ITERATIONS_PER_EPOCH)
-    cfg = fed_run_cfg(folder / "run", *every, "SOLVER.MAX_EPOCH", epochs, "SOLVER.BASE_LR", 1e-4)
+    cfg = fed_run_cfg(folder / "run", *every, *slowly, "SOLVER.MAX_EPOCH", epochs)
     trainer = Trainer(prepare_run(cfg, training=True))
     meter = Meter(max(1, iterations // 40))
     trainer.register_hooks([meter])
@@ -75,10 +76,11 @@ def growth(readings: list[Reading]) -> tuple[float, int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--workers", type=int, default=0)
     args = parser.parse_args()
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
-        readings = long_run(Path(folder), args.iterations)
+        readings = long_run(Path(folder), args.iterations, args.workers)
     memory, files, objects = growth(readings)
     print(
         f"{args.iterations} iterations: {memory:+.1f} MiB, {files:+d} files, {objects:+d} objects"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import errno
 import json
 import os
 import resource
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,16 +16,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import draw_market, forked, status_of, tiny_cfg, train
+from runs import draw_market, forked, load_tool, status_of, tiny_cfg, train
+from test_retrieval import add, create
 from torch import nn
 
 from occluded_reid import files
 from occluded_reid.checkpoints import Checkpointer
 from occluded_reid.engine import Trainer
 from occluded_reid.engine.hooks import forget_metrics_from
+from occluded_reid.engine.loading import open_dataset
 from occluded_reid.engine.setup import prepare_run
+from occluded_reid.engine.step import TrainingStep
 from occluded_reid.errors import UserError
 from occluded_reid.files import remove_unfinished, whole_file, zip_fault
+from occluded_reid.synthetic.generation import generate
 
 KIB = 1024
 
@@ -66,6 +72,22 @@ def write_picture(folder: Path) -> None:
         Image.fromarray(noise).save(stream, format="PNG")
 
 
+def write_occluders(folder: Path) -> None:
+    load_tool("make_occluders").make(argparse.Namespace(mode="drawn", output=folder / "set"))
+
+
+def write_pasted_queries(folder: Path) -> None:
+    open_dataset(tiny_cfg(folder, "DATASETS.OCCLUDED.ROOT", folder), "OccludedMarket1501")
+
+
+def write_drawn_set(folder: Path) -> None:
+    generate(folder, "tiny", workers=1)
+
+
+def write_index(folder: Path) -> None:
+    create(folder / "index")
+
+
 WRITERS = [write_checkpoint, write_config, write_metrics, write_array, write_picture]
 
 
@@ -80,7 +102,9 @@ def folder(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "log.txt"}
+    """The files by name, without the log and the locks between processes, which stay."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
+    return {path.name: path.read_bytes() for path in files if path.name != "log.txt"}
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -95,6 +119,46 @@ def test_a_limit_of_file_size_leaves_the_old_files(folder, writer: Callable[[Pat
 
     assert status_of(forked(again)) == 0
     assert contents(folder) == before
+
+
+@pytest.mark.parametrize(
+    "writer", [write_occluders, write_pasted_queries, write_drawn_set, write_index]
+)
+def test_a_limit_of_file_size_leaves_no_half_folder(folder, tmp_path, monkeypatch, writer):
+    monkeypatch.setenv("FASTREID_DATASETS", str(draw_market(tmp_path / "data")))
+    before = contents(folder)
+
+    def write() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (KIB, KIB))
+        with pytest.raises(UserError, match="larger than a file may be there|is the disk full"):
+            writer(folder)
+
+    assert status_of(forked(write)) == 0
+    assert contents(folder) == before and not list(folder.rglob(".*.tmp-*"))
+
+
+@pytest.mark.parametrize(
+    ("kib", "message"),
+    [(8, "gallery.sqlite .*is the disk full"), (256, "vectors-0.f32: larger than a file may be")],
+)
+def test_a_limit_of_file_size_leaves_the_index_as_it_was(tmp_path, kib, message):
+    """The database cannot grow, or it can and the vectors cannot."""
+    dim, few, many = 2048, 8, 100
+    index = create(tmp_path / "index", dim=dim)
+    add(index, np.eye(dim, dtype=np.float32)[:few])
+
+    def write() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (kib * KIB, kib * KIB))
+        with pytest.raises(UserError, match=message):
+            add(index, np.ones((many, dim), np.float32), few)
+
+    def found() -> int:
+        return len(index.search(np.ones((1, dim)), top=few + many)[0])
+
+    assert status_of(forked(write)) == 0
+    assert len(index) == few == found()
+    add(index, np.ones((many, dim), np.float32), few)
+    assert len(index) == few + many == found()
 
 
 @pytest.mark.parametrize("writer", WRITERS)
@@ -142,6 +206,38 @@ def test_a_data_set_that_loses_a_file_during_the_run_names_it(tmp_path, monkeypa
     lost.unlink()
     with pytest.raises(UserError, match=f"cannot read the image .*{lost.name}.*FileNotFound"):
         trainer.train()
+
+
+@pytest.mark.parametrize(
+    ("gone", "options", "message"),
+    [
+        ("bounding_box_train", [], "cannot read the image .*bounding_box_train.*FileNotFound"),
+        (
+            "bounding_box_train",
+            ["INPUT.ON_ERROR", "skip"],
+            "no image of 10 batches could be read, the last .*FileNotFound.*; is its folder still",
+        ),
+        ("query", [], "Market1501"),
+        ("bounding_box_test", ["INPUT.ON_ERROR", "skip"], "Market1501"),
+    ],
+)
+def test_a_folder_that_vanishes_during_the_run_ends_it(
+    tmp_path, monkeypatch, gone, options, message
+):
+    root = draw_market(tmp_path / "data")
+    monkeypatch.setenv("FASTREID_DATASETS", str(root))
+    step = TrainingStep.run_step
+
+    def run_step(self: TrainingStep) -> None:
+        if self.iter == 7:
+            shutil.rmtree(next(root.rglob(gone)))
+        step(self)
+
+    monkeypatch.setattr(TrainingStep, "run_step", run_step)
+    with pytest.raises(UserError, match=message):
+        train(tiny_cfg(tmp_path / "run", *options))
+    last = "model_0000.pth" if gone == "bounding_box_train" else "model_0001.pth"
+    assert (tmp_path / "run" / "last_checkpoint").read_text() == last
 
 
 def test_what_a_killed_process_left_is_removed_at_the_next_start(folder):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import random
 import shutil
@@ -10,19 +12,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from fed.tiny import fed_run_cfg
-from ranks import on_ranks
+from ranks import has_ended, on_ranks
 from runs import TINY, draw_market, final_states, forked, status_of, train
 from test_train_net import LAUNCHED, REPOSITORY, words
 
 from faults.kill import run_trials
 from fed_plugin import hooks
+from occluded_reid.engine import Trainer, prepare_run
 from occluded_reid.engine.interruption import StopRequest
 from occluded_reid.engine.step import TrainingStep
 from occluded_reid.errors import UserError
@@ -56,13 +59,23 @@ def assert_same_run(left: Path, right: Path) -> None:
         torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
 
 
-def sigterm_in(iteration: int, *, here: bool = True) -> None:
-    """Let the trainings of this process get SIGTERM at the beginning of an iteration."""
+def sigterm() -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+def sigterm_to_the_group() -> None:
+    """As Slurm does it: from outside, to all processes."""
+    group = f"-{os.getpgrp()}"
+    subprocess.run(["kill", "-TERM", "--", group], check=True, start_new_session=True)
+
+
+def call_in(iteration: int, call: Callable[[], object] = sigterm) -> None:
+    """Let the trainings of this process do something at the beginning of an iteration."""
     step = TrainingStep.run_step
 
     def run_step(self: Any) -> None:
-        if self.iter == iteration and here:
-            os.kill(os.getpid(), signal.SIGTERM)
+        if self.iter == iteration:
+            call()
         step(self)
 
     TrainingStep.run_step = run_step
@@ -88,7 +101,7 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_resume_goes_on_there(
     parts = tmp_path / "run"
 
     def until_sigterm() -> None:
-        sigterm_in(iteration)
+        call_in(iteration)
         train(fed_run_cfg(parts, *STATEFUL))
 
     assert exit_code(until_sigterm) == 143
@@ -103,12 +116,42 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_resume_goes_on_there(
     assert not (parts / "model_interrupted.pth").exists()
 
 
+def test_sigterm_to_the_whole_group_stops_no_worker(tmp_path, whole):
+    parts, workers = tmp_path / "run", ("DATALOADER.NUM_WORKERS", 2)
+
+    def until_sigterm() -> None:
+        os.setpgid(0, 0)
+        call_in(14, sigterm_to_the_group)
+        train(fed_run_cfg(parts, *STATEFUL, *workers))
+
+    assert exit_code(until_sigterm) == 143
+    assert exit_code(lambda: train(fed_run_cfg(parts, *STATEFUL, *workers), resume=True)) == 0
+    assert_same_run(whole, parts)
+
+
+def test_sigterm_saves_no_weights_whose_losses_are_not_finite(tmp_path, monkeypatch):
+    """On a GPU they are read now and then; here never."""
+    monkeypatch.setattr(TrainingStep, "reads_losses", False)
+    monkeypatch.setattr(TrainingStep, "run_step", TrainingStep.run_step)  # to be put back
+    trainer = Trainer(prepare_run(fed_run_cfg(tmp_path / "run"), training=True))
+
+    def break_the_weights() -> None:
+        next(trainer.model.parameters()).data.fill_(math.nan)
+        sigterm()
+
+    call_in(3, break_the_weights)
+    with pytest.raises(UserError, match="became nan at iteration 3"):
+        trainer.train()
+    assert not (tmp_path / "run" / "model_interrupted.pth").exists()
+
+
 @pytest.mark.distributed
 def test_sigterm_of_one_rank_stops_both_and_each_goes_on_with_its_own_state(tmp_path):
     whole, parts = (fed_run_cfg(tmp_path / name, *STATEFUL) for name in ("whole", "parts"))
 
     def until_sigterm(rank: int) -> None:
-        sigterm_in(9, here=rank == 1)
+        if rank == 1:
+            call_in(9)
         with pytest.raises(SystemExit, match="143"):
             train(parts)
 
@@ -123,28 +166,65 @@ def test_sigterm_of_one_rank_stops_both_and_each_goes_on_with_its_own_state(tmp_
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
-@pytest.mark.slow
-@pytest.mark.distributed
-def test_sigterm_to_the_command_reaches_the_processes_it_has_started(tmp_path, market):
-    script, config, folder = tmp_path / "launched.py", tmp_path / "tiny.yml", tmp_path / "run"
+@contextlib.contextmanager
+def command_of_two_ranks(folder: Path, market: Path) -> Iterator[subprocess.Popen[str]]:
+    """A training without end by ``--num-gpus 2``, in a process group of its own, as it trains."""
+    script, config, run = folder / "launched.py", folder / "tiny.yml", folder / "run"
     script.write_text(LAUNCHED.format(tools=str(REPOSITORY / "tools")))
     config.write_text(TINY)
-    options = words(str(config), folder, "SOLVER.MAX_EPOCH", 10_000, "TEST.EVAL_PERIOD", 0)
-    command = [sys.executable, str(script), "--num-gpus", "2", *options]
+    endless = ("SOLVER.MAX_EPOCH", 10_000, "TEST.EVAL_PERIOD", 0, "DATALOADER.NUM_WORKERS", 1)
+    command = [sys.executable, str(script), "--num-gpus", "2", *words(str(config), run, *endless)]
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "FASTREID_DATASETS": str(market)}
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        while not (folder / "metrics.json").is_file():
-            assert process.poll() is None
-            time.sleep(0.1)
-        process.terminate()
+    with subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
+        try:
+            while not (run / "metrics.json").is_file():
+                assert process.poll() is None
+                time.sleep(0.1)
+            yield process
+        finally:
+            process.kill()
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def ranks_of(command: int) -> list[int]:
+    """The processes that it has spawned to train, without the one that keeps the books."""
+    lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children_of(command)}
+    return [pid for pid, line in lines.items() if "--multiprocessing-fork" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@pytest.mark.parametrize("send", [os.kill, os.killpg])
+def test_sigterm_to_the_command_reaches_the_processes_it_has_started(tmp_path, market, send):
+    """Or all of them get it at once, and their workers too."""
+    with command_of_two_ranks(tmp_path, market) as process:
+        send(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
     assert process.returncode == 143, errors[-3000:]
     assert "Traceback" not in errors
-    assert (folder / "last_checkpoint").read_text() == "model_interrupted.pth"
-    assert (
-        len(torch.load(folder / "model_interrupted.pth", weights_only=False)["begun"]["ranks"]) == 2
-    )
+    run = tmp_path / "run"
+    assert (run / "last_checkpoint").read_text() == "model_interrupted.pth"
+    saved = torch.load(run / "model_interrupted.pth", weights_only=False)
+    assert len(saved["begun"]["ranks"]) == 2
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+def test_a_rank_that_is_killed_ends_the_command_and_is_named(tmp_path, market):
+    with command_of_two_ranks(tmp_path, market) as process:
+        ranks = ranks_of(process.pid)
+        workers = [pid for rank in ranks for pid in children_of(rank)]
+        os.kill(ranks[1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 137 and len(ranks) == 2 and len(workers) == 2
+    assert "error: process 1 was ended by SIGKILL, the others were stopped" in errors
+    assert all(has_ended(pid, within=30) for pid in [*ranks, *workers])
 
 
 def test_a_stop_is_noted_and_the_handler_put_back():

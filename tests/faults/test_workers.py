@@ -1,0 +1,101 @@
+"""Workers of the data loaders: who can stop them, and what becomes of those that hang."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from ranks import has_ended
+from runs import forked, status_of
+from torch.utils.data import DataLoader, Dataset
+
+from occluded_reid.engine import workers
+from occluded_reid.engine.workers import read_batches, worker_options
+from occluded_reid.errors import UserError
+
+
+class Calls(Dataset[int]):
+    """Does ``work(index)`` for each of its items, and returns the worker's process id."""
+
+    def __init__(self, work: Callable[[int], object] = lambda _: None):
+        self._work = work
+
+    def __len__(self) -> int:
+        return 8
+
+    def __getitem__(self, index: int) -> int:
+        self._work(index)
+        return os.getpid()
+
+
+def loader_of(work: Callable[[int], object], number: int = 1) -> DataLoader[Any]:
+    return DataLoader(Calls(work), collate_fn=max, **worker_options(number))
+
+
+def from_another_process(number: int, pid: int) -> None:
+    subprocess.run(["kill", f"-{number:d}", "--", str(pid)], check=True, start_new_session=True)
+
+
+def test_a_worker_outlives_the_signals_of_others_but_not_its_parents():
+    batches = read_batches(loader_of(lambda _: time.sleep(0.02)))
+    seen = [next(batches), next(batches)]
+    (worker,) = multiprocessing.active_children()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        from_another_process(number, worker.pid)
+    seen += [next(batches) for _ in range(5)]
+    assert set(seen) == {worker.pid}
+    worker.terminate()
+    worker.join(20)
+    assert worker.exitcode == 0
+
+
+def test_a_worker_collects_nothing_of_what_its_parent_has_left(tmp_path):
+    class Left:
+        def __del__(self) -> None:
+            (tmp_path / f"{os.getpid()}").touch()
+
+    gc.disable()
+    try:
+        left = Left()
+        left.itself = left
+        del left
+        found = set(read_batches(loader_of(lambda _: gc.collect())))
+        assert not list(tmp_path.iterdir())
+    finally:
+        gc.enable()
+    gc.collect()
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())] and len(found) == 1
+
+
+def test_the_wait_for_a_stuck_worker_ends_and_says_where_it_is(monkeypatch, capfd):
+    monkeypatch.setattr(workers, "SECONDS_FOR_A_BATCH", 0.3)
+    with pytest.raises(UserError, match="1 workers have read no batch in 0 seconds; look whether"):
+        list(read_batches(loader_of(lambda index: time.sleep(60 * index))))
+    assert not multiprocessing.active_children()
+    assert "in __getitem__" in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_workers_end_with_their_parent(tmp_path):
+    """PyTorch's workers look every five seconds."""
+
+    def read_and_wait() -> None:
+        batches = read_batches(loader_of(lambda _: None, number=2))
+        for pid in (next(batches), next(batches)):
+            (tmp_path / str(pid)).touch()
+        time.sleep(600)
+
+    parent = forked(read_and_wait)
+    while len(list(tmp_path.iterdir())) < 2:
+        time.sleep(0.05)
+    os.kill(parent, signal.SIGKILL)
+    assert status_of(parent) == -signal.SIGKILL
+    for path in tmp_path.iterdir():
+        assert has_ended(int(path.name), within=30)
