@@ -25,6 +25,7 @@ from figures import (  # noqa: E402
     SUITES,
     activations,
     counts,
+    evaluation,
     gpu_aonet,
     gpu_evaluation,
     gpu_fed,
@@ -43,6 +44,7 @@ TINY = FEDCase(pairs=4, instances=2, identities=8, channels=16, blocks=1, heads=
 SIZES = {
     activations: dict(case=TINY),
     counts: dict(case=THIN),
+    evaluation: dict(queries=8, gallery=60, channels=5, rounds=1),
     gpu_aonet: dict(
         case=AONetCase(images=4, identities=4, depth="18x", channels=512, image=(64, 32)),
         device="cpu", rounds=1, peak_side=64,

@@ -11,6 +11,7 @@ from types import ModuleType
 from figures import (
     activations,
     counts,
+    evaluation,
     gpu_aonet,
     gpu_evaluation,
     gpu_fed,
@@ -30,6 +31,7 @@ SUITES: dict[str, tuple[ModuleType, ...]] = {
         activations,
         similarity,
         ranking,
+        evaluation,
         rerank,
         search,
         optimizer,

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from comparison import Figure, figure, require_equal, time_alternately
 from fastreid.evaluation.rank import evaluate_rank
 
+from figures.evaluation import draw_labels
 from figures.ranking import KIND, QUERIES
 from figures.rerank import draw
 from occluded_reid.evaluation import FeatureDistances, rank_queries
@@ -23,12 +24,7 @@ def measure(
     """Compare with all cosine distances at once, moved to the host for fast-reid's ranking."""
     features = draw(queries + gallery, channels).to(device)
     query, images = features[:queries], features[queries:]
-    random = np.random.default_rng(0)
-    labels = [
-        random.integers(0, high, size)
-        for high in (max(2, gallery // 16), 8)
-        for size in (queries, gallery)
-    ]
+    labels = draw_labels(queries, gallery)
 
     def ours() -> Any:
         return rank_queries(FeatureDistances(query, images, "cosine", device), *labels)

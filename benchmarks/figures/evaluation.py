@@ -1,0 +1,44 @@
+"""``evaluation``: from features to the ranks of all right answers, beside the product alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch.nn.functional as F
+from comparison import Figure, figure, require_equal, time_alternately
+
+from figures.rerank import draw
+from occluded_reid.evaluation import FeatureDistances, rank_queries
+
+NAMES = ("evaluation",)
+
+
+def measure(
+    queries: int = 2210, gallery: int = 17661, channels: int = 3072, rounds: int = 3
+) -> dict[str, Figure]:
+    """Compare with one product of all features of length 1, which ranks nothing."""
+    features = draw(queries + gallery, channels)
+    query, images = features[:queries], features[queries:]
+    labels = draw_labels(queries, gallery)
+
+    def ours() -> Any:
+        return rank_queries(FeatureDistances(query, images, "cosine"), *labels)
+
+    scaled = [F.normalize(each, dim=1) for each in (query, images)]
+    from_product = rank_queries((1 - scaled[0] @ scaled[1].T).numpy(), *labels)
+    precision = ours().average_precision.mean()
+    require_equal("mAP", precision, from_product.average_precision.mean(), atol=1e-3)
+    unit = f"s, {queries} x {gallery} of {channels}, against the product alone"
+    times = time_alternately(ours, lambda: scaled[0] @ scaled[1].T, rounds=rounds)
+    return {"evaluation": figure(*times, unit)}
+
+
+def draw_labels(queries: int, gallery: int) -> list[np.ndarray]:
+    """Return identities, some 16 images to each, and cameras, of both sides in turn."""
+    random = np.random.default_rng(0)
+    return [
+        random.integers(0, high, size)
+        for high in (max(2, gallery // 16), 8)
+        for size in (queries, gallery)
+    ]
