@@ -69,10 +69,10 @@ class LeanMlp(Mlp):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Return what timm's return, with the same gradients."""
-        if not (self.training and torch.is_grad_enabled()) or self.drop1.p:
+        if not (self.training and torch.is_grad_enabled()) or self.drop1.p or self.fc2.bias is None:
             return super().forward(x)
         hidden = self.fc1(x)
-        weight, bias = (each.to(hidden.dtype) for each in (self.fc2.weight, self.fc2.bias))
+        weight, bias = self.fc2.weight.to(hidden.dtype), self.fc2.bias.to(hidden.dtype)
         return self.drop2(_ActivatedLinear.apply(hidden, weight, bias))
 
 
