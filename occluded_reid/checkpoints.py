@@ -105,7 +105,9 @@ class Checkpointer(FastreidCheckpointer):
         """
         if path and not os.path.isfile(path):
             asked = "last_checkpoint names it" if self._resuming else "MODEL.WEIGHTS"
-            raise UserError(f"there is no checkpoint {path} ({asked})")
+            inside = os.path.join(path, "model_final.pth")
+            hint = f"; did you mean {inside}?" if os.path.isdir(path) else ""
+            raise UserError(f"there is no checkpoint {path} ({asked}){hint}")
         self._path, self._part = path, part
         try:
             return super().load(path, checkpointables)

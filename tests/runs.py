@@ -104,7 +104,7 @@ def tiny_cfg(folder: Path, *overrides: Any) -> CfgNode:
 
 def train(cfg: CfgNode, *, resume: bool = False, trainer: type[Trainer] = Trainer) -> Trainer:
     """Run a training as tools/train_net.py does; return the trainer."""
-    run = trainer(prepare_run(cfg, training=True))
+    run = trainer(prepare_run(cfg, training=True, resumed=resume))
     run.resume_or_load(resume=resume)
     run.train()
     return run

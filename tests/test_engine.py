@@ -216,6 +216,27 @@ def test_a_finished_run_is_not_written_over_without_a_word(tmp_path):
     assert message in (folder / "log.txt").read_text()
 
 
+def test_weights_keep_the_configuration_that_they_were_trained_with(tmp_path):
+    folder = tmp_path / "run"
+    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1))
+    before = (folder / "config.yaml").read_bytes()
+    evaluated = ("MODEL.WEIGHTS", folder / "model_final.pth", "TEST.METRIC", "dot")
+    prepare_run(tiny_cfg(folder, *evaluated), training=False)
+    assert "TEST.METRIC cosine -> dot), but the results" in (folder / "log.txt").read_text()
+    synthetic = ("DATASETS.NAMES", ("SyntheticOccluded",))
+    with pytest.raises(UserError, match="other data .DATASETS.NAMES .*SyntheticOccluded"):
+        train(tiny_cfg(folder, *synthetic, "SOLVER.MAX_EPOCH", 2), resume=True)
+    with pytest.raises(UserError, match="does not fit"):
+        train(tiny_cfg(folder, "MODEL.BACKBONE.FEAT_DIM", 8), resume=True)
+    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1, "SEED", 9), resume=True)
+    assert (folder / "config.yaml").read_bytes() == before
+    log = (folder / "log.txt").read_text()
+    assert "has finished 1 epochs, SOLVER.MAX_EPOCH is 1: there is nothing to do" in log
+    assert "another configuration: SEED 7 -> 9" in log
+    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2), resume=True)
+    assert (folder / "config.yaml").read_bytes() == before.replace(b"EPOCH: 1", b"EPOCH: 2")
+
+
 def test_a_finished_run_without_results_is_evaluated_on_resume(tmp_path):
     folder = tmp_path / "run"
     train(tiny_cfg(folder))

@@ -132,7 +132,9 @@ def draw_landmarks(cfg: CfgNode, model: nn.Module) -> Image.Image:
         columns = len(tiles) // len(items)
         sections.append(Section(f"{title}: every landmark", tiles, columns, scale=LARGEST))
         if pairs:
-            title += ": the least visible landmark, without and with the average response"
+            title += (
+                ": the landmark of least awareness (Eq. 4), without and with the average response"
+            )
             sections.append(Section(title, pairs, 3 * QUERIES, scale=WITHOUT_AND_WITH))
     return sheet(sections)
 
@@ -166,10 +168,10 @@ def _heated(query: Tile, heats: np.ndarray, visibility: np.ndarray) -> list[Tile
 
 def _without_and_with(query: Tile, heats: np.ndarray, beta: np.ndarray) -> list[Tile]:
     least = int(beta.argmin())
-    heat, visibility = heats[least], beta[least]
+    heat, awareness = heats[least], beta[least]
     return [
         Tile(query.image, [f"landmark {least + 1}", "without"], heat=heat),
-        Tile(query.image, [f"visibility {visibility:.2f}", "with"], heat=visibility * heat),
+        Tile(query.image, [f"awareness {awareness:.2f}", "with"], heat=awareness * heat),
     ]
 
 

@@ -457,5 +457,6 @@ def _check_batch_can_be_filled(cfg: CfgNode, items: list[Item]) -> None:
     if identities < needed:
         raise UserError(
             f"a batch needs {needed} identities (SOLVER.IMS_PER_BATCH {batch} / "
-            f"DATALOADER.NUM_INSTANCE {instances}), the training set has {identities}"
+            f"DATALOADER.NUM_INSTANCE {instances}), the training set has {identities}: lower "
+            "SOLVER.IMS_PER_BATCH"
         )

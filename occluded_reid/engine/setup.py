@@ -7,6 +7,7 @@ import logging
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import torch
 import yaml
@@ -20,6 +21,7 @@ from occluded_reid.config import AddKeys, load_config
 from occluded_reid.distributed import same_on_all_ranks
 from occluded_reid.engine.hooks import LOGGERS
 from occluded_reid.engine.randomness import seed_everything, seed_from_clock
+from occluded_reid.errors import UserError
 from occluded_reid.files import make_folder, whole_file, write_errors_named
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,9 @@ def show_log(folder: str | None = None) -> None:
 def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNode:
     """Make ``OUTPUT_DIR``, open its log, write config.yaml and seed everything.
 
+    The config.yaml of a run that is evaluated, or goes on, stays as it is: weights that are there
+    belong to it. The trainer writes that of a run that goes on once it does.
+
     Args:
         cfg: the configuration.
         training: not an evaluation alone.
@@ -108,7 +113,7 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
         The configuration with rank 0's seed.
 
     Raises:
-        UserError: the folder cannot be written.
+        UserError: the folder cannot be written, or the run cannot go on with this configuration.
     """
     cfg = cfg.clone()
     cfg.defrost()
@@ -120,9 +125,12 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     logger.info(f"Environment:\n{collect_env_info()}")
     logger.info(f"Configuration:\n{cfg}")
     logger.info(f"Seed {cfg.SEED}, rank {comm.get_rank()} of {comm.get_world_size()}")
-    if comm.is_main_process():
-        if training and not resumed and (folder / "model_final.pth").is_file():
-            logger.warning(f"{folder} holds a finished run, which this one writes over")
+    new = training and not resumed
+    if not new and (folder / "last_checkpoint").is_file():
+        compare_with_earlier(cfg, folder / "config.yaml", goes_on=training)
+    if new and (folder / "model_final.pth").is_file():
+        logger.warning(f"{folder} holds a finished run, which this one writes over")
+    if comm.is_main_process() and (new or not (folder / "config.yaml").is_file()):
         with whole_file(folder / "config.yaml", "w") as stream:
             stream.write(cfg.dump())
     seed_everything(cfg.SEED)
@@ -131,10 +139,74 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     return cfg
 
 
+OF_THE_DATA = ("DATASETS.NAMES", "DATASETS.SYNTHETIC", "DATASETS.COMBINEALL")
+OF_NO_RESULT = (
+    "DATALOADER.", "INPUT.AUGMENTATION", "INPUT.CACHE", "MODEL.BACKBONE.PRETRAIN", "MODEL.COMPILE",
+    "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.", "TEST.EVAL_PERIOD",
+    "TEST.IMS_PER_BATCH",
+)  # fmt: skip
+MAY_CHANGE = (
+    "DATALOADER.NUM_WORKERS", "DATASETS.", "INPUT.AUGMENTATION", "INPUT.CACHE", "INPUT.ON_ERROR",
+    "MODEL.BACKBONE.PRETRAIN", "MODEL.COMPILE", "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR",
+    "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.SPIKE_FACTOR", "TEST.",
+)  # fmt: skip
+
+
+def compare_with_earlier(cfg: CfgNode, path: Path, *, goes_on: bool) -> None:
+    """Compare the configuration of a run that goes on, or is evaluated, with its own config.yaml.
+
+    Keys that have changed are warned of.
+
+    Args:
+        cfg: the configuration.
+        path: of config.yaml.
+        goes_on: the run is resumed.
+
+    Raises:
+        UserError: it would go on with other training data.
+    """
+    earlier = _flat(_read_yaml(path))
+    now = _flat(yaml.safe_load(cfg.dump()))
+    changed = [
+        f"{key} {earlier[key]} -> {value}"
+        for key, value in now.items()
+        if key in earlier
+        and value != earlier[key]
+        and (key, value) != ("MODEL.HEADS.NUM_CLASSES", 0)
+    ]
+    if not goes_on:
+        if noted := [each for each in changed if not each.startswith(OF_NO_RESULT)]:
+            logger.warning(
+                f"This is not what {path} says ({'; '.join(noted)}), but the results beside it are "
+                "written over; OUTPUT_DIR names another folder for them"
+            )
+        return
+    if others := [each for each in changed if each.startswith(OF_THE_DATA)]:
+        raise UserError(
+            f"the run in {path.parent} was trained on other data ({'; '.join(others)}): resume "
+            "with those, or start a new run from its weights (MODEL.WEIGHTS)"
+        )
+    if noted := [each for each in changed if not each.startswith(MAY_CHANGE)]:
+        logger.warning(f"The run goes on with another configuration: {'; '.join(noted)}")
+
+
+def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(node, dict):
+        return {prefix: node}
+    name = f"{prefix}." if prefix else ""
+    return {key: value for part in node for key, value in _flat(node[part], name + part).items()}
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    """Read an earlier run's config.yaml; nothing where there is none that can be read."""
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
 def _seed_of_earlier_run(folder: str) -> int | None:
     """The seed in ``folder/config.yaml``, so that a run drawn from the clock can be resumed."""
-    try:
-        earlier = yaml.safe_load(Path(folder, "config.yaml").read_text())
-        return int(earlier["SEED"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError, ValueError):
-        return None
+    seed = _read_yaml(Path(folder, "config.yaml")).get("SEED")
+    return seed if isinstance(seed, int) else None

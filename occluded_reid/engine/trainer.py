@@ -173,6 +173,7 @@ class Trainer(defaults.DefaultTrainer):
         logger.info(f"Training from epoch {self.start_epoch} to {self.max_epoch}")
         with EventStorage(self.start_iter) as self.storage, StopRequest() as stop:
             self.before_train()
+            self._write_config()
             try:
                 for epoch in range(self.start_epoch, self.max_epoch):
                     self.epoch = epoch
@@ -184,6 +185,12 @@ class Trainer(defaults.DefaultTrainer):
         if comm.is_main_process():
             Path(self.cfg.OUTPUT_DIR, f"{INTERRUPTED}.pth").unlink(missing_ok=True)
         return self._last_eval_results
+
+    def _write_config(self) -> None:
+        """Write config.yaml: nothing refuses this run any more."""
+        if comm.is_main_process():
+            with whole_file(Path(self.cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
+                stream.write(self.cfg.dump())
 
     def _run_steps(self, stop: StopRequest) -> None:
         """Run the iterations that are left of this epoch."""
@@ -246,7 +253,10 @@ class Trainer(defaults.DefaultTrainer):
         super().after_epoch()
 
     def _return_to_finished_run(self) -> dict[str, Any]:
-        logger.info(f"The run in {self.cfg.OUTPUT_DIR} has finished its {self.max_epoch} epochs")
+        logger.info(
+            f"The run in {self.cfg.OUTPUT_DIR} has finished {self.start_epoch} epochs, "
+            f"SOLVER.MAX_EPOCH is {self.max_epoch}: there is nothing to do"
+        )
         if not Path(self.cfg.OUTPUT_DIR, "results.json").is_file():
             self.epoch = self.max_epoch - 1
             self._last_eval_results = self.test(self.cfg, self._evaluated_model(), epoch=self.epoch)
@@ -306,7 +316,7 @@ class Trainer(defaults.DefaultTrainer):
 
     @staticmethod
     def auto_scale_hyperparams(cfg: CfgNode, num_classes: int) -> CfgNode:
-        """Fill in ``MODEL.HEADS.NUM_CLASSES``, also in the run's config.yaml.
+        """Fill in ``MODEL.HEADS.NUM_CLASSES``.
 
         Raises:
             UserError: the configuration names more or fewer identities than the data has.
@@ -323,9 +333,6 @@ class Trainer(defaults.DefaultTrainer):
         cfg.defrost()
         cfg.MODEL.HEADS.NUM_CLASSES = num_classes
         cfg.freeze()
-        if comm.is_main_process():
-            with whole_file(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
-                stream.write(cfg.dump())
         return cfg
 
     @classmethod
