@@ -27,7 +27,11 @@ from occluded_reid import load
 from occluded_reid.config import load_config
 
 ADD_KEYS = load_tool("methods").ADD_KEYS
-PLACEHOLDERS = {"CONFIG": "projects/FED/configs/synthetic.yml"}
+PLACEHOLDERS = {
+    "CONFIG": "projects/FED/configs/synthetic.yml",
+    "PART": "INDEX",
+    "ivfpq": "exact",  # twelve pictures are too few for an approximation
+}
 EXTRAS = {"onnx": "onnxscript", "openvino": "nncf"}
 # Where Python blocks of the pages are run.
 PYTHON_RUN_BY = {
@@ -203,6 +207,11 @@ def test_commands_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatc
 def run_the_blocks(page: str) -> None:
     """Run a page's Python on what its commands have left."""
     shutil.copy("hits1.json", "hits2.json")
+    rows = [f"{path.relative_to('CROPS')},3,," for path in Path("CROPS").rglob("*.jpg")]
+    Path("cameras.csv").write_text("\n".join(["path,camera,time,identity", *rows]))
+    shutil.rmtree("INDEX")  # for one with cameras
+    again = "build --weights logs/demo --gallery CROPS --index INDEX --metadata cameras.csv"
+    assert load_tool("search").command(again.split()) == 0
     model = load("logs/demo", "cpu")
     space = {"model": model, "crops": [np.zeros((64, 32, 3), np.uint8)]}
     for block in blocks((ROOT / page).read_text(encoding="utf-8"), "python"):
