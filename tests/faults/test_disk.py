@@ -54,7 +54,7 @@ def write_checkpoint(folder: Path) -> None:
 
 
 def write_config(folder: Path) -> None:
-    prepare_run(tiny_cfg(folder), training=False)
+    prepare_run(tiny_cfg(folder), training=True)
 
 
 def write_metrics(folder: Path) -> None:
