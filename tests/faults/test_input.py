@@ -12,6 +12,7 @@ import os
 import pickle
 import random
 import re
+import shutil
 import zipfile
 import zlib
 from pathlib import Path
@@ -23,6 +24,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from runs import load_tool
+from test_retrieval import add, clustered, create
 from test_structure import PYTHON, ROOT
 
 from occluded_reid.checkpoints import load_safely
@@ -31,6 +33,7 @@ from occluded_reid.datasets.folders import read_images
 from occluded_reid.errors import UserError
 from occluded_reid.files import zip_fault
 from occluded_reid.images import READ_ERRORS, read_rgb
+from occluded_reid.retrieval import GalleryIndex
 
 make_occluders = load_tool("make_occluders")
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 25))
@@ -51,6 +54,39 @@ class Trap:
 
     def __reduce__(self) -> tuple[object, tuple[str]]:
         return os.mkdir, (self.path,)
+
+
+# --------------------------------------------------------------------------- index folders
+
+
+@pytest.fixture(scope="module")
+def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("index") / "whole"
+    add(create(folder, dim=8), clustered(60, 8))
+    return folder
+
+
+@fuzzed
+@given(data=st.data())
+def test_a_damaged_index_answers_truly_or_is_refused(index, tmp_path_factory, data):
+    folder = tmp_path_factory.mktemp("damaged") / "index"
+    shutil.copytree(index, folder)
+    file = data.draw(st.sampled_from(sorted(path for path in folder.iterdir() if path.is_file())))
+    content = bytearray(file.read_bytes())
+    at = data.draw(st.integers(0, max(0, len(content) - 1)))
+    if data.draw(st.booleans()):
+        del content[at:]
+    elif content:
+        content[at] ^= data.draw(st.integers(1, 255))
+    file.write_bytes(content)
+    queries = clustered(2, 8, seed=1)
+    try:
+        found = GalleryIndex(folder).search(queries, 5)
+    except UserError:
+        return
+    expected = GalleryIndex(index).search(queries, 5)
+    for hits, true in zip(found, expected, strict=True):
+        assert [hit.similarity for hit in hits] == [hit.similarity for hit in true]
 
 
 # --------------------------------------------------------------------------- configurations
