@@ -96,5 +96,5 @@ $(EXTRAS_VENV)/.installed: $(VENV)/.installed
 	@echo "Making $(EXTRAS_VENV) with the extras $(EXTRAS)"
 	@$(BIN)/python -m venv --clear $(EXTRAS_VENV)
 	@$(call INSTALL,$(EXTRAS_VENV)/bin) \
-	install -e '.[dev,$(EXTRAS)]' && install --no-deps $(FASTREID)
+	install -e '.[dev,$(EXTRAS)]' playwright && install --no-deps $(FASTREID)
 	@touch $@
