@@ -56,7 +56,6 @@ lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(OUR_CODE)
-	@$(BIN)/mypy benchmarks/run.py
 
 venv: $(VENV)/.installed
 
