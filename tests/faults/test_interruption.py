@@ -180,7 +180,8 @@ def command_of_two_ranks(folder: Path, market: Path) -> Iterator[subprocess.Pope
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            while not (run / "metrics.json").is_file():
+            written = run / "metrics.json"  # made before the signals are looked after, then written
+            while not (written.is_file() and written.stat().st_size):
                 assert process.poll() is None
                 time.sleep(0.1)
             yield process
