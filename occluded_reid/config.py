@@ -177,14 +177,12 @@ def _merge_file(cfg: CfgNode, path: str) -> None:
         raise UserError(f"{path} is no configuration (YAML mapping): {error}") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path} is no configuration (YAML mapping)")
-    _refuse_unknown_keys(cfg, (key for key, _ in _leaves(loaded)), path)
-    sections = {key for key, _ in _leaves(cfg)}
-    for key, value in _leaves(loaded):
+    _refuse_unknown_keys(cfg, (key for key, _ in leaves(loaded)), path)
+    sections = {key for key, _ in leaves(cfg)}
+    for key, value in leaves(loaded):
         if key not in sections and not isinstance(value, dict):
             raise UserError(f"{path}: {key} is a section; it needs keys below it, not {value!r}")
-    for key, value in _leaves(loaded):
-        if value != {}:
-            _merge(cfg, key, value, path)
+    _merge(cfg, [(key, value) for key, value in leaves(loaded) if value != {}], path)
 
 
 def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
@@ -204,24 +202,24 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
             + " ".join(overrides)
         )
     _refuse_unknown_keys(cfg, iter(overrides[0::2]), "the command line")
-    for key, value in zip(overrides[0::2], overrides[1::2], strict=True):
-        _merge(cfg, key, value, "the command line")
+    _merge(cfg, list(zip(overrides[0::2], overrides[1::2], strict=True)), "the command line")
 
 
-def _merge(cfg: CfgNode, key: str, value: Any, source: str) -> None:
-    """Set one key; ``value`` may be the text of a Python literal."""
-    present = dict(_leaves(cfg)).get(key)
-    value = CfgNode._decode_cfg_value(value)
-    if type(present) is float and type(value) is int:
-        value = float(value)
-    try:
-        cfg.merge_from_list([key, value])
-    except (ValueError, KeyError, AssertionError) as error:
-        kind = _KINDS.get(type(present), "section with keys below it")
-        example = "" if present in (None, "", [], ()) else f" such as {present!r}"
-        raise UserError(
-            f"{source}: {key} cannot be {value!r}; it takes a {kind}{example}"
-        ) from error
+def _merge(cfg: CfgNode, pairs: Iterable[tuple[str, Any]], source: str) -> None:
+    """Set keys; a value may be the text of a Python literal."""
+    before = dict(leaves(cfg))
+    for key, given in pairs:
+        present, value = before.get(key), CfgNode._decode_cfg_value(given)
+        if type(present) is float and type(value) is int:
+            value = float(value)
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, KeyError, AssertionError) as error:
+            kind = _KINDS.get(type(present), "section with keys below it")
+            example = "" if present in (None, "", [], ()) else f" such as {present!r}"
+            raise UserError(
+                f"{source}: {key} cannot be {value!r}; it takes a {kind}{example}"
+            ) from error
 
 
 _KINDS = {
@@ -235,7 +233,7 @@ _KINDS = {
 
 
 def _refuse_unknown_keys(cfg: CfgNode, keys: Iterator[str], source: str) -> None:
-    known = [key for key, _ in _leaves(cfg)]
+    known = [key for key, _ in leaves(cfg)]
     nodes = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
     for key in keys:
         if key in nodes or key in known:
@@ -252,11 +250,12 @@ def _nearest(key: str, known: list[str]) -> list[str]:
     return [by_upper[name] for name in near]
 
 
-def _leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value of a configuration with its whole name, such as ``SOLVER.BASE_LR``."""
     for key, value in node.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{name}.")
+            yield from leaves(value, f"{name}.")
         else:
             yield name, value
 
@@ -300,7 +299,7 @@ _LOSSES = ("CircleLoss", "Cosface", "CrossEntropyLoss", "TripletLoss")
 
 
 def _check_choices(cfg: CfgNode) -> None:
-    values = dict(_leaves(cfg))
+    values = dict(leaves(cfg))
     for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
         _check_size(key, values[key])
     for key, choices in _CHOICES.items():

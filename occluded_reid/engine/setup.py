@@ -17,7 +17,7 @@ from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.logger import setup_logger
 
-from occluded_reid.config import AddKeys, load_config
+from occluded_reid.config import AddKeys, leaves, load_config
 from occluded_reid.distributed import same_on_all_ranks
 from occluded_reid.engine.hooks import LOGGERS
 from occluded_reid.engine.randomness import seed_everything, seed_from_clock
@@ -165,8 +165,8 @@ def compare_with_earlier(cfg: CfgNode, path: Path, *, goes_on: bool) -> None:
     Raises:
         UserError: it would go on with other training data.
     """
-    earlier = _flat(_read_yaml(path))
-    now = _flat(yaml.safe_load(cfg.dump()))
+    earlier = dict(leaves(_read_yaml(path)))
+    now = dict(leaves(yaml.safe_load(cfg.dump())))
     changed = [
         f"{key} {earlier[key]} -> {value}"
         for key, value in now.items()
@@ -188,13 +188,6 @@ def compare_with_earlier(cfg: CfgNode, path: Path, *, goes_on: bool) -> None:
         )
     if noted := [each for each in changed if not each.startswith(MAY_CHANGE)]:
         logger.warning(f"The run goes on with another configuration: {'; '.join(noted)}")
-
-
-def _flat(node: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(node, dict):
-        return {prefix: node}
-    name = f"{prefix}." if prefix else ""
-    return {key: value for part in node for key, value in _flat(node[part], name + part).items()}
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
