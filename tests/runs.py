@@ -20,6 +20,7 @@ from torch import nn
 
 from occluded_reid.config import CfgNode, load_config
 from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine.loading import build_train_loader
 
 IDENTITIES, CAMERAS = 8, 3
 TOOLS = Path(__file__).parents[1] / "tools"
@@ -108,6 +109,12 @@ def train(cfg: CfgNode, *, resume: bool = False, trainer: type[Trainer] = Traine
     run.resume_or_load(resume=resume)
     run.train()
     return run
+
+
+def batches(folder: Path, number: int, *overrides: Any) -> list[dict[str, Any]]:
+    """The first training batches of a run."""
+    stream = iter(build_train_loader(tiny_cfg(folder / "run", *overrides)))
+    return [next(stream) for _ in range(number)]
 
 
 def forked(work: Callable[[], object]) -> int:

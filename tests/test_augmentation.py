@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import draw_market, tiny_cfg, train
+from runs import batches, draw_market, tiny_cfg, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as torchvision
 
@@ -45,11 +45,6 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(market))
-
-
-def batches(folder, number, *overrides):
-    stream = iter(build_train_loader(tiny_cfg(folder / "run", *overrides)))
-    return [next(stream) for _ in range(number)]
 
 
 def require_same(found, wanted):

@@ -49,6 +49,13 @@ def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
     return folder
 
 
+def two_runs(folder: Path) -> Path:
+    """Save two FED models that differ in their weights alone, as ``run`` and ``other``."""
+    for seed, name in enumerate(("run", "other")):
+        save_run(MODELS["FED"](folder / name), seed=seed)
+    return folder
+
+
 def draw_crops(folder: Path, count: int = 6) -> list[Path]:
     """Pictures of many sizes, without loss."""
     random = np.random.default_rng(0)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs import forked, kill_self, load_tool, status_of
-from test_embedding import MODELS, draw_crops, save_run
+from test_embedding import draw_crops, two_runs
 
 import occluded_reid
 from occluded_reid.embedding import read_bgr
@@ -25,10 +25,7 @@ BROKEN = ["below it/half.jpg", "none.webp"]
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("runs")
-    for seed, name in enumerate(("run", "other")):
-        save_run(MODELS["FED"](folder / name), seed=seed)
-    return folder
+    return two_runs(tmp_path_factory.mktemp("runs"))
 
 
 @pytest.fixture(scope="module")

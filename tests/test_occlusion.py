@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import draw_market, tiny_cfg, train
+from runs import batches, draw_market, tiny_cfg, train
 
 from occluded_reid import occluders
 from occluded_reid.colours import change_colours
@@ -284,11 +284,6 @@ def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(autouse=True)
 def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(market))
-
-
-def batches(folder, number, *overrides):
-    stream = iter(build_train_loader(tiny_cfg(folder / "run", *overrides)))
-    return [next(stream) for _ in range(number)]
 
 
 PAIR = ("INPUT.NPO.ENABLED", True, "INPUT.NPO.MODE", "pair")
