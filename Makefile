@@ -56,6 +56,7 @@ lint: $(VENV)/.installed
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy $(OUR_CODE)
+	@MYPYPATH=benchmarks $(BIN)/mypy --explicit-package-bases benchmarks
 
 venv: $(VENV)/.installed
 

@@ -37,17 +37,15 @@ class Figure:
     spread: list[float]
 
 
-def figure(
-    ours: Sequence[float], reference: Sequence[float], unit: str, *, rate: bool = False
-) -> Figure:
+def figure(values: Sequence[Sequence[float]], unit: str, *, rate: bool = False) -> Figure:
     """Sum the rounds up.
 
     Args:
-        ours: one value per round.
-        reference: likewise.
+        values: ours, one per round, and the reference's likewise.
         unit: of the values.
         rate: more is better; else less is.
     """
+    ours, reference = values
     middle = statistics.median(ours), statistics.median(reference)
     rounds = [_better(*pair, rate) for pair in zip(ours, reference, strict=True)]
     known = [ratio for ratio in rounds if ratio is not None]

@@ -55,14 +55,14 @@ def compare_training(
     shares = [[counter.get_total_flops() / spent / peak for spent in each] for each in times]
     rates = [[images / spent for spent in each] for each in times]
     found = {
-        f"gpu_{name}_images": figure(*rates, f"images per s, {images} in a step", rate=True),
+        f"gpu_{name}_images": figure(rates, f"images per s, {images} in a step", rate=True),
         f"gpu_{name}_share": figure(
-            *shares, f"of {peak / 1e12:.3g} TFLOP/s, what a bf16 matrix product reaches", rate=True
+            shares, f"of {peak / 1e12:.3g} TFLOP/s, what a bf16 matrix product reaches", rate=True
         ),
     }
     if device != "cpu":
         memory = [[peak_memory(work) / 1e9] for work in (ours, reference)]
-        found[f"gpu_{name}_memory"] = figure(*memory, f"GB beside the weights, {images} images")
+        found[f"gpu_{name}_memory"] = figure(memory, f"GB beside the weights, {images} images")
     return found, times
 
 

@@ -198,9 +198,9 @@ def test_arrays_of_other_shapes_are_not_equal():
 
 
 def test_medians_ratios_and_spread():
-    assert figure([1, 2, 9], [4, 4, 9], "s") == Figure(2, 4, 2, "s", [1, 4])
-    assert figure([4, 4, 9], [1, 2, 9], "per s", rate=True).ratio == 2
-    assert figure([0], [8], "waits") == Figure(0, 8, None, "waits", [])
+    assert figure(([1, 2, 9], [4, 4, 9]), "s") == Figure(2, 4, 2, "s", [1, 4])
+    assert figure(([4, 4, 9], [1, 2, 9]), "per s", rate=True).ratio == 2
+    assert figure(([0], [8]), "waits") == Figure(0, 8, None, "waits", [])
 
 
 def test_the_sides_take_turns():

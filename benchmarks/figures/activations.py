@@ -34,7 +34,7 @@ def measure(case: FEDCase = CASE) -> dict[str, Figure]:
     ):
         large, small = (kept_bytes(step, of, build_batch(each)) for each in (case, half))
         values.append((large - small) / (2 * (case.pairs - half.pairs)) / 1e6)
-    return {"activations": figure(values[:1], values[1:], "MB kept per image, FED")}
+    return {"activations": figure([[value] for value in values], "MB kept per image, FED")}
 
 
 def kept_bytes(

@@ -27,8 +27,8 @@ def measure(case: FEDCase = THIN) -> dict[str, Figure]:
     other = count(lambda: fed_in_loops.training_step(reference, batch))
     step = f"per FED step, {case.pairs} pairs"
     return {
-        "launches": figure([ours.launches], [other.launches], f"operations {step}"),
-        "syncs": figure([ours.syncs], [other.syncs], f"waits {step}"),
+        "launches": figure(([ours.launches], [other.launches]), f"operations {step}"),
+        "syncs": figure(([ours.syncs], [other.syncs]), f"waits {step}"),
     }
 
 

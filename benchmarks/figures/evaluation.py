@@ -31,7 +31,7 @@ def measure(
     require_equal("mAP", precision, from_product.average_precision.mean(), atol=1e-3)
     unit = f"s, {queries} x {gallery} of {channels}, against the product alone"
     times = time_alternately(ours, lambda: scaled[0] @ scaled[1].T, rounds=rounds)
-    return {"evaluation": figure(*times, unit)}
+    return {"evaluation": figure(times, unit)}
 
 
 def draw_labels(queries: int, gallery: int) -> list[np.ndarray]:

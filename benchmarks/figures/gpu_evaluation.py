@@ -37,4 +37,4 @@ def measure(
     require_equal("mAP", precision, np.mean(reference()[1]), atol=1e-3)
     unit = f"s, {queries} x {gallery} of {channels}, against fast-reid's {KIND}"
     times = time_alternately(ours, reference, rounds=rounds, device=device)
-    return {"gpu_evaluation": figure(*times, unit)}
+    return {"gpu_evaluation": figure(times, unit)}

@@ -36,4 +36,4 @@ def measure(
     )
     minutes = [[STEPS * spent / 60 for spent in each] for each in times]
     unit = f"minutes for {STEPS} steps of {case.pairs} pairs, without a loader"
-    return found | {"gpu_fed_schedule": figure(*minutes, unit)}
+    return found | {"gpu_fed_schedule": figure(minutes, unit)}

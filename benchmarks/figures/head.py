@@ -20,12 +20,17 @@ def measure(case: FEDCase = CASE, rounds: int = 3) -> dict[str, Figure]:
     model = with_given_tokens(build_fed(case), case)
     reference = fed_in_loops.plain_copy(model)
     batch = build_batch(case.smaller(image=(32, 16)))  # nobody looks at the images
-    times = time_alternately(
-        lambda: (clear_gradients(model), our_step(model, batch)),
-        lambda: (clear_gradients(reference), fed_in_loops.training_step(reference, batch)),
-        rounds=rounds,
-    )
-    return {"head": figure(*times, f"s per FED step without backbone, {case.pairs} pairs")}
+
+    def ours() -> None:
+        clear_gradients(model)
+        our_step(model, batch)
+
+    def loops() -> None:
+        clear_gradients(reference)
+        fed_in_loops.training_step(reference, batch)
+
+    times = time_alternately(ours, loops, rounds=rounds)
+    return {"head": figure(times, f"s per FED step without backbone, {case.pairs} pairs")}
 
 
 def with_given_tokens(model: Any, case: FEDCase) -> Any:

@@ -65,7 +65,7 @@ def measure(
             )
             rate, reference_rate = ([images / spent for spent in each] for each in times)
             unit = f"pairs of {size[0]} x {size[1]} per s and core"
-            found[name] = figure(rate, reference_rate, unit, rate=True)
+            found[name] = figure((rate, reference_rate), unit, rate=True)
     return found
 
 

@@ -35,8 +35,8 @@ def measure(queries: int = QUERIES, gallery: int = 17661, rounds: int = 3) -> di
     size = f"{queries} x {gallery}, against fast-reid's {KIND}"
     memory = [[peak_bytes(work) / 1e6] for work in (ours, reference)]
     return {
-        "ranking": figure(*time_alternately(ours, reference, rounds=rounds), f"s, {size}"),
-        "ranking_memory": figure(*memory, f"MB, {size}"),
+        "ranking": figure(time_alternately(ours, reference, rounds=rounds), f"s, {size}"),
+        "ranking_memory": figure(memory, f"MB, {size}"),
     }
 
 

@@ -32,7 +32,7 @@ def measure(
 
     require_equal("re-ranked distances", ours(), reference(), atol=1e-4)
     unit = f"s, {queries} x {gallery} of {channels}, k1 {k1}, k2 {k2}"
-    return {"rerank": figure(*time_alternately(ours, reference, rounds=rounds), unit)}
+    return {"rerank": figure(time_alternately(ours, reference, rounds=rounds), unit)}
 
 
 def draw(images: int, channels: int) -> torch.Tensor:

@@ -47,7 +47,7 @@ def measure(
         require_equal("similarities", ours(batch)(), reference(batch)(), atol=1e-5)
         return {
             name: figure(
-                *time_alternately(ours(number), reference(number), rounds=rounds),
+                time_alternately(ours(number), reference(number), rounds=rounds),
                 f"s, top {TOP} of {items} x {channels}, batch {number}",
             )
             for name, number in zip(NAMES, (batch, 1), strict=True)

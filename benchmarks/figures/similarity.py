@@ -42,6 +42,6 @@ def measure(
     plain = time_alternately(ours, reference, rounds=rounds)
     half = time_alternately(ours_in_bf16, reference, rounds=rounds)
     return {
-        "similarity": figure(*plain, f"s, {size}"),
-        "similarity_bf16": figure(*half, f"s, {size}, ours in bf16"),
+        "similarity": figure(plain, f"s, {size}"),
+        "similarity_bf16": figure(half, f"s, {size}, ours in bf16"),
     }
