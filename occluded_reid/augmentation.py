@@ -23,9 +23,7 @@ from torchvision import transforms as T
 
 from occluded_reid.colours import enhance
 from occluded_reid.errors import UserError
-from occluded_reid.occlusion import NpoAugmentation, Pasting, Rectangle
-
-NOTHING = Rectangle(0, 0, 0, 0)
+from occluded_reid.occlusion import NOTHING, NpoAugmentation, Pasting, Rectangle
 
 
 class Enhancement(NamedTuple):
@@ -165,15 +163,17 @@ class Augmentation:
             batch[view] = images.clone() if self.npo.pair else images
             for image, each in zip(batch[view], changes, strict=True):
                 if each.pasted is not None:
-                    inside(image, each.pasted.rectangle).copy_(self.npo.prepare(each.pasted))
+                    # by way of int: from float32 to uint8 a copy takes six times as long
+                    patch = self.npo.prepare(each.pasted).int()
+                    inside(image, each.pasted.rectangle).copy_(patch)
         return batch | self.labels(changes)
 
     def labels(self, changes: Sequence[Changes]) -> dict[str, torch.Tensor]:
         """Return ``part_visibility`` (B, P) where there is NPO augmentation, else nothing."""
         if self.npo is None:
             return {}
-        labels = [self.npo.visibility(each.pasted, self.size) for each in changes]
-        return {"part_visibility": torch.stack(labels)}
+        pasted = [each.pasted for each in changes]
+        return {"part_visibility": self.npo.visibility(pasted, self.size)}
 
 
 def inside(image: torch.Tensor, rectangle: Rectangle) -> torch.Tensor:

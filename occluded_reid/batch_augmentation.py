@@ -14,10 +14,10 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from occluded_reid.augmentation import NOTHING, Augmentation, Changes, Enhancement
+from occluded_reid.augmentation import Augmentation, Changes, Enhancement
 from occluded_reid.colours import change_colours_of_batch, enhance
 from occluded_reid.occluders import Patch
-from occluded_reid.occlusion import Pasting, Rectangle
+from occluded_reid.occlusion import NOTHING, Pasting, Rectangle
 from occluded_reid.resampling import resize_onto, resize_weights
 
 

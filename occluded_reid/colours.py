@@ -29,7 +29,7 @@ def change_colours(picture: torch.Tensor, factors: Sequence[float]) -> torch.Ten
     Returns:
         (3, H, W) float32, whole numbers in 0-255.
     """
-    sums = picture.sum(dim=(-2, -1), dtype=torch.float64).tolist()
+    sums = picture.sum(dim=(-2, -1), dtype=torch.int32).tolist()
     return _mapped(picture, *_affine(sums, factors, picture[0].numel()))
 
 

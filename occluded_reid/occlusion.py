@@ -3,7 +3,7 @@
 NPO is the paper's word for non-pedestrian occlusion. Its "occlusion mask" holds 1 for a stripe
 that shows the person; here this is called visibility, and a stripe is a part.
 
-Shapes: images are (3, H, W) in 0-255, patches (h, w, 3) uint8, P is the number of stripes.
+Shapes: B images (3, H, W) in 0-255, patches (h, w, 3) uint8, P is the number of stripes.
 """
 
 from __future__ import annotations
@@ -31,6 +31,8 @@ class Rectangle(NamedTuple):
     height: int
     width: int
 
+
+NOTHING = Rectangle(0, 0, 0, 0)
 
 Factors = tuple[float, float, float]
 """Of brightness, contrast and saturation."""
@@ -108,7 +110,7 @@ def paste(image: torch.Tensor, patch: torch.Tensor, rectangle: Rectangle) -> tor
 
 
 def stripe_visibility(
-    rectangle: Rectangle, image_size: tuple[int, int], num_stripes: int, covered: float = 0.75
+    rectangles: np.ndarray | Rectangle, image_size: tuple[int, int], num_stripes: int, covered: float = 0.75
 ) -> torch.Tensor:
     """Label the stripes: 0 where more than ``covered`` of the area is pasted over, else 1.
 
@@ -116,22 +118,20 @@ def stripe_visibility(
     patch and image happen to agree. Stripe ``i`` is the rows ``[i H / P, (i + 1) H / P)``.
 
     Args:
-        rectangle: what was pasted over, of a horizontal occluder.
+        rectangles: (..., 4), what was pasted over, of horizontal occluders.
         image_size: (H, W).
         num_stripes: P.
         covered: fraction of a stripe.
 
     Returns:
-        (P,) float32.
+        (..., P) float32.
     """
     height, width = image_size
-    top = rectangle.top * num_stripes  # in units of 1 / P pixel, so that edges are whole
-    bottom = top + rectangle.height * num_stripes
-    labels = []
-    for low in range(0, num_stripes * height, height):
-        rows = max(0, min(bottom, low + height) - max(top, low))
-        labels.append(float(rows * rectangle.width / (height * width) <= covered))
-    return torch.tensor(labels)
+    top, _, rows, columns = np.moveaxis(np.asarray(rectangles)[..., None], -2, 0)
+    low = height * np.arange(num_stripes)  # in units of 1 / P pixel, so that edges are whole
+    bottom = np.minimum((top + rows) * num_stripes, low + height)
+    inside = np.maximum(0, bottom - np.maximum(top * num_stripes, low))
+    return torch.from_numpy(inside * columns / (height * width) <= covered).float()
 
 
 @dataclass(frozen=True)
@@ -182,10 +182,10 @@ class NpoAugmentation:
         """Return x' (3, H, W) and the visibility (P,) of its stripes."""
         size = (image.shape[-2], image.shape[-1])
         pasting = self.draw(size, rng)
+        (visibility,) = self.visibility([pasting], size)
         if pasting is None:
-            return image, self.visibility(pasting, size)
-        occluded = paste(image, self.prepare(pasting), pasting.rectangle)
-        return occluded, self.visibility(pasting, size)
+            return image, visibility
+        return paste(image, self.prepare(pasting), pasting.rectangle), visibility
 
     def draw(self, size: tuple[int, int], rng: np.random.Generator) -> Pasting | None:
         """Choose what is pasted over an image of (H, W); None for nothing.
@@ -204,14 +204,15 @@ class NpoAugmentation:
         factors = (1.0, 1.0, 1.0) if keeps_colours else draw_factors(self.jitter, rng)
         return Pasting(number, vertical, rectangle, window, mirrored, factors)
 
-    def visibility(self, pasting: Pasting | None, size: tuple[int, int]) -> torch.Tensor:
-        """Return the labels (P,) of the stripes of an image of (H, W).
+    def visibility(
+        self, pastings: Sequence[Pasting | None], size: tuple[int, int]
+    ) -> torch.Tensor:
+        """Return the labels (B, P) of the stripes of images of (H, W).
 
         A vertical occluder leaves half of a symmetric body to see, so that all stripes stay 1.
         """
-        if pasting is None or pasting.vertical:
-            return torch.ones(self.num_stripes)
-        return stripe_visibility(pasting.rectangle, size, self.num_stripes, self.covered)
+        over = [NOTHING if each is None or each.vertical else each.rectangle for each in pastings]
+        return stripe_visibility(np.array(over), size, self.num_stripes, self.covered)
 
     def prepare(self, pasting: Pasting) -> torch.Tensor:
         """Give the patch its own crop, flip and colours, in the size of the rectangle.
