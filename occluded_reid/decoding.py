@@ -10,6 +10,7 @@ import json
 import logging
 import os
 import shutil
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
@@ -88,7 +89,8 @@ def cached(
     """Return the images from the cache in ``folder``; where they are not there, decode them now.
 
     A list of images has one place for each size. It is made anew when an image has another size in
-    bytes or another date than it had, or Pillow another version. One process makes it, others wait.
+    bytes or another date than it had, Pillow another version, or the cache another checksum. One
+    process makes it, others wait.
 
     Args:
         images: what is cached.
@@ -107,11 +109,12 @@ def cached(
     def fill(empty: Path) -> None:
         _require_space(home, int(np.prod(shape)))
         unreadable = _write_pixels(empty / _PIXELS, images, shape, threads)
+        checksum = _checksum(empty / _PIXELS)
         with whole_file(empty / _ABOUT, "w") as stream:
-            json.dump({"state": state, "unreadable": unreadable}, stream)
+            json.dump({"state": state, "checksum": checksum, "unreadable": unreadable}, stream)
 
     make_folder(folder)
-    make_once(home, fill, lambda made: _is_complete(made, state, int(np.prod(shape))))
+    make_once(home, fill, lambda made: _is_complete(made, state))
     logger.info(f"Decoded training images are read from {home}")
     return CachedImages(home, shape)
 
@@ -128,12 +131,21 @@ def _state(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _is_complete(folder: Path, state: str, size: int) -> bool:
+def _is_complete(folder: Path, state: str) -> bool:
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        return about["state"] == state and (folder / _PIXELS).stat().st_size == size
+        return about["state"] == state and about["checksum"] == _checksum(folder / _PIXELS)
     except (OSError, ValueError, KeyError, TypeError):
         return False
+
+
+def _checksum(file: Path) -> int:
+    """Return the CRC-32 of a file; the first epoch finds it in memory afterwards."""
+    found = 0
+    with open(file, "rb") as stream:
+        while block := stream.read(1 << 24):
+            found = zlib.crc32(block, found)
+    return found
 
 
 def _require_space(home: Path, size: int) -> None:

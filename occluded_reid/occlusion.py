@@ -110,7 +110,10 @@ def paste(image: torch.Tensor, patch: torch.Tensor, rectangle: Rectangle) -> tor
 
 
 def stripe_visibility(
-    rectangles: np.ndarray | Rectangle, image_size: tuple[int, int], num_stripes: int, covered: float = 0.75
+    rectangles: np.ndarray | Rectangle,
+    image_size: tuple[int, int],
+    num_stripes: int,
+    covered: float = 0.75,
 ) -> torch.Tensor:
     """Label the stripes: 0 where more than ``covered`` of the area is pasted over, else 1.
 
@@ -204,9 +207,7 @@ class NpoAugmentation:
         factors = (1.0, 1.0, 1.0) if keeps_colours else draw_factors(self.jitter, rng)
         return Pasting(number, vertical, rectangle, window, mirrored, factors)
 
-    def visibility(
-        self, pastings: Sequence[Pasting | None], size: tuple[int, int]
-    ) -> torch.Tensor:
+    def visibility(self, pastings: Sequence[Pasting | None], size: tuple[int, int]) -> torch.Tensor:
         """Return the labels (B, P) of the stripes of images of (H, W).
 
         A vertical occluder leaves half of a symmetric body to see, so that all stripes stay 1.

@@ -92,12 +92,16 @@ def test_other_images_and_sizes_have_another_place(tmp_path, paths):
     assert len(list((tmp_path / "cache").glob("[67]x*"))) == 3
 
 
-@pytest.mark.parametrize("fault", ["cut", "about"])
+@pytest.mark.parametrize("fault", ["cut", "about", "bit"])
 def test_a_damaged_cache_is_made_anew(tmp_path, paths, fault):
     cached(Counting(paths), SIZE, str(tmp_path / "cache"))
     (home,) = (tmp_path / "cache").glob("6x4_*")
     if fault == "cut":
         os.truncate(home / "pixels.bin", 100)
+    elif fault == "bit":
+        pixels = bytearray((home / "pixels.bin").read_bytes())
+        pixels[-1] ^= 1  # of the last image
+        (home / "pixels.bin").write_bytes(pixels)
     else:
         (home / "about.json").write_text(json.dumps([1]))
     images = Counting(paths)
