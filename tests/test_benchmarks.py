@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -20,7 +21,7 @@ from aonet_case import AONetCase  # noqa: E402
 from comparison import Figure, Unequal, figure, require_equal, time_alternately  # noqa: E402
 from dispatch import OperationCounter  # noqa: E402
 from fed_case import THIN, FEDCase, build_batch, build_fed  # noqa: E402
-from fed_step import check_steps  # noqa: E402
+from fed_step import check_steps, our_step  # noqa: E402
 from figures import (  # noqa: E402
     SUITES,
     activations,
@@ -30,6 +31,7 @@ from figures import (  # noqa: E402
     gpu_evaluation,
     gpu_fed,
     head,
+    levers,
     loading,
     optimizer,
     ranking,
@@ -41,17 +43,16 @@ from figures import (  # noqa: E402
 from references import fed_in_loops, pil_pairs  # noqa: E402
 
 TINY = FEDCase(pairs=4, instances=2, identities=8, channels=16, blocks=1, heads=2, image=(64, 32))
+TINY_AONET = AONetCase(images=4, identities=4, depth="18x", channels=512, image=(64, 32))
 SIZES = {
     activations: dict(case=TINY),
     counts: dict(case=THIN),
     evaluation: dict(queries=8, gallery=60, channels=5, rounds=1),
-    gpu_aonet: dict(
-        case=AONetCase(images=4, identities=4, depth="18x", channels=512, image=(64, 32)),
-        device="cpu", rounds=1, peak_side=64,
-    ),
+    gpu_aonet: dict(case=TINY_AONET, device="cpu", rounds=1, peak_side=64),
     gpu_evaluation: dict(queries=8, gallery=60, channels=5, device="cpu", rounds=1),
     gpu_fed: dict(case=TINY, device="cpu", rounds=1, peak_side=64),
     head: dict(case=TINY, rounds=1),
+    levers: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
     loading: dict(images=4, size=(64, 32), rounds=1),
     optimizer: dict(case=TINY, rounds=1),
     ranking: dict(queries=20, gallery=150, rounds=1),
@@ -141,6 +142,24 @@ def test_bf16_and_one_pass_keep_less_for_the_backward_pass():
     case = FEDCase(pairs=4, instances=1, identities=8, channels=192, heads=3, blocks=2)
     found = activations.measure(case)["activations"]
     assert found.ratio > 1.6
+
+
+@pytest.mark.parametrize("change, most", [(levers.unchanged, 42), (levers.recomputing, 6)])
+def test_what_an_image_of_the_paper_keeps(change, most):
+    """In megabytes; the blocks are alike, so that two of them tell what twelve keep."""
+    kept = []
+    for blocks in (1, 2):
+        case = FEDCase(pairs=2, instances=1, identities=8, blocks=blocks)
+        model = change(build_fed(case))
+        step = functools.partial(our_step, model, dtype=torch.bfloat16)
+        kept.append(activations.kept_per_image(step, model, case))
+    first, second = kept
+    assert first + 11 * (second - first) <= most
+
+
+def test_losses_that_a_lever_changes_are_found():
+    with pytest.raises(Unequal, match="attention: loss"):
+        levers.check("attention", lambda: {"loss": 1.0}, lambda: {"loss": 1.1})
 
 
 def test_different_losses_gradients_and_banks_are_found(monkeypatch):

@@ -16,6 +16,7 @@ from figures import (
     gpu_evaluation,
     gpu_fed,
     head,
+    levers,
     loading,
     optimizer,
     ranking,
@@ -38,6 +39,7 @@ SUITES: dict[str, tuple[ModuleType, ...]] = {
         loading,
         head,
         step,
+        levers,
     ),
     "gpu": (gpu_evaluation, gpu_fed, gpu_aonet),
 }

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from comparison import Figure, figure
 from fed_case import FEDCase, build_batch, build_fed
-from fed_step import check_steps, our_step
+from fed_step import Batch, check_steps, our_step
 from references import fed_in_loops
 from torch import nn
 
@@ -26,20 +26,21 @@ def measure(case: FEDCase = CASE) -> dict[str, Figure]:
     check_steps()
     model = build_fed(case)
     reference = fed_in_loops.plain_copy(model)
+    ours = kept_per_image(lambda batch: our_step(model, batch, torch.bfloat16), model, case)
+    other = kept_per_image(
+        lambda batch: fed_in_loops.training_step(reference, batch), reference, case
+    )
+    return {"activations": figure(([ours], [other]), "MB kept per image, FED")}
+
+
+def kept_per_image(step: Callable[[Batch], Any], model: nn.Module, case: FEDCase) -> float:
+    """Return the megabytes that an image adds to what a step keeps, of case's pairs or of half."""
     half = case.smaller(pairs=case.pairs // 2)
-    values = []
-    for step, of in (
-        (lambda batch: our_step(model, batch, torch.bfloat16), model),
-        (lambda batch: fed_in_loops.training_step(reference, batch), reference),
-    ):
-        large, small = (kept_bytes(step, of, build_batch(each)) for each in (case, half))
-        values.append((large - small) / (2 * (case.pairs - half.pairs)) / 1e6)
-    return {"activations": figure([[value] for value in values], "MB kept per image, FED")}
+    large, small = (kept_bytes(step, model, build_batch(each)) for each in (case, half))
+    return (large - small) / (2 * (case.pairs - half.pairs)) / 1e6
 
 
-def kept_bytes(
-    step: Callable[[dict[str, torch.Tensor]], Any], model: nn.Module, batch: dict[str, torch.Tensor]
-) -> int:
+def kept_bytes(step: Callable[[Batch], Any], model: nn.Module, batch: Batch) -> int:
     """Return the bytes of all storages that the step saves, but for the model's own."""
     own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
     held: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address comes twice
