@@ -1,40 +1,63 @@
 """``step`` and ``step_bf16``: the time of FED's forward and backward pass and of its banks.
 
+``head_share`` and ``head_share_bf16``: how much of that time is not the backbone's.
+
 The default is a sixteenth of the batch and of the identities of the paper, so that backbone and
 head have the shares that they have in the whole.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from comparison import Figure, figure, seconds
 from fed_case import FEDCase, build_batch, build_fed
-from fed_step import check_steps, clear_gradients, our_step
+from fed_step import Batch, check_steps, clear_gradients, our_step
 from references import fed_in_loops
 
-NAMES = ("step", "step_bf16")
+from figures.head import with_given_tokens
+
+NAMES = ("step", "step_bf16", "head_share", "head_share_bf16")
 CASE = FEDCase(pairs=4, identities=44)
 
 
 def measure(case: FEDCase = CASE, rounds: int = 2) -> dict[str, Figure]:
     """Compare float32 and bf16 autocast with float32 in loops, in turn."""
     check_steps()
-    batch, model = build_batch(case), build_fed(case)
-    reference = fed_in_loops.plain_copy(model)
-    works = (
-        lambda: our_step(model, batch),
-        lambda: fed_in_loops.training_step(reference, batch),
-        lambda: our_step(model, batch, torch.bfloat16),
-    )
-    times: list[list[float]] = [[], [], []]
-    for round_ in range(rounds + 1):
-        for kept, work in zip(times, works, strict=True):
-            spent = seconds(work)
-            clear_gradients(model, reference)
-            if round_:  # the first warms up
-                kept.append(spent)
+    batch = build_batch(case)
+    works = [
+        work
+        for model in (build_fed(case), with_given_tokens(build_fed(case), case))
+        for work in ways(model, batch)
+    ]
+    times: list[list[float]] = [[seconds(work) for work in works] for _ in range(rounds + 1)]
+    exact, loops, half, *heads = zip(*times[1:], strict=True)  # the first round warms up
     unit = f"s per FED step, {case.pairs} pairs"
+    shares = [
+        [part / whole for part, whole in zip(head, step, strict=True)]
+        for head, step in zip(heads, (exact, loops, half), strict=True)
+    ]
+    of_it = "of a FED step's time is not the backbone's"
     return {
-        "step": figure(times[:2], unit),
-        "step_bf16": figure((times[2], times[1]), f"{unit}, ours in bf16"),
+        "step": figure((exact, loops), unit),
+        "step_bf16": figure((half, loops), f"{unit}, ours in bf16"),
+        "head_share": figure(shares[:2], of_it),
+        "head_share_bf16": figure((shares[2], shares[1]), f"{of_it}, ours in bf16"),
     }
+
+
+def ways(model: Any, batch: Batch) -> list[Callable[[], None]]:
+    """Return our step in float32, the one in loops, and ours in bf16; gradients are dropped."""
+    reference = fed_in_loops.plain_copy(model)
+
+    def ours(dtype: torch.dtype | None = None) -> None:
+        our_step(model, batch, dtype)
+        clear_gradients(model)
+
+    def loops() -> None:
+        fed_in_loops.training_step(reference, batch)
+        clear_gradients(reference)
+
+    return [ours, loops, lambda: ours(torch.bfloat16)]
