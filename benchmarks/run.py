@@ -25,7 +25,7 @@ from occluded_reid.files import make_folder, whole_file
 def run(args: argparse.Namespace) -> None:
     """Measure, print a table, and write the numbers where asked for."""
     modules = chosen(args.suite, args.only)
-    if args.suite == "cpu":
+    if args.suite != "gpu":
         torch.set_num_threads(1)
     found: dict[str, Figure] = {}
     for module in modules:

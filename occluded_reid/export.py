@@ -102,12 +102,7 @@ def export(
     pictures = read_pictures(calibration, cfg) if calibration else None
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        program = torch.export.export(
-            graph,
-            (torch.zeros(2, 3, *size),),
-            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-        )
-        made = _MAKERS[kind](program)
+        made = _MAKERS[kind](trace(graph, size))
     parity = _checked(compare(graph, made.run, size), path)
     cost: dict[str, Any] = {}
     if precision != "fp32":
@@ -125,6 +120,15 @@ def export(
     }
     _write(made.files, about, Path(path))
     return about
+
+
+def trace(graph: InferenceGraph, size: tuple[int, ...]) -> torch.export.ExportedProgram:
+    """Return the model as a program for images of ``size``, (H, W), in batches of any size."""
+    return torch.export.export(
+        graph,
+        (torch.zeros(2, 3, *size),),
+        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
+    )
 
 
 def _check_options(kind: str, path: str, precision: str, calibration: str) -> None:

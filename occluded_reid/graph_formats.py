@@ -23,7 +23,10 @@ from occluded_reid.errors import UserError
 OUTPUTS = ("features", "visibility")
 
 Runner = Callable[[torch.Tensor], list[np.ndarray]]
-"""Takes images (B, 3, H, W), returns features (B, D) and visibility (B, P)."""
+"""Takes images (B, 3, H, W), returns features (B, D) and visibility (B, P).
+
+It runs in as many threads as PyTorch had when it was made.
+"""
 
 _OPENVINO = ("openvino", "nncf")
 _NEEDED = {
@@ -86,7 +89,6 @@ def as_onnx(program: torch.export.ExportedProgram) -> Exported:
         UserError: PyTorch is too old.
     """
     import onnx
-    import onnxruntime
 
     try:
         made = torch.onnx.export(
@@ -104,14 +106,19 @@ def as_onnx(program: torch.export.ExportedProgram) -> Exported:
         path = Path(folder, "model.onnx")
         made.save(str(path), external_data=False)
         content = path.read_bytes()
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
     opsets = onnx.load_from_string(content).opset_import
     opset = next(each.version for each in opsets if each.domain in ("", "ai.onnx"))
-    return Exported(
-        {"": content},
-        lambda images: session.run(list(OUTPUTS), {"images": images.numpy()}),
-        {"opset": opset},
-    )
+    return Exported({"": content}, onnx_runner(content), {"opset": opset})
+
+
+def onnx_runner(content: bytes) -> Runner:
+    """Return what runs a graph in ONNX by onnxruntime."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    return lambda images: session.run(list(OUTPUTS), {"images": images.numpy()})
 
 
 def as_openvino(program: torch.export.ExportedProgram) -> Exported:
@@ -172,7 +179,8 @@ def _compiled(xml: bytes, weights: bytes, precision: str) -> Exported:
 
     options = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
     core = openvino.Core()
-    compiled = core.compile_model(core.read_model(xml, weights), "CPU", options)
+    threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
+    compiled = core.compile_model(core.read_model(xml, weights), "CPU", options | threads)
     found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
     if found != _HINTS[precision]:
         raise UserError(

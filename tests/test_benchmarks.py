@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import functools
 import json
+import re
+import shutil
 import sys
 from pathlib import Path
 
@@ -31,11 +33,13 @@ from figures import (  # noqa: E402
     gpu_evaluation,
     gpu_fed,
     head,
+    latency,
     levers,
     loading,
     optimizer,
     ranking,
     rerank,
+    runtimes,
     search,
     similarity,
     step,
@@ -53,15 +57,20 @@ SIZES = {
     gpu_fed: dict(case=TINY, device="cpu", rounds=1, peak_side=64),
     head: dict(case=TINY, rounds=1),
     levers: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
+    latency: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
     loading: dict(images=4, size=(64, 32), rounds=1),
     optimizer: dict(case=TINY, rounds=1),
     ranking: dict(queries=20, gallery=150, rounds=1),
     rerank: dict(queries=8, gallery=60, channels=8, k1=6, k2=3, rounds=1),
+    runtimes: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
     search: dict(items=150, channels=8, batch=3, rounds=1),
     similarity: dict(queries=8, gallery=9, landmarks=3, channels=5, rounds=1),
     step: dict(case=TINY, rounds=1),
 }  # fmt: skip
 MODULES = {module for suite in SUITES.values() for module in suite}
+SLOW = {runtimes}
+# What only a GPU, an extra or a compiler can give.
+OPTIONAL = re.compile("gpu_.*memory|latency_aonet_int8|latency_.*(compiled|openvino|onnxruntime).*")
 
 
 @pytest.fixture(autouse=True)
@@ -77,15 +86,28 @@ def test_every_module_is_in_a_suite_and_here():
     assert len(names) == len(set(names))
 
 
-@pytest.mark.parametrize("module", SIZES, ids=lambda module: module.__name__)
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in SIZES],
+    ids=lambda module: module.__name__,
+)
 def test_a_figure_at_a_tiny_size(module):
     found = module.measure(**SIZES[module])
     missing = set(module.NAMES) - set(found)
     assert set(found) <= set(module.NAMES)
-    assert all(name.startswith("gpu_") and name.endswith("memory") for name in missing)
+    assert all(map(OPTIONAL.fullmatch, missing))
     for each in found.values():
         assert isinstance(each, Figure) and each.unit
         assert each.ours >= 0 and each.reference > 0
+
+
+@pytest.mark.extras
+def test_one_image_by_all_that_is_installed(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda _: None)  # compiling takes long
+    found = latency.measure(**SIZES[latency]) | runtimes.measure(**SIZES[runtimes])
+    assert {name for name in latency.NAMES + runtimes.NAMES if "compiled" not in name} == set(found)
+    assert all("int8 by OpenVINO" in found[name].unit for name in latency.NAMES if "int8" in name)
+    assert "int8 by ONNX Runtime" in found["latency_onnxruntime_int8"].unit
 
 
 def test_both_steps_agree():
@@ -181,6 +203,10 @@ def test_different_losses_gradients_and_banks_are_found(monkeypatch):
         check_steps()
 
 
+def backwards(way):
+    return way._replace(run=lambda images: [x[:, ::-1] for x in way.run(images)])
+
+
 def changed(function, by):
     return lambda *args, **options: by(function(*args, **options))
 
@@ -198,6 +224,7 @@ def changed(function, by):
         (loading, pil_pairs, "read_image", lambda image: image.rotate(180)),
         (loading, pil_pairs.PairsInPIL, "_labels", lambda labels: 1 - labels),
         (loading, pil_pairs.PairsInPIL, "_occluded", lambda image: image.rotate(180)),
+        (latency, latency, "in_bf16", backwards),
         (optimizer, optimizer, "build_sgd", lambda sgd: (sgd.param_groups[0].update(lr=1), sgd)[1]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,

@@ -1,0 +1,59 @@
+"""``latency`` and ``latency_int8``: one image, in lower precision than float32; likewise AONet's.
+
+OpenVINO runs the exported graph where it is installed, and can. Else PyTorch does what it can by
+itself: autocast, and 8 bits in linear layers. A network of convolutions then has no figure in int8.
+"""
+
+from __future__ import annotations
+
+from aonet_case import AONetCase
+from comparison import Figure
+from fed_case import FEDCase
+from one_image import (
+    PICTURES,
+    Network,
+    Way,
+    autocast_bf16,
+    dynamic_int8,
+    installed,
+    networks,
+)
+
+from occluded_reid.errors import UserError
+from occluded_reid.export import drawn_images
+from occluded_reid.graph_formats import as_bf16, as_int8
+
+NAMES = ("latency", "latency_int8", "latency_aonet", "latency_aonet_int8")
+
+
+def measure(
+    fed: FEDCase = FEDCase(),  # noqa: B008
+    aonet: AONetCase = AONetCase(),  # noqa: B008
+    rounds: int = 20,
+) -> dict[str, Figure]:
+    """Compare with the model as it stands, in float32."""
+    found = {}
+    for network in networks(fed, aonet):
+        found[network.name] = network.compare(in_bf16(network), rounds)
+        if way := in_int8(network):
+            found[f"{network.name}_int8"] = network.compare(way, rounds)
+    return found
+
+
+def in_bf16(network: Network) -> Way:
+    """Return the fastest way in bfloat16."""
+    if installed("openvino"):
+        try:
+            return Way(as_bf16(network.openvino).run, "bf16", "OpenVINO")
+        except UserError:  # this processor cannot
+            pass
+    return autocast_bf16(network)
+
+
+def in_int8(network: Network) -> Way | None:
+    """Return the fastest way in 8 bits, if there is one."""
+    if installed("openvino"):
+        drawn = drawn_images(PICTURES, network.size, seed=1)
+        made = as_int8(network.openvino, drawn, transformer=network.transformer)
+        return Way(made.run, "int8", "OpenVINO")
+    return dynamic_int8(network) if network.transformer else None

@@ -1,0 +1,83 @@
+"""``latency_*``: other ways to run one image: autocast, compiled, ONNX Runtime, OpenVINO in fp32.
+
+What is not installed is left out, and so is what needs a C++ compiler where there is none.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from aonet_case import AONetCase
+from comparison import Figure
+from fed_case import FEDCase
+from one_image import (
+    Network,
+    Way,
+    autocast_bf16,
+    dynamic_int8,
+    in_torch,
+    installed,
+    networks,
+)
+
+from occluded_reid.graph_formats import Runner, as_onnx, onnx_runner
+
+WAYS = ("autocast", "compiled", "compiled_bf16", "openvino", "onnxruntime")
+ONLY_TRANSFORMERS = ("dynamic_int8", "onnxruntime_int8")
+NAMES = (
+    *(f"latency_{way}" for way in (*WAYS, *ONLY_TRANSFORMERS)),
+    *(f"latency_aonet_{way}" for way in WAYS),
+)
+
+
+def measure(
+    fed: FEDCase = FEDCase(),  # noqa: B008
+    aonet: AONetCase = AONetCase(),  # noqa: B008
+    rounds: int = 20,
+) -> dict[str, Figure]:
+    """Compare with the model as it stands, in float32."""
+    return {
+        f"{network.name}_{name}": network.compare(way, rounds)
+        for network in networks(fed, aonet)
+        for name, way in ways(network)
+    }
+
+
+def ways(network: Network) -> Iterator[tuple[str, Way]]:
+    """Make each way in its turn, and name it."""
+    yield "autocast", autocast_bf16(network)
+    if network.transformer:
+        yield "dynamic_int8", dynamic_int8(network)
+    if shutil.which(os.environ.get("CXX", "g++")):
+        for name, precision, dtype in (
+            ("compiled", "fp32", None),
+            ("compiled_bf16", "bf16", torch.bfloat16),
+        ):
+            module = torch.compile(network.graph, options={"freezing": True})
+            yield name, Way(in_torch(module, dtype), precision, "torch.compile, frozen")
+    if installed("openvino"):
+        yield "openvino", Way(network.openvino.run, "fp32", "OpenVINO")
+    if installed("onnx"):
+        made = as_onnx(network.program)
+        yield "onnxruntime", Way(made.run, "fp32", "ONNX Runtime")
+        if network.transformer:
+            run = quantised(made.files[""])
+            yield "onnxruntime_int8", Way(run, "int8", "ONNX Runtime, dynamic")
+
+
+def quantised(content: bytes) -> Runner:
+    """Return what runs a graph in ONNX whose matrix products compute in 8 bits."""
+    import onnx
+    from onnxruntime.quantization import quantize_dynamic
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.onnx")
+        model = onnx.load_from_string(content)
+        del model.graph.value_info[:]  # shapes from before the export turned some weights
+        quantize_dynamic(model, path, op_types_to_quantize=["MatMul", "Gemm"])
+        return onnx_runner(path.read_bytes())
