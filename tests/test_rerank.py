@@ -7,7 +7,13 @@ import pytest
 import torch
 from fastreid.evaluation.rerank import re_ranking
 
-from occluded_reid.evaluation import RerankedDistances, distance_matrix, reranking, similarity
+from occluded_reid.evaluation import (
+    RerankedDistances,
+    distance_matrix,
+    nearest,
+    reranking,
+    similarity,
+)
 from occluded_reid.evaluation.copies import image_of_each
 from occluded_reid.evaluation.similarity import METRICS
 
@@ -78,7 +84,10 @@ def original_distances(features, metric):
 @pytest.mark.parametrize(
     ("k1", "k2", "weight"), [(8, 3, 0.3), (5, 1, 0.0), (2, 6, 1.0), (60, 4, 0.5)]
 )
-def test_reranking_is_the_published_one(metric, k1, k2, weight, monkeypatch):
+@pytest.mark.parametrize("half", [None, torch.float16], ids=str)
+def test_reranking_is_the_published_one(metric, k1, k2, weight, half, monkeypatch):
+    monkeypatch.setattr(nearest, "half_type", lambda _: half)
+    monkeypatch.setattr(nearest, "GROUP", 2)
     features = clustered()
     original = original_distances(features, metric)
     expected = reranked_by_sets(original, 10, k1, k2, weight)

@@ -23,6 +23,7 @@ from runs import forked, kill_self, status_of
 
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation import distance_matrix
+from occluded_reid.evaluation.rounded import Rounded
 from occluded_reid.evaluation.similarity import METRICS
 from occluded_reid.retrieval import Filter, GalleryIndex, Item, halves, search_shards
 from occluded_reid.retrieval import approximation as approximations
@@ -174,8 +175,8 @@ def test_in_memory_the_nearest_is_always_among_the_candidates(metric, tmp_path, 
     monkeypatch.setattr(halves, "DEPTH", 2)  # too many are as near: everything is compared
     assert held.candidates(queries, 1, np.empty(0, np.int64)).count(None) > 100
     monkeypatch.setattr(halves, "DEPTH", 60)
-    monkeypatch.setattr(halves, "ROUNDING", 0)
-    monkeypatch.setattr(Halves, "_errors", lambda *_: torch.zeros(len(queries)))
+    monkeypatch.setattr(Rounded, "rounding", 0)
+    monkeypatch.setattr(Rounded, "bounds", lambda *_: torch.zeros(len(queries)))
     assert any(missed(held, features, queries, metric))
 
 

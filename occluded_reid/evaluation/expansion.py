@@ -9,7 +9,8 @@ import torch
 import torch.nn.functional as F
 
 from occluded_reid.evaluation.copies import hidden_copies
-from occluded_reid.evaluation.similarity import TILE, FeatureDistances, nearest_images, spans
+from occluded_reid.evaluation.nearest import nearest_images
+from occluded_reid.evaluation.similarity import TILE, FeatureDistances, spans
 
 
 @torch.no_grad()

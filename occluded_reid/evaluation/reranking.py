@@ -9,13 +9,15 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from occluded_reid.evaluation.copies import hidden_copies
-from occluded_reid.evaluation.similarity import TILE, TINY, FeatureDistances, nearest_images, spans
+from occluded_reid.evaluation.nearest import nearest_images
+from occluded_reid.evaluation.similarity import TILE, TINY, FeatureDistances, spans
 
 
 class SparseRows(NamedTuple):
-    """An (N, N) matrix with few entries in each row.
+    """A matrix of N rows with few entries in each.
 
     Attributes:
         starts: (N + 1,) where each row begins in the other two.
@@ -74,44 +76,46 @@ class RerankedDistances:
         count = min(max(k1 + 1, k2), len(features) - len(hidden))
         nearest, self._ranges = nearest_images(self._original, count, hidden)
         expanded = _reciprocal_sets(nearest[:, : k1 + 1], round(k1 / 2) + 1)
-        encodings = self._encodings(expanded)
-        self._rows = _mean_over(encodings, nearest[:, :k2])
-        self._columns = _transposed(self._rows)
-        self._image_of_gallery = images[queries:].to(device)
-        self._weight, self._queries = weight, queries
+        encodings = _mean_over(self._encodings(expanded), nearest[:, :k2])
+        self._encoded_queries = _chosen(encodings, torch.arange(queries, device=nearest.device))
+        encoded_gallery = _chosen(encodings, images[queries:].to(nearest.device))
+        self._members = _transposed(encoded_gallery, len(features))
+        self._weight = weight
         self.shape = queries, len(features) - queries
 
     @torch.no_grad()
     def __getitem__(self, tile: tuple[slice, slice], /) -> np.ndarray:
-        queries, gallery = (
-            range(*part.indices(n)) for part, n in zip(tile, self.shape, strict=True)
+        rows, gallery = (
+            slice(*part.indices(n)[:2]) for part, n in zip(tile, self.shape, strict=True)
         )
-        rows = slice(queries.start, queries.stop)
-        columns = slice(self._queries + gallery.start, self._queries + gallery.stop)
+        queries, images = self.shape
+        columns = slice(queries + gallery.start, queries + gallery.stop)
         low, high = self._ranges[rows, :1], self._ranges[rows, 1:]
         mixed = self._original.tile(rows, columns).sub_(low).div_((high - low).clamp_min(TINY))
-        mixed.mul_(self._weight)
-        asked = self._image_of_gallery[gallery.start : gallery.stop]
-        for place, query in enumerate(queries):
-            mixed[place] += (1 - self._weight) * self._jaccard(query)[asked]
+        mixed.mul_(self._weight).add_(1 - self._weight)
+        for part in spans(len(mixed), max(1, TILE // (32 * images))):  # stays in the cache
+            asking = range(rows.start, rows.stop)[part]
+            common = self._common(slice(asking.start, asking.stop))[:, gallery]
+            mixed[part] -= (1 - self._weight) * common / (2 - common)
         return mixed.cpu().numpy()
 
-    def _jaccard(self, query: int) -> torch.Tensor:
-        """Return the Jaccard distances (N,) of one query's encoding to all.
+    def _common(self, queries: slice) -> torch.Tensor:
+        """Return the sums (q, G) of the minima of some queries' encodings and the gallery's.
 
-        Encodings sum to 1, so the maxima sum to 2 minus the minima. Only images that share a
-        member with the query differ from 1.
+        Encodings sum to 1, so the maxima sum to 2 minus this. Where no member is shared it is 0.
         """
-        starts, columns, values = self._rows
-        own = slice(int(starts[query]), int(starts[query + 1]))
-        entries, lengths = _entries(self._columns.starts, columns[own])
+        starts, columns, values = self._encoded_queries
+        own = slice(int(starts[queries.start]), int(starts[queries.stop]))
+        entries, lengths = _entries(self._members.starts, columns[own])
         minima = torch.minimum(
-            self._columns.values[entries], values[own].repeat_interleave(lengths)
+            self._members.values[entries], values[own].repeat_interleave(lengths)
         )
-        images = self._columns.columns[entries]
+        number = torch.arange(queries.stop - queries.start, device=starts.device)
+        number = number.repeat_interleave(starts[queries.start : queries.stop + 1].diff())
+        count, images = queries.stop - queries.start, self.shape[1]
+        keys = number.repeat_interleave(lengths) * images + self._members.columns[entries]
         # summed in float64: the order of additions is not defined on a GPU
-        common = torch.bincount(images, minima.double(), minlength=len(starts) - 1)
-        return (1 - common / (2 - common)).float()
+        return torch.bincount(keys, minima.double(), minlength=count * images).view(count, images)
 
     def _encodings(self, members: torch.Tensor) -> SparseRows:
         """Return the encoding over R of each image, from keys ``image * N + member``, ascending."""
@@ -136,11 +140,11 @@ def _reciprocal_sets(nearest: torch.Tensor, half: int) -> torch.Tensor:
     near = nearest[:, :half]
     mutual, mutual_near = _mutual(nearest), _mutual(near)
     keys = []
-    for rows in spans(count, max(1, TILE // (width * width * near.shape[1]))):
+    for rows in spans(count, max(1, TILE // (8 * count))):
         first, is_first = nearest[rows], mutual[rows]  # (rows, K)
         second, is_second = near[first], mutual_near[first]  # (rows, K, half)
-        shared = (second[..., None] == first[:, None, None]) & is_first[:, None, None]
-        overlap = (shared.any(3) & is_second).sum(2)
+        members = first.new_zeros(len(first), count, dtype=torch.bool).scatter_(1, first, is_first)
+        overlap = (members.gather(1, second.flatten(1)).view_as(second) & is_second).sum(2)
         joins = is_first & (3 * overlap > 2 * is_second.sum(2))
         own = torch.arange(rows.start, rows.stop, device=nearest.device) * count
         found = (
@@ -177,12 +181,19 @@ def _mean_over(matrix: SparseRows, rows: torch.Tensor) -> SparseRows:
     return SparseRows(_starts(key // count, count), key % count, torch.cat(values))
 
 
-def _transposed(matrix: SparseRows) -> SparseRows:
-    count = len(matrix.starts) - 1
+def _chosen(matrix: SparseRows, rows: torch.Tensor) -> SparseRows:
+    """Return the matrix whose row i is ``matrix``'s row ``rows[i]``."""
+    entries, lengths = _entries(matrix.starts, rows)
+    starts = F.pad(lengths.cumsum(0), (1, 0))
+    return SparseRows(starts, matrix.columns[entries], matrix.values[entries])
+
+
+def _transposed(matrix: SparseRows, columns: int) -> SparseRows:
+    """Return the transpose of a matrix of so many columns."""
     lengths = matrix.starts.diff()
-    rows = torch.arange(count, device=lengths.device).repeat_interleave(lengths)
+    rows = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
     order = matrix.columns.argsort(stable=True)
-    starts = _starts(matrix.columns[order], count)
+    starts = _starts(matrix.columns[order], columns)
     return SparseRows(starts, rows[order], matrix.values[order])
 
 

@@ -8,22 +8,19 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from occluded_reid.evaluation.rounded import Rounded
 from occluded_reid.evaluation.similarity import TILE, spans
 from occluded_reid.retrieval.exact import BLOCK
 from occluded_reid.retrieval.vectors import Vectors
 
-ROUNDING = 2.0**-8  # of a product in bfloat16: it is off by at most this share of itself
-ADDITION = 2.0**-23  # of a sum in float32, for each of its D terms; twice the usual bound
 DEPTH = 8  # rows looked through for each one asked for
 
 
 class Halves:
     """All vectors in memory in bfloat16, 2 D bytes each, for searches that look at every one.
 
-    With q', v' the rounded q, v: ``|q' v' - q v| <= |q - q'| |v'| + |q| |v - v'|``; to this come
-    the errors of addition and of the rounded result. What may be among the nearest by this bound
-    has to be compared by the vectors themselves, so nothing is missed. It pays where the processor
-    has units for bfloat16.
+    What may be among the nearest by :class:`Rounded`'s bound has to be compared by the vectors
+    themselves, so nothing is missed. It pays where the processor has units for bfloat16.
 
     Args:
         vectors: (N, D), prepared; they are read once.
@@ -33,21 +30,15 @@ class Halves:
     def __init__(self, vectors: Vectors, metric: str):
         self.generation, rows = vectors.generation, len(vectors)
         parts = spans(rows, max(1, BLOCK // vectors.dim))
-        self._values = torch.empty(rows, vectors.dim, dtype=torch.bfloat16)
-        self._half_squares: torch.Tensor | None = None  # |v|^2 / 2, for the squared distance
-        lengths, errors = torch.zeros(2, rows)
+        self._rounded = Rounded(rows, vectors.dim, torch.bfloat16)
         for part in parts:
-            read = torch.tensor(vectors[part])
-            self._values[part] = read
-            lengths[part] = torch.linalg.vector_norm(read, dim=1)
-            errors[part] = torch.linalg.vector_norm(read - self._values[part], dim=1)
+            self._rounded[part] = torch.tensor(vectors[part])
+        self._half_squares: torch.Tensor | None = None  # |v|^2 / 2, for the squared distance
         if metric == "euclidean":
-            self._half_squares = lengths.square() / 2
-        self._longest = float((lengths + errors).max()) if rows else 0.0
-        self._widest = float(errors.max()) if rows else 0.0
+            self._half_squares = self._rounded.lengths.square() / 2
 
     def __len__(self) -> int:
-        return len(self._values)
+        return len(self._rounded)
 
     @torch.no_grad()
     def candidates(
@@ -66,26 +57,18 @@ class Halves:
         depth = min(DEPTH * count, len(self) - len(removed))
         for part in spans(len(queries), max(1, TILE // max(1, len(self)))):
             asked = torch.from_numpy(queries[part])
-            products = asked.bfloat16() @ self._values.T  # (q, N)
+            products = asked.bfloat16() @ self._rounded.values.T  # (q, N)
             low, high = products.aminmax(dim=1)
-            largest = torch.maximum(-low, high).float() * ROUNDING / (1 - ROUNDING)
+            largest = torch.maximum(-low, high).float() * self._rounded.rounding
             scores = products
             if self._half_squares is not None:
                 scores = products.float().sub_(self._half_squares)
             scores[:, torch.from_numpy(removed)] = -torch.inf
             best, rows = scores.topk(depth, dim=1)
             best = best.float()
-            margins = 2 * (self._errors(asked) + largest)
+            margins = 2 * (self._rounded.bounds(asked) + largest)
             enough = best >= (best[:, count - 1] - margins)[:, None]
             for row, kept in zip(rows.numpy(), enough.sum(1).tolist(), strict=True):
                 whole = kept < depth or depth == len(self) - len(removed)
                 found.append(row[:kept] if whole else None)
         return found
-
-    def _errors(self, queries: torch.Tensor) -> torch.Tensor:
-        """Return how far a query's (Q,) products may be off before they are rounded."""
-        lengths = torch.linalg.vector_norm(queries, dim=1)
-        own = torch.linalg.vector_norm(queries - queries.bfloat16(), dim=1)
-        sums = (lengths + own + self._longest) * self._longest
-        addition = ADDITION * queries.shape[1] * sums
-        return own * self._longest + lengths * self._widest + addition
