@@ -9,6 +9,7 @@ import shutil
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -17,9 +18,11 @@ from torch.func import functional_call
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # as for a script: the modules find each other
 
+import rerank_large  # noqa: E402
 import run  # noqa: E402
 import search_scale  # noqa: E402
 from aonet_case import AONetCase  # noqa: E402
+from apart import run_apart  # noqa: E402
 from comparison import Figure, Unequal, figure, require_equal, time_alternately  # noqa: E402
 from dispatch import OperationCounter  # noqa: E402
 from fed_case import THIN, FEDCase, build_batch, build_fed  # noqa: E402
@@ -300,3 +303,28 @@ def test_committed_searches_have_the_form():
     for file in (BENCHMARKS / "results").glob("search_*.json"):
         rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
         assert rows and all(row["kind"] in search_scale.KINDS for row in rows)
+
+
+def test_reranking_at_another_size(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    file = tmp_path / "large.json"
+    sizes = ["--queries", "6", "--gallery", "60", "--channels", "8"]
+    assert rerank_large.command([*sizes, "--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert content["agreement"] == {
+        "results": 360, "off_by_more_than_1e-5": 0, "largest": content["agreement"]["largest"]
+    }  # fmt: skip
+    assert content["ours"]["seconds"] > 0 and content["reference"]["peak_mb"] > 0
+    zeros, ones = np.zeros((10, 10)), np.ones((10, 10))
+    with pytest.raises(Unequal, match="100 of 100"):
+        rerank_large.agreement(zeros, ones)
+    committed = BENCHMARKS / "results" / "rerank_large.json"
+    assert set(json.loads(committed.read_text(encoding="utf-8"))) == set(content)
+
+
+def test_work_apart_is_measured_with_its_memory():
+    taken = run_apart(lambda: np.ones(2**25, np.float32)[:5].copy())
+    assert taken.result.tolist() == [1] * 5
+    assert 2**27 <= taken.peak_bytes < 2**28 and taken.seconds > 0
+    with pytest.raises(EOFError):
+        run_apart(lambda: 1 / 0)

@@ -1,15 +1,18 @@
-"""``rerank``: k-reciprocal re-ranking with the original's parameters, distances included."""
+"""``rerank`` and ``rerank_memory``: k-reciprocal re-ranking as published, distances included."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
+from apart import run_apart
 from comparison import Figure, figure, require_equal, time_alternately
 from fastreid.evaluation.rerank import re_ranking
 
 from occluded_reid.evaluation import RerankedDistances, distance_matrix
 
-NAMES = ("rerank",)
+NAMES = ("rerank", "rerank_memory")
 
 
 def measure(
@@ -17,22 +20,33 @@ def measure(
     rounds: int = 3,
 ) -> dict[str, Figure]:  # fmt: skip
     """Compare with fast-reid's loop, which holds matrices of all images by all images."""
+    works = both(queries, gallery, channels, k1, k2)
+    ours, reference = (run_apart(work) for work in works)
+    require_equal("re-ranked distances", ours.result, reference.result, atol=1e-4)
+    size = f"{queries} x {gallery} of {channels}, k1 {k1}, k2 {k2}"
+    memory = [[each.peak_bytes / 1e6] for each in (ours, reference)]
+    return {
+        "rerank": figure(time_alternately(*works, rounds=rounds), f"s, {size}"),
+        "rerank_memory": figure(memory, f"MB, {size}"),
+    }
+
+
+def both(
+    queries: int, gallery: int, channels: int, k1: int, k2: int
+) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
+    """Return ours and fast-reid's, each from the same drawn features to the (Q, G) distances."""
     features = draw(queries + gallery, channels)
 
     def ours() -> np.ndarray:
         return RerankedDistances(features, queries, "euclidean", k1=k1, k2=k2, weight=0.3)[:, :]
 
     def reference() -> np.ndarray:
-        squares = distance_matrix(features, features, "euclidean")
-        distances = np.sqrt(np.maximum(squares, 0, out=squares))
-        ours_to_theirs, among_ours = distances[:queries, queries:], distances[:queries, :queries]
-        return re_ranking(
-            ours_to_theirs, among_ours, distances[queries:, queries:], k1, k2, lambda_value=0.3
-        )
+        distances = distance_matrix(features, features, "euclidean")
+        np.sqrt(np.maximum(distances, 0, out=distances), out=distances)
+        parts = distances[:queries, queries:], distances[:queries, :queries]
+        return re_ranking(*parts, distances[queries:, queries:], k1, k2, lambda_value=0.3)
 
-    require_equal("re-ranked distances", ours(), reference(), atol=1e-4)
-    unit = f"s, {queries} x {gallery} of {channels}, k1 {k1}, k2 {k2}"
-    return {"rerank": figure(time_alternately(ours, reference, rounds=rounds), unit)}
+    return ours, reference
 
 
 def draw(images: int, channels: int) -> torch.Tensor:

@@ -1,0 +1,87 @@
+#!/usr/bin/env python
+"""k-reciprocal re-ranking at the size of a data set: seconds and memory of ours and fast-reid's.
+
+By default the images of Occluded-Duke. Each runs once, in a process of its own, with one thread.
+The reference holds several matrices of all images by all images: 10 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from apart import Taken, run_apart
+from comparison import Unequal
+from figures import rerank
+from machine import describe
+
+from occluded_reid.errors import run_command
+from occluded_reid.files import make_folder, whole_file
+
+K1, K2 = 20, 6
+CLOSE = 1e-5
+TIES = 1e-6  # the share of results that may differ: of equally near images either takes another
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure both, compare the results, print, and write the numbers where asked for."""
+    torch.set_num_threads(1)
+    works = rerank.both(args.queries, args.gallery, args.channels, K1, K2)
+    ours, reference = (run_apart(work) for work in works)
+    content = {
+        "machine": describe(),
+        "size": {**{key: vars(args)[key] for key in ("queries", "gallery", "channels")},
+                 "k1": K1, "k2": K2},
+        "ours": cost(ours),
+        "reference": cost(reference),
+        "times_faster": reference.seconds / ours.seconds,
+        "times_less_memory": reference.peak_bytes / ours.peak_bytes,
+        "agreement": agreement(ours.result, reference.result),
+    }  # fmt: skip
+    text = json.dumps(content, indent=2, allow_nan=False)
+    print(text)
+    if args.json:
+        path = Path(args.json)
+        make_folder(path.parent)
+        with whole_file(path, "w") as stream:
+            stream.write(text + "\n")
+
+
+def cost(taken: Taken) -> dict[str, float]:
+    """Return seconds and megabytes."""
+    return {"seconds": taken.seconds, "peak_mb": taken.peak_bytes / 1e6}
+
+
+def agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """Return how far two results are the same.
+
+    Raises:
+        Unequal: more differ than by the choice between equally near images.
+    """
+    off = np.abs(ours - reference)
+    differing = int(np.count_nonzero(~(off <= CLOSE)))
+    if differing > TIES * off.size:
+        raise Unequal(f"re-ranked distances: {differing} of {off.size} differ by more than {CLOSE}")
+    largest = float(off.max())
+    return {"results": off.size, "off_by_more_than_1e-5": differing, "largest": largest}
+
+
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--queries", type=int, default=2210)
+    parser.add_argument("--gallery", type=int, default=17661)
+    parser.add_argument("--channels", type=int, default=3072)
+    parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    args = parser.parse_args(words)
+    return run_command(lambda: run(args), debug=args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(command())
