@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import copy
 import functools
+import os
+import shutil
 import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+import torch._inductor.config
 from aonet_case import AONetCase, build_aonet
 from comparison import Figure, figure, require_equal, time_alternately
 from fed_case import FEDCase, build_fed
@@ -126,6 +129,19 @@ def autocast_bf16(network: Network) -> Way:
     """Run the model in bf16 autocast, its convolutions channels-last."""
     module = copy.deepcopy(network.graph).to(memory_format=torch.channels_last)
     return Way(in_torch(module, torch.bfloat16), "bf16", "PyTorch's autocast")
+
+
+def has_compiler() -> bool:
+    """Say whether there is what ``torch.compile`` needs on a CPU."""
+    return shutil.which(os.environ.get("CXX", "g++")) is not None
+
+
+def compiled(network: Network, dtype: torch.dtype | None = None) -> Way:
+    """Compile the model with its weights as constants: they are cast and laid out only once."""
+    run = in_torch(torch.compile(network.graph), dtype)
+    with torch._inductor.config.patch(freezing=True):  # as an option of compile it does nothing
+        run(torch.zeros(1, 3, *network.size))
+    return Way(run, "fp32" if dtype is None else "bf16", "torch.compile, frozen")
 
 
 def dynamic_int8(network: Network) -> Way:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import json
 import re
-import shutil
 import sys
 from pathlib import Path
 
@@ -77,6 +76,12 @@ OPTIONAL = re.compile("gpu_.*memory|latency_aonet_int8|latency_.*(compiled|openv
 
 
 @pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    """Compiling takes long."""
+    monkeypatch.setattr(latency, "has_compiler", lambda: False)
+
+
+@pytest.fixture(autouse=True)
 def one_check(monkeypatch):
     """The steps are checked once, in a test of their own."""
     for module in (activations, counts, gpu_fed, head, step):
@@ -106,7 +111,7 @@ def test_a_figure_at_a_tiny_size(module):
 
 @pytest.mark.extras
 def test_one_image_by_all_that_is_installed(monkeypatch):
-    monkeypatch.setattr(shutil, "which", lambda _: None)  # compiling takes long
+    monkeypatch.setattr(runtimes, "has_compiler", lambda: False)
     found = latency.measure(**SIZES[latency]) | runtimes.measure(**SIZES[runtimes])
     assert {name for name in latency.NAMES + runtimes.NAMES if "compiled" not in name} == set(found)
     assert all("int8 by OpenVINO" in found[name].unit for name in latency.NAMES if "int8" in name)

@@ -1,11 +1,13 @@
 """``latency`` and ``latency_int8``: one image, in lower precision than float32; likewise AONet's.
 
 OpenVINO runs the exported graph where it is installed, and can. Else PyTorch does what it can by
-itself: autocast, and 8 bits in linear layers. A network of convolutions then has no figure in int8.
+itself: it compiles the model where there is a C++ compiler, and has 8 bits in linear layers. A
+network of convolutions then has no figure in int8.
 """
 
 from __future__ import annotations
 
+import torch
 from aonet_case import AONetCase
 from comparison import Figure
 from fed_case import FEDCase
@@ -14,7 +16,9 @@ from one_image import (
     Network,
     Way,
     autocast_bf16,
+    compiled,
     dynamic_int8,
+    has_compiler,
     installed,
     networks,
 )
@@ -41,17 +45,17 @@ def measure(
 
 
 def in_bf16(network: Network) -> Way:
-    """Return the fastest way in bfloat16."""
+    """Return the way in bfloat16."""
     if installed("openvino"):
         try:
             return Way(as_bf16(network.openvino).run, "bf16", "OpenVINO")
         except UserError:  # this processor cannot
             pass
-    return autocast_bf16(network)
+    return compiled(network, torch.bfloat16) if has_compiler() else autocast_bf16(network)
 
 
 def in_int8(network: Network) -> Way | None:
-    """Return the fastest way in 8 bits, if there is one."""
+    """Return the way in 8 bits, if there is one."""
     if installed("openvino"):
         drawn = drawn_images(PICTURES, network.size, seed=1)
         made = as_int8(network.openvino, drawn, transformer=network.transformer)

@@ -5,8 +5,6 @@ What is not installed is left out, and so is what needs a C++ compiler where the
 
 from __future__ import annotations
 
-import os
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +17,9 @@ from one_image import (
     Network,
     Way,
     autocast_bf16,
+    compiled,
     dynamic_int8,
-    in_torch,
+    has_compiler,
     installed,
     networks,
 )
@@ -53,13 +52,9 @@ def ways(network: Network) -> Iterator[tuple[str, Way]]:
     yield "autocast", autocast_bf16(network)
     if network.transformer:
         yield "dynamic_int8", dynamic_int8(network)
-    if shutil.which(os.environ.get("CXX", "g++")):
-        for name, precision, dtype in (
-            ("compiled", "fp32", None),
-            ("compiled_bf16", "bf16", torch.bfloat16),
-        ):
-            module = torch.compile(network.graph, options={"freezing": True})
-            yield name, Way(in_torch(module, dtype), precision, "torch.compile, frozen")
+    if has_compiler():
+        yield "compiled", compiled(network)
+        yield "compiled_bf16", compiled(network, torch.bfloat16)
     if installed("openvino"):
         yield "openvino", Way(network.openvino.run, "fp32", "OpenVINO")
     if installed("onnx"):
