@@ -39,6 +39,10 @@ class FeatureDistances:
         metric: ``cosine`` (1 - cosine), ``euclidean`` (squared) or ``dot`` (minus inner product).
         device: where the products are computed; the features may stay elsewhere.
 
+    Attributes:
+        query, gallery, metric, device: as given.
+        dtype: of the distances.
+
     Raises:
         ValueError: an unknown metric.
     """
