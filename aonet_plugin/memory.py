@@ -33,8 +33,8 @@ def peak_features(features: torch.Tensor, responses: torch.Tensor) -> torch.Tens
 class LandmarkMemory(nn.Module):
     """M, zero at first.
 
-    State is changed by :meth:`update` alone, which replaces the buffer: what a backward pass still
-    holds stays as it was read.
+    State is changed by :meth:`update` alone, in place: a CUDA graph finds the buffer at the address
+    that it was recorded with. What a backward pass is to hold must be a copy.
 
     Args:
         num_landmarks: P.
@@ -55,7 +55,7 @@ class LandmarkMemory(nn.Module):
         Args:
             patterns: I (P, C).
         """
-        return (patterns.to(self.features.dtype) * self.features).sum(dim=1)
+        return (patterns.to(self.features.dtype) * self.features.clone()).sum(dim=1)
 
     def update(
         self, features: torch.Tensor, responses: torch.Tensor, weights: torch.Tensor | None = None
@@ -82,4 +82,4 @@ class LandmarkMemory(nn.Module):
             counted = counts > 0
             means = sums / counts.where(counted, 1)
             moved = self.momentum * self.features + (1 - self.momentum) * means
-            self.features = torch.where(counted, moved, self.features)
+            self.features.copy_(torch.where(counted, moved, self.features))

@@ -162,8 +162,8 @@ class FeatureDiffusion(nn.Module):
             centres: (I, D) of the first bank.
         """
         neighbors = nearest_other_identities(embedding, centres, identities, self.num_neighbors)
-        if self.normalize_centres:
-            centres = F.normalize(centres, dim=1)
+        # either is a copy: the bank moves before the backward pass
+        centres = F.normalize(centres, dim=1) if self.normalize_centres else centres.clone()
         attended = self.attention(embedding, centres, neighbors)
         others = self.first_ffn(attended.unflatten(1, (self.num_parts, -1)))  # (B, P, C)
         person = embedding.unflatten(1, (self.num_parts, -1))

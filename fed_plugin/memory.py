@@ -27,8 +27,9 @@ def cosine_to_centres(features: torch.Tensor, centres: torch.Tensor) -> torch.Te
 class IdentityMemory(nn.Module):
     """One running mean feature per identity.
 
-    State is changed by :meth:`initialize` and :meth:`update` alone, which replace the buffers: what
-    a backward pass still holds stays as it was read.
+    State is changed by :meth:`initialize` and :meth:`update` alone, in place: a CUDA graph finds
+    the buffers at the address that it was recorded with. What a backward pass is to hold must be a
+    copy; PyTorch stops where it is not.
 
     Args:
         num_identities: I.
@@ -64,9 +65,9 @@ class IdentityMemory(nn.Module):
         missing = int((counts == 0).sum())
         if missing:
             raise ValueError(f"{missing} of {len(counts)} identities have no feature")
-        self.centres = sums / counts[:, None]
-        self.initialized = torch.ones_like(self.initialized)
-        self.identities = torch.full_like(self.identities, digest)
+        self.centres.copy_(sums / counts[:, None])
+        self.initialized.fill_(True)
+        self.identities.fill_(digest)
 
     def update(self, features: torch.Tensor, identities: torch.Tensor) -> None:
         """Move the centres of the identities in the global batch towards their batch mean (Eq. 3).
@@ -84,7 +85,7 @@ class IdentityMemory(nn.Module):
             sums, counts = self._sums_and_counts(features, identities)
             means = sums / counts.clamp(min=1)[:, None]
             moved = self.momentum * self.centres + (1 - self.momentum) * means
-            self.centres = torch.where(counts[:, None] > 0, moved, self.centres)
+            self.centres.copy_(torch.where(counts[:, None] > 0, moved, self.centres))
 
     def _sums_and_counts(
         self, features: torch.Tensor, identities: torch.Tensor

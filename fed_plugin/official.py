@@ -129,7 +129,7 @@ class SequentialMemory(IdentityMemory):
             )
             kept = self.centres * (self.momentum**counts)[:, None]
             taken = shares[:, None] * features.detach().to(kept.dtype)
-            self.centres = kept.index_add(0, identities, taken)
+            self.centres.copy_(kept.index_add_(0, identities, taken))
 
 
 @META_ARCH_REGISTRY.register()

@@ -17,6 +17,9 @@ from occluded_reid.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+"""Values of MODEL.COMPILE_MODE that record a step on a GPU and replay it."""
+
 
 def add_occluded_reid_config(cfg: CfgNode) -> None:
     """Add the keys of this package to fast-reid's configuration."""
@@ -34,8 +37,12 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     # Warn where a loss term is above so many times its median of the last 100 iterations; 0 = off.
     cfg.SOLVER.SPIKE_FACTOR = 10.0
 
-    # Compile the model with torch.compile.
+    # Compile the training step with torch.compile; evaluation stays as it is.
     cfg.MODEL.COMPILE = False
+    # How: default; reduce-overhead, which replays CUDA graphs: the host hands a step to the GPU in
+    # one piece, and inputs and losses stay in the graphs' memory; max-autotune, which tries kernels
+    # for minutes and replays CUDA graphs too. On a CPU there are no graphs.
+    cfg.MODEL.COMPILE_MODE = "default"
     # Lay the weights of convolutions out with their channels last: faster for convolutional
     # networks of full size, not for transformers.
     cfg.MODEL.CHANNELS_LAST = False
@@ -273,6 +280,7 @@ _CHOICES = {
     "INPUT.NPO.MODE": ("pair", "replace"),
     "INPUT.ON_ERROR": ("raise", "skip"),
     "MODEL.BACKBONE.POSITION_RESIZE": ("bicubic", "bilinear"),
+    "MODEL.COMPILE_MODE": ("default", *WITH_CUDA_GRAPHS),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "SOLVER.SCHED": ("CosineAnnealingLR", "MultiStepLR"),
     "TEST.METRIC": ("cosine", "euclidean", "dot"),
@@ -298,6 +306,11 @@ _RANGES = {
 _LOSSES = ("CircleLoss", "Cosface", "CrossEntropyLoss", "TripletLoss")
 
 
+def replays_cuda_graphs(cfg: CfgNode) -> bool:
+    """Whether training steps are recorded and replayed, where there is a GPU."""
+    return cfg.MODEL.COMPILE and cfg.MODEL.COMPILE_MODE in WITH_CUDA_GRAPHS
+
+
 def _check_choices(cfg: CfgNode) -> None:
     values = dict(leaves(cfg))
     for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
@@ -312,6 +325,12 @@ def _check_choices(cfg: CfgNode) -> None:
     if unknown or not cfg.MODEL.LOSSES.NAME:
         raise UserError(
             f"MODEL.LOSSES.NAME is {tuple(cfg.MODEL.LOSSES.NAME)}; it can hold {', '.join(_LOSSES)}"
+        )
+    if replays_cuda_graphs(cfg) and cfg.SOLVER.ACCUMULATE > 1:
+        raise UserError(
+            f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE} replays CUDA graphs, which write over "
+            "the gradients of the iteration before; with SOLVER.ACCUMULATE "
+            f"{cfg.SOLVER.ACCUMULATE} take MODEL.COMPILE_MODE default"
         )
     if not cfg.OUTPUT_DIR:
         raise UserError("OUTPUT_DIR is empty; name the folder of the run")

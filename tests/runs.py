@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import signal
@@ -138,6 +139,20 @@ def forked(work: Callable[[], object]) -> int:
 def status_of(pid: int) -> int:
     """Wait for a process; return its exit status, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
+def in_a_child(test: Callable[..., None]) -> Callable[..., None]:
+    """Run a test in a forked process.
+
+    A process that has held tensors of a pretended GPU starts threads for autograd, and no fork of
+    it can run a backward pass any more: tests that train in a fork would fail after it.
+    """
+
+    @functools.wraps(test)
+    def forked_test(*args: Any, **kwargs: Any) -> None:
+        assert status_of(forked(lambda: test(*args, **kwargs))) == 0
+
+    return forked_test
 
 
 def kill_self() -> None:

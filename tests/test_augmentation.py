@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import batches, draw_market, tiny_cfg, train
+from runs import batches, draw_market, in_a_child, tiny_cfg, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as torchvision
 
@@ -176,6 +176,7 @@ def test_a_training_gives_the_same_losses(tmp_path):
 # ------------------------------------------------------------------------------ on a device
 
 
+@in_a_child
 def test_nothing_of_a_batch_is_read_on_the_host(tmp_path):
     cfg = tiny_cfg(tmp_path / "run", *KEYS["all in pairs"], "INPUT.AUGMENTATION", "device")
     augmentation = build_augmentation(cfg, build_npo(cfg))

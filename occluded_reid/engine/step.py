@@ -16,6 +16,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from occluded_reid.config import replays_cuda_graphs
 from occluded_reid.distributed import unwrapped
 from occluded_reid.engine.spikes import SpikeWatch
 from occluded_reid.errors import UserError
@@ -67,6 +68,7 @@ class TrainingStep:
         self.grad_scaler = (
             torch.amp.GradScaler(self._device_type) if self._amp_dtype == torch.float16 else None
         )
+        self._replays = replays_cuda_graphs(cfg)
         self._unread: list[tuple[int, list[str], torch.Tensor]] = []
         self._spikes = SpikeWatch(cfg.SOLVER.SPIKE_FACTOR)
 
@@ -78,6 +80,8 @@ class TrainingStep:
         batch = next(self._batches)
         get_event_storage().put_scalar("data_time", time.perf_counter() - start)
 
+        if self._replays:  # nothing of the iteration before is used any more
+            torch.compiler.cudagraph_mark_step_begin()
         group_size, is_last = self._place_in_group()
         with self._gradients_stay_local(not is_last):
             with self._autocast():
@@ -122,7 +126,10 @@ class TrainingStep:
         storage.iter = now
 
     def _remember(self, losses: dict[str, torch.Tensor]) -> None:
-        """Keep the losses where they are; reading one from a GPU would wait for the step."""
+        """Keep a copy of the losses on their device; reading one would wait for the step.
+
+        The losses themselves may lie where a CUDA graph writes at the next iteration.
+        """
         stacked = torch.stack([value.detach().float() for value in losses.values()])
         self._unread.append((self.iter, list(losses), stacked))
         if self.reads_losses:

@@ -439,7 +439,7 @@ def _hooks_of(model: nn.Module, cfg: CfgNode) -> list[HookBase]:
 def wrap(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """Compile the model and share its gradients among the ranks, where the run asks for it."""
     if cfg.MODEL.COMPILE:
-        model.compile()
+        model.compile(mode=cfg.MODEL.COMPILE_MODE)
     if comm.get_world_size() == 1:
         return model
     # compat's: copies rank 0's buffers once, and takes models on the CPU

@@ -23,6 +23,8 @@ def run_inference(
 ) -> dict[str, Any]:
     """Give every batch of ``loader`` to the model and what it returns to ``evaluator``.
 
+    A compiled model (``MODEL.COMPILE``) is run as it was written, as weights from a file are.
+
     Args:
         model: the unwrapped model; its mode is restored afterwards, also after an error.
         loader: batches with ``images`` (B, 3, H, W) in 0-255.
@@ -39,10 +41,10 @@ def run_inference(
             loader, total=len(loader), description=f"Features of {name}", unit="batches",
             logger=logger,
         ):  # fmt: skip
-            embedding = as_embedding(model(batch))
+            embedding = as_embedding(model.forward(batch))
             if flip:
                 mirrored = {**batch, "images": batch["images"].flip(-1)}
-                embedding = mean_embedding(embedding, as_embedding(model(mirrored)))
+                embedding = mean_embedding(embedding, as_embedding(model.forward(mirrored)))
             evaluator.process(batch, embedding)
     return evaluator.evaluate()
 

@@ -70,7 +70,7 @@ def test_two_ranks_keep_one_memory(tmp_path, monkeypatch):
 
         def run_step(self: TrainingStep) -> None:
             step(self)
-            memories.append(unwrapped(self.model).heads.memory.features)
+            memories.append(unwrapped(self.model).heads.memory.features.clone())
 
         monkeypatch.setattr(TrainingStep, "run_step", run_step)
         train(aonet_run_cfg(tmp_path / "run", "SOLVER.MAX_EPOCH", 1))

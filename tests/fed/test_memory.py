@@ -9,7 +9,7 @@ from ranks import on_ranks
 from reference import fed_memory_update
 
 from fed.tiny import fed_batch, fed_model
-from fed_plugin.diffusion import CentreAttention
+from fed_plugin.diffusion import FeatureDiffusion
 from fed_plugin.losses import memory_contrast_loss
 from fed_plugin.memory import IdentityMemory
 
@@ -47,14 +47,18 @@ def test_identities_that_are_not_in_the_batch_stay_as_they_are():
     assert not torch.equal(memory.centres[[1, 4]], before[[1, 4]])
 
 
-def test_backward_after_an_update_sees_the_centres_of_the_forward():
+@pytest.mark.parametrize("normalize", [True, False])
+def test_backward_after_an_update_sees_the_centres_of_the_forward(normalize):
     memory, labels = filled(dim=4), torch.tensor([0, 2])
-    attention, features = CentreAttention(dim=4, num_heads=2), torch.randn(2, 4)
+    diffusion = FeatureDiffusion(
+        dim=2, num_parts=2, num_neighbors=2, num_heads=2, normalize_centres=normalize
+    )
+    features, visibility = torch.randn(2, 4), torch.ones(2, 2)
     gradients = []
     for update in (False, True):
         leaf = features.clone().requires_grad_()
-        attended = attention(leaf, memory.centres, torch.tensor([[1, 3], [0, 4]]))
-        loss = memory_contrast_loss(leaf + attended, memory.centres, labels, 0.05)
+        diffused = diffusion(leaf, visibility, labels, memory.centres)
+        loss = memory_contrast_loss(leaf + diffused, memory.centres, labels, 0.05)
         if update:
             memory.update(leaf, labels)
         loss.backward()
@@ -63,12 +67,14 @@ def test_backward_after_an_update_sees_the_centres_of_the_forward():
     assert not memory.centres.requires_grad
 
 
-def test_what_was_read_before_an_update_stays_as_it_was():
+def test_a_bank_stays_at_its_address():
     memory = filled()
-    read = memory.centres
-    before = read.clone()
+    places = {name: buffer.data_ptr() for name, buffer in memory.named_buffers()}
+    memory.initialize(torch.randn(5, 3), torch.arange(5), digest=7)
+    before = memory.centres.clone()
     memory.update(torch.randn(2, 3), torch.tensor([0, 2]))
-    assert torch.equal(read, before) and not torch.equal(memory.centres, before)
+    assert {name: buffer.data_ptr() for name, buffer in memory.named_buffers()} == places
+    assert not torch.equal(memory.centres, before)
 
 
 def banks(model) -> torch.Tensor:
