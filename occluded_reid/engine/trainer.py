@@ -442,7 +442,11 @@ def wrap(cfg: CfgNode, model: nn.Module) -> nn.Module:
         model.compile(mode=cfg.MODEL.COMPILE_MODE)
     if comm.get_world_size() == 1:
         return model
-    # compat's: copies rank 0's buffers once, and takes models on the CPU
+    # compat's: copies rank 0's buffers once, and takes models on the CPU. Gradients that are views
+    # of the buckets they are sent in are not copied there and back, nor held twice.
     return defaults.DistributedDataParallel(
-        model, device_ids=[comm.get_local_rank()], broadcast_buffers=False
+        model,
+        device_ids=[comm.get_local_rank()],
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
     )
