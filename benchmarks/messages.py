@@ -49,7 +49,7 @@ class MessageCounter(TorchDispatchMode):
     Attributes:
         purpose: of the messages from now on.
         found: the messages in their order.
-        storages: bytes, by address, of the memory that gradients are sent from.
+        storages: bytes, by address, of the memory of gradients and DDP's buckets.
     """
 
     def __init__(self) -> None:
@@ -66,8 +66,8 @@ class MessageCounter(TorchDispatchMode):
             for tensor in args[SENT[name]]:
                 size = tensor.numel() * tensor.element_size()
                 self.found.append(Message(self.purpose, name.rstrip("_"), size))
-                if self.purpose == "gradients":
-                    self.look(tensor)
+                if self.purpose == "gradients" and tensor.dtype == torch.float32:
+                    self.look(tensor)  # what is compressed comes and goes
         return func(*args, **(kwargs or {}))
 
     def look(self, tensor: torch.Tensor) -> None:
@@ -84,8 +84,7 @@ def count_messages(step: TrainingStep, model: DistributedDataParallel) -> tuple[
         model: that it trains.
 
     Returns:
-        All messages; the bytes of gradients, and of what they are sent from, when the optimizer
-        begins.
+        All messages; the bytes of gradients and DDP's buckets together when the optimizer begins.
     """
     step.read_losses()
     counter = MessageCounter()
