@@ -106,7 +106,7 @@ def shares(training: Training, ranks: int, link: Link) -> str:
     each = (
         100 * training.step / iteration(training, ranks, link, overlap=x) for x in (True, False)
     )
-    return " / ".join(f"{share:.0f}" for share in each)
+    return " / ".join(f"{share:.0f}" if share > 9.5 else f"{share:.1f}" for share in each)
 
 
 def named(link: Link) -> str:

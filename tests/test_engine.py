@@ -11,12 +11,14 @@ import shutil
 import signal
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fastreid.config import CfgNode
 from fastreid.utils.events import EventStorage
+from ranks import on_ranks
 from runs import draw_market, final_states, forked, kill_self, status_of, tiny_cfg, train
 from torch import nn
 
@@ -336,9 +338,9 @@ def test_frozen_layers_move_only_after_their_iterations(tmp_path):
     assert steps_over([1, 1, 1], cfg)[0] == [0, 0, -1]
 
 
-def in_precision(folder: Path, dtype: str) -> CfgNode:
+def in_precision(folder: Path, dtype: str, *overrides: Any) -> CfgNode:
     """A configuration refuses float16 without a GPU, which has no fast one; PyTorch does not."""
-    cfg = tiny_cfg(folder, "SOLVER.AMP.ENABLED", dtype != "float32")
+    cfg = tiny_cfg(folder, "SOLVER.AMP.ENABLED", dtype != "float32", *overrides)
     cfg.defrost()
     cfg.SOLVER.AMP.DTYPE = dtype
     return cfg
@@ -584,3 +586,42 @@ def test_all_test_sets_are_opened_before_anything_is_computed(tmp_path, monkeypa
 def test_num_classes_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match="NUM_CLASSES is 3, the training set has 8"):
         train(tiny_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 3))
+
+
+@pytest.mark.distributed
+def test_gradients_of_ranks_are_held_once(tmp_path):
+    """They are views of the bucket that is sent."""
+
+    def work(rank: int) -> None:
+        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
+        wrapped = trainer_module.wrap(tiny_cfg(tmp_path / "run"), model)
+        for _ in range(2):
+            wrapped.zero_grad(set_to_none=True)
+            wrapped(torch.ones(2, 3)).sum().backward()
+        assert len({p.grad.untyped_storage().data_ptr() for p in model.parameters()}) == 1
+
+    on_ranks(2, work)
+
+
+@pytest.mark.distributed
+def test_gradients_held_once_or_twice_train_the_same_weights(tmp_path, monkeypatch):
+    """Also where they are accumulated, scaled, clipped and, of frozen layers, dropped."""
+    cfgs = [
+        in_precision(
+            tmp_path / name, "float16", "SOLVER.ACCUMULATE", 2, "SOLVER.MAX_EPOCH", 2,
+            "SOLVER.CLIP_GRADIENTS.ENABLED", True,
+            "SOLVER.FREEZE_ITERS", 3, "MODEL.FREEZE_LAYERS", ["backbone"],
+        ) for name in ("once", "twice")
+    ]  # fmt: skip
+    wrap = trainer_module.defaults.DistributedDataParallel
+
+    def copied(*args: Any, **options: Any) -> nn.Module:
+        return wrap(*args, **{**options, "gradient_as_bucket_view": False})
+
+    def work(rank: int) -> None:
+        train(cfgs[0])
+        monkeypatch.setattr(trainer_module.defaults, "DistributedDataParallel", copied)
+        train(cfgs[1])
+
+    on_ranks(2, work)
+    assert_same_run(tmp_path / "once", tmp_path / "twice")

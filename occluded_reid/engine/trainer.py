@@ -443,7 +443,7 @@ def wrap(cfg: CfgNode, model: nn.Module) -> nn.Module:
     if comm.get_world_size() == 1:
         return model
     # compat's: copies rank 0's buffers once, and takes models on the CPU. Gradients that are views
-    # of the buckets they are sent in are not copied there and back, nor held twice.
+    # of the buckets they are sent in are not copied back from them, nor held twice.
     return defaults.DistributedDataParallel(
         model,
         device_ids=[comm.get_local_rank()],
