@@ -40,8 +40,20 @@ def build_model(cfg: CfgNode) -> nn.Module:
             f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, MODEL.BACKBONE "
             "and MODEL.HEADS"
         ) from error
+    _settle_resnet(model)
     # feature maps take the layout of the weights that they meet first
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+
+
+def _settle_resnet(model: nn.Module) -> None:
+    """Give fast-reid's ResNet without non-local blocks what its first forward pass would give it.
+
+    Else a compiled one is compiled a second time.
+    """
+    for module in model.modules():
+        for name in ("NL_1_idx", "NL_2_idx", "NL_3_idx", "NL_4_idx"):
+            if getattr(module, name, None) == []:
+                setattr(module, name, [-1])
 
 
 def _check_names(cfg: CfgNode) -> None:

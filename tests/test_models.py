@@ -25,6 +25,18 @@ def test_convolutions_with_channels_last_compute_the_same():
     torch.testing.assert_close(*losses)
 
 
+def test_a_compiled_resnet_is_compiled_once():
+    torch._dynamo.reset()
+    graphs = []
+    words = ("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "18x")
+    words += ("MODEL.BACKBONE.FEAT_DIM", 512, "MODEL.BACKBONE.PRETRAIN", False)
+    backbone = build_model(aonet_cfg(*words)).backbone
+    backbone.compile(backend=lambda graph, _: graphs.append(graph) or graph.forward)
+    for _ in range(2):
+        backbone(torch.zeros(2, 3, 32, 16))
+    assert len(graphs) == 1
+
+
 @pytest.mark.parametrize(
     ("build", "batch"), [(fed_model, fed_batch), (aonet_model, aonet_batch)], ids=["FED", "AONet"]
 )
