@@ -6,10 +6,10 @@ import dataclasses
 from typing import Any
 
 import torch
-from fastreid.modeling.meta_arch import build_model
 
 from aonet_plugin import add_aonet_config
 from occluded_reid.config import load_config
+from occluded_reid.models import build_model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,11 +31,12 @@ class AONetCase:
     image: tuple[int, int] = (256, 128)
 
 
-def build_aonet(case: AONetCase, device: str = "cpu") -> Any:
-    """Return a model in training mode."""
+def build_aonet(case: AONetCase, device: str = "cpu", *, channels_last: bool = False) -> Any:
+    """Return a model in training mode; AONet's configurations have their channels last."""
     words = {
         "MODEL.META_ARCHITECTURE": "AONet",
         "MODEL.DEVICE": device,
+        "MODEL.CHANNELS_LAST": channels_last,
         "MODEL.BACKBONE.NAME": "build_resnet_backbone",
         "MODEL.BACKBONE.DEPTH": case.depth,
         "MODEL.BACKBONE.FEAT_DIM": case.channels,

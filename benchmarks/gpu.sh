@@ -1,9 +1,8 @@
 #!/bin/sh
 # The GPU figures on a machine without network, in less than ten minutes:
 #     sh benchmarks/gpu.sh [RESULT.json]
-# PYTHON=... chooses the interpreter. Wheels of what it lacks lie in benchmarks/wheels, fetched on a
-# machine of the same kind with a network:
-#     pip download --no-deps -d benchmarks/wheels fastreid==1.4.0 timm yacs termcolor ...
+# PYTHON=... chooses the interpreter. Wheels of what it lacks lie in benchmarks/wheels: wheels.txt.
+# Each figure is written once it is measured. The exit code is 0 where all of them are.
 set -eu
 cd "$(dirname "$0")/.."
 result=${1:-benchmarks/results/gpu.json}
@@ -18,5 +17,5 @@ if ls benchmarks/wheels/*.whl >/dev/null 2>&1; then
 else
     export PYTHONPATH="$here${PYTHONPATH:+:$PYTHONPATH}"
 fi
-nvidia-smi --query-gpu=name,memory.total,clocks.sm --format=csv,noheader
-timeout 590 "$python" benchmarks/run.py --suite gpu --json "$result"
+nvidia-smi --query-gpu=name,memory.total,clocks.sm --format=csv,noheader || true
+timeout -k 10 560 "$python" benchmarks/run.py --suite gpu --json "$result"

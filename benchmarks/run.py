@@ -1,5 +1,9 @@
 #!/usr/bin/env python
-"""Measure the figures of a suite, each as a ratio against its reference in the same process."""
+"""Measure the figures of a suite, each as a ratio against its reference in the same process.
+
+What is measured is written at once: a figure that fails, or SIGTERM, loses none of the others. The
+exit code is then 1.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +11,14 @@ import argparse
 import dataclasses
 import difflib
 import json
+import signal
 import sys
 import time
+import traceback
+from collections.abc import Iterable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 from comparison import Figure
@@ -22,22 +30,99 @@ from occluded_reid.errors import UserError, run_command
 from occluded_reid.files import make_folder, whole_file
 
 
-def run(args: argparse.Namespace) -> None:
-    """Measure, print a table, and write the numbers where asked for."""
+class TimeIsUp(BaseException):
+    """SIGTERM has come. No ``except Exception`` on the way shall keep it."""
+
+
+@dataclasses.dataclass
+class Results:
+    """What was measured, and why the rest was not; written with each change.
+
+    Attributes:
+        wanted: names of figures; others are left out.
+        path: of the JSON file, or None.
+        found: figures by name.
+        failed: reasons by name.
+    """
+
+    wanted: list[str]
+    path: Path | None
+    found: dict[str, Figure] = dataclasses.field(default_factory=dict)
+    failed: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    def add(self, name: str, each: Figure) -> None:
+        """Keep a figure."""
+        if name in self.wanted:
+            self.found[name] = each
+            self.write()
+
+    def fail(self, names: Iterable[str], reason: str) -> None:
+        """Name those of the figures that were not measured."""
+        for name in names:
+            if name in self.wanted and name not in self.found:
+                print(f"not measured: {name}: {reason}", file=sys.stderr)
+                self.failed[name] = reason
+        self.write()
+
+    def write(self) -> None:
+        """Write machine, figures, and why others are missing, as JSON, where it was asked for.
+
+        Raises:
+            UserError: the file cannot be written.
+        """
+        if self.path is None:
+            return
+        content = {
+            "machine": describe(),
+            "figures": {name: dataclasses.asdict(each) for name, each in self.found.items()},
+            "failed": self.failed,
+        }
+        make_folder(self.path.parent)
+        with whole_file(self.path, "w") as stream:
+            json.dump(content, stream, indent=2, allow_nan=False)
+            stream.write("\n")
+
+
+def run(args: argparse.Namespace) -> bool:
+    """Measure, write the numbers where asked for, print a table; return whether all is there.
+
+    Raises:
+        UserError: there is no such figure, no GPU for the suite gpu, or the file cannot be written.
+    """
     modules = chosen(args.suite, args.only)
     if args.suite != "gpu":
         torch.set_num_threads(1)
-    found: dict[str, Figure] = {}
-    for module in modules:
-        print(f"{', '.join(module.NAMES)} ...", file=sys.stderr, flush=True)
-        start = time.perf_counter()
-        found |= module.measure()
-        print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
-    if args.only:
-        found = {args.only: found[args.only]}
-    print(table(found))
-    if args.json:
-        write(Path(args.json), found)
+    elif not torch.cuda.is_available():
+        raise UserError("the suite gpu needs a GPU, and PyTorch finds none; --suite cpu needs none")
+    names = [name for module in modules for name in module.NAMES]
+    results = Results([args.only] if args.only else names, Path(args.json) if args.json else None)
+    try:
+        for module in modules:
+            measure(module, results)
+    except TimeIsUp:
+        results.fail(names, "the time was up")
+    print(table(results.found))
+    return not results.failed
+
+
+def measure(module: ModuleType, results: Results) -> None:
+    """Measure a module's figures; one that fails is named."""
+    print(f"{', '.join(module.NAMES)} ...", file=sys.stderr, flush=True)
+    start = time.perf_counter()
+    try:
+        found = module.measure()
+        for name, each in found.items() if isinstance(found, dict) else found:
+            results.add(name, each)
+    except Exception as error:
+        traceback.print_exc()
+        results.fail(module.NAMES, f"{type(error).__name__}: {error}")
+    print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
+
+
+def raise_time_is_up(number: int, frame: Any) -> None:
+    """Handle SIGTERM, once."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise TimeIsUp
 
 
 def chosen(suite: str, only: str) -> tuple[ModuleType, ...]:
@@ -75,22 +160,6 @@ def table(found: dict[str, Figure]) -> str:
     return tabulate(rows, headers, "pipe", disable_numparse=True)
 
 
-def write(path: Path, found: dict[str, Figure]) -> None:
-    """Write machine and figures as JSON.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    content = {
-        "machine": describe(),
-        "figures": {name: dataclasses.asdict(each) for name, each in found.items()},
-    }
-    make_folder(path.parent)
-    with whole_file(path, "w") as stream:
-        json.dump(content, stream, indent=2, allow_nan=False)
-        stream.write("\n")
-
-
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
@@ -99,7 +168,13 @@ def command(words: list[str] | None = None) -> int:
     parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(words)
-    return run_command(lambda: run(args), debug=args.debug)
+    complete: list[bool] = []
+    before = signal.signal(signal.SIGTERM, raise_time_is_up)
+    try:
+        code = run_command(lambda: complete.append(run(args)), debug=args.debug)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    return code or int(complete != [True])
 
 
 if __name__ == "__main__":

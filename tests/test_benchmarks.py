@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
+import signal
 import sys
+import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from runs import in_a_child
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.func import functional_call
 
 BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # as for a script: the modules find each other
 
+import compiled  # noqa: E402
 import rerank_large  # noqa: E402
 import run  # noqa: E402
 import search_scale  # noqa: E402
@@ -32,8 +38,13 @@ from figures import (  # noqa: E402
     counts,
     evaluation,
     gpu_aonet,
+    gpu_aonet_compiled,
+    gpu_augmentation,
     gpu_evaluation,
     gpu_fed,
+    gpu_fed_compiled,
+    gpu_schedule,
+    gpu_search,
     head,
     latency,
     levers,
@@ -50,13 +61,25 @@ from references import fed_in_loops, pil_pairs  # noqa: E402
 
 TINY = FEDCase(pairs=4, instances=2, identities=8, channels=16, blocks=1, heads=2, image=(64, 32))
 TINY_AONET = AONetCase(images=4, identities=4, depth="18x", channels=512, image=(64, 32))
+SCHEDULE = (
+    "SOLVER.IMS_PER_BATCH", "8", "INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]",
+    "MODEL.BACKBONE.DEPTH", "custom", "MODEL.BACKBONE.FEAT_DIM", "16",
+    "MODEL.BACKBONE.NUM_BLOCKS", "1", "MODEL.BACKBONE.NUM_HEADS", "2",
+)  # fmt: skip
 SIZES = {
     activations: dict(case=TINY),
     counts: dict(case=THIN),
     evaluation: dict(queries=8, gallery=60, channels=5, rounds=1),
-    gpu_aonet: dict(case=TINY_AONET, device="cpu", rounds=1, peak_side=64),
+    gpu_aonet: dict(case=TINY_AONET, device="cpu", rounds=1, in_a_row=1, peak_side=64),
+    gpu_aonet_compiled: dict(case=TINY_AONET, device="cpu", rounds=1, in_a_row=1),
+    gpu_augmentation: dict(pairs=3, size=(64, 32), device="cpu", rounds=1),
     gpu_evaluation: dict(queries=8, gallery=60, channels=5, device="cpu", rounds=1),
-    gpu_fed: dict(case=TINY, device="cpu", rounds=1, peak_side=64),
+    gpu_fed: dict(case=TINY, device="cpu", rounds=1, in_a_row=1, peak_side=64),
+    gpu_fed_compiled: dict(
+        case=TINY.smaller(drop_path=0.0), device="cpu", rounds=1, in_a_row=1
+    ),
+    gpu_schedule: dict(images=20, identities=5, workers=0, options=SCHEDULE, device="cpu"),
+    gpu_search: dict(items=150, channels=8, batch=3, device="cpu", rounds=1),
     head: dict(case=TINY, rounds=1),
     latency: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
     levers: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
@@ -70,7 +93,7 @@ SIZES = {
     step: dict(case=TINY, rounds=1),
 }  # fmt: skip
 MODULES = {module for suite in SUITES.values() for module in suite}
-SLOW = {runtimes}
+SLOW = {gpu_aonet_compiled, runtimes}
 # What only a GPU, an extra or a compiler can give.
 OPTIONAL = re.compile("gpu_.*memory|latency_aonet_int8|latency_.*(compiled|openvino|onnxruntime).*")
 
@@ -83,9 +106,11 @@ def no_compiler(monkeypatch):
 
 @pytest.fixture(autouse=True)
 def one_check(monkeypatch):
-    """The steps are checked once, in a test of their own."""
+    """The steps are checked once, in a test of their own; nothing is compiled."""
     for module in (activations, counts, gpu_fed, head, step):
         monkeypatch.setattr(module, "check_steps", lambda *_: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: None)
+    monkeypatch.setattr(compiled, "FIRST", 1)
 
 
 def test_every_module_is_in_a_suite_and_here():
@@ -100,7 +125,7 @@ def test_every_module_is_in_a_suite_and_here():
     ids=lambda module: module.__name__,
 )
 def test_a_figure_at_a_tiny_size(module):
-    found = module.measure(**SIZES[module])
+    found = dict(module.measure(**SIZES[module]))
     missing = set(module.NAMES) - set(found)
     assert set(found) <= set(module.NAMES)
     assert all(map(OPTIONAL.fullmatch, missing))
@@ -144,6 +169,7 @@ def forward_on_a_pretended_gpu(then):
     return counter
 
 
+@in_a_child
 def test_the_forward_pass_reads_nothing_on_the_host():
     """Also not by ways that a CPU does not show; the backward pass is PyTorch's alone."""
     assert forward_on_a_pretended_gpu(len).syncs == 0
@@ -240,7 +266,7 @@ def changed(function, by):
 def test_a_reference_with_another_result_is_not_timed(module, holder, name, by, monkeypatch):
     monkeypatch.setattr(holder, name, changed(getattr(holder, name), by))
     with pytest.raises(Unequal):
-        module.measure(**SIZES[module])
+        dict(module.measure(**SIZES[module]))
 
 
 def test_arrays_of_other_shapes_are_not_equal():
@@ -264,16 +290,84 @@ def test_the_sides_take_turns():
 
 
 def test_json_and_table(tmp_path, capsys, monkeypatch):
-    monkeypatch.setitem(SUITES, "cpu", (counts,))
-    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    measured_by((counts,), monkeypatch)
     file = tmp_path / "new" / "cpu.json"
     assert run.command(["--only", "syncs", "--json", str(file)]) == 0
     content = json.loads(file.read_text())
-    assert set(content) == {"machine", "figures"} and set(content["figures"]) == {"syncs"}
+    assert set(content) == {"machine", "figures", "failed"} and content["failed"] == {}
+    assert set(content["figures"]) == {"syncs"}
     fields = {"ours", "reference", "ratio", "unit", "spread"}
     assert set(content["figures"]["syncs"]) == fields
     assert content["machine"]["cores"] >= 1 and content["machine"]["packages"]["torch"]
     assert "| syncs " in capsys.readouterr().out
+
+
+def one_by_one(*then):
+    """Measure ``first``, and then what each of ``then`` does."""
+    yield "first", figure(([1], [2]), "s")
+    for each in then:
+        each()
+
+
+def stand_in(names, measure):
+    return SimpleNamespace(NAMES=names, measure=measure)
+
+
+def measured_by(modules, monkeypatch):
+    monkeypatch.setitem(SUITES, "cpu", modules)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+
+
+def test_a_figure_that_fails_loses_no_other(tmp_path, capsys, monkeypatch):
+    modules = (
+        stand_in(("first", "second"), lambda: one_by_one(lambda: 1 / 0)),
+        stand_in(("third",), lambda: {"third": figure(([3], [3]), "s")}),
+    )
+    measured_by(modules, monkeypatch)
+    file = tmp_path / "found.json"
+    assert run.command(["--json", str(file)]) == 1
+    content = json.loads(file.read_text())
+    assert set(content["figures"]) == {"first", "third"}
+    assert content["failed"] == {"second": "ZeroDivisionError: division by zero"}
+    out, err = capsys.readouterr()
+    assert "| third " in out and "not measured: second: ZeroDiv" in err and "Traceback" in err
+    assert run.command(["--only", "first", "--json", str(file)]) == 0
+
+
+def test_what_was_measured_is_there_when_the_time_is_up(tmp_path, capsys, monkeypatch):
+    seen = []
+    file = tmp_path / "found.json"
+    modules = (
+        stand_in(
+            ("first", "second"),
+            lambda: one_by_one(
+                lambda: seen.append(json.loads(file.read_text())),
+                lambda: os.kill(os.getpid(), signal.SIGTERM),
+                lambda: time.sleep(5),
+            ),
+        ),
+        stand_in(("third",), lambda: 1 / 0),
+    )
+    measured_by(modules, monkeypatch)
+    assert run.command(["--json", str(file)]) == 1
+    assert set(seen[0]["figures"]) == {"first"}
+    content = json.loads(file.read_text())
+    assert set(content["figures"]) == {"first"}
+    assert content["failed"] == dict.fromkeys(("second", "third"), "the time was up")
+    assert "| first " in capsys.readouterr().out
+
+
+def test_a_result_that_cannot_be_written_ends_in_one_message(tmp_path, capsys, monkeypatch):
+    measured_by((stand_in(("first",), one_by_one),), monkeypatch)
+    (tmp_path / "file").touch()
+    assert run.command(["--json", str(tmp_path / "file" / "found.json")]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_the_suite_gpu_ends_in_one_message_without_a_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run.command(["--suite", "gpu"]) == 2
+    assert "the suite gpu needs a GPU" in capsys.readouterr().err
 
 
 def test_a_mistyped_figure_ends_in_one_message(capsys):

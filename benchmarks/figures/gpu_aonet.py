@@ -1,38 +1,66 @@
-"""``gpu_aonet_*``: AONet's training step on a GPU in bf16 autocast, against float32."""
+"""``gpu_aonet_*``: AONet's training step on a GPU, both sides in bf16 autocast.
+
+``gpu_aonet_tried``: with ``CUDNN_BENCHMARK``, where cuDNN tries its algorithms, against without.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from aonet_case import AONetCase, build_aonet, build_batch
-from comparison import Figure, require_equal
+from comparison import Figure, Work, figure, require_equal
 from references.group_per_tensor import build_sgd
-from training import compare_training, sgd_cfg, whole_step
+from training import compare_training, sgd_cfg, time_steps, whole_step
 
 from occluded_reid.engine.optimizer import build_optimizer
 
-NAMES = ("gpu_aonet_images", "gpu_aonet_share", "gpu_aonet_memory")
+NAMES = (
+    "gpu_aonet_images",
+    "gpu_aonet_schedule",
+    "gpu_aonet_share",
+    "gpu_aonet_memory",
+    "gpu_aonet_tried",
+)
 
 
 def measure(
     case: AONetCase = AONetCase(),  # noqa: B008
     device: str = "cuda",
-    rounds: int = 20,
+    rounds: int = 10,
+    in_a_row: int = 5,
     peak_side: int = 8192,
-) -> dict[str, Figure]:
-    """Compare what a run does by default with the same model as PyTorch computes it by itself."""
+) -> Iterator[tuple[str, Figure]]:
+    """Compare what AONet's configurations say with PyTorch's own layout and optimizer."""
     batch = build_batch(case, device)
-    model, reference = build_aonet(case, device), build_aonet(case, device)
-    rounded, exact = step(model, batch, torch.bfloat16), step(reference, batch, None)
-    for name, value in exact.items():
-        require_equal(name, rounded[name], value, atol=0.05, rtol=0.05)
-    ours = whole_step(lambda: step(model, batch, torch.bfloat16), build_optimizer(sgd_cfg(), model))
-    plain = whole_step(lambda: step(reference, batch, None), build_sgd(reference, sgd_cfg()))
-    found, _ = compare_training(
-        "aonet", ours, plain, images=case.images, device=device, rounds=rounds, peak_side=peak_side
-    )
-    return found
+    model, reference = build_aonet(case, device, channels_last=True), build_aonet(case, device)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        exact = [step(each, batch, None) for each in (model, reference)]
+    for name, value in exact[1].items():
+        require_equal(name, exact[0][name], value, atol=1e-3, rtol=1e-2)
+    dtype = torch.bfloat16
+    ours = whole_step(lambda: step(model, batch, dtype), build_optimizer(sgd_cfg(), model))
+    plain = whole_step(lambda: step(reference, batch, dtype), build_sgd(reference, sgd_cfg()))
+    yield from compare_training(
+        "aonet", ours, plain, images=case.images, device=device, rounds=rounds,
+        in_a_row=in_a_row, peak_side=peak_side,
+    )  # fmt: skip
+    times = time_steps(tried(ours), ours, rounds=rounds, in_a_row=in_a_row, device=device)
+    yield "gpu_aonet_tried", figure(times, f"s per step, {case.images} images")
+
+
+def tried(work: Work) -> Work:
+    """Return ``work`` with ``CUDNN_BENCHMARK``."""
+
+    def with_benchmark() -> None:
+        torch.backends.cudnn.benchmark = True
+        try:
+            work()
+        finally:
+            torch.backends.cudnn.benchmark = False
+
+    return with_benchmark
 
 
 def step(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -90,13 +91,28 @@ def check(ours: Batch, reference: Batch, finish: BatchAugmentation) -> None:
         raise Unequal(f"loading: the occluded views differ by {worst:.1f} of 255")
 
 
-def write_pictures(folder: Path, images: int) -> list[tuple[str, int, int]]:
-    """Write smooth pictures of 128 x 64 as JPEG; return path, identity and camera of each."""
+def write_pictures(
+    folder: Path, images: int, *, identities: int = 0, drawn: int = 0
+) -> list[tuple[str, int, int]]:
+    """Write smooth pictures of 128 x 64 as JPEG; return path, identity and camera of each.
+
+    Args:
+        folder: where.
+        images: how many.
+        identities: among how many they are shared out; 0: four images of each.
+        drawn: so many are drawn and written again and again; 0 for all.
+    """
     random = np.random.default_rng(0)
-    items = []
-    for number in range(images):
-        path = folder / f"{number:04d}.jpg"
+    identities, drawn = identities or -(-images // 4), drawn or images
+    contents, items = [], []
+    for _ in range(min(drawn, images)):
+        stream = io.BytesIO()
         pixels = random.integers(0, 256, (16, 8, 3), np.uint8)
-        Image.fromarray(pixels).resize((64, 128), Image.Resampling.BICUBIC).save(path, quality=90)
-        items.append((str(path), number // 4, number % 3))
+        picture = Image.fromarray(pixels).resize((64, 128), Image.Resampling.BICUBIC)
+        picture.save(stream, "JPEG", quality=90)
+        contents.append(stream.getvalue())
+    for number in range(images):
+        path = folder / f"{number:05d}.jpg"
+        path.write_bytes(contents[number % drawn])
+        items.append((str(path), number * identities // images, number % 3))
     return items

@@ -1,4 +1,4 @@
-"""``rerank`` and ``rerank_memory``: k-reciprocal re-ranking as published, distances included."""
+"""``rerank``: k-reciprocal re-ranking with the original's parameters, distances included."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from apart import run_apart
 from comparison import Figure, figure, require_equal, time_alternately
 from fastreid.evaluation.rerank import re_ranking
 
 from occluded_reid.evaluation import RerankedDistances, distance_matrix
 
-NAMES = ("rerank", "rerank_memory")
+NAMES = ("rerank",)
 
 
 def measure(
@@ -20,15 +19,10 @@ def measure(
     rounds: int = 3,
 ) -> dict[str, Figure]:  # fmt: skip
     """Compare with fast-reid's loop, which holds matrices of all images by all images."""
-    works = both(queries, gallery, channels, k1, k2)
-    ours, reference = (run_apart(work) for work in works)
-    require_equal("re-ranked distances", ours.result, reference.result, atol=1e-4)
-    size = f"{queries} x {gallery} of {channels}, k1 {k1}, k2 {k2}"
-    memory = [[each.peak_bytes / 1e6] for each in (ours, reference)]
-    return {
-        "rerank": figure(time_alternately(*works, rounds=rounds), f"s, {size}"),
-        "rerank_memory": figure(memory, f"MB, {size}"),
-    }
+    ours, reference = both(queries, gallery, channels, k1, k2)
+    require_equal("re-ranked distances", ours(), reference(), atol=1e-4)
+    unit = f"s, {queries} x {gallery} of {channels}, k1 {k1}, k2 {k2}"
+    return {"rerank": figure(time_alternately(ours, reference, rounds=rounds), unit)}
 
 
 def both(

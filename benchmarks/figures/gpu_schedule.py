@@ -1,0 +1,127 @@
+"""FED's 120 epochs with the real loader over as many pictures as Occluded-Duke has.
+
+``gpu_schedule``: minutes of 120 epochs, by one that was measured, against the steps alone.
+``gpu_loading``: pairs per second of the loader alone, against fast-reid's transforms.
+``gpu_waiting``: the share of an epoch in which the host waits for data, likewise.
+
+All of them have ``INPUT.AUGMENTATION workers`` and the cache of decoded images; ``*_device`` have
+``INPUT.AUGMENTATION device``.
+"""
+
+from __future__ import annotations
+
+import collections
+import itertools
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from comparison import Figure, figure, seconds
+from engine_steps import build_step, run_steps
+from fastreid.config import CfgNode
+from torch import nn
+
+from fed_plugin import add_fed_config
+from figures.loading import write_pictures
+from occluded_reid.config import load_config
+from occluded_reid.engine.loading import Item, build_train_loader
+from occluded_reid.models import build_model
+
+NAMES = (
+    "gpu_schedule",
+    "gpu_schedule_device",
+    "gpu_loading",
+    "gpu_loading_device",
+    "gpu_waiting",
+    "gpu_waiting_device",
+)
+CONFIG = Path(__file__).parents[2] / "projects/FED/configs/occ_duke.yml"
+DRAWN = 256  # different pictures: to decode them costs what it costs to decode 15,618
+WARM_UP = 10  # steps
+
+
+class Epoch(NamedTuple):
+    """What was measured with a loader.
+
+    Attributes:
+        seconds: of an epoch.
+        waiting: the share of them in which the host waits for a batch.
+        rate: pairs per second of the loader alone.
+    """
+
+    seconds: float
+    waiting: float
+    rate: float
+
+
+def measure(
+    images: int = 15618,
+    identities: int = 702,
+    workers: int = os.cpu_count() or 1,
+    options: tuple[str, ...] = (),
+    device: str = "cuda",
+) -> Iterator[tuple[str, Figure]]:
+    """Measure an epoch of each way to augment, the cache being full and the workers at work.
+
+    The model is that of occ_duke.yml, from random weights, in bf16 autocast.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        items = write_pictures(Path(folder), images, identities=identities, drawn=DRAWN)
+        words = (
+            "MODEL.DEVICE", device, "MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.BASE_LR", "0.0001",
+            "MODEL.HEADS.NUM_CLASSES", str(identities), "INPUT.CACHE", f"{folder}/cache",
+            "DATALOADER.NUM_WORKERS", str(workers), "SEED", "0", *options,
+        )  # fmt: skip
+        cfg = configuration(*words)
+        model = build_model(cfg)
+        without = epoch_of_one_batch(cfg, model, items)
+        found = {}
+        for name, how in (("", "workers"), ("_device", "device")):
+            found[name] = measured_epoch(
+                configuration(*words, "INPUT.AUGMENTATION", how), model, items
+            )
+            times = [[120 * each / 60] for each in (found[name].seconds, without)]
+            unit = f"minutes of 120 epochs, {workers} workers, against the steps alone"
+            yield f"gpu_schedule{name}", figure(times, unit)
+        plain = configuration(*words, "INPUT.AUGMENTATION", "transforms", "INPUT.CACHE", "")
+        reference = measured_epoch(plain, model, items)
+        for name, each in found.items():
+            unit = f"pairs per s, {workers} workers"
+            rates = [[each.rate], [reference.rate]]
+            yield f"gpu_loading{name}", figure(rates, unit, rate=True)
+            unit = f"of an epoch the host waits for a batch, {workers} workers"
+            yield f"gpu_waiting{name}", figure([[each.waiting], [reference.waiting]], unit)
+
+
+def configuration(*words: str) -> CfgNode:
+    """Return occ_duke.yml with some keys changed."""
+    return load_config(str(CONFIG), words, add_keys=[add_fed_config])
+
+
+def epoch_of_one_batch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> float:
+    """Return the seconds of an epoch's steps without its loader."""
+    batch = next(iter(build_train_loader(cfg, items)))
+    step = build_step(cfg, model, itertools.repeat(batch))
+    run_steps(step, WARM_UP)
+    steps = len(items) // cfg.SOLVER.IMS_PER_BATCH
+    return seconds(lambda: run_steps(step, steps), cfg.MODEL.DEVICE)
+
+
+def measured_epoch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> Epoch:
+    """Run a loader alone, then as many steps of the trainer with it."""
+    steps = len(items) // cfg.SOLVER.IMS_PER_BATCH
+    batches = iter(build_train_loader(cfg, items))
+
+    def pass_over(number: int) -> None:
+        collections.deque(itertools.islice(batches, number), maxlen=0)
+
+    pass_over(4 * cfg.DATALOADER.NUM_WORKERS)  # what the workers have read ahead, twice
+    alone = seconds(lambda: pass_over(steps), cfg.MODEL.DEVICE)
+    step = build_step(cfg, model, batches)
+    run_steps(step, WARM_UP)
+    waits: list[float] = []
+    spent = seconds(lambda: waits.extend(run_steps(step, steps)["data_time"]), cfg.MODEL.DEVICE)
+    rate = steps * cfg.SOLVER.IMS_PER_BATCH / alone
+    return Epoch(spent, sum(waits) / spent, rate)
