@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
-import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,14 +21,13 @@ import torch.distributed as dist
 from aonet_case import AONetCase
 from fastreid.utils import comm
 from fed_case import FEDCase
-from machine import describe
+from machine import write_results
 from scaling import AS_TRAINED
 from synchronised import VARIANTS, measure_collectives, measure_variant
 from tabulate import tabulate
 
 from occluded_reid.engine.launch import launch
 from occluded_reid.errors import UserError, run_command
-from occluded_reid.files import make_folder, whole_file
 
 
 def of_method(name: str, images: int) -> FEDCase | AONetCase:
@@ -54,7 +52,7 @@ def run(args: argparse.Namespace) -> None:
     print(tables(found))
     if args.json:
         about = {"method": args.method, "ranks": comm.get_world_size()}
-        write(Path(args.json), {**about, "backend": dist.get_backend(), **found})
+        write_results(Path(args.json), {**about, "backend": dist.get_backend(), **found})
 
 
 def measure(
@@ -122,18 +120,6 @@ def seconds(spread: list[float]) -> str:
     """Return median, least and largest."""
     middle, least, largest = spread
     return f"{middle:.3g} ({least:.3g} - {largest:.3g})"
-
-
-def write(path: Path, found: dict[str, Any]) -> None:
-    """Write machine and figures as JSON.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    make_folder(path.parent)
-    with whole_file(path, "w") as stream:
-        json.dump({"machine": describe(), **found}, stream, indent=2, allow_nan=False)
-        stream.write("\n")
 
 
 def command(words: list[str] | None = None) -> int:

@@ -1,7 +1,8 @@
-"""What the figures were measured on."""
+"""What the figures were measured on, and the files that say so."""
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import subprocess
@@ -11,7 +12,12 @@ from typing import Any
 
 import torch
 
-PACKAGES = ("torch", "torchvision", "numpy", "timm", "pillow", "opencv-python-headless", "fastreid")
+from occluded_reid.files import make_folder, whole_file
+
+PACKAGES = (
+    "torch", "torchvision", "numpy", "timm", "pillow", "opencv-python-headless", "faiss-cpu",
+    "fastreid", "openvino", "nncf", "onnxruntime",
+)  # fmt: skip
 ROOT = Path(__file__).resolve().parent.parent
 
 
@@ -31,6 +37,18 @@ def describe() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }
+
+
+def write_results(path: Path, content: dict[str, Any]) -> None:
+    """Write the machine, and what was found on it, as JSON.
+
+    Raises:
+        UserError: the file cannot be written.
+    """
+    make_folder(path.parent)
+    with whole_file(path, "w") as stream:
+        json.dump({"machine": describe(), **content}, stream, indent=2, allow_nan=False)
+        stream.write("\n")
 
 
 def _cpu_fact(key: str) -> str | None:

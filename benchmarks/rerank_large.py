@@ -18,10 +18,9 @@ import torch
 from apart import Taken, run_apart
 from comparison import Unequal
 from figures import rerank
-from machine import describe
+from machine import write_results
 
 from occluded_reid.errors import run_command
-from occluded_reid.files import make_folder, whole_file
 
 K1, K2 = 20, 6
 CLOSE = 1e-5
@@ -34,7 +33,6 @@ def run(args: argparse.Namespace) -> None:
     works = rerank.both(args.queries, args.gallery, args.channels, K1, K2)
     ours, reference = (run_apart(work) for work in works)
     content = {
-        "machine": describe(),
         "size": {**{key: vars(args)[key] for key in ("queries", "gallery", "channels")},
                  "k1": K1, "k2": K2},
         "ours": cost(ours),
@@ -43,13 +41,9 @@ def run(args: argparse.Namespace) -> None:
         "times_less_memory": reference.peak_bytes / ours.peak_bytes,
         "agreement": agreement(ours.result, reference.result),
     }  # fmt: skip
-    text = json.dumps(content, indent=2, allow_nan=False)
-    print(text)
+    print(json.dumps(content, indent=2))
     if args.json:
-        path = Path(args.json)
-        make_folder(path.parent)
-        with whole_file(path, "w") as stream:
-            stream.write(text + "\n")
+        write_results(Path(args.json), content)
 
 
 def cost(taken: Taken) -> dict[str, float]:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import difflib
-import json
 import signal
 import sys
 import time
@@ -23,11 +22,10 @@ from typing import Any
 import torch
 from comparison import Figure
 from figures import SUITES
-from machine import describe
+from machine import write_results
 from tabulate import tabulate
 
 from occluded_reid.errors import UserError, run_command
-from occluded_reid.files import make_folder, whole_file
 
 
 class TimeIsUp(BaseException):
@@ -72,15 +70,8 @@ class Results:
         """
         if self.path is None:
             return
-        content = {
-            "machine": describe(),
-            "figures": {name: dataclasses.asdict(each) for name, each in self.found.items()},
-            "failed": self.failed,
-        }
-        make_folder(self.path.parent)
-        with whole_file(self.path, "w") as stream:
-            json.dump(content, stream, indent=2, allow_nan=False)
-            stream.write("\n")
+        figures = {name: dataclasses.asdict(each) for name, each in self.found.items()}
+        write_results(self.path, {"figures": figures, "failed": self.failed})
 
 
 def run(args: argparse.Namespace) -> bool:

@@ -8,7 +8,6 @@ Times are processor time of one thread, medians of 20 queries, for the 10 neares
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import tempfile
@@ -21,11 +20,10 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from machine import describe
+from machine import write_results
 from tabulate import tabulate
 
 from occluded_reid.errors import UserError, run_command
-from occluded_reid.files import make_folder, whole_file
 from occluded_reid.retrieval import GalleryIndex, Item
 from occluded_reid.retrieval.approximation import KINDS
 
@@ -48,7 +46,7 @@ def run(args: argparse.Namespace) -> None:
                 print(f"{items} x {args.dim} {row['kind']}: done", file=sys.stderr, flush=True)
                 rows.append(row)
                 if args.json:
-                    write(Path(args.json), rows)
+                    write_results(Path(args.json), {"rows": rows})
     print(tabulate(rows, "keys", "pipe", floatfmt=".4g"))
 
 
@@ -135,14 +133,6 @@ def ids(hits: list[Any]) -> set[int]:
 def size_of(folder: Path) -> int:
     """Bytes of the files of an index."""
     return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def write(path: Path, rows: list[dict[str, Any]]) -> None:
-    """Write machine and rows as JSON, after each of them: a run may be stopped."""
-    make_folder(path.parent)
-    with whole_file(path, "w") as stream:
-        json.dump({"machine": describe(), "rows": rows}, stream, indent=2, allow_nan=False)
-        stream.write("\n")
 
 
 def command(words: list[str] | None = None) -> int:

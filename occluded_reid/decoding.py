@@ -140,7 +140,7 @@ def _is_complete(folder: Path, state: str) -> bool:
 
 
 def _checksum(file: Path) -> int:
-    """Return the CRC-32 of a file; the first epoch finds it in memory afterwards."""
+    """Return the CRC-32 of a file."""
     found = 0
     with open(file, "rb") as stream:
         while block := stream.read(1 << 24):

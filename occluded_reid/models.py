@@ -40,12 +40,12 @@ def build_model(cfg: CfgNode) -> nn.Module:
             f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, MODEL.BACKBONE "
             "and MODEL.HEADS"
         ) from error
-    _settle_resnet(model)
+    _prepare_resnet(model)
     # feature maps take the layout of the weights that they meet first
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
 
-def _settle_resnet(model: nn.Module) -> None:
+def _prepare_resnet(model: nn.Module) -> None:
     """Give fast-reid's ResNet without non-local blocks what its first forward pass would give it.
 
     Else a compiled one is compiled a second time.

@@ -213,6 +213,14 @@ def test_what_an_image_of_the_paper_keeps(change, most):
     assert first + 11 * (second - first) <= most
 
 
+def test_memories_that_a_compiled_step_leaves_are_found():
+    moved, left = torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)
+    compiled.require_equal_buffers(moved, left)
+    moved(torch.randn(8, 4) + 9)
+    with pytest.raises(Unequal, match="running_mean"):
+        compiled.require_equal_buffers(left, moved)
+
+
 def test_losses_that_a_lever_changes_are_found():
     with pytest.raises(Unequal, match="attention: loss"):
         levers.check("attention", lambda: {"loss": 1.0}, lambda: {"loss": 1.1})

@@ -88,10 +88,17 @@ def original_distances(features, metric):
 def test_reranking_is_the_published_one(metric, k1, k2, weight, half, monkeypatch):
     monkeypatch.setattr(nearest, "half_type", lambda _: half)
     monkeypatch.setattr(nearest, "GROUP", 2)
+    monkeypatch.setattr(nearest, "CROWD", 1)
+    left, propose = [], nearest._from_proposals
+    monkeypatch.setattr(
+        nearest, "_from_proposals", lambda *args: left.append(propose(*args)) or left[-1]
+    )
     features = clustered()
     original = original_distances(features, metric)
     expected = reranked_by_sets(original, 10, k1, k2, weight)
     found = RerankedDistances(features, 10, metric, k1=k1, k2=k2, weight=weight)
+    proposed = half is not None and k1 < len(features) / 4  # more are no few candidates
+    assert [len(each) for each in left] == [0] * proposed
     assert found.shape == (10, 32)
     np.testing.assert_allclose(found[:, :], expected, atol=2e-6)
     for module in (similarity, reranking):

@@ -80,7 +80,7 @@ class TrainingStep:
         batch = next(self._batches)
         get_event_storage().put_scalar("data_time", time.perf_counter() - start)
 
-        if self._replays:  # nothing of the iteration before is used any more
+        if self._replays:  # losses and gradients of the iteration before are not used any more
             torch.compiler.cudagraph_mark_step_begin()
         group_size, is_last = self._place_in_group()
         with self._gradients_stay_local(not is_last):

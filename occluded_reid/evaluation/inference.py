@@ -23,7 +23,8 @@ def run_inference(
 ) -> dict[str, Any]:
     """Give every batch of ``loader`` to the model and what it returns to ``evaluator``.
 
-    A compiled model (``MODEL.COMPILE``) is run as it was written, as weights from a file are.
+    A compiled model (``MODEL.COMPILE``) is run as it was written, as weights from a file are. Hooks
+    of the model itself are not called; those of its modules are.
 
     Args:
         model: the unwrapped model; its mode is restored afterwards, also after an error.

@@ -150,7 +150,8 @@ class _Proposals:
         products = self._rounded.values[part] @ self._rounded.values.T  # (r, N)
         vectors = self._vectors(part)
         largest = torch.linalg.vector_norm(vectors, dim=1) * self._rounded.longest
-        margins = 2 * (self._rounded.bounds(vectors) + self._rounded.rounding * largest)
+        tiny = torch.finfo(products.dtype).smallest_normal  # what is below may be taken for 0
+        margins = 2 * (self._rounded.bounds(vectors) + self._rounded.rounding * largest + tiny)
         scores = self._scores[: len(products)]
         scores[:, : len(self._rounded)].copy_(products).sub_(self._offsets)
         scores[:, self._never] = -torch.inf
@@ -176,9 +177,8 @@ class _Proposals:
             margins: (r,).
             start: the image of the first row.
         """
-        groups = scores.unflatten(
-            1, (GROUP, -1)
-        )  # neighbours in a data set fall into different ones
+        # images that stand side by side in a data set fall into different groups
+        groups = scores.unflatten(1, (GROUP, -1))
         best = groups.amax(1)  # (r, W)
         least = best.topk(count).values[:, -1] - margins  # others of these groups may be as near
         wanted = best >= least[:, None]

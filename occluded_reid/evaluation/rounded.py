@@ -53,7 +53,8 @@ class Rounded:
         lengths, longest = torch.linalg.vector_norm(queries, dim=1), self.longest
         own = self._error(queries, queries.to(self.values.dtype))
         widest = float(self._errors.max()) if len(self) else 0.0
-        addition = ADDITION * queries.shape[1] * (lengths + own + longest) * longest
+        terms = queries.shape[1] + 2  # two more for a length that is added to the product
+        addition = ADDITION * terms * (lengths + own + longest) * longest
         return own * longest + lengths * widest + addition
 
     @staticmethod
