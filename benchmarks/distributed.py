@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import gc
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ import torch.distributed as dist
 from aonet_case import AONetCase
 from fastreid.utils import comm
 from fed_case import FEDCase
-from machine import write_results
-from scaling import AS_TRAINED
+from machine import require_place, write_results
+from scaling import AS_TRAINED, whole
 from synchronised import VARIANTS, measure_collectives, measure_variant
 from tabulate import tabulate
 
@@ -31,8 +32,29 @@ from occluded_reid.errors import UserError, run_command
 
 
 def of_method(name: str, images: int) -> FEDCase | AONetCase:
-    """Return a method at its paper's sizes, but for the images of a rank."""
+    """Return a method at its paper's sizes, but for the images of a rank.
+
+    Raises:
+        UserError: FED cannot make pairs of them.
+    """
+    if name == "FED" and images % 2:
+        raise UserError(f"--images {images}: FED makes pairs of them, so give an even number")
     return FEDCase(pairs=images // 2) if name == "FED" else AONetCase(images=images)
+
+
+def start(args: argparse.Namespace) -> None:
+    """Start the ranks.
+
+    Raises:
+        UserError: an option that does not fit the method or the machine.
+    """
+    of_method(args.method, args.images)
+    gpus, starts_them = torch.cuda.device_count(), "TORCHELASTIC_RUN_ID" not in os.environ
+    if args.device == "cuda" and starts_them and gpus < args.ranks:
+        raise UserError(f"--ranks {args.ranks} on --device cuda: this machine has {gpus} GPUs")
+    if args.json:
+        require_place(Path(args.json))
+    launch(run, args, device=args.device, processes=args.ranks)
 
 
 def run(args: argparse.Namespace) -> None:
@@ -125,21 +147,21 @@ def seconds(spread: list[float]) -> str:
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranks", type=int, default=2, help="processes, unless under torchrun")
+    parser.add_argument("--ranks", type=whole, default=2, help="processes, unless under torchrun")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--method", choices=("FED", "AONet"), default="FED")
     parser.add_argument(
         "--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="NAME",
         help=f"beside the trainer's own way: {', '.join(VARIANTS)}",
     )  # fmt: skip
-    parser.add_argument("--images", type=int, default=4, help="of a rank; FED makes pairs of them")
-    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument(
+        "--images", type=whole, default=4, help="of a rank; FED makes pairs of them"
+    )
+    parser.add_argument("--rounds", type=whole, default=5)
     parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(words)
-    return run_command(
-        lambda: launch(run, args, device=args.device, processes=args.ranks), debug=args.debug
-    )
+    return run_command(lambda: start(args), debug=args.debug)
 
 
 if __name__ == "__main__":

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
 import subprocess
+import tempfile
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from occluded_reid.files import make_folder, whole_file
+from occluded_reid.files import make_folder, whole_file, write_errors_named
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "timm", "pillow", "opencv-python-headless", "faiss-cpu",
@@ -37,6 +39,19 @@ def describe() -> dict[str, Any]:
         "packages": {name: _version(name) for name in PACKAGES},
         "commit": _commit(),
     }
+
+
+def require_place(path: Path) -> None:
+    """Make sure, before anything is measured, that a file can be written.
+
+    Raises:
+        UserError: it cannot.
+    """
+    make_folder(path.parent)
+    with write_errors_named(path):
+        if path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+        tempfile.TemporaryFile(dir=path.parent).close()
 
 
 def write_results(path: Path, content: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ import torch
 from apart import Taken, run_apart
 from comparison import Unequal
 from figures import rerank
-from machine import write_results
+from machine import require_place, write_results
 
 from occluded_reid.errors import run_command
 
@@ -29,6 +29,8 @@ TIES = 1e-6  # the share of results that may differ: of equally near images eith
 
 def run(args: argparse.Namespace) -> None:
     """Measure both, compare the results, print, and write the numbers where asked for."""
+    if args.json:
+        require_place(Path(args.json))
     torch.set_num_threads(1)
     works = rerank.both(args.queries, args.gallery, args.channels, K1, K2)
     ours, reference = (run_apart(work) for work in works)

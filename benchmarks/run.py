@@ -22,10 +22,12 @@ from typing import Any
 import torch
 from comparison import Figure
 from figures import SUITES
-from machine import write_results
+from machine import require_place, write_results
 from tabulate import tabulate
 
 from occluded_reid.errors import UserError, run_command
+
+OPTIONAL = "for want of an extra, a C++ compiler or a GPU"
 
 
 class TimeIsUp(BaseException):
@@ -37,16 +39,18 @@ class Results:
     """What was measured, and why the rest was not; written with each change.
 
     Attributes:
-        wanted: names of figures; others are left out.
+        wanted: names of figures; others are not kept.
         path: of the JSON file, or None.
         found: figures by name.
         failed: reasons by name.
+        left_out: names for which an extra, a compiler or a GPU is not there.
     """
 
     wanted: list[str]
     path: Path | None
     found: dict[str, Figure] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
+    left_out: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, name: str, each: Figure) -> None:
         """Keep a figure."""
@@ -62,6 +66,14 @@ class Results:
                 self.failed[name] = reason
         self.write()
 
+    def leave_out(self, names: Iterable[str]) -> None:
+        """Name those of the figures that a module has done without."""
+        without = [name for name in names if name in self.wanted and name not in self.found]
+        if without:
+            print(f"left out, {OPTIONAL}: {', '.join(without)}", file=sys.stderr)
+            self.left_out += without
+            self.write()
+
     def write(self) -> None:
         """Write machine, figures, and why others are missing, as JSON, where it was asked for.
 
@@ -71,20 +83,24 @@ class Results:
         if self.path is None:
             return
         figures = {name: dataclasses.asdict(each) for name, each in self.found.items()}
-        write_results(self.path, {"figures": figures, "failed": self.failed})
+        reasons = {"failed": self.failed, "left_out": self.left_out}
+        write_results(self.path, {"figures": figures, **reasons})
 
 
 def run(args: argparse.Namespace) -> bool:
     """Measure, write the numbers where asked for, print a table; return whether all is there.
 
     Raises:
-        UserError: there is no such figure, no GPU for the suite gpu, or the file cannot be written.
+        UserError: there is no such figure, or it cannot be measured here; no GPU for the suite
+            gpu; or the file cannot be written.
     """
     modules = chosen(args.suite, args.only)
     if args.suite != "gpu":
         torch.set_num_threads(1)
     elif not torch.cuda.is_available():
         raise UserError("the suite gpu needs a GPU, and PyTorch finds none; --suite cpu needs none")
+    if args.json:
+        require_place(Path(args.json))
     names = [name for module in modules for name in module.NAMES]
     results = Results([args.only] if args.only else names, Path(args.json) if args.json else None)
     try:
@@ -92,6 +108,8 @@ def run(args: argparse.Namespace) -> bool:
             measure(module, results)
     except TimeIsUp:
         results.fail(names, "the time was up")
+    if args.only in results.left_out:
+        raise UserError(f"--only {args.only}: left out, {OPTIONAL}")
     print(table(results.found))
     return not results.failed
 
@@ -104,6 +122,9 @@ def measure(module: ModuleType, results: Results) -> None:
         found = module.measure()
         for name, each in found.items() if isinstance(found, dict) else found:
             results.add(name, each)
+        results.leave_out(module.NAMES)
+    except UserError:
+        raise
     except Exception as error:
         traceback.print_exc()
         results.fail(module.NAMES, f"{type(error).__name__}: {error}")
@@ -127,11 +148,18 @@ def chosen(suite: str, only: str) -> tuple[ModuleType, ...]:
         return modules
     names = {name: module for module in modules for name in module.NAMES}
     if only not in names:
+        others = [other for other in SUITES if only in figure_names(other)]
         nearest = difflib.get_close_matches(only, names, cutoff=0.4) or sorted(names)
         raise UserError(
-            f"--only {only}: the suite {suite} has no such figure; it has {', '.join(nearest)}"
+            f"--only {only}: the suite {suite} has no such figure; "
+            + (f"take --suite {others[0]}" if others else f"perhaps {', '.join(nearest)}")
         )
     return (names[only],)
+
+
+def figure_names(suite: str) -> list[str]:
+    """Return the names of a suite's figures."""
+    return [name for module in SUITES[suite] for name in module.NAMES]
 
 
 def table(found: dict[str, Figure]) -> str:

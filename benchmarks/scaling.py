@@ -151,6 +151,8 @@ def report(args: argparse.Namespace) -> str:
     Raises:
         UserError: as for :func:`read`.
     """
+    if len(set(map(named, args.links))) < len(args.links):
+        raise UserError("--links: two of them have the same Gbit/s")
     found = read(Path(args.measured))
     trainings = ways(found, args)
     plain = trainings[AS_TRAINED]
@@ -178,31 +180,47 @@ def read(path: Path) -> dict[str, Any]:
         UserError: the file is none of its own.
     """
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        if AS_TRAINED not in found["variants"]:
-            raise KeyError(AS_TRAINED)
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: a file of distributed.py --json is expected ({error})") from error
+        found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        needed = found["method"], found["memory_row_bytes"], found["variants"][AS_TRAINED]
+        needed[2]["gradient_messages"], needed[2]["memory_messages"]
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path} is no file that distributed.py --json has written") from error
     return found
 
 
 def link(word: str) -> Link:
     """Read ``Gbit/s:microseconds``; raises ``ValueError`` as argparse expects it."""
-    gbit, microseconds = (float(part) for part in word.split(":"))
-    if gbit <= 0 or microseconds < 0:
+    gbit, microseconds = word.split(":")
+    return Link(positive(gbit), positive(microseconds) / 1e6)
+
+
+def positive(word: str) -> float:
+    """Read a number above 0; raises likewise."""
+    number = float(word)
+    if not 1e-9 < number < 1e9:
         raise ValueError
-    return Link(gbit, microseconds / 1e6)
+    return number
+
+
+def whole(word: str) -> int:
+    """Read a whole number of at least 1; raises likewise."""
+    number = int(word)
+    if number < 1:
+        raise ValueError
+    return number
 
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("measured", metavar="F", help="what distributed.py --json has written")
-    parser.add_argument("--step-ms", type=float, required=True, help="of an iteration alone")
-    parser.add_argument("--images", type=int, default=64, help="of a process (FED: pairs)")
-    parser.add_argument("--numbers", type=int, nargs="+", default=[2, 4, 8, 16, 32, 64], help="N")
-    parser.add_argument("--ranks", type=int, default=8, help="N of the second table")
-    parser.add_argument("--accumulate", type=int, default=4)
+    parser.add_argument("--step-ms", type=positive, required=True, help="of an iteration alone")
+    parser.add_argument("--images", type=whole, default=64, help="of a process (FED: pairs)")
+    parser.add_argument("--numbers", type=whole, nargs="+", default=[2, 4, 8, 16, 32, 64], help="N")
+    parser.add_argument("--ranks", type=whole, default=8, help="N of the second table")
+    parser.add_argument("--accumulate", type=whole, default=4)
     parser.add_argument(
         "--links", type=link, nargs="+", metavar="GBIT:US", help="Gbit/s and latency of a hop",
         default=[link(word) for word in ("1:50", "10:30", "25:20", "100:10", "400:5", "3200:5")],

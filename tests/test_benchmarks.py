@@ -302,7 +302,7 @@ def test_json_and_table(tmp_path, capsys, monkeypatch):
     file = tmp_path / "new" / "cpu.json"
     assert run.command(["--only", "syncs", "--json", str(file)]) == 0
     content = json.loads(file.read_text())
-    assert set(content) == {"machine", "figures", "failed"} and content["failed"] == {}
+    assert set(content) == {"machine", "figures", "failed", "left_out"} and content["failed"] == {}
     assert set(content["figures"]) == {"syncs"}
     fields = {"ours", "reference", "ratio", "unit", "spread"}
     assert set(content["figures"]["syncs"]) == fields
@@ -380,7 +380,26 @@ def test_the_suite_gpu_ends_in_one_message_without_a_gpu(capsys, monkeypatch):
 
 def test_a_mistyped_figure_ends_in_one_message(capsys):
     assert run.command(["--only", "rankin"]) == 2
-    assert "it has ranking" in capsys.readouterr().err
+    assert "perhaps ranking" in capsys.readouterr().err
+    assert run.command(["--only", "gpu_search"]) == 2
+    assert "take --suite gpu" in capsys.readouterr().err
+
+
+def test_what_is_optional_is_named_where_it_is_left_out(tmp_path, capsys, monkeypatch):
+    some = SimpleNamespace(NAMES=("one", "two"), measure=lambda: {"one": Figure(1, 2, 2, "s", [])})
+    monkeypatch.setitem(run.SUITES, "cpu", (some,))
+    file = tmp_path / "found.json"
+    assert run.command(["--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert (set(content["figures"]), content["left_out"]) == ({"one"}, ["two"])
+    assert run.command(["--only", "one"]) == 0
+    assert run.command(["--only", "two"]) == 2
+    assert "--only two: left out, for want of an extra" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "measure", None)
+    assert run.command(["--json", str(tmp_path)]) == 2
 
 
 def test_committed_results_have_the_form():

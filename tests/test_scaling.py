@@ -155,9 +155,39 @@ def test_committed_messages_are_those_of_the_shapes():
 
 def test_what_distributed_has_not_written_is_refused(tmp_path, capsys):
     assert scaling.command([str(tmp_path / "none.json"), "--step-ms", "22"]) == 2
-    assert "a file of distributed.py --json is expected" in capsys.readouterr().err
-    for content in ("", '{"figures": {}}', '{"variants": {}}'):
+    assert "cannot read" in capsys.readouterr().err
+    for content in ("", "[]", '{"figures": {}}', '{"variants": 5}', '{"variants": {}}'):
         (tmp_path / "other.json").write_text(content)
         assert scaling.command([str(tmp_path / "other.json"), "--step-ms", "22"]) == 2
     with pytest.raises(SystemExit):
         scaling.command(["x.json", "--step-ms", "22", "--links", "10"])
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("--step-ms", "0"), ("--step-ms", "-5"), ("--step-ms", "nan"), ("--links", "inf:5"),
+        ("--ranks", "0"), ("--accumulate", "-2"), ("--images", "x"), ("--numbers", "2", "0"),
+    ],
+)  # fmt: skip
+def test_a_number_that_means_nothing_is_refused(words, capsys):
+    with pytest.raises(SystemExit) as ended:
+        scaling.command(["x.json", "--step-ms", "22", *words])
+    assert ended.value.code == 2 and "invalid" in capsys.readouterr().err
+
+
+def test_two_links_of_one_name_are_refused(capsys):
+    assert scaling.command(["x.json", "--step-ms", "22", "--links", "10:5", "10:50"]) == 2
+    assert "the same Gbit/s" in capsys.readouterr().err
+
+
+def test_what_cannot_be_started_is_refused_before_it_is(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(distributed, "launch", None)
+    monkeypatch.setattr(distributed.torch.cuda, "device_count", lambda: 1)
+    for words, message in (
+        (["--images", "3"], "an even number"),
+        (["--device", "cuda"], "this machine has 1 GPUs"),
+        (["--json", str(tmp_path)], f"cannot write {tmp_path}"),
+    ):
+        assert distributed.command(words) == 2
+        assert message in capsys.readouterr().err
