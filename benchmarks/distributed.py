@@ -23,7 +23,8 @@ from aonet_case import AONetCase
 from fastreid.utils import comm
 from fed_case import FEDCase
 from machine import require_place, write_results
-from scaling import AS_TRAINED, whole
+from options import argument_parser, whole
+from scaling import AS_TRAINED
 from synchronised import VARIANTS, measure_collectives, measure_variant
 from tabulate import tabulate
 
@@ -146,7 +147,7 @@ def seconds(spread: list[float]) -> str:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--ranks", type=whole, default=2, help="processes, unless under torchrun")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--method", choices=("FED", "AONet"), default="FED")
@@ -158,8 +159,6 @@ def command(words: list[str] | None = None) -> int:
         "--images", type=whole, default=4, help="of a rank; FED makes pairs of them"
     )
     parser.add_argument("--rounds", type=whole, default=5)
-    parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(words)
     return run_command(lambda: start(args), debug=args.debug)
 

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import torch
 from comparison import require_equal
 from fed_case import THIN, build_batch, build_fed, equal_views
 from references import fed_in_loops
-
-Batch = dict[str, torch.Tensor]
-
-
-def our_step(model: Any, batch: Batch, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Return the loss terms; their gradients are in the parameters, the banks are moved.
-
-    Args:
-        model: ours.
-        batch: of pairs.
-        dtype: of autocast; None for float32 throughout.
-    """
-    with torch.autocast(batch["images"].device.type, dtype, enabled=dtype is not None):
-        terms = model(batch)
-    sum(terms.values()).backward()
-    return terms
+from training import our_step
 
 
 def check_steps(device: str = "cpu") -> None:
@@ -58,9 +40,3 @@ def check_steps(device: str = "cpu") -> None:
     for name, memory in fed_in_loops.banks(reference).items():
         centres = fed_in_loops.banks(ours)[name].centres
         require_equal(f"the bank of {name} features", centres, memory.centres, atol=loose * 1e-4)
-
-
-def clear_gradients(*models: Any) -> None:
-    """Drop all gradients, as an optimizer does after its step."""
-    for model in models:
-        model.zero_grad(set_to_none=True)

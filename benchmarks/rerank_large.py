@@ -19,6 +19,7 @@ from apart import Taken, run_apart
 from comparison import Unequal
 from figures import rerank
 from machine import require_place, write_results
+from options import argument_parser, whole
 
 from occluded_reid.errors import run_command
 
@@ -69,12 +70,10 @@ def agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--queries", type=int, default=2210)
-    parser.add_argument("--gallery", type=int, default=17661)
-    parser.add_argument("--channels", type=int, default=3072)
-    parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    parser = argument_parser(__doc__)
+    parser.add_argument("--queries", type=whole, default=2210)
+    parser.add_argument("--gallery", type=whole, default=17661)
+    parser.add_argument("--channels", type=whole, default=3072)
     args = parser.parse_args(words)
     return run_command(lambda: run(args), debug=args.debug)
 

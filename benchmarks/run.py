@@ -23,6 +23,7 @@ import torch
 from comparison import Figure
 from figures import SUITES
 from machine import require_place, write_results
+from options import argument_parser
 from tabulate import tabulate
 
 from occluded_reid.errors import UserError, run_command
@@ -181,11 +182,9 @@ def table(found: dict[str, Figure]) -> str:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--suite", choices=sorted(SUITES), default="cpu")
     parser.add_argument("--only", default="", metavar="NAME", help="measure one figure")
-    parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(words)
     complete: list[bool] = []
     before = signal.signal(signal.SIGTERM, raise_time_is_up)

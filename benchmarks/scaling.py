@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from options import positive, whole
 from tabulate import tabulate
 
 from occluded_reid.errors import UserError, run_command
@@ -194,22 +195,6 @@ def link(word: str) -> Link:
     """Read ``Gbit/s:microseconds``; raises ``ValueError`` as argparse expects it."""
     gbit, microseconds = word.split(":")
     return Link(positive(gbit), positive(microseconds) / 1e6)
-
-
-def positive(word: str) -> float:
-    """Read a number above 0; raises likewise."""
-    number = float(word)
-    if not 1e-9 < number < 1e9:
-        raise ValueError
-    return number
-
-
-def whole(word: str) -> int:
-    """Read a whole number of at least 1; raises likewise."""
-    number = int(word)
-    if number < 1:
-        raise ValueError
-    return number
 
 
 def command(words: list[str] | None = None) -> int:

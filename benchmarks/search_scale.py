@@ -21,6 +21,7 @@ import faiss
 import numpy as np
 import torch
 from machine import write_results
+from options import argument_parser
 from tabulate import tabulate
 
 from occluded_reid.errors import UserError, run_command
@@ -137,13 +138,11 @@ def size_of(folder: Path) -> int:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argument_parser(__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--dim", type=int, default=3072)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--folder", default=None, metavar="DIR", help="where the index is built")
-    parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
-    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(words)
     if min(args.items) < 1000 or args.dim < 8:
         return run_command(lambda: refuse(args), debug=args.debug)

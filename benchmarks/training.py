@@ -22,6 +22,29 @@ EPOCH = 15618 // 64  # Occluded-Duke
 SCHEDULE = 120 * EPOCH
 
 
+Batch = dict[str, torch.Tensor]
+
+
+def our_step(model: Any, batch: Batch, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Return the loss terms; their gradients are in the parameters, the memories are moved.
+
+    Args:
+        model: FED or AONet, in training mode.
+        batch: as it takes them.
+        dtype: of autocast; None for float32 throughout.
+    """
+    with torch.autocast(batch["images"].device.type, dtype, enabled=dtype is not None):
+        terms = model(batch)
+    sum(terms.values()).backward()
+    return terms
+
+
+def clear_gradients(*models: Any) -> None:
+    """Drop all gradients, as an optimizer does after its step."""
+    for model in models:
+        model.zero_grad(set_to_none=True)
+
+
 def sgd_cfg() -> CfgNode:
     """Return a configuration with FED's optimizer (Sec. 4.2)."""
     return load_config("", SGD)

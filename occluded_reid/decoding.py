@@ -108,8 +108,7 @@ def cached(
 
     def fill(empty: Path) -> None:
         _require_space(home, int(np.prod(shape)))
-        unreadable = _write_pixels(empty / _PIXELS, images, shape, threads)
-        checksum = _checksum(empty / _PIXELS)
+        unreadable, checksum = _write_pixels(empty / _PIXELS, images, shape, threads)
         with whole_file(empty / _ABOUT, "w") as stream:
             json.dump({"state": state, "checksum": checksum, "unreadable": unreadable}, stream)
 
@@ -160,9 +159,13 @@ def _require_space(home: Path, size: int) -> None:
 
 def _write_pixels(
     file: Path, images: DecodedImages, shape: tuple[int, int, int, int], threads: int
-) -> list[tuple[int, str]]:
-    """Write all pixels in order; return index and reason of those that cannot be read."""
-    unreadable = []
+) -> tuple[list[tuple[int, str]], int]:
+    """Write all pixels in order.
+
+    Returns:
+        Index and reason of those that cannot be read; the CRC-32 of what was written.
+    """
+    unreadable, checksum = [], 0
     blank = np.zeros(shape[1:], np.uint8)
     with (
         write_errors_named(file),
@@ -178,7 +181,9 @@ def _write_pixels(
             if isinstance(pixels, str):
                 unreadable.append((index, pixels))
                 pixels = blank
-            stream.write(np.ascontiguousarray(pixels).data)
+            content = np.ascontiguousarray(pixels).data
+            stream.write(content)
+            checksum = zlib.crc32(content, checksum)
         stream.flush()
         os.fsync(stream.fileno())
-    return unreadable
+    return unreadable, checksum

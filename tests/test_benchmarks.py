@@ -31,7 +31,7 @@ from apart import run_apart  # noqa: E402
 from comparison import Figure, Unequal, figure, require_equal, time_alternately  # noqa: E402
 from dispatch import OperationCounter  # noqa: E402
 from fed_case import THIN, FEDCase, build_batch, build_fed  # noqa: E402
-from fed_step import check_steps, our_step  # noqa: E402
+from fed_step import check_steps  # noqa: E402
 from figures import (  # noqa: E402
     SUITES,
     activations,
@@ -58,6 +58,7 @@ from figures import (  # noqa: E402
     step,
 )
 from references import fed_in_loops, pil_pairs  # noqa: E402
+from training import our_step  # noqa: E402
 
 TINY = FEDCase(pairs=4, instances=2, identities=8, channels=16, blocks=1, heads=2, image=(64, 32))
 TINY_AONET = AONetCase(images=4, identities=4, depth="18x", channels=512, image=(64, 32))

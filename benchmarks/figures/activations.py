@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from comparison import Figure, figure
 from fed_case import FEDCase, build_batch, build_fed
-from fed_step import Batch, check_steps, our_step
+from fed_step import check_steps
 from references import fed_in_loops
 from torch import nn
+from training import Batch, our_step
 
 NAMES = ("activations",)
 # little of what does not depend on the batch; what an image keeps does not depend on it either

@@ -12,8 +12,9 @@ from typing import Any
 from comparison import Figure, figure
 from dispatch import OperationCounter
 from fed_case import THIN, FEDCase, build_batch, build_fed
-from fed_step import check_steps, our_step
+from fed_step import check_steps
 from references import fed_in_loops
+from training import our_step
 
 NAMES = ("launches", "syncs")
 

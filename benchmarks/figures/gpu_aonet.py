@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import torch
 from aonet_case import AONetCase, build_aonet, build_batch
 from comparison import Figure, Work, figure, require_equal
 from references.group_per_tensor import build_sgd
-from training import compare_training, sgd_cfg, time_steps, whole_step
+from training import compare_training, our_step, sgd_cfg, time_steps, whole_step
 
 from occluded_reid.engine.optimizer import build_optimizer
 
@@ -36,12 +35,12 @@ def measure(
     batch = build_batch(case, device)
     model, reference = build_aonet(case, device, channels_last=True), build_aonet(case, device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
-        exact = [step(each, batch, None) for each in (model, reference)]
+        exact = [our_step(each, batch) for each in (model, reference)]
     for name, value in exact[1].items():
         require_equal(name, exact[0][name], value, atol=1e-3, rtol=1e-2)
     dtype = torch.bfloat16
-    ours = whole_step(lambda: step(model, batch, dtype), build_optimizer(sgd_cfg(), model))
-    plain = whole_step(lambda: step(reference, batch, dtype), build_sgd(reference, sgd_cfg()))
+    ours = whole_step(lambda: our_step(model, batch, dtype), build_optimizer(sgd_cfg(), model))
+    plain = whole_step(lambda: our_step(reference, batch, dtype), build_sgd(reference, sgd_cfg()))
     yield from compare_training(
         "aonet", ours, plain, images=case.images, device=device, rounds=rounds,
         in_a_row=in_a_row, peak_side=peak_side,
@@ -61,13 +60,3 @@ def tried(work: Work) -> Work:
             torch.backends.cudnn.benchmark = False
 
     return with_benchmark
-
-
-def step(
-    model: Any, batch: dict[str, torch.Tensor], dtype: torch.dtype | None
-) -> dict[str, torch.Tensor]:
-    """Return the loss terms; their gradients are in the parameters, the memory is moved."""
-    with torch.autocast(batch["images"].device.type, dtype, enabled=dtype is not None):
-        terms = model(batch)
-    sum(terms.values()).backward()
-    return terms

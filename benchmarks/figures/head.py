@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from comparison import Figure, figure, time_alternately
 from fed_case import FEDCase, GivenTokens, build_batch, build_fed
-from fed_step import check_steps, clear_gradients, our_step
+from fed_step import check_steps
 from references import fed_in_loops
+from training import clear_gradients, our_step
 
 NAMES = ("head",)
 CASE = FEDCase(blocks=1)

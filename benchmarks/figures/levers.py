@@ -14,10 +14,10 @@ from aonet_case import AONetCase, build_aonet
 from aonet_case import build_batch as build_images
 from comparison import Figure, figure, require_equal, time_alternately
 from fed_case import THIN, FEDCase, build_batch, build_fed
-from fed_step import clear_gradients, our_step
 from references.fed_in_loops import plain_copy
 from timm.layers import Mlp
 from torch import nn
+from training import Batch, clear_gradients, our_step
 
 from figures.activations import kept_per_image
 from occluded_reid.backbones import LeanMlp
@@ -136,7 +136,7 @@ def _aonet_step(change: Change, dtype: torch.dtype | None, case: AONetCase) -> S
     return _step(change(build_aonet(case)), build_images(case), dtype)
 
 
-def _step(model: Any, batch: dict[str, torch.Tensor], dtype: torch.dtype | None) -> Step:
+def _step(model: Any, batch: Batch, dtype: torch.dtype | None) -> Step:
     def work() -> dict[str, torch.Tensor]:
         clear_gradients(model)
         return our_step(model, batch, dtype)

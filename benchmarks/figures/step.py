@@ -14,8 +14,9 @@ from typing import Any
 import torch
 from comparison import Figure, figure, seconds
 from fed_case import FEDCase, build_batch, build_fed
-from fed_step import Batch, check_steps, clear_gradients, our_step
+from fed_step import check_steps
 from references import fed_in_loops
+from training import Batch, clear_gradients, our_step
 
 from figures.head import with_given_tokens
 
