@@ -73,15 +73,18 @@ class CentreAttention(nn.Module):
     ) -> torch.Tensor:
         """Return each head's weighted sum of values (B, heads, D / heads)."""
         query = self.query(features).unflatten(1, (self.num_heads, -1))  # (B, heads, d)
-        # I rows are projected once; a gather comes after, not before: B * K > I in practice
-        keys, values = (
-            F.embedding(neighbors, project(centres)).unflatten(2, (self.num_heads, -1))
-            for project in (self.key, self.value)
-        )  # (B, K, heads, d)
-        logits = torch.einsum("bhd,bkhd->bhk", query, keys) * self.scale
+        key, value = (
+            layer.weight.unflatten(0, (self.num_heads, -1)) for layer in (self.key, self.value)
+        )  # (heads, d, D)
+        # q (W c) = (q W) c, and the sum of w W c is W times the sum of w c: the layers are applied
+        # to B rows, not to all I centres, nor to the B K that were found
+        wanted = torch.einsum("bhd,hdc->bhc", query, key)  # (B, heads, D)
+        near = F.embedding(neighbors, centres)  # (B, K, D)
+        logits = torch.einsum("bhc,bkc->bhk", wanted, near) * self.scale
         wide = torch.promote_types(logits.dtype, torch.float32)
         weights = logits.to(wide).softmax(dim=2)  # Eq. 5
-        return torch.einsum("bhk,bkhd->bhd", weights.to(values.dtype), values)  # Eq. 6
+        mixture = torch.einsum("bhk,bkc->bhc", weights.to(near.dtype), near)
+        return torch.einsum("bhc,hdc->bhd", mixture, value)  # Eq. 6
 
 
 class FeedForward(nn.Module):

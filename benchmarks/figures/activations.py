@@ -1,7 +1,7 @@
 """``activations``: what a training step keeps for its backward pass, per image.
 
 Counted from PyTorch's own hooks, each piece of memory once, parameters and banks left out. What
-does not grow with the batch (the projected bank) drops out of the difference of two batches.
+does not grow with the batch (the bank's unit vectors) drops out of the difference of two batches.
 """
 
 from __future__ import annotations

@@ -7,6 +7,7 @@ import pytest
 import torch
 from reference import fed_attention, fed_diffusion, fed_memory_search
 from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from fed.tiny import array
 from fed_plugin.diffusion import (
@@ -74,6 +75,20 @@ def test_attention_is_equations_4_to_6(batch, dim, heads, neighbors, scale):
             heads, factor,
         )  # fmt: skip
         np.testing.assert_allclose(array(mixed[image]), expected, rtol=1e-9, atol=1e-12)
+
+
+def test_the_work_of_attention_does_not_grow_with_the_bank():
+    attention = CentreAttention(dim=12, num_heads=4)
+
+    def work(identities: int) -> int:
+        with FlopCounterMode(display=False) as counter:
+            mixed = attention(
+                torch.randn(3, 12), torch.randn(identities, 12), torch.ones(3, 2).int()
+            )
+            mixed.sum().backward()
+        return counter.get_total_flops()
+
+    assert work(1000) == work(10) > 0
 
 
 def test_heads_that_do_not_divide_the_channels_are_refused():
