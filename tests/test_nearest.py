@@ -57,6 +57,7 @@ def half(request, monkeypatch, left):
     """Each way of finding them, in tiles of a few rows; most images by the way that is meant."""
     monkeypatch.setattr(nearest, "half_type", lambda _: request.param)
     monkeypatch.setattr(nearest, "GROUP", 8)
+    monkeypatch.setattr(nearest, "FEW", 0)
     monkeypatch.setattr(similarity, "TILE", 2000)
     monkeypatch.setattr(similarity, "LEAST_ROWS", 3)
     yield request.param
@@ -97,6 +98,7 @@ def test_rounded_products_alone_would_miss_some(metric, half, monkeypatch):
 @pytest.mark.parametrize("half", [torch.float16])
 def test_where_too_many_are_as_near_float32_finds_them(half, left, monkeypatch):
     monkeypatch.setattr(nearest, "half_type", lambda _: half)
+    monkeypatch.setattr(nearest, "FEW", 0)
     check(torch.cat([drawn(dim=8), 50 + 1e-3 * drawn(dim=8)]), "euclidean", 3)
     assert 300 <= left[0] < 600
 

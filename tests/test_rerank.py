@@ -88,6 +88,7 @@ def original_distances(features, metric):
 def test_reranking_is_the_published_one(metric, k1, k2, weight, half, monkeypatch):
     monkeypatch.setattr(nearest, "half_type", lambda _: half)
     monkeypatch.setattr(nearest, "GROUP", 2)
+    monkeypatch.setattr(nearest, "FEW", 0)
     monkeypatch.setattr(nearest, "CROWD", 1)
     left, propose = [], nearest._from_proposals
     monkeypatch.setattr(

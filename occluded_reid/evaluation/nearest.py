@@ -18,6 +18,7 @@ from occluded_reid.evaluation.similarity import TILE, TINY, FeatureDistances, ro
 
 GROUP = 32  # columns of which only the best is looked at first
 CROWD = 2  # candidates in a larger share of the groups than 1 / CROWD are too many
+FEW = 3000  # so few images are found in float32 before proposals are made
 EXPONENT = 7  # no vector is longer than 2^7: products stay far below float16's largest number
 
 
@@ -43,7 +44,7 @@ def nearest_images(
     ranges = torch.empty(images, 2, dtype=distances.dtype, device=distances.device)
     left = torch.arange(images)
     half = half_type(distances)
-    if half is not None and images >= CROWD * GROUP * count:
+    if half is not None and images >= max(FEW, CROWD * GROUP * count):
         left = _from_proposals(_Proposals(distances, hidden, half), nearest, ranges)
     for part in spans(len(left), rows_at_once(images)):
         rows = left[part]
