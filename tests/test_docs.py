@@ -78,6 +78,13 @@ def check_configuration(arguments: list[str]) -> None:
     load_config(ours[0] if ours else "", overrides, add_keys=ADD_KEYS, also=ours[1:])
 
 
+def test_every_tool_has_a_help(capsys: pytest.CaptureFixture[str]) -> None:
+    for name in sorted({path.stem for path in (ROOT / "tools").glob("*.py")} - {"methods"}):
+        with pytest.raises(SystemExit) as ended:
+            load_tool(name).command(["--help"])
+        assert ended.value.code == 0 and "usage:" in capsys.readouterr().out, name
+
+
 def test_what_is_not_run_is_still_documented() -> None:
     shown = [words for page in PAGES for words in page_commands(page)]
     texts = [" ".join(["python" if "python" in w[0] else w[0], *w[1:]]) for w in shown]

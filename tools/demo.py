@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ FOLDER = Path("logs", "demo")
 KINDS = ("batch", "visibility", "ranks")
 
 
-def main() -> int:
-    """Run the commands a user would type, one after the other."""
+def command(words: list[str] | None = None) -> int:
+    """Run the commands a user would type, one after the other; return the exit code."""
+    argparse.ArgumentParser(description=__doc__).parse_args(words)  # --help, and no other
     config = ["--config-file", str(CONFIG)]
     folder = ["OUTPUT_DIR", str(FOLDER)]
     weights = ["MODEL.WEIGHTS", str(FOLDER / "model_final.pth")]
@@ -26,10 +28,9 @@ def main() -> int:
     commands += [
         (visualize.command, ["--kind", kind, *config, *folder, *weights]) for kind in KINDS
     ]
-    for command, words in commands:
-        print(f"$ python tools/{command.__module__}.py {' '.join(words)}", flush=True)
-        code = command(words)
-        if code:
+    for tool, arguments in commands:
+        print(f"$ python tools/{tool.__module__}.py {' '.join(arguments)}", flush=True)
+        if code := tool(arguments):
             return code
     results = FOLDER / "results.json"
     reports = json.loads(results.read_text())["data_sets"]
@@ -38,12 +39,12 @@ def main() -> int:
     for report in reports.values():
         if report.get("visibility_auc"):
             areas = report["visibility_auc"].items()
-            words = ", ".join(f"{kind} {area:.2f}" for kind, area in areas)
-            print(f"\nArea under the ROC curve of the visibility of stripes: {words}")
+            text = ", ".join(f"{kind} {area:.2f}" for kind, area in areas)
+            print(f"\nArea under the ROC curve of the visibility of stripes: {text}")
     print(f"\nResults:  {results}")
     print("Pictures:", *(FOLDER / f"{kind}.png" for kind in KINDS))
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(command())
