@@ -29,6 +29,7 @@ from aonet_plugin.losses import (
 from aonet_plugin.memory import LandmarkMemory
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation.outputs import Embedding
+from occluded_reid.normalization import ImageNormalization
 
 logger = logging.getLogger(__name__)
 
@@ -40,6 +41,7 @@ class AONet(nn.Module):
     """Attentional Occlusion-aware Network.
 
     Args:
+        normalization: of images in 0-255.
         backbone: gives feature maps (B, C, H, W) or tokens (B, 1 + H * W, C).
         heads: from there to landmark features and visibility; with the backbone, all that
             inference needs.
@@ -54,20 +56,16 @@ class AONet(nn.Module):
         weighted_update: weigh the images in Eq. 1 by their landmarks' visibility.
         test_feature: ``before``, ``after`` or ``both``: the stages of Eq. 8.
         test_after_neck: compare the features after the neck.
-        pixel_mean: of images in 0-255, by channel.
-        pixel_std: likewise.
     """
 
     # What inference neither reads nor needs to have; top-level names of the state dict.
     training_only = ("classifier",)
 
-    pixel_mean: torch.Tensor
-    pixel_std: torch.Tensor
-
     @configurable
     def __init__(
         self,
         *,
+        normalization: ImageNormalization,
         backbone: nn.Module,
         heads: AONetHead,
         dim: int,
@@ -80,10 +78,9 @@ class AONet(nn.Module):
         weighted_update: bool,
         test_feature: str,
         test_after_neck: bool,
-        pixel_mean: list[float],
-        pixel_std: list[float],
     ):
         super().__init__()
+        self.normalization = normalization
         self.backbone = backbone
         self.heads = heads
         # one for all landmarks and both stages; small weights, so that it starts undecided
@@ -97,8 +94,6 @@ class AONet(nn.Module):
         self.weighted_update = weighted_update
         self.test_feature = test_feature
         self.test_after_neck = test_after_neck
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -117,6 +112,7 @@ class AONet(nn.Module):
         dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
         check_values(aonet, dim)
         return {
+            "normalization": ImageNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
             "backbone": backbone,
             "heads": build_head(aonet, dim, getattr(backbone, "grid", None)),
             "dim": dim,
@@ -133,8 +129,6 @@ class AONet(nn.Module):
             "weighted_update": aonet.UPDATE_WEIGHTED_BY_AWARENESS,
             "test_feature": aonet.TEST_FEATURE,
             "test_after_neck": aonet.TEST_AFTER_NECK,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor] | Embedding:
@@ -158,7 +152,7 @@ class AONet(nn.Module):
 
     def landmarks(self, images: torch.Tensor) -> Landmarks:
         """Return what the head finds in ``images`` in 0-255, which stay as they are."""
-        return self.heads(self.backbone((images - self.pixel_mean) / self.pixel_std))
+        return self.heads(self.backbone(self.normalization(images)))
 
     def losses(self, landmarks: Landmarks, identities: torch.Tensor) -> dict[str, torch.Tensor]:
         """Return the terms of Eq. 7, named ``loss_<kind>``, weighted so that they sum to it."""

@@ -24,6 +24,7 @@ from fed_plugin.losses import identity_loss, memory_contrast_loss, visibility_lo
 from fed_plugin.memory import IdentityMemory
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation.outputs import Embedding
+from occluded_reid.normalization import ImageNormalization
 
 BRANCHES = ("holistic", "occluded")
 
@@ -52,6 +53,7 @@ class FED(nn.Module):
     :func:`fed_plugin.losses.weighted_terms`.
 
     Args:
+        normalization: of images in 0-255.
         backbone: gives tokens (B, 1 + T, C) or feature maps (B, C, H, W).
         heads: from there to one vector per image; all that inference needs.
         diffusion: the feature diffusion module, or None.
@@ -62,8 +64,6 @@ class FED(nn.Module):
             with all that only they need.
         concatenate_class_token: compare images by the class token too.
         test_before_neck: compare images by the erased parts as they are before the neck.
-        pixel_mean: of images in 0-255, by channel.
-        pixel_std: likewise.
     """
 
     # It trains on the pairs of INPUT.NPO.MODE pair.
@@ -74,13 +74,11 @@ class FED(nn.Module):
 
     contrast_loss = staticmethod(memory_contrast_loss)
 
-    pixel_mean: torch.Tensor
-    pixel_std: torch.Tensor
-
     @configurable
     def __init__(
         self,
         *,
+        normalization: ImageNormalization,
         backbone: nn.Module,
         heads: FEDHead,
         diffusion: FeatureDiffusion | None,
@@ -91,18 +89,15 @@ class FED(nn.Module):
         weights: Mapping[str, float],
         concatenate_class_token: bool,
         test_before_neck: bool,
-        pixel_mean: list[float],
-        pixel_std: list[float],
     ):
         super().__init__()
+        self.normalization = normalization
         self.backbone = backbone
         self.heads = heads
         self.temperature = temperature
         self.weights = dict(weights)
         self.concatenate_class_token = concatenate_class_token
         self.test_before_neck = test_before_neck
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
         sizes = {"class_token": dim, "erased": heads.num_parts * dim}
         if diffusion is not None:
@@ -146,6 +141,7 @@ class FED(nn.Module):
                 neck=fed.NECK,
             )
         return {
+            "normalization": ImageNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
             "backbone": backbone,
             "heads": FEDHead(
                 dim=dim,
@@ -163,8 +159,6 @@ class FED(nn.Module):
             "weights": loss_weights(fed),
             "concatenate_class_token": fed.CONCATENATE_CLASS_TOKEN,
             "test_before_neck": fed.TEST_BEFORE_NECK,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
     def training_hooks(self, cfg: CfgNode) -> list[HookBase]:
@@ -211,7 +205,7 @@ class FED(nn.Module):
 
     def part_features(self, images: torch.Tensor) -> PartFeatures:
         """Return the head's features of ``images`` in 0-255, which stay as they are."""
-        return self.heads(self.backbone((images - self.pixel_mean) / self.pixel_std))
+        return self.heads(self.backbone(self.normalization(images)))
 
     def diffuse(self, parts: PartFeatures, identities: torch.Tensor) -> torch.Tensor | None:
         """Return f'_d (V, D), or None without the module (Eq. 4-7)."""

@@ -78,7 +78,7 @@ def view_features(
     model: Any, images: torch.Tensor, identities: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
     """Return one view's features by name and its parts' visibility (B, P)."""
-    tokens = model.backbone((images - model.pixel_mean) / model.pixel_std)
+    tokens = model.backbone((images - model.normalization.mean) / model.normalization.std)
     num_parts = model.heads.num_parts
     size = (tokens.shape[1] - 1) // num_parts
     scores, erased = [], []

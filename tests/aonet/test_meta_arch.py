@@ -41,7 +41,7 @@ ROWS = {  # of Table 4 and 5, as switches
 
 
 def mapped(model, images: torch.Tensor) -> torch.Tensor:
-    return model.backbone((images - model.pixel_mean) / model.pixel_std)
+    return model.backbone((images - model.normalization.mean) / model.normalization.std)
 
 
 def by_the_paper(model, images: torch.Tensor) -> tuple[np.ndarray, ...]:

@@ -140,7 +140,7 @@ def test_the_authors_code_takes_one_branch_after_the_other():
     labels, centres = batch["targets"], twin.erased_memory.centres
     wanted = []
     for view in ("images", "occluded_images"):
-        tokens = twin.backbone((batch[view] - twin.pixel_mean) / twin.pixel_std)
+        tokens = twin.backbone((batch[view] - twin.normalization.mean) / twin.normalization.std)
         parts = FEDHead.forward(twin.heads, tokens)
         diffused = twin.diffusion(parts.embedding, parts.visibility, labels, centres)
         wanted.append((parts.embedding, diffused))
