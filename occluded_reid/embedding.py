@@ -24,7 +24,7 @@ from torch import nn
 from occluded_reid.checkpoints import build_inference_model, weights_sha256
 from occluded_reid.config import AddKeys, get_cfg, load_config
 from occluded_reid.errors import UserError
-from occluded_reid.evaluation.outputs import Embedding, as_embedding, mean_embedding
+from occluded_reid.evaluation.outputs import embedding_of
 from occluded_reid.evaluation.similarity import FeatureDistances
 from occluded_reid.images import read_rgb
 from occluded_reid.methods import installed_methods
@@ -153,16 +153,11 @@ class Embedder:
         """
         images = images.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            found = self._model_says(images)
-            if self._flip:
-                found = mean_embedding(found, self._model_says(images.flip(-1)))
+            found = embedding_of(self._model, {"images": images}, flip=self._flip)
         features, visibility = (part.float().cpu().numpy() for part in found[:2])
         if not np.isfinite(features).all():
             raise UserError("the model's features are not finite: broken weights")
         return Embedded(features, visibility)
-
-    def _model_says(self, images: torch.Tensor) -> Embedding:
-        return as_embedding(self._model({"images": images}))
 
     def _batches(self, items: Iterator[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         while batch := list(islice(items, self.batch_size)):

@@ -30,7 +30,7 @@ from occluded_reid.evaluation.occlusion import (
     visibility_of_images,
     visibility_of_stripes,
 )
-from occluded_reid.evaluation.outputs import Embedding, mean_embedding
+from occluded_reid.evaluation.outputs import Embedding, embedding_of
 from occluded_reid.evaluation.per_query import names_of, read_per_query
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.evaluation.results import with_intervals
@@ -170,11 +170,17 @@ def test_landmarks_are_not_taken_for_stripes(tmp_path, features):
         assert "visibility_auc" not in found and "visibility_calibration" not in found
 
 
-def test_the_mean_of_two_views_keeps_what_the_parts_are():
-    one = Embedding(torch.tensor([[1.0]]), torch.tensor([[0.2]]), stripes=False)
-    other = Embedding(torch.tensor([[3.0]]), torch.tensor([[0.4]]), stripes=False)
-    features, visibility, stripes = mean_embedding(one, other)
-    assert (features.item(), visibility.item(), stripes) == (2, pytest.approx(0.3), False)
+def test_the_mean_of_an_image_and_its_mirror_image_keeps_what_the_parts_are():
+    images = torch.tensor([1.0, 3.0]).view(1, 1, 1, 2)
+
+    def left_column(batch):
+        column = batch["images"][..., 0].flatten(1)
+        return Embedding(column, column / 10, stripes=False)
+
+    for flip, value in ((False, 1), (True, 2)):
+        features, visibility, stripes = embedding_of(left_column, {"images": images}, flip=flip)
+        assert features.item() == value and visibility.item() == pytest.approx(value / 10)
+        assert not stripes
 
 
 def test_the_report_rates_a_models_visibility(tmp_path, features):

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from occluded_reid.evaluation.evaluator import Evaluator
-from occluded_reid.evaluation.outputs import as_embedding, mean_embedding
+from occluded_reid.evaluation.outputs import embedding_of
 from occluded_reid.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -42,10 +42,7 @@ def run_inference(
             loader, total=len(loader), description=f"Features of {name}", unit="batches",
             logger=logger,
         ):  # fmt: skip
-            embedding = as_embedding(model.forward(batch))
-            if flip:
-                mirrored = {**batch, "images": batch["images"].flip(-1)}
-                embedding = mean_embedding(embedding, as_embedding(model.forward(mirrored)))
+            embedding = embedding_of(model.forward, batch, flip=flip)
             evaluator.process(batch, embedding)
     return evaluator.evaluate()
 

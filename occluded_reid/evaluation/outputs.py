@@ -1,8 +1,12 @@
-"""What a model returns in evaluation."""
+"""What a model returns in evaluation.
+
+Shapes: B images in the batch, H, W height and width in pixels, D feature dimensions, P parts.
+"""
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,7 +33,25 @@ def as_embedding(output: torch.Tensor | Embedding) -> Embedding:
     return Embedding(output, output.new_zeros(len(output), 0))
 
 
-def mean_embedding(first: Embedding, second: Embedding) -> Embedding:
-    """Return the mean of two views of the same images."""
-    features = (first.features + second.features) / 2
-    return Embedding(features, (first.visibility + second.visibility) / 2, first.stripes)
+def embedding_of(
+    forward: Callable[[Mapping[str, Any]], torch.Tensor | Embedding],
+    batch: Mapping[str, Any],
+    *,
+    flip: bool,
+) -> Embedding:
+    """Return what a model says of a batch.
+
+    Args:
+        forward: the model, or its ``forward``.
+        batch: ``images`` (B, 3, H, W) in 0-255, and what else the model reads; it stays as it is.
+        flip: average what is said of an image and of its mirror image.
+    """
+    embedding = as_embedding(forward(batch))
+    if not flip:
+        return embedding
+    mirrored = as_embedding(forward({**batch, "images": batch["images"].flip(-1)}))
+    return Embedding(
+        (embedding.features + mirrored.features) / 2,
+        (embedding.visibility + mirrored.visibility) / 2,
+        embedding.stripes,
+    )
