@@ -255,7 +255,7 @@ def test_a_mistake_in_several_processes_is_one_message(tmp_path, config):
     options = words(config, tmp_path / "run", "MODEL.WEIGHTS", "gone.pth")
     done = child(script, "--num-gpus", 2, *options)
     assert done.returncode == 2, done.stderr[-3000:]
-    assert "there is no checkpoint gone.pth" in done.stderr
+    assert done.stderr.count("error: ") == done.stderr.count("there is no checkpoint gone.pth") == 1
     assert "Traceback" not in done.stderr
 
 

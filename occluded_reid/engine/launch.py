@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
 import torch
@@ -63,7 +64,8 @@ def launch(
             raise UserError("--dist-url tcp://HOST:PORT of machine 0 is needed for --num-machines")
         url = f"tcp://127.0.0.1:{_free_port()}"
     place = (device, url, processes, world_size, machine_rank)
-    job = mp.spawn(_spawned, args=(main, args, place), nprocs=processes, join=False)
+    told = mp.get_context("spawn").Value("b", False)
+    job = mp.spawn(_spawned, args=(main, args, place, told), nprocs=processes, join=False)
     before = signal.signal(signal.SIGTERM, lambda *_: _pass_on_sigterm(job.pids()))
     try:
         while not job.join():
@@ -93,7 +95,10 @@ def _pass_on_sigterm(pids: list[int]) -> None:
             os.kill(pid, signal.SIGTERM)
 
 
-def _spawned(local_rank: int, main: Callable[..., object], args: Any, place: Any) -> None:
+def _spawned(
+    local_rank: int, main: Callable[..., object], args: Any, place: Any, told: Synchronized[bool]
+) -> None:
+    """Run ``main(*args)`` as one process of several, of which the first to fail says why."""
     device, url, local_size, world_size, machine_rank = place
     # workers of the data loaders would otherwise be spawned too, and import torch again each
     mp.set_start_method("fork", force=True)
@@ -102,7 +107,10 @@ def _spawned(local_rank: int, main: Callable[..., object], args: Any, place: Any
         _join(device, url, local_rank, local_size, rank=rank, world_size=world_size)
         main(*args)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr, flush=True)
+        with told.get_lock():  # most mistakes are met by every process
+            if not told.value:
+                print(f"error: {error}", file=sys.stderr, flush=True)
+            told.value = True
         # at once: tearing gloo's threads down beside other ranks that end can abort the process
         os._exit(EXIT_CODE)
     dist.destroy_process_group()
