@@ -113,7 +113,7 @@ def cached(
             json.dump({"state": state, "checksum": checksum, "unreadable": unreadable}, stream)
 
     make_folder(folder)
-    make_once(home, fill, lambda made: _is_complete(made, state))
+    make_once(home, fill, lambda made: _fault_of(made, state))
     logger.info(f"Decoded training images are read from {home}")
     return CachedImages(home, shape)
 
@@ -130,12 +130,17 @@ def _state(paths: Sequence[str]) -> str:
     return digest.hexdigest()
 
 
-def _is_complete(folder: Path, state: str) -> bool:
+def _fault_of(folder: Path, state: str) -> str:
+    """Return why the cache in ``folder`` cannot be used; ``""`` where it can."""
     try:
         about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        return about["state"] == state and about["checksum"] == _checksum(folder / _PIXELS)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
+        if about["state"] != state:
+            return "the images, or Pillow, are not those that it was made with"
+        if about["checksum"] != _checksum(folder / _PIXELS):
+            return f"{_PIXELS} is damaged, its checksum is another"
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"it is damaged ({type(error).__name__}: {error})"
+    return ""
 
 
 def _checksum(file: Path) -> int:

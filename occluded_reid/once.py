@@ -17,28 +17,34 @@ from occluded_reid.files import make_folder, write_errors_named
 logger = logging.getLogger(__name__)
 
 
+def _missing(folder: Path) -> str:
+    return "" if folder.is_dir() else "it is no folder"
+
+
 def make_once(
     folder: str | os.PathLike[str],
     fill: Callable[[Path], None],
-    is_complete: Callable[[Path], bool] = Path.is_dir,
+    fault_of: Callable[[Path], str] = _missing,
 ) -> Path:
     """Return ``folder``; where it is not there, one process makes it and the others wait.
 
     Args:
         folder: its final name.
         fill: writes the content into the empty folder that it is given.
-        is_complete: whether the folder is there as a whole; where it exists it should be, for it
-            takes its name last. One that is not is made anew.
+        fault_of: why the folder cannot be taken as it is, ``""`` where it can. One that is there
+            should be whole, for it takes its name last; else it is made anew, with a warning.
 
     Raises:
         UserError: a place that cannot be written or has no locks; whatever ``fill`` raises.
     """
     folder = Path(folder)
-    if is_complete(folder):
+    if not fault_of(folder):
         return folder
     make_folder(folder.parent)
     with _locked(folder.with_name(f".{folder.name}.lock")):
-        if not is_complete(folder):
+        if fault := fault_of(folder):
+            if folder.exists():
+                logger.warning(f"{folder} is made anew: {fault}")
             of_killed_processes = folder.parent.glob(f".{folder.name}.tmp-*")
             for leftover in (folder, *of_killed_processes):
                 shutil.rmtree(leftover, ignore_errors=True)

@@ -47,6 +47,10 @@ def read(images, number: int = 5):
     return [images[index] for index in range(number)]
 
 
+def warned(caplog) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_a_cache_holds_what_is_decoded_and_is_made_once(tmp_path, paths, monkeypatch):
     monkeypatch.setattr(decoding, "_AT_ONCE", 2)
     images = Counting(paths)
@@ -61,7 +65,7 @@ def test_a_cache_holds_what_is_decoded_and_is_made_once(tmp_path, paths, monkeyp
 
 
 @pytest.mark.parametrize("change", ["date", "size", "gone", "pillow"])
-def test_a_cache_is_made_anew_when_its_images_change(tmp_path, paths, monkeypatch, change):
+def test_a_cache_is_made_anew_when_its_images_change(tmp_path, paths, monkeypatch, caplog, change):
     cached(Counting(paths), SIZE, str(tmp_path / "cache"))
     if change == "date":
         os.utime(paths[2], ns=(1, 1))
@@ -76,6 +80,8 @@ def test_a_cache_is_made_anew_when_its_images_change(tmp_path, paths, monkeypatc
     images = Counting(paths)
     found = cached(images, SIZE, str(tmp_path / "cache"))
     assert images.count == 5
+    (warning,) = warned(caplog)
+    assert "the images, or Pillow, are not those" in warning
     if change == "gone":
         assert found[2].startswith("FileNotFoundError")
     else:
@@ -92,8 +98,11 @@ def test_other_images_and_sizes_have_another_place(tmp_path, paths):
     assert len(list((tmp_path / "cache").glob("[67]x*"))) == 3
 
 
-@pytest.mark.parametrize("fault", ["cut", "about", "bit"])
-def test_a_damaged_cache_is_made_anew(tmp_path, paths, fault):
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("cut", "pixels.bin is damaged"), ("about", "damaged (TypeError"), ("bit", "its checksum")],
+)
+def test_a_damaged_cache_is_made_anew_and_named(tmp_path, paths, caplog, fault, reason):
     cached(Counting(paths), SIZE, str(tmp_path / "cache"))
     (home,) = (tmp_path / "cache").glob("6x4_*")
     if fault == "cut":
@@ -105,7 +114,10 @@ def test_a_damaged_cache_is_made_anew(tmp_path, paths, fault):
     else:
         (home / "about.json").write_text(json.dumps([1]))
     images = Counting(paths)
+    assert not warned(caplog)
     np.testing.assert_array_equal(cached(images, SIZE, str(tmp_path / "cache"))[4], images[4])
+    (warning,) = warned(caplog)
+    assert f"{home} is made anew: " in warning and reason in warning
 
 
 def test_what_ends_early_leaves_no_cache(tmp_path, paths):

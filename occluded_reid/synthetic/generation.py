@@ -60,7 +60,7 @@ def generate(
     folder = Path(root) / "SyntheticOccluded" / f"{size}-seed{seed}-v{VERSION}"
     processes = workers or _default_workers(num_images)
     return make_once(
-        folder, lambda made: _generate(made, folder.name, size, seed, processes), _is_complete
+        folder, lambda made: _generate(made, folder.name, size, seed, processes), _fault_of
     )
 
 
@@ -129,14 +129,14 @@ def _manifest(folder: Path) -> dict[str, Any]:
         ) from error
 
 
-def _is_complete(folder: Path) -> bool:
-    """Whether the set is there, judged by its manifest and the number and sizes of its files.
+def _fault_of(folder: Path) -> str:
+    """Return why the set is to be drawn, judged by its manifest and its files; ``""``: it is not.
 
     Raises:
         UserError: it was complete once, but files are missing or have other sizes.
     """
     if not (folder / "manifest.json").is_file():
-        return False
+        return "it has no manifest.json"
     manifest = _manifest(folder)
     for split in SPLITS:
         sizes = _file_sizes(folder / split)
@@ -146,7 +146,7 @@ def _is_complete(folder: Path) -> bool:
                 f"{folder / split} holds {len(sizes)} pictures of {sum(sizes)} bytes, expected "
                 f"{expected[0]} of {expected[1]}; delete {folder} and generate the set again"
             )
-    return True
+    return ""
 
 
 def _file_sizes(folder: Path) -> list[int]:
