@@ -27,6 +27,7 @@ from aonet_plugin.losses import (
     visible_identity_loss,
 )
 from aonet_plugin.memory import LandmarkMemory
+from occluded_reid.config import changed_copy
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation.outputs import Embedding
 from occluded_reid.normalization import ImageNormalization
@@ -223,10 +224,8 @@ def build_map_backbone(cfg: CfgNode) -> nn.Module:
         )
     if cfg.MODEL.AONET.STRIDE_ONE_STAGE == "last":
         return build_backbone(cfg)
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.LAST_STRIDE = 2
-    cfg.freeze()
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.BACKBONE.LAST_STRIDE = 2
     backbone = build_backbone(cfg)
     first_block = next(iter(getattr(backbone, "layer3", [])), nn.Identity())
     strided = [

@@ -19,6 +19,7 @@ from fastreid.modeling.heads import EmbeddingHead
 from fastreid.utils.checkpoint import Checkpointer as FastreidCheckpointer
 from torch import nn
 
+from occluded_reid.config import changed_copy
 from occluded_reid.conversion import first_of
 from occluded_reid.errors import UserError
 from occluded_reid.files import whole_file, zip_fault
@@ -220,11 +221,25 @@ def build_untrained(cfg: CfgNode) -> nn.Module:
     Raises:
         UserError: the configuration names a part that does not exist.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.BACKBONE.PRETRAIN = False
-    cfg.freeze()
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.BACKBONE.PRETRAIN = False
     return build_model(cfg)
+
+
+def load_trained(model: nn.Module, cfg: CfgNode, weights: str, *, trust: bool = False) -> None:
+    """Load the weights of a model that is only evaluated; their average where ``MODEL.EMA``.
+
+    Args:
+        model: of ``cfg``, with or without what only training needs.
+        cfg: the configuration.
+        weights: the file.
+        trust: allow pickled Python objects, which can run code.
+
+    Raises:
+        UserError: no such file, or weights that do not fit.
+    """
+    checkpointer = Checkpointer(model, num_classes=cfg.MODEL.HEADS.NUM_CLASSES, trust=trust)
+    checkpointer.load(weights, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
 
 
 def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) -> nn.Module:
@@ -242,8 +257,7 @@ def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) ->
         UserError: the model cannot be built, or the weights do not fit.
     """
     model = without_training_parts(build_untrained(cfg))
-    checkpointer = Checkpointer(model, num_classes=cfg.MODEL.HEADS.NUM_CLASSES, trust=trust)
-    checkpointer.load(weights, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
+    load_trained(model, cfg, weights, trust=trust)
     return model.eval()
 
 

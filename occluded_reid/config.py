@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -255,6 +256,15 @@ def _nearest(key: str, known: list[str]) -> list[str]:
     by_upper = {name.upper(): name for name in known}
     near = difflib.get_close_matches(key.upper(), by_upper, n=3, cutoff=0.6)
     return [by_upper[name] for name in near]
+
+
+@contextlib.contextmanager
+def changed_copy(cfg: CfgNode) -> Iterator[CfgNode]:
+    """Give a copy of ``cfg`` whose keys can be set inside the block; it is frozen after it."""
+    copy = cfg.clone()
+    copy.defrost()
+    yield copy
+    copy.freeze()
 
 
 def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -250,14 +250,24 @@ def test_a_finished_run_without_results_is_evaluated_on_resume(tmp_path):
     assert again["weights_sha256"] == results["weights_sha256"]
 
 
-def test_eval_only_gives_the_numbers_of_the_training(tmp_path):
+def test_eval_only_gives_the_numbers_of_the_training(tmp_path, monkeypatch):
     folder = tmp_path / "run"
     train(tiny_cfg(folder, "MODEL.EMA.ENABLED", True))
     results = json.loads((folder / "results.json").read_text())
     weights = str(folder / "model_final.pth")
     other = tmp_path / "eval"
     other.mkdir()
-    for extra in ((), ("DATALOADER.NUM_WORKERS", 1, "TEST.IMS_PER_BATCH", 5)):
+    build = trainer_module.build_model
+
+    def build_untrained(cfg: CfgNode) -> nn.Module:
+        assert not cfg.MODEL.BACKBONE.PRETRAIN
+        return build(cfg)
+
+    monkeypatch.setattr(trainer_module, "build_model", build_untrained)
+    for extra in (
+        ("MODEL.BACKBONE.PRETRAIN", True),
+        ("DATALOADER.NUM_WORKERS", 1, "TEST.IMS_PER_BATCH", 5),
+    ):
         cfg = tiny_cfg(other, "MODEL.EMA.ENABLED", True, "MODEL.WEIGHTS", weights, *extra)
         assert cfg.MODEL.HEADS.NUM_CLASSES == 0
         Trainer.evaluate_weights(cfg)

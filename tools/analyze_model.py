@@ -18,7 +18,7 @@ from tabulate import tabulate
 from occluded_reid import datasets
 from occluded_reid.checkpoints import build_untrained
 from occluded_reid.complexity import Complexity, complexity
-from occluded_reid.config import CfgNode
+from occluded_reid.config import CfgNode, changed_copy
 from occluded_reid.engine import argument_parser, config_of_run
 from occluded_reid.errors import run_command
 from occluded_reid.files import make_folder, whole_file
@@ -35,9 +35,8 @@ def analyze(args: argparse.Namespace) -> None:
     args.opts = [*args.opts, *OVERRIDES, "MODEL.DEVICE", "cpu"]
     cfg = config_of_run(args, ADD_KEYS)
     identities, source = identities_of(cfg)
-    cfg.defrost()
-    cfg.MODEL.HEADS.NUM_CLASSES = identities
-    cfg.freeze()
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.HEADS.NUM_CLASSES = identities
     found = complexity(build_untrained(cfg), cfg.INPUT.SIZE_TEST)
     print(text_of(cfg, found, f"{identities:,} identities, {source}"))
     if args.json:

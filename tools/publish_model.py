@@ -22,7 +22,7 @@ from methods import ADD_KEYS
 from torch import nn
 
 from occluded_reid.checkpoints import build_inference_model
-from occluded_reid.config import CfgNode, load_config
+from occluded_reid.config import CfgNode, changed_copy, load_config
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.files import whole_file
 from occluded_reid.once import whole_folder
@@ -70,12 +70,10 @@ def published(cfg: CfgNode, name: str) -> CfgNode:
 
     The weights that are published are the average where a run keeps one.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.MODEL.WEIGHTS = cfg.MODEL.BACKBONE.PRETRAIN_PATH = ""
-    cfg.MODEL.BACKBONE.PRETRAIN = cfg.MODEL.EMA.ENABLED = False
-    cfg.OUTPUT_DIR = f"logs/{name}"
-    cfg.freeze()
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.WEIGHTS = cfg.MODEL.BACKBONE.PRETRAIN_PATH = ""
+        cfg.MODEL.BACKBONE.PRETRAIN = cfg.MODEL.EMA.ENABLED = False
+        cfg.OUTPUT_DIR = f"logs/{name}"
     return cfg
 
 

@@ -11,6 +11,7 @@ from fastreid.config import CfgNode
 from fastreid.utils.events import EventStorage
 from PIL import Image
 
+from occluded_reid.config import changed_copy
 from occluded_reid.engine.loading import Item, build_test_loader
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.randomness import seed_everything
@@ -56,12 +57,10 @@ def _draw_images(folder: Path, cfg: CfgNode) -> list[Item]:
 
 def _shrunk(cfg: CfgNode, images: int) -> CfgNode:
     """The configuration for a data set of ``images`` images, all of them one batch."""
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.SOLVER.IMS_PER_BATCH = cfg.TEST.IMS_PER_BATCH = images
-    cfg.DATALOADER.NUM_INSTANCE = images // IDENTITIES
-    cfg.DATALOADER.NUM_WORKERS = 0
-    cfg.INPUT.CACHE = ""  # the images are gone afterwards
-    cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or IDENTITIES
-    cfg.freeze()
+    with changed_copy(cfg) as cfg:
+        cfg.SOLVER.IMS_PER_BATCH = cfg.TEST.IMS_PER_BATCH = images
+        cfg.DATALOADER.NUM_INSTANCE = images // IDENTITIES
+        cfg.DATALOADER.NUM_WORKERS = 0
+        cfg.INPUT.CACHE = ""  # the images are gone afterwards
+        cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or IDENTITIES
     return cfg

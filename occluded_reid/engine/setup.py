@@ -17,7 +17,7 @@ from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.logger import setup_logger
 
-from occluded_reid.config import AddKeys, leaves, load_config
+from occluded_reid.config import AddKeys, changed_copy, leaves, load_config
 from occluded_reid.distributed import same_on_all_ranks
 from occluded_reid.engine.hooks import LOGGERS
 from occluded_reid.engine.randomness import seed_everything, seed_from_clock
@@ -79,9 +79,8 @@ def config_of_run(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) ->
     if seed < 0:
         earlier = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else None
         seed = seed_from_clock() if earlier is None else earlier
-    cfg.defrost()
-    cfg.SEED = seed
-    cfg.freeze()
+    with changed_copy(cfg) as cfg:
+        cfg.SEED = seed
     return cfg
 
 
@@ -115,10 +114,8 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     Raises:
         UserError: the folder cannot be written, or the run cannot go on with this configuration.
     """
-    cfg = cfg.clone()
-    cfg.defrost()
-    cfg.SEED = same_on_all_ranks(cfg.SEED)
-    cfg.freeze()
+    with changed_copy(cfg) as cfg:
+        cfg.SEED = same_on_all_ranks(cfg.SEED)
     folder = make_folder(cfg.OUTPUT_DIR)
     with write_errors_named(folder / "log.txt"):
         show_log(str(folder))

@@ -18,7 +18,8 @@ from fastreid.utils.precision_bn import get_bn_modules
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from occluded_reid.checkpoints import Checkpointer
+from occluded_reid.checkpoints import Checkpointer, load_trained
+from occluded_reid.config import changed_copy
 from occluded_reid.datasets import DatasetNotFound, chosen_protocol
 from occluded_reid.distributed import unwrapped
 from occluded_reid.engine.hooks import (
@@ -125,10 +126,9 @@ class Trainer(defaults.DefaultTrainer):
     def _precise_bn(self) -> hooks.PreciseBN | None:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return None
-        cfg = self.cfg.clone()
-        cfg.defrost()
-        cfg.DATALOADER.NUM_WORKERS = 0
-        cfg.DATASETS.NAMES = (cfg.TEST.PRECISE_BN.DATASET,)
+        with changed_copy(self.cfg) as cfg:
+            cfg.DATALOADER.NUM_WORKERS = 0
+            cfg.DATASETS.NAMES = (cfg.TEST.PRECISE_BN.DATASET,)
         loader = self.build_train_loader(cfg)
         return hooks.PreciseBN(self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
 
@@ -329,10 +329,8 @@ class Trainer(defaults.DefaultTrainer):
                 f"MODEL.HEADS.NUM_CLASSES is {configured}, the training set has {num_classes} "
                 "identities; 0 fills the number in"
             )
-        cfg = cfg.clone()
-        cfg.defrost()
-        cfg.MODEL.HEADS.NUM_CLASSES = num_classes
-        cfg.freeze()
+        with changed_copy(cfg) as cfg:
+            cfg.MODEL.HEADS.NUM_CLASSES = num_classes
         return cfg
 
     @classmethod
@@ -379,15 +377,17 @@ class Trainer(defaults.DefaultTrainer):
     def evaluate_weights(cls, cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[str, Any]:
         """Build the model, load ``MODEL.WEIGHTS`` (their average where ``MODEL.EMA``), and test.
 
+        Pretrained weights that the configuration names are not looked for.
+
         Raises:
             UserError: no weights are named, or they do not fit.
         """
         if not cfg.MODEL.WEIGHTS:
             raise UserError("--eval-only needs weights: MODEL.WEIGHTS path/to/model_final.pth")
-        model = cls.build_model(cfg)
-        classes = cfg.MODEL.HEADS.NUM_CLASSES
-        checkpointer = Checkpointer(model, num_classes=classes, trust=trust_checkpoint)
-        checkpointer.load(cfg.MODEL.WEIGHTS, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
+        with changed_copy(cfg) as untrained:
+            untrained.MODEL.BACKBONE.PRETRAIN = False
+        model = cls.build_model(untrained)
+        load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=trust_checkpoint)
         return cls.test(cfg, model)
 
     @classmethod
