@@ -24,7 +24,7 @@ from torch import nn
 from occluded_reid.checkpoints import build_inference_model, weights_sha256
 from occluded_reid.config import AddKeys, get_cfg, load_config
 from occluded_reid.errors import UserError
-from occluded_reid.evaluation.outputs import embedding_of
+from occluded_reid.evaluation.outputs import Embedding, embedding_of
 from occluded_reid.evaluation.similarity import FeatureDistances
 from occluded_reid.images import read_rgb
 from occluded_reid.methods import installed_methods
@@ -74,6 +74,7 @@ class Embedder:
         metric: ``cosine``, ``euclidean`` or ``dot``.
         dim: D.
         num_parts: P.
+        stripes: whether the parts are stripes, from the top, or others, such as landmarks.
         input_size: (H, W) that every picture is brought to.
         fingerprint: 64 hex digits; those of another model, input size or metric are others.
     """
@@ -97,8 +98,9 @@ class Embedder:
         self._bf16 = bf16
         blank = self.prepare(np.zeros((2, 1, 3), np.uint8))[None]
         self.input_size: tuple[int, int] = (blank.shape[2], blank.shape[3])
-        found = self.embed_prepared(blank)
-        self.dim, self.num_parts = found.features.shape[1], found.visibility.shape[1]
+        said = self._said_of(blank)
+        self.dim, self.num_parts = said.features.shape[1], said.visibility.shape[1]
+        self.stripes = said.stripes
 
     def embed(self, images: Iterable[np.ndarray]) -> Embedded:
         """Return features and visibility of ``images``, in their order.
@@ -144,20 +146,23 @@ class Embedder:
         _check_image(image, place)
         return self._transform(Image.fromarray(np.ascontiguousarray(image[:, :, ::-1])))
 
-    @torch.inference_mode()
     def embed_prepared(self, images: torch.Tensor) -> Embedded:
         """Return what the model says of one batch of prepared images (N, 3, H, W).
 
         Raises:
             UserError: features that are not finite.
         """
+        said = self._said_of(images)
+        return Embedded(said.features.float().cpu().numpy(), said.visibility.float().cpu().numpy())
+
+    @torch.inference_mode()
+    def _said_of(self, images: torch.Tensor) -> Embedding:
         images = images.to(self.device, non_blocking=True)
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            found = embedding_of(self._model, {"images": images}, flip=self._flip)
-        features, visibility = (part.float().cpu().numpy() for part in found[:2])
-        if not np.isfinite(features).all():
+            said = embedding_of(self._model, {"images": images}, flip=self._flip)
+        if not said.features.isfinite().all():
             raise UserError("the model's features are not finite: broken weights")
-        return Embedded(features, visibility)
+        return said
 
     def _batches(self, items: Iterator[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
         while batch := list(islice(items, self.batch_size)):

@@ -100,6 +100,7 @@ def test_arrays_give_what_evaluation_finds_in_the_files(name, tmp_path):
         found.features.shape[1],
         {"FED": 4, "AONet": 3}.get(name, 0),
     )
+    assert embedder.stripes == (name != "AONet")
     assert embedder.input_size == (32, 16) and embedder.metric == cfg.TEST.METRIC
     likeness = embedder.similarity(found, found.features[:2])
     distances = evaluator.distances(expected.features, expected.features[:2])

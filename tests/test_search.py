@@ -120,6 +120,23 @@ def test_a_query_prints_and_draws_the_ranked_list(runs, market, index, tmp_path,
     assert str(figure) in printed
 
 
+def test_landmarks_are_not_drawn_as_stripes(market, index, tmp_path, monkeypatch):
+    drawn, load, sheet = [], tool.load, tool.sheet
+
+    def load_with_landmarks(*args, **options):
+        model = load(*args, **options)
+        assert model.stripes
+        model.stripes = False
+        return model
+
+    monkeypatch.setattr(tool, "load", load_with_landmarks)
+    monkeypatch.setattr(tool, "sheet", lambda sections: drawn.extend(sections) or sheet(sections))
+    words = query_words(market, index, "--figure", str(tmp_path / "F.png"), "--top", "2")
+    assert tool.command(words) == 0
+    query, *hits = drawn[0].tiles
+    assert len(hits) == 2 and [len(query.lines), *(len(hit.lines) for hit in hits)] == [3, 4, 4]
+
+
 def test_filters_and_several_folders(runs, market, index, tmp_path, capsys):
     listed = tmp_path / "hits.json"
 

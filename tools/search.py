@@ -233,7 +233,7 @@ def query(args: argparse.Namespace) -> None:
             json.dump(content, stream, indent=1)
     if args.figure:
         make_folder(Path(args.figure).parent)
-        picture = sheet(ranked_lists(args.image, found, lists))
+        picture = sheet(ranked_lists(args.image, found, lists, stripes=embedder.stripes))
         with whole_file(args.figure) as stream:
             picture.save(stream, format="PNG")
         print(args.figure)
@@ -258,16 +258,19 @@ def described(hit: Hit) -> dict[str, Any]:
     return {"similarity": hit.similarity, **asdict(hit.item), "visibility": seen}
 
 
-def ranked_lists(paths: list[str], found: Embedded, lists: list[list[Hit]]) -> list[Section]:
+def ranked_lists(
+    paths: list[str], found: Embedded, lists: list[list[Hit]], *, stripes: bool
+) -> list[Section]:
     """A row for each query: the picture, then its hits with similarity and visibility."""
     sections = []
     for path, seen, hits in zip(paths, found.visibility, lists, strict=True):
         own = item_from_name(path)
-        tiles = [Tile(pixels(path), ["query"], GREY, seen.tolist() or None)]
+        tiles = [Tile(pixels(path), ["query"], GREY, seen.tolist() or None, stripes=stripes)]
         for rank, hit in enumerate(hits, start=1):
             captions = [f"{rank}: {hit.similarity:.3f}", about(hit.item)]
             seen_of_hit = hit.visibility.tolist() or None
-            tiles.append(Tile(pixels(hit.image), captions, colour(own, hit), seen_of_hit))
+            frame = colour(own, hit)
+            tiles.append(Tile(pixels(hit.image), captions, frame, seen_of_hit, stripes=stripes))
         legend = []
         if own.identity is not None:
             legend = [("same identity", BLUE), ("another identity", ORANGE), ("unknown", GREY)]
