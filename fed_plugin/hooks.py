@@ -15,6 +15,7 @@ from fed_plugin.memory import IdentityMemory
 from occluded_reid.distributed import unwrapped
 from occluded_reid.engine.loading import build_test_loader
 from occluded_reid.errors import UserError
+from occluded_reid.evaluation.inference import evaluating
 from occluded_reid.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -52,18 +53,15 @@ class FillMemories(HookBase):
         items = [(path, dataset.pid_dict[pid], 0) for path, pid, *_ in dataset.img_items]
         loader, _ = build_test_loader(self._cfg, items, [])
         logger.info(f"Filling the memory banks with the mean features of {len(items)} images")
-        was_training = model.training
-        model.eval()
         try:
-            fill_memories(model, loader, digest)
+            with evaluating(model):
+                fill_memories(model, loader, digest)
         except ValueError as error:
             raise UserError(
                 f"cannot fill the memory banks: {error}; the training set has "
                 f"{len(dataset.pid_dict)}, the model {len(memory.centres)} "
                 "(MODEL.HEADS.NUM_CLASSES, where 0 takes the training set's number)"
             ) from error
-        finally:
-            model.train(was_training)
 
     def _check(self, memory: IdentityMemory, digest: int) -> None:
         if int(memory.identities) != digest:

@@ -41,11 +41,7 @@ _TRAINING = {
     **{
         rf"{theirs}\.layers2\.{layer}\.(.*)": rf"diffusion.{ours}.{name}.\1"
         for theirs, ours in (("ffn2", "first_ffn"), ("ffn3", "second_ffn"))
-        for layer, name in (
-            ("norm", "norm"),
-            (r"fn\.net\.0", "expand"),
-            (r"fn\.net\.3", "contract"),
-        )
+        for layer, name in _LAYERS.items()
     },
 }
 _KEYS_VALUES = "cross_attention.kv.weight"

@@ -57,6 +57,7 @@ class FED(nn.Module):
         backbone: gives tokens (B, 1 + T, C) or feature maps (B, C, H, W).
         heads: from there to one vector per image; all that inference needs.
         diffusion: the feature diffusion module, or None.
+        dim: C.
         num_identities: I.
         memory_momentum: m of Eq. 3.
         temperature: tau of Eq. 9.

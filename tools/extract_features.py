@@ -18,7 +18,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -88,13 +88,20 @@ def batches_of(
         for part in parts
         for start in range(part * size, min((part + 1) * size, total), embedder.batch_size)
     ]
+    return prepared_batches(images, places, embedder, args.workers)
+
+
+def prepared_batches(
+    images: ImageList, places: Sequence[range], embedder: Embedder, workers: int
+) -> DataLoader[Any]:
+    """Return a :class:`Batch` for each of ``places``, of numbers in the list."""
     return DataLoader(
         PreparedImages(images, embedder),
         batch_sampler=places,  # type: ignore[arg-type]
         collate_fn=collate,
         pin_memory=embedder.device.type == "cuda",
-        multiprocessing_context="fork" if args.workers else None,  # the model stays here
-        **worker_options(args.workers),
+        multiprocessing_context="fork" if workers else None,  # the model stays here
+        **worker_options(workers),
     )
 
 

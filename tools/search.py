@@ -25,14 +25,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extract_features import NAMED, PreparedImages, collate, positive
+from extract_features import NAMED, positive, prepared_batches
 from methods import ADD_KEYS
 from tabulate import tabulate
-from torch.utils.data import DataLoader
 
 from occluded_reid.embedding import Embedded, Embedder, load, read_bgr
 from occluded_reid.engine.setup import show_log
-from occluded_reid.engine.workers import read_batches, worker_options
+from occluded_reid.engine.workers import read_batches
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.evaluation.similarity import spans
 from occluded_reid.extraction import ImageList, list_images
@@ -106,14 +105,7 @@ def add_images(
     new = ImageList(images.folder, np.array([p for p in images.paths if p not in known], str))
     logger.info(f"{len(known)} of {len(images.paths)} images are in {index.folder} already")
     places = [range(*part.indices(part.stop)) for part in spans(len(new.paths), args.batch_size)]
-    batches = DataLoader(
-        PreparedImages(new, embedder),
-        batch_sampler=places,  # type: ignore[arg-type]
-        collate_fn=collate,
-        pin_memory=embedder.device.type == "cuda",
-        multiprocessing_context="fork" if args.workers else None,  # the model stays here
-        **worker_options(args.workers),
-    )
+    batches = prepared_batches(new, places, embedder, args.workers)
     broken = []
     for batch in progress(
         read_batches(batches), total=len(batches), description="Adding", unit="batches"

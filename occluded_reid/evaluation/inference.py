@@ -37,7 +37,7 @@ def run_inference(
         The evaluator's report; empty on ranks other than 0.
     """
     evaluator.reset()
-    with _evaluating(model):
+    with evaluating(model):
         for batch in progress(
             loader, total=len(loader), description=f"Features of {name}", unit="batches",
             logger=logger,
@@ -48,7 +48,8 @@ def run_inference(
 
 
 @contextlib.contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Put ``model`` into evaluation mode inside the block; its mode is restored after it."""
     was_training = model.training
     model.eval()
     try:
