@@ -9,7 +9,7 @@ import os
 import pickle
 import re
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -149,18 +149,22 @@ class Checkpointer(FastreidCheckpointer):
 
     def _needed(self, keys: list[str]) -> list[str]:
         """The keys that evaluation needs; the log names the parts that the others belong to."""
-        parts = {part for part in training_only(self.model) if _within(keys, part)}
+        parts = [
+            part
+            for part in training_only(self.model)
+            if any(is_inside(key, (part,)) for key in keys)
+        ]
         if parts:
             logger.info(
                 f"Not in both {self._path} and the model, and needed in training alone: "
                 + ", ".join(sorted(parts))
             )
-        return [key for key in keys if not any(_within([key], part) for part in parts)]
+        return [key for key in keys if not is_inside(key, parts)]
 
     def _if_published(self, missing: list[str]) -> str:
         """Say so where all that is missing are parts that only training needs."""
         parts = training_only(self.model)
-        if missing and all(any(_within([key], part) for part in parts) for key in missing):
+        if missing and all(is_inside(key, parts) for key in missing):
             return (
                 ". These are weights for evaluation, without what only training needs "
                 f"({', '.join(parts)}): a training cannot start from them"
@@ -205,6 +209,11 @@ def training_only(model: nn.Module) -> tuple[str, ...]:
     if type(getattr(model, "heads", None)) is EmbeddingHead:  # fast-reid's classifier
         return ("heads.weight",)
     return getattr(type(model), "training_only", ())
+
+
+def is_inside(name: str, modules: Sequence[str]) -> bool:
+    """Whether a name of the state dict is that of one of these modules, or of a part of one."""
+    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def without_training_parts(model: nn.Module) -> nn.Module:
@@ -259,10 +268,6 @@ def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) ->
     model = without_training_parts(build_untrained(cfg))
     load_trained(model, cfg, weights, trust=trust)
     return model.eval()
-
-
-def _within(keys: Iterable[str], part: str) -> bool:
-    return any(key == part or key.startswith(f"{part}.") for key in keys)
 
 
 def as_checkpoint(loaded: Any, path: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from occluded_reid.checkpoints import training_only
+from occluded_reid.checkpoints import is_inside, training_only
 from occluded_reid.evaluation.outputs import as_embedding
 
 with warnings.catch_warnings():
@@ -96,7 +96,7 @@ def complexity(model: nn.Module, image_size: Sequence[int]) -> Complexity:
     return Complexity(
         modules=_modules(sizes, macs, unread),
         params_total=sum(sizes.values()),
-        params_inference=sum(n for name, n in sizes.items() if not _is_inside(name, unread)),
+        params_inference=sum(n for name, n in sizes.items() if not is_inside(name, unread)),
         macs_inference=int(analysis.total()),
         not_counted=sorted(name.removeprefix("aten::") for name in analysis.unsupported_ops()),
     )
@@ -113,8 +113,8 @@ def parameters_and_memories(model: nn.Module) -> dict[str, torch.Tensor]:
 
 def _modules(sizes: dict[str, int], macs: Counter[str], unread: tuple[str, ...]) -> list[Cost]:
     def cost(name: str) -> Cost:
-        parameters = sum(size for key, size in sizes.items() if _is_inside(key, (name,)))
-        return Cost(name, parameters, macs[name], _is_inside(name, unread))
+        parameters = sum(size for key, size in sizes.items() if is_inside(key, (name,)))
+        return Cost(name, parameters, macs[name], is_inside(name, unread))
 
     names = [*sizes, *macs]
     costs: list[Cost] = []
@@ -128,10 +128,6 @@ def _modules(sizes: dict[str, int], macs: Counter[str], unread: tuple[str, ...])
         parts = [part for part in parts if part.parameters or part.macs]
         costs += [whole, *parts] if len(parts) > 1 else [whole]
     return [each for each in costs if each.parameters or each.macs]
-
-
-def _is_inside(name: str, modules: tuple[str, ...]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def _attention_macs(inputs: list[Any], outputs: list[Any]) -> int:

@@ -6,7 +6,6 @@ Shapes: B images, H, W height and width in pixels, D feature dimensions, P parts
 from __future__ import annotations
 
 import hashlib
-import json
 import warnings
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from torch import nn
 from occluded_reid.errors import UserError
 from occluded_reid.evaluation.outputs import Embedding
 from occluded_reid.export_cost import feature_cost, ranking_cost, read_pictures, split_pictures
-from occluded_reid.files import make_folder, whole_file
+from occluded_reid.files import make_folder, whole_file, write_json
 from occluded_reid.graph_formats import (
     OUTPUTS,
     Exported,
@@ -181,9 +180,7 @@ def _write(files: dict[str, bytes], about: dict[str, Any], path: Path) -> None:
     for suffix, content in reversed(files.items()):
         with whole_file(path.with_suffix(suffix) if suffix else path) as stream:
             stream.write(content)
-    with whole_file(f"{path}.json", "w") as stream:
-        json.dump(about, stream, indent=2)
-        stream.write("\n")
+    write_json(f"{path}.json", about)
 
 
 def description(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:

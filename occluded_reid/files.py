@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import json
 import os
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -82,6 +83,20 @@ def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[An
                 os.unlink(temporary)
             raise
     _sync_folder(final.parent)
+
+
+def write_json(
+    path: str | os.PathLike[str], content: Mapping[str, Any], *, sort_keys: bool = False
+) -> None:
+    """Write ``content`` for machines and people, whole; the folder is made where it is missing.
+
+    Raises:
+        UserError: as :func:`make_folder` and :func:`whole_file`.
+    """
+    make_folder(Path(path).parent)
+    with whole_file(path, "w") as stream:
+        json.dump(content, stream, indent=2, sort_keys=sort_keys)
+        stream.write("\n")
 
 
 def remove_unfinished(folder: Path) -> None:

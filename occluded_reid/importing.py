@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import re
 from collections import Counter
 from pathlib import Path
@@ -150,11 +149,3 @@ def summary_of(report: dict[str, Any]) -> str:
             reasons.setdefault(entry["why"], []).append(entry["key"])
     lines += [f"left out, {why}: {first_of(keys, 4)}" for why, keys in reasons.items()]
     return "\n".join(lines)
-
-
-def write_report(path: str, report: dict[str, Any]) -> None:
-    """Write a report as JSON."""
-    make_folder(Path(path).parent)
-    with whole_file(path, "w") as stream:
-        json.dump(report, stream, indent=2)
-        stream.write("\n")

@@ -8,7 +8,6 @@ and writes OUTPUT_DIR/landmarks.json.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import sys
 from pathlib import Path
@@ -20,12 +19,12 @@ from tabulate import tabulate
 
 from aonet_plugin.diagnosis import landmark_report
 from aonet_plugin.meta_arch import AONet
-from occluded_reid.checkpoints import Checkpointer
+from occluded_reid.checkpoints import build_untrained, load_trained
 from occluded_reid.config import CfgNode
-from occluded_reid.engine import Trainer, argument_parser, config_of_run
+from occluded_reid.engine import argument_parser, config_of_run
 from occluded_reid.engine.loading import build_test_loader, open_dataset
 from occluded_reid.errors import UserError, run_command
-from occluded_reid.files import make_folder, whole_file
+from occluded_reid.files import write_json
 from occluded_reid.progress import progress
 
 logger = logging.getLogger("occluded_reid.landmarks")
@@ -36,15 +35,13 @@ def analyze(args: argparse.Namespace) -> None:
     cfg = config_of_run(args, ADD_KEYS)
     if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TESTS:
         raise UserError("MODEL.WEIGHTS path/to/model_final.pth and DATASETS.TESTS are needed")
-    model = Trainer.build_model(cfg)
+    model = build_untrained(cfg)
     if not isinstance(model, AONet):
         raise UserError(f"{cfg.MODEL.META_ARCHITECTURE} has no landmarks: AONet has")
-    Checkpointer(model, num_classes=cfg.MODEL.HEADS.NUM_CLASSES).load(cfg.MODEL.WEIGHTS)
+    load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
     report = report_of(cfg, model.eval())
-    make_folder(cfg.OUTPUT_DIR)
     path = Path(cfg.OUTPUT_DIR, "landmarks.json")
-    with whole_file(path, "w") as stream:
-        json.dump(report, stream, indent=2, sort_keys=True)
+    write_json(path, report, sort_keys=True)
     print(table(report))
     print(path)
 

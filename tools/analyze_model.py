@@ -7,9 +7,7 @@ Needs no data set and no weights.
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from methods import ADD_KEYS
@@ -21,7 +19,7 @@ from occluded_reid.complexity import Complexity, complexity
 from occluded_reid.config import CfgNode, changed_copy
 from occluded_reid.engine import argument_parser, config_of_run
 from occluded_reid.errors import run_command
-from occluded_reid.files import make_folder, whole_file
+from occluded_reid.files import write_json
 from occluded_reid.synthetic.sizes import size_named
 
 # By meta-architecture: where, of what, FLOPs in G, parameters in M. FED's paper has no such table.
@@ -40,11 +38,7 @@ def analyze(args: argparse.Namespace) -> None:
     found = complexity(build_untrained(cfg), cfg.INPUT.SIZE_TEST)
     print(text_of(cfg, found, f"{identities:,} identities, {source}"))
     if args.json:
-        path = Path(args.json)
-        make_folder(path.parent)
-        with whole_file(path, "w") as stream:
-            json.dump(content_of(cfg, found, identities, source), stream, indent=2)
-            stream.write("\n")
+        write_json(args.json, content_of(cfg, found, identities, source))
 
 
 def identities_of(cfg: CfgNode) -> tuple[int, str]:

@@ -4,9 +4,7 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from pathlib import Path
 from typing import Any
 
 from tabulate import tabulate
@@ -19,7 +17,7 @@ from occluded_reid.evaluation.comparison import (
     left_out,
     read_run,
 )
-from occluded_reid.files import make_folder, whole_file
+from occluded_reid.files import write_json
 
 
 def compare(args: argparse.Namespace) -> None:
@@ -32,16 +30,12 @@ def compare(args: argparse.Namespace) -> None:
     if names := left_out(runs):
         print(f"\nNot in all runs, left out: {', '.join(names)}")
     if args.json:
-        path = Path(args.json)
         content = {
             "runs": [str(run.path) for run in runs],
             "seeds": [run.content.get("seed") for run in runs],
             "data_sets": found,
         }
-        make_folder(path.parent)
-        with whole_file(path, "w") as stream:
-            json.dump(content, stream, indent=2)
-            stream.write("\n")
+        write_json(args.json, content)
 
 
 def _pair_table(runs: list[Run], found: dict[str, Any]) -> str:

@@ -19,13 +19,13 @@ from occluded_reid.config import CfgNode, load_config
 from occluded_reid.conversion import Conversion, first_of
 from occluded_reid.engine.setup import show_log, weights_parser
 from occluded_reid.errors import UserError, run_command
+from occluded_reid.files import write_json
 from occluded_reid.importing import (
     BACKBONES,
     fit_to,
     name_as_ours,
     report_of,
     summary_of,
-    write_report,
     write_weights,
 )
 from occluded_reid.pretraining import read_weights
@@ -56,7 +56,7 @@ def convert(args: argparse.Namespace) -> None:
         )
     report = report_of(conversion, faults, source=args.source, input=args.input, output=args.output)
     if args.report:
-        write_report(args.report, report)
+        write_json(args.report, report)
     print(summary_of(report))
     if faults:
         raise UserError(

@@ -15,7 +15,6 @@ Figures, filters, several folders and machines: docs/search.md.
 from __future__ import annotations
 
 import argparse
-import json
 import logging
 import os
 import sys
@@ -35,7 +34,7 @@ from occluded_reid.engine.workers import read_batches
 from occluded_reid.errors import UserError, run_command
 from occluded_reid.evaluation.similarity import spans
 from occluded_reid.extraction import ImageList, list_images
-from occluded_reid.files import make_folder, whole_file
+from occluded_reid.files import make_folder, whole_file, write_json
 from occluded_reid.images import READ_ERRORS, read_errors_named, read_rgb
 from occluded_reid.progress import progress
 from occluded_reid.retrieval import Filter, GalleryIndex, Hit, Item, Writer, search_shards
@@ -220,9 +219,7 @@ def query(args: argparse.Namespace) -> None:
         content = {
             p: [described(h) for h in hits] for p, hits in zip(args.image, lists, strict=True)
         }
-        make_folder(Path(args.json).parent)
-        with whole_file(args.json, "w") as stream:
-            json.dump(content, stream, indent=1)
+        write_json(args.json, content)
     if args.figure:
         make_folder(Path(args.figure).parent)
         picture = sheet(ranked_lists(args.image, found, lists, stripes=embedder.stripes))

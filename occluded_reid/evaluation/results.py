@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -20,7 +19,7 @@ from occluded_reid.checkpoints import weights_sha256
 from occluded_reid.evaluation.bootstrap import intervals, measures
 from occluded_reid.evaluation.per_query import write_per_query
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.files import whole_file
+from occluded_reid.files import write_json
 
 PACKAGES = ("torch", "torchvision", "fastreid", "timm", "numpy", "faiss-cpu")
 LESSER = ("Rank-3", "Rank-5", "Rank-10", "mINP")  # metrics whose intervals the table leaves out
@@ -87,9 +86,7 @@ def write_results(
         "machine": _machine(cfg.MODEL.DEVICE),
         "wall_time_s": round(seconds, 2),
     }
-    with whole_file(path, "w") as stream:
-        json.dump(content, stream, indent=2, sort_keys=True)
-        stream.write("\n")
+    write_json(path, content, sort_keys=True)
     return path
 
 

@@ -26,10 +26,7 @@ from occluded_reid.retrieval.vectors import Vectors
 KINDS = ("exact", "hnsw", "ivf", "ivfpq")
 EXACT_UP_TO, HNSW_UP_TO, IVF_UP_TO = 100_000, 1_000_000, 4_000_000  # items, for "auto"
 LEAST_ITEMS = 1_000  # fewer are not worth it, and cannot train it
-LINKS, BREADTH = (
-    32,
-    100,
-)  # of HNSW's graph: neighbours of a node, and breadth of the search for them
+LINKS, BREADTH = 32, 100  # of HNSW's graph: a node's neighbours, and how wide they are looked for
 CODES = 128  # bytes that a vector of ivfpq may have
 NUMBERS_PER_CODE = 4  # at least
 PER_LIST = 39  # vectors of the sample for each list, the least that faiss asks for

@@ -21,7 +21,7 @@ import cv2
 import numpy as np
 
 from occluded_reid.errors import UserError
-from occluded_reid.files import make_folder, whole_file
+from occluded_reid.files import make_folder, whole_file, write_json
 from occluded_reid.once import make_once
 from occluded_reid.progress import progress
 from occluded_reid.synthetic.randomness import VERSION
@@ -180,8 +180,7 @@ def _generate(folder: Path, name: str, size: str, seed: int, workers: int) -> No
         "truth_sha256": _file_digest(folder / "truth.jsonl"),
         "images_sha256": _joint_digest([report["digest"] for report in ordered]),
     }
-    with whole_file(folder / "manifest.json", "w") as stream:
-        stream.write(json.dumps(manifest, indent=2, sort_keys=True) + "\n")
+    write_json(folder / "manifest.json", manifest, sort_keys=True)
 
 
 def _bytes_per_split(reports: list[Report]) -> dict[str, int]:
