@@ -10,7 +10,6 @@ import pytest
 from fastreid.data.datasets import DATASET_REGISTRY
 from PIL import Image
 
-from occluded_reid import synthetic
 from occluded_reid.datasets import (
     Counts,
     DatasetNotFound,
@@ -20,6 +19,7 @@ from occluded_reid.datasets import (
     dataset_root,
     summary,
     summary_table,
+    synthetic,
 )
 from occluded_reid.datasets.folders import LabelledImage, training_items
 from occluded_reid.errors import UserError
@@ -274,10 +274,8 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
         write_images(home / "bounding_box_test", ["0002_c2_000004.jpg"])
         return str(home)
 
-    monkeypatch.setattr(synthetic, "generate", generate, raising=False)
-    monkeypatch.setattr(
-        synthetic, "read_truth", lambda home: {"query/0002_c1_000002.jpg": 0.4}, raising=False
-    )
+    monkeypatch.setattr(synthetic, "generate", generate)
+    monkeypatch.setattr(synthetic, "read_truth", lambda home: {"query/0002_c1_000002.jpg": 0.4})
     return calls
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from fastreid.data.datasets import DATASET_REGISTRY
 
 from occluded_reid.datasets.folders import FolderDataset, Subsets
+from occluded_reid.synthetic import generate, read_truth
 
 
 @DATASET_REGISTRY.register()
@@ -48,9 +49,6 @@ class SyntheticOccluded(FolderDataset):
 
     def read_subsets(self) -> Subsets:
         """Generate the images unless they are there, then read them."""
-        # Imported here: who reads other sets needs no drawing code.
-        from occluded_reid.synthetic import generate
-
         # Every process calls it; the generator's own lock lets one of them draw.
         home = Path(generate(self.root, self.size, self.seed)).absolute()
         self.home = str(home)
@@ -63,8 +61,6 @@ class SyntheticOccluded(FolderDataset):
     @property
     def truth(self) -> dict[str, Any]:
         """The drawn occlusion of each image by its absolute path; read when first asked for."""
-        from occluded_reid.synthetic import read_truth
-
         if self._truth is None:
             records = read_truth(self.home)
             self._truth = {str(Path(self.home, path)): truth for path, truth in records.items()}
