@@ -34,6 +34,7 @@ def describe() -> dict[str, Any]:
         "matrix_units": "AMX" if "amx_tile" in (_cpu_fact("flags") or "").split() else None,
         "load": list(os.getloadavg()),
         "gpu": gpu,
+        "cuda": torch.version.cuda if gpu else None,
         "system": platform.system(),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},

@@ -61,19 +61,21 @@ class Results:
 
     def fail(self, names: Iterable[str], reason: str) -> None:
         """Name those of the figures that were not measured."""
-        for name in names:
-            if name in self.wanted and name not in self.found:
-                print(f"not measured: {name}: {reason}", file=sys.stderr)
-                self.failed[name] = reason
+        for name in self._missing(names):
+            print(f"not measured: {name}: {reason}", file=sys.stderr)
+            self.failed[name] = reason
         self.write()
 
     def leave_out(self, names: Iterable[str]) -> None:
         """Name those of the figures that a module has done without."""
-        without = [name for name in names if name in self.wanted and name not in self.found]
-        if without:
+        if without := self._missing(names):
             print(f"left out, {OPTIONAL}: {', '.join(without)}", file=sys.stderr)
             self.left_out += without
             self.write()
+
+    def _missing(self, names: Iterable[str]) -> list[str]:
+        known = {*self.found, *self.failed, *self.left_out}
+        return [name for name in names if name in self.wanted and name not in known]
 
     def write(self) -> None:
         """Write machine, figures, and why others are missing, as JSON, where it was asked for.
@@ -124,10 +126,9 @@ def measure(module: ModuleType, results: Results) -> None:
         for name, each in found.items() if isinstance(found, dict) else found:
             results.add(name, each)
         results.leave_out(module.NAMES)
-    except UserError:
-        raise
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, UserError):
+            traceback.print_exc()
         results.fail(module.NAMES, f"{type(error).__name__}: {error}")
     print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 

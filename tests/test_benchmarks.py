@@ -7,6 +7,7 @@ import json
 import os
 import re
 import signal
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,6 +24,7 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 sys.path.append(str(BENCHMARKS))  # as for a script: the modules find each other
 
 import compiled  # noqa: E402
+import fed_step  # noqa: E402
 import rerank_large  # noqa: E402
 import run  # noqa: E402
 import search_scale  # noqa: E402
@@ -59,6 +61,8 @@ from figures import (  # noqa: E402
 )
 from references import fed_in_loops, pil_pairs  # noqa: E402
 from training import our_step  # noqa: E402
+
+from occluded_reid.errors import UserError  # noqa: E402
 
 TINY = FEDCase(pairs=4, instances=2, identities=8, channels=16, blocks=1, heads=2, image=(64, 32))
 TINY_AONET = AONetCase(images=4, identities=4, depth="18x", channels=512, image=(64, 32))
@@ -144,8 +148,16 @@ def test_one_image_by_all_that_is_installed(monkeypatch):
     assert "int8 by ONNX Runtime" in found["latency_onnxruntime_int8"].unit
 
 
-def test_both_steps_agree():
+def test_both_steps_agree(monkeypatch):
+    tf32 = []
+
+    def noted_step(*args):
+        tf32.append(torch.backends.cudnn.allow_tf32)
+        return our_step(*args)
+
+    monkeypatch.setattr(fed_step, "our_step", noted_step)
     check_steps()
+    assert tf32 == [False] and torch.backends.cudnn.allow_tf32
 
 
 def test_a_step_does_not_wait_and_launches_little():
@@ -318,6 +330,10 @@ def one_by_one(*then):
         each()
 
 
+def unusable():
+    raise UserError("disk full")
+
+
 def stand_in(names, measure):
     return SimpleNamespace(NAMES=names, measure=measure)
 
@@ -330,6 +346,7 @@ def measured_by(modules, monkeypatch):
 def test_a_figure_that_fails_loses_no_other(tmp_path, capsys, monkeypatch):
     modules = (
         stand_in(("first", "second"), lambda: one_by_one(lambda: 1 / 0)),
+        stand_in(("unusable",), unusable),
         stand_in(("third",), lambda: {"third": figure(([3], [3]), "s")}),
     )
     measured_by(modules, monkeypatch)
@@ -337,9 +354,11 @@ def test_a_figure_that_fails_loses_no_other(tmp_path, capsys, monkeypatch):
     assert run.command(["--json", str(file)]) == 1
     content = json.loads(file.read_text())
     assert set(content["figures"]) == {"first", "third"}
-    assert content["failed"] == {"second": "ZeroDivisionError: division by zero"}
+    reasons = {"second": "ZeroDivisionError: division by zero", "unusable": "UserError: disk full"}
+    assert content["failed"] == reasons
     out, err = capsys.readouterr()
-    assert "| third " in out and "not measured: second: ZeroDiv" in err and "Traceback" in err
+    assert "| third " in out and "not measured: second: ZeroDiv" in err
+    assert err.count("Traceback") == 1
     assert run.command(["--only", "first", "--json", str(file)]) == 0
 
 
@@ -347,6 +366,7 @@ def test_what_was_measured_is_there_when_the_time_is_up(tmp_path, capsys, monkey
     seen = []
     file = tmp_path / "found.json"
     modules = (
+        stand_in(("broken",), lambda: 1 / 0),
         stand_in(
             ("first", "second"),
             lambda: one_by_one(
@@ -362,7 +382,8 @@ def test_what_was_measured_is_there_when_the_time_is_up(tmp_path, capsys, monkey
     assert set(seen[0]["figures"]) == {"first"}
     content = json.loads(file.read_text())
     assert set(content["figures"]) == {"first"}
-    assert content["failed"] == dict.fromkeys(("second", "third"), "the time was up")
+    late = dict.fromkeys(("second", "third"), "the time was up")
+    assert content["failed"] == {"broken": "ZeroDivisionError: division by zero", **late}
     assert "| first " in capsys.readouterr().out
 
 
@@ -377,6 +398,45 @@ def test_the_suite_gpu_ends_in_one_message_without_a_gpu(capsys, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert run.command(["--suite", "gpu"]) == 2
     assert "the suite gpu needs a GPU" in capsys.readouterr().err
+
+
+PYTHON = """#!/bin/sh
+echo "$@ TF32=${TORCH_ALLOW_TF32_CUBLAS_OVERRIDE:-} $PYTHONPATH" >> "$CALLS"
+case "$*" in *--suite*) exit 3 ;; *pip*) exit "$PIP" ;; esac
+"""
+
+
+def run_gpu_sh(folder: Path, pip: int = 0) -> tuple[int, list[str]]:
+    """Run a copy of gpu.sh with a Python that notes what it is asked; return its exit code too."""
+    calls, python, script = folder / "calls", folder / "python", folder / "benchmarks" / "gpu.sh"
+    (script.parent / "wheels").mkdir(parents=True, exist_ok=True)
+    script.write_bytes((BENCHMARKS / "gpu.sh").read_bytes())
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    calls.write_text("")
+    others = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "PIP": str(pip), "PYTHON": str(python)}
+    done = subprocess.run(
+        ["sh", script, "found.json"], env={**os.environ, **others, "CALLS": str(calls)}, check=False
+    )
+    return done.returncode, calls.read_text().splitlines()
+
+
+def test_gpu_sh_measures_the_machines_own_packages(tmp_path):
+    code, (asked, measured) = run_gpu_sh(tmp_path)
+    assert code == 3 and "run.py --help" in asked  # the exit code is that of the figures
+    assert "--suite gpu --json found.json TF32= " in measured and f":{tmp_path}" in measured
+    for name in ("yacs-0.1.8-py3-none-any.whl", "torch-9.0-py3-none-any.whl"):
+        (tmp_path / "benchmarks" / "wheels" / name).touch()
+    code, (installed, *_) = run_gpu_sh(tmp_path)
+    assert code == 3 and "yacs-0.1.8" in installed and "torch-9.0" not in installed
+
+
+def test_gpu_sh_says_which_wheels_do_not_fit(tmp_path, capfd):
+    (tmp_path / "benchmarks" / "wheels").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "wheels" / "x-1-cp39-cp39-linux_x86_64.whl").touch()
+    code, (_, version) = run_gpu_sh(tmp_path, pip=1)
+    assert code == 2 and version.startswith("-V ")
+    assert "the wheels in benchmarks/wheels do not fit" in capfd.readouterr().err
 
 
 def test_a_mistyped_figure_ends_in_one_message(capsys):
