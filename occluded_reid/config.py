@@ -42,7 +42,7 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     cfg.MODEL.COMPILE = False
     # How: default; reduce-overhead, which replays CUDA graphs: the host hands a step to the GPU in
     # one piece, and inputs and losses stay in the graphs' memory; max-autotune, which tries kernels
-    # for minutes and replays CUDA graphs too. On a CPU there are no graphs.
+    # for minutes and replays CUDA graphs too. On a CPU there are no graphs; one process only.
     cfg.MODEL.COMPILE_MODE = "default"
     # Lay the weights of convolutions out with their channels last: faster for convolutional
     # networks of full size, not for transformers.

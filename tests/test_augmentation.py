@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -191,6 +193,29 @@ def test_nothing_of_a_batch_is_read_on_the_host(tmp_path):
         "images": ("cuda", torch.float32),
         "occluded_images": ("cuda", torch.float32),
     }
+
+
+def test_a_batch_waits_for_its_copy_and_its_memory_for_the_work(monkeypatch):
+    notes = []
+
+    @contextlib.contextmanager
+    def beside(stream):
+        notes.append("copy begins")
+        yield
+        notes.append("copy is under way")
+
+    working = SimpleNamespace(wait_stream=lambda stream: notes.append("wait"))
+    monkeypatch.setattr(torch.cuda, "Stream", lambda device: "beside")
+    monkeypatch.setattr(torch.cuda, "stream", beside)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: working)
+    monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, _: notes.append(f"keep {int(x)}"))
+    batches = ({"images": torch.tensor(n), "img_paths": ["x"]} for n in range(2))
+    for batch in loading._one_ahead(batches, torch.device("cuda")):
+        notes.append(f"use {int(batch['images'])}")
+    copy = ["copy begins", "copy is under way"]
+    assert notes == [
+        *copy, "wait", "keep 0", *copy, "use 0", "wait", "keep 1", *copy, "use 1",
+    ]  # fmt: skip
 
 
 @pytest.mark.gpu

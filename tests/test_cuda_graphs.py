@@ -7,11 +7,13 @@ all that the step before has returned, gradients included.
 from __future__ import annotations
 
 import contextlib
+import logging
 from unittest import mock
 
 import pytest
 import torch
 from aonet.tiny import aonet_batch, aonet_cfg, aonet_model
+from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from fed.tiny import fed_batch, fed_cfg, fed_model
 from functorch.compile import make_boxed_func
@@ -148,6 +150,25 @@ def test_graphs_are_refused_where_gradients_outlive_a_replay():
     fed_cfg("MODEL.COMPILE_MODE", "reduce-overhead", "SOLVER.ACCUMULATE", 2)  # nothing is compiled
     with pytest.raises(UserError, match="MODEL.COMPILE_MODE is 'fast'; it can be default or red"):
         fed_cfg("MODEL.COMPILE_MODE", "fast")
+
+
+def test_where_graphs_are_not_replayed_the_log_says_so(monkeypatch, caplog):
+    monkeypatch.setattr(nn.Module, "compile", lambda _, **options: None)
+    logging.getLogger("occluded_reid").propagate = True  # fast-reid's log handler may be there
+    said = "reduce-overhead: there are no CUDA graphs on a CPU"
+    for words, expected in ((GRAPHS, True), (("MODEL.COMPILE", True), False), (GRAPHS[2:], False)):
+        caplog.clear()
+        wrap(fed_cfg(*words), fed_model())
+        assert (said in caplog.text) == expected
+
+
+def test_several_processes_may_not_replay_graphs(monkeypatch):
+    monkeypatch.setattr(comm, "get_world_size", lambda: 2)
+    cfg = fed_cfg(*GRAPHS).clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = "cuda"
+    with pytest.raises(UserError, match="several processes; take MODEL.COMPILE_MODE default"):
+        wrap(cfg, nn.Linear(1, 1))
 
 
 @pytest.mark.parametrize("compiled", [True, False])

@@ -14,7 +14,8 @@ import torch
 from ranks import statuses_of_ranks
 from runs import TINY, draw_market, final_states, forked, load_tool, status_of, tiny_cfg
 
-from occluded_reid.engine import Trainer
+from occluded_reid.engine import Trainer, launch
+from occluded_reid.errors import UserError
 
 REPOSITORY = Path(__file__).parents[1]
 TOOL = REPOSITORY / "tools" / "train_net.py"
@@ -257,6 +258,16 @@ def test_a_mistake_in_several_processes_is_one_message(tmp_path, config):
     assert done.returncode == 2, done.stderr[-3000:]
     assert done.stderr.count("error: ") == done.stderr.count("there is no checkpoint gone.pth") == 1
     assert "Traceback" not in done.stderr
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="--num-gpus 2, but this machine has 1 GPUs"):
+        launch(print, device="cuda", processes=2)
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(UserError, match="--nproc-per-node 2, but this machine has 1 GPUs"):
+        launch(print, device="cuda")
 
 
 def test_forked_runs_report_their_end():

@@ -46,6 +46,7 @@ def launch(
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
+        _require_gpus(device, local_size, "--nproc-per-node")
         _join(device, "env://", local_rank, local_size)
         main(*args)
         dist.destroy_process_group()
@@ -54,11 +55,7 @@ def launch(
     if world_size == 1:
         main(*args)
         return
-    if device != "cpu" and processes > torch.cuda.device_count():
-        raise UserError(
-            f"--num-gpus {processes}, but this machine has {torch.cuda.device_count()}; "
-            "MODEL.DEVICE cpu runs as many processes as you like"
-        )
+    _require_gpus(device, processes, "--num-gpus")
     if url == "auto":
         if machines > 1:
             raise UserError("--dist-url tcp://HOST:PORT of machine 0 is needed for --num-machines")
@@ -74,6 +71,14 @@ def launch(
         sys.exit(_code_of(error))
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _require_gpus(device: str, processes: int, option: str) -> None:
+    if device != "cpu" and processes > torch.cuda.device_count():
+        raise UserError(
+            f"{option} {processes}, but this machine has {torch.cuda.device_count()} GPUs; "
+            "MODEL.DEVICE cpu runs as many processes as you like"
+        )
 
 
 def _code_of(error: mp.ProcessExitedException) -> int:

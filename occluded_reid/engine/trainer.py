@@ -19,7 +19,7 @@ from timm.utils import ModelEmaV3
 from torch import nn
 
 from occluded_reid.checkpoints import Checkpointer, load_trained
-from occluded_reid.config import changed_copy
+from occluded_reid.config import changed_copy, replays_cuda_graphs
 from occluded_reid.datasets import DatasetNotFound, chosen_protocol
 from occluded_reid.distributed import unwrapped
 from occluded_reid.engine.hooks import (
@@ -436,9 +436,31 @@ def _hooks_of(model: nn.Module, cfg: CfgNode) -> list[HookBase]:
     return [] if build is None else build(cfg)
 
 
+def _check_graphs(cfg: CfgNode) -> None:
+    """Say where CUDA graphs that the run asks for cannot be replayed, or are not known to be right.
+
+    PyTorch makes conditions for graphs beside DDP's messages that a compiler does not keep.
+    """
+    if not replays_cuda_graphs(cfg):
+        return
+    asked = f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE}"
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        logger.warning(f"{asked}: there are no CUDA graphs on a CPU, nothing is replayed")
+    elif comm.get_world_size() > 1:
+        raise UserError(
+            f"{asked} replays CUDA graphs, which has not been tried with several processes; take "
+            "MODEL.COMPILE_MODE default"
+        )
+
+
 def wrap(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Compile the model and share its gradients among the ranks, where the run asks for it."""
+    """Compile the model and share its gradients among the ranks, where the run asks for it.
+
+    Raises:
+        UserError: several ranks are to replay CUDA graphs.
+    """
     if cfg.MODEL.COMPILE:
+        _check_graphs(cfg)
         model.compile(mode=cfg.MODEL.COMPILE_MODE)
     if comm.get_world_size() == 1:
         return model
