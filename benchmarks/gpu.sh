@@ -36,6 +36,7 @@ unset TORCH_ALLOW_TF32_CUBLAS_OVERRIDE          # some images set it: float32 we
     echo "$python lacks packages: benchmarks/wheels.txt says how to bring them" >&2
     exit 2
 }
+df -h /dev/shm || true # through it workers hand over batches, 1.6 GB at most
 nvidia-smi --query-gpu=name,memory.total,driver_version,clocks.sm --format=csv,noheader || true
 timeout -k 10 $((limit - ($(date +%s) - started))) \
     "$python" "$here"/benchmarks/run.py --suite gpu --json "$result"

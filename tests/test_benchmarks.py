@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import json
 import os
@@ -232,6 +233,19 @@ def test_memories_that_a_compiled_step_leaves_are_found():
     moved(torch.randn(8, 4) + 9)
     with pytest.raises(Unequal, match="running_mean"):
         compiled.require_equal_buffers(left, moved)
+
+
+def test_a_step_is_not_said_to_be_in_graphs_where_it_is_not(monkeypatch):
+    found = collections.Counter()
+    monkeypatch.setitem(compiled.counters, "inductor", found)
+    with pytest.raises(RuntimeError, match="nothing of the step"):
+        compiled.extent_of_graphs()
+    found["cudagraph_recorded_non_static_inputs"] = 4
+    assert compiled.extent_of_graphs() == "all in CUDA graphs"
+    for name in ("cudagraph_skips", "cudagraph_partitions"):
+        with monkeypatch.context() as patch:
+            patch.setitem(found, name, 2)
+            assert compiled.extent_of_graphs().startswith("not all in CUDA graphs")
 
 
 def test_losses_that_a_lever_changes_are_found():
