@@ -17,6 +17,7 @@ from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from fed.tiny import fed_batch, fed_cfg, fed_model
 from functorch.compile import make_boxed_func
+from ranks import on_ranks
 from runs import in_a_child
 from torch import nn
 from torch._dynamo.backends.common import aot_autograd
@@ -169,6 +170,24 @@ def test_several_processes_may_not_replay_graphs(monkeypatch):
     cfg.MODEL.DEVICE = "cuda"
     with pytest.raises(UserError, match="several processes; take MODEL.COMPILE_MODE default"):
         wrap(cfg, nn.Linear(1, 1))
+
+
+@pytest.mark.slow
+@pytest.mark.distributed
+@METHODS
+def test_two_processes_train_alike_compiled(build, batch, cfg):
+    """Their memories are summed inside of the compiled step. No machine code is made."""
+
+    def compare(rank):
+        def own_batch(seed):
+            return batch(seed=10 * rank + seed)
+
+        plain, compiled = build(), build()
+        compiled.compile(fullgraph=True, backend="aot_eager")
+        expected, found = (trained(wrap(cfg(), x), own_batch, cfg(), 3) for x in (plain, compiled))
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+
+    on_ranks(2, compare)
 
 
 @pytest.mark.parametrize("compiled", [True, False])

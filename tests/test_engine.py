@@ -487,6 +487,17 @@ def test_private_randomness_leaves_the_global_generators_alone():
     assert both == [first, second]
 
 
+@pytest.mark.parametrize(("device", "chosen"), [("cuda:1", [1]), ("cuda", []), ("cpu:0", [])])
+def test_a_gpu_that_is_named_is_the_one_whose_state_is_saved(device, chosen, tmp_path, monkeypatch):
+    found = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: found.append(device.index))
+    cfg = tiny_cfg(tmp_path / "run").clone()
+    cfg.defrost()
+    cfg.MODEL.DEVICE = device
+    prepare_run(cfg, training=True)
+    assert found == chosen
+
+
 def test_seeds_differ_by_place():
     seeds = {derive_seed(1, epoch, place) for epoch in range(20) for place in range(20)}
     assert len(seeds) == 400

@@ -130,6 +130,9 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     if comm.is_main_process() and (new or not (folder / "config.yaml").is_file()):
         with whole_file(folder / "config.yaml", "w") as stream:
             stream.write(cfg.dump())
+    device = torch.device(cfg.MODEL.DEVICE)
+    if device.type == "cuda" and device.index is not None:
+        torch.cuda.set_device(device)  # else a checkpoint would hold another GPU's random state
     seed_everything(cfg.SEED)
     if training:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK

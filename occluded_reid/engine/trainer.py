@@ -439,7 +439,11 @@ def _hooks_of(model: nn.Module, cfg: CfgNode) -> list[HookBase]:
 def _check_graphs(cfg: CfgNode) -> None:
     """Say where CUDA graphs that the run asks for cannot be replayed, or are not known to be right.
 
-    PyTorch makes conditions for graphs beside DDP's messages that a compiler does not keep.
+    Where DDP sends gradients, PyTorch asks for iterations before the recording and a stream of its
+    own; its compiler records at the second iteration.
+
+    Raises:
+        UserError: several ranks are to replay them.
     """
     if not replays_cuda_graphs(cfg):
         return
