@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import multiprocessing
 import resource
 import time
@@ -35,6 +36,9 @@ def run_apart(work: Callable[[], np.ndarray]) -> Taken:
     Raises:
         EOFError: the process ended before the work did; its message is on stderr.
     """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim is not None:
+        trim(0)  # else work that takes what this process has freed would seem to take nothing
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_work, args=(work, sender))
