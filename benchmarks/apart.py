@@ -5,7 +5,6 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import resource
-import time
 from collections.abc import Callable
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import NamedTuple
 import faiss
 import numpy as np
 import torch
+from comparison import clock
 
 
 class Taken(NamedTuple):
@@ -21,7 +21,7 @@ class Taken(NamedTuple):
 
     Attributes:
         result: as it returned it.
-        seconds: of processor time, one thread.
+        seconds: by :func:`comparison.clock`.
         peak_bytes: the most memory that was resident, beyond what was when it began.
     """
 
@@ -30,8 +30,10 @@ class Taken(NamedTuple):
     peak_bytes: int
 
 
-def run_apart(work: Callable[[], np.ndarray]) -> Taken:
-    """Do the work in a fork of this process, with one thread; on Linux.
+def run_apart(work: Callable[[], np.ndarray], threads: int = 1) -> Taken:
+    """Do the work in a fork of this process, with so many threads; on Linux.
+
+    This process must have had one thread only: those that PyTorch started are not in the fork.
 
     Raises:
         EOFError: the process ended before the work did; its message is on stderr.
@@ -41,7 +43,7 @@ def run_apart(work: Callable[[], np.ndarray]) -> Taken:
         trim(0)  # else work that takes what this process has freed would seem to take nothing
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(work, sender))
+    process = context.Process(target=_work, args=(work, threads, sender))
     process.start()
     sender.close()
     try:
@@ -50,13 +52,14 @@ def run_apart(work: Callable[[], np.ndarray]) -> Taken:
         process.join()
 
 
-def _work(work: Callable[[], np.ndarray], sender: Connection) -> None:
-    torch.set_num_threads(1)
-    faiss.omp_set_num_threads(1)
+def _work(work: Callable[[], np.ndarray], threads: int, sender: Connection) -> None:
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    before, start = pages * resource.getpagesize(), time.process_time()
+    now = clock()
+    before, start = pages * resource.getpagesize(), now()
     result = work()
-    seconds = time.process_time() - start
+    seconds = now() - start
     sender.send(
         (result, seconds, 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     )

@@ -63,8 +63,8 @@ def time_alternately(
 ) -> tuple[list[float], list[float]]:
     """Return the seconds of each round: ours, reference, ours, reference, ...
 
-    On a CPU these are seconds of processor time, all threads together: what else runs on the
-    machine disturbs them less than the time on the wall. Each is done once before, unmeasured.
+    With one thread on a CPU these are seconds of processor time: what else runs on the machine
+    disturbs them less than the time on the wall. Each is done once before, unmeasured.
     """
     for work in (ours, reference):
         seconds(work, device)
@@ -74,16 +74,22 @@ def time_alternately(
 
 
 def seconds(work: Work, device: str = "cpu") -> float:
-    """Return how long ``work`` takes: processor time on a CPU, time on the wall on a GPU."""
+    """Return how long ``work`` takes: on a GPU on the wall, on a CPU by :func:`clock`."""
     if device == "cpu":
-        start = time.process_time()
+        now = clock()
+        start = now()
         work()
-        return time.process_time() - start
+        return now() - start
     torch.cuda.synchronize()
     start = time.perf_counter()
     work()
     torch.cuda.synchronize()
     return time.perf_counter() - start
+
+
+def clock() -> Callable[[], float]:
+    """Return what tells a CPU's time: of the processor with one thread, else on the wall."""
+    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
 
 
 def require_equal(name: str, ours: Any, reference: Any, *, atol: float, rtol: float = 0.0) -> None:

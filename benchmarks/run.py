@@ -19,11 +19,12 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import faiss
 import torch
 from comparison import Figure
 from figures import SUITES
 from machine import require_place, write_results
-from options import argument_parser
+from options import argument_parser, whole
 from tabulate import tabulate
 
 from occluded_reid.errors import UserError, run_command
@@ -99,7 +100,8 @@ def run(args: argparse.Namespace) -> bool:
     """
     modules = chosen(args.suite, args.only)
     if args.suite != "gpu":
-        torch.set_num_threads(1)
+        torch.set_num_threads(args.threads)
+        faiss.omp_set_num_threads(args.threads)
     elif not torch.cuda.is_available():
         raise UserError("the suite gpu needs a GPU, and PyTorch finds none; --suite cpu needs none")
     if args.json:
@@ -186,6 +188,10 @@ def command(words: list[str] | None = None) -> int:
     parser = argument_parser(__doc__)
     parser.add_argument("--suite", choices=sorted(SUITES), default="cpu")
     parser.add_argument("--only", default="", metavar="NAME", help="measure one figure")
+    parser.add_argument(
+        "--threads", type=whole, default=1, metavar="N",
+        help="of the suites cpu and latency; with more than one, time is that on the wall",
+    )  # fmt: skip
     args = parser.parse_args(words)
     complete: list[bool] = []
     before = signal.signal(signal.SIGTERM, raise_time_is_up)

@@ -31,7 +31,14 @@ import run  # noqa: E402
 import search_scale  # noqa: E402
 from aonet_case import AONetCase  # noqa: E402
 from apart import run_apart  # noqa: E402
-from comparison import Figure, Unequal, figure, require_equal, time_alternately  # noqa: E402
+from comparison import (  # noqa: E402
+    Figure,
+    Unequal,
+    clock,
+    figure,
+    require_equal,
+    time_alternately,
+)
 from dispatch import OperationCounter  # noqa: E402
 from fed_case import THIN, FEDCase, build_batch, build_fed  # noqa: E402
 from fed_step import check_steps  # noqa: E402
@@ -374,6 +381,18 @@ def test_a_figure_that_fails_loses_no_other(tmp_path, capsys, monkeypatch):
     assert "| third " in out and "not measured: second: ZeroDiv" in err
     assert err.count("Traceback") == 1
     assert run.command(["--only", "first", "--json", str(file)]) == 0
+
+
+def test_several_threads_are_timed_on_the_wall(monkeypatch):
+    module, asked = stand_in(("first",), lambda: {"first": figure(([1], [1]), "s")}), []
+    measured_by((module,), monkeypatch)
+    for library, name in ((torch, "set_num_threads"), (run.faiss, "omp_set_num_threads")):
+        monkeypatch.setattr(library, name, asked.append)
+    assert run.command([]) == 0 and run.command(["--threads", "2"]) == 0
+    assert asked == [1, 1, 2, 2]
+    for threads, expected in ((1, time.process_time), (2, time.perf_counter)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert clock() is expected
 
 
 def test_what_was_measured_is_there_when_the_time_is_up(tmp_path, capsys, monkeypatch):

@@ -42,8 +42,8 @@ def test_a_query_and_a_gallery_of_nobody():
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([2**23, 60, 7]))
-def test_ranking_equals_fastreids_own_with_a_stable_order(seed, ties, tile):
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([2**23, 60, 7]), st.integers(1, 4))
+def test_ranking_equals_fastreids_own_with_a_stable_order(seed, ties, tile, threads):
     random = np.random.default_rng(seed)
     queries, gallery = random.integers(1, 8), random.integers(20, 60)
     distances = random.random((queries, gallery)).astype(np.float32)
@@ -56,6 +56,7 @@ def test_ranking_equals_fastreids_own_with_a_stable_order(seed, ties, tile):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(similarity, "TILE", tile)
         patch.setattr(similarity, "LEAST_ROWS", 3)
+        patch.setattr(torch, "get_num_threads", lambda: threads)
         ranking = rank_queries(distances, *labels)
     # equal distances made different in the gallery's order: what a stable sort does
     order = np.argsort(np.argsort(distances, axis=1, kind="stable"), axis=1).astype(np.float64)

@@ -24,7 +24,6 @@ def measure(
 
     Ours compares its candidates by the vectors on the disk and reads what is known of each hit.
     """
-    faiss.omp_set_num_threads(1)
     flat = faiss.IndexFlatIP(channels)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "index"

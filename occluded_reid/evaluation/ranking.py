@@ -6,10 +6,13 @@ Shapes: Q queries, V of them with a positive, G gallery images.
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from occluded_reid.evaluation.similarity import Tiles, columns_at_once, rows_at_once, spans
 
@@ -157,16 +160,21 @@ def _before(tile: np.ndarray, start: int, pairs: _Pairs, values: np.ndarray) -> 
         values: (n,) their distances, ascending in each row.
     """
     smaller, not_larger = np.empty((2, len(values)), np.int64)
-    ends = pairs.rows.searchsorted(np.arange(len(tile)), "right").tolist()
-    ordered = np.empty_like(tile[0])
-    first = 0
-    for row, last in zip(tile, ends, strict=True):
-        if first < last:
-            ordered[:] = row
-            ordered.sort()
-            smaller[first:last] = ordered.searchsorted(values[first:last])
-            not_larger[first:last] = ordered.searchsorted(values[first:last], "right")
-            first = last
+    bounds = pairs.rows.searchsorted(np.arange(len(tile) + 1)).tolist()
+
+    def count(rows: slice) -> None:
+        ordered = np.empty_like(tile[0])
+        for row in range(rows.start, rows.stop):
+            own = slice(bounds[row], bounds[row + 1])
+            if own.start < own.stop:
+                ordered[:] = tile[row]
+                ordered.sort()
+                smaller[own] = ordered.searchsorted(values[own])
+                not_larger[own] = ordered.searchsorted(values[own], "right")
+
+    threads = torch.get_num_threads()
+    with ThreadPoolExecutor(threads) as pool:  # NumPy sorts without the interpreter's lock
+        list(pool.map(count, spans(len(tile), math.ceil(len(tile) / threads))))
     places = pairs.images - start
     inside = (places >= 0) & (places < tile.shape[1])
     for tied in np.flatnonzero(not_larger - smaller > inside).tolist():
