@@ -74,22 +74,26 @@ def time_alternately(
 
 
 def seconds(work: Work, device: str = "cpu") -> float:
-    """Return how long ``work`` takes: on a GPU on the wall, on a CPU by :func:`clock`."""
-    if device == "cpu":
-        now = clock()
-        start = now()
-        work()
-        return now() - start
-    torch.cuda.synchronize()
-    start = time.perf_counter()
+    """Return how long ``work`` takes, by :func:`clock`."""
+    now = clock(device)
+    start = now()
     work()
-    torch.cuda.synchronize()
-    return time.perf_counter() - start
+    return now() - start
 
 
-def clock() -> Callable[[], float]:
-    """Return what tells a CPU's time: of the processor with one thread, else on the wall."""
-    return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+def clock(device: str = "cpu") -> Callable[[], float]:
+    """Return what tells the time: of the processor with one thread on a CPU, else on the wall.
+
+    On a GPU it waits until all work is done.
+    """
+    if device == "cpu":
+        return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
+
+    def after_the_work() -> float:
+        torch.cuda.synchronize()
+        return time.perf_counter()
+
+    return after_the_work
 
 
 def require_equal(name: str, ours: Any, reference: Any, *, atol: float, rtol: float = 0.0) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import platform
 import subprocess
@@ -14,7 +13,7 @@ from typing import Any
 
 import torch
 
-from occluded_reid.files import make_folder, whole_file, write_errors_named
+from occluded_reid.files import make_folder, write_errors_named, write_json
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "timm", "pillow", "opencv-python-headless", "faiss-cpu",
@@ -61,10 +60,7 @@ def write_results(path: Path, content: dict[str, Any]) -> None:
     Raises:
         UserError: the file cannot be written.
     """
-    make_folder(path.parent)
-    with whole_file(path, "w") as stream:
-        json.dump({"machine": describe(), **content}, stream, indent=2, allow_nan=False)
-        stream.write("\n")
+    write_json(path, {"machine": describe(), **content}, allow_nan=False)
 
 
 def _cpu_fact(key: str) -> str | None:

@@ -21,7 +21,7 @@ import numpy as np
 from PIL import Image
 
 from occluded_reid.errors import UserError
-from occluded_reid.files import make_folder, whole_file, write_errors_named
+from occluded_reid.files import make_folder, write_errors_named, write_json
 from occluded_reid.images import READ_ERRORS, read_rgb
 from occluded_reid.once import make_once
 from occluded_reid.progress import progress
@@ -109,8 +109,8 @@ def cached(
     def fill(empty: Path) -> None:
         _require_space(home, int(np.prod(shape)))
         unreadable, checksum = _write_pixels(empty / _PIXELS, images, shape, threads)
-        with whole_file(empty / _ABOUT, "w") as stream:
-            json.dump({"state": state, "checksum": checksum, "unreadable": unreadable}, stream)
+        about = {"state": state, "checksum": checksum, "unreadable": unreadable}
+        write_json(empty / _ABOUT, about)
 
     make_folder(folder)
     make_once(home, fill, lambda made: _fault_of(made, state))

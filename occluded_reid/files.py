@@ -86,16 +86,21 @@ def whole_file(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[An
 
 
 def write_json(
-    path: str | os.PathLike[str], content: Mapping[str, Any], *, sort_keys: bool = False
+    path: str | os.PathLike[str],
+    content: Mapping[str, Any],
+    *,
+    sort_keys: bool = False,
+    allow_nan: bool = True,
 ) -> None:
     """Write ``content`` for machines and people, whole; the folder is made where it is missing.
 
     Raises:
         UserError: as :func:`make_folder` and :func:`whole_file`.
+        ValueError: a number that is not finite, without ``allow_nan``.
     """
     make_folder(Path(path).parent)
     with whole_file(path, "w") as stream:
-        json.dump(content, stream, indent=2, sort_keys=sort_keys)
+        json.dump(content, stream, indent=2, sort_keys=sort_keys, allow_nan=allow_nan)
         stream.write("\n")
 
 
