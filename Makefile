@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 FASTREID := fastreid==1.4.0
 PYTHON ?=
 PYTEST_ARGS ?=
-OUR_CODE := $(wildcard occluded_reid fed_plugin aonet_plugin)
+OUR_CODE := occluded_reid fed_plugin aonet_plugin gallery_search
 EXTRAS_VENV := .venv-extras
 EXTRAS := onnx,openvino,web
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from fastreid.config import CfgNode
 
-from occluded_reid.errors import UserError
+from occluded_reid.utils.errors import UserError
 
 CHOICES = {
     "VISIBILITY": ("awareness", "maximum", "none"),

@@ -22,7 +22,7 @@ from aonet_plugin.landmarks import (
     visibility_scores,
 )
 from aonet_plugin.memory import LandmarkMemory
-from occluded_reid.neck import build_neck
+from occluded_reid.modeling.neck import build_neck
 
 STAGES = ("before", "after")
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from aonet_plugin.landmarks import pool_landmarks
-from occluded_reid.distributed import sum_across_ranks
+from occluded_reid.utils.distributed import sum_across_ranks
 
 
 def peak_features(features: torch.Tensor, responses: torch.Tensor) -> torch.Tensor:

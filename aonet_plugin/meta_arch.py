@@ -28,9 +28,9 @@ from aonet_plugin.losses import (
 )
 from aonet_plugin.memory import LandmarkMemory
 from occluded_reid.config import changed_copy
-from occluded_reid.errors import UserError
-from occluded_reid.evaluation.outputs import Embedding
-from occluded_reid.normalization import ImageNormalization
+from occluded_reid.modeling.normalization import ImageNormalization
+from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

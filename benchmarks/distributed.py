@@ -15,21 +15,21 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import aonet_case
-import fed_case
 import torch
 import torch.distributed as dist
-from aonet_case import AONetCase
+from cases import aonet_case, fed_case
+from cases.aonet_case import AONetCase
+from cases.fed_case import FEDCase
 from fastreid.utils import comm
-from fed_case import FEDCase
-from machine import require_place, write_results
-from options import argument_parser, whole
+from harness.machine import require_place, write_results
+from harness.options import argument_parser, whole
 from scaling import AS_TRAINED
 from synchronised import VARIANTS, measure_collectives, measure_variant
 from tabulate import tabulate
 
 from occluded_reid.engine.launch import launch
-from occluded_reid.errors import UserError, run_command
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
 
 
 def of_method(name: str, images: int) -> FEDCase | AONetCase:

@@ -11,9 +11,9 @@ import torch
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from occluded_reid.distributed import copy_buffers_from_first_rank
 from occluded_reid.engine.interruption import StopRequest
-from occluded_reid.engine.step import TrainingStep
+from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.utils.distributed import copy_buffers_from_first_rank
 
 # How often a training sends what: on a GPU the losses are read every SOLVER.LOG_PERIOD iterations.
 EVERY = {

@@ -21,13 +21,14 @@ from typing import Any
 
 import faiss
 import torch
-from comparison import Figure
 from figures import SUITES
-from machine import require_place, write_results
-from options import argument_parser, whole
+from harness.comparison import Figure
+from harness.machine import require_place, write_results
+from harness.options import argument_parser, whole
 from tabulate import tabulate
 
-from occluded_reid.errors import UserError, run_command
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
 
 OPTIONAL = "for want of an extra, a C++ compiler or a GPU"
 

@@ -13,10 +13,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from options import positive, whole
+from harness.options import positive, whole
 from tabulate import tabulate
 
-from occluded_reid.errors import UserError, run_command
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
 
 # Of the ways in which distributed.py lets gradients be sent, those that differ in what is sent.
 AS_TRAINED, LARGE, BF16 = "as trained", "100 MiB buckets", "bf16 gradients"

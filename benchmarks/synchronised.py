@@ -15,21 +15,21 @@ from unittest import mock
 
 import torch
 import torch.distributed as dist
-from comparison import Work
+from cases.training import SGD
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
+from harness.comparison import Work
 from messages import by_purpose, count_messages, sizes
 from scaling import AS_TRAINED, BF16, LARGE
 from torch import nn
 from torch.distributed.algorithms.ddp_comm_hooks.default_hooks import bf16_compress_hook
 from torch.nn.parallel import DistributedDataParallel
-from training import SGD
 
 from occluded_reid.config import load_config
 from occluded_reid.engine import trainer
 from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.engine.step import TrainingStep
+from occluded_reid.engine.train_step import TrainingStep
 
 # What the trainer could ask of DistributedDataParallel.
 VARIANTS: dict[str, dict[str, Any]] = {

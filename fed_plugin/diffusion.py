@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fed_plugin.memory import cosine_to_centres
-from occluded_reid.neck import build_neck
+from occluded_reid.modeling.neck import build_neck
 
 
 @torch.no_grad()

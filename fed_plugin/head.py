@@ -11,8 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from occluded_reid.errors import UserError
-from occluded_reid.neck import build_neck
+from occluded_reid.modeling.neck import build_neck
+from occluded_reid.utils.errors import UserError
 
 
 class PartFeatures(NamedTuple):

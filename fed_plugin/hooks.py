@@ -12,11 +12,11 @@ from fastreid.config import CfgNode
 from fastreid.engine.train_loop import HookBase
 
 from fed_plugin.memory import IdentityMemory
-from occluded_reid.distributed import unwrapped
-from occluded_reid.engine.loading import build_test_loader
-from occluded_reid.errors import UserError
+from occluded_reid.data.loading import build_test_loader
 from occluded_reid.evaluation.inference import evaluating
-from occluded_reid.progress import progress
+from occluded_reid.utils.distributed import unwrapped
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 

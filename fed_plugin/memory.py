@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from occluded_reid.distributed import sum_across_ranks
+from occluded_reid.utils.distributed import sum_across_ranks
 
 
 def cosine_to_centres(features: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:

@@ -22,9 +22,9 @@ from fed_plugin.head import FEDHead, PartFeatures
 from fed_plugin.hooks import FillMemories
 from fed_plugin.losses import identity_loss, memory_contrast_loss, visibility_loss, weighted_terms
 from fed_plugin.memory import IdentityMemory
-from occluded_reid.errors import UserError
-from occluded_reid.evaluation.outputs import Embedding
-from occluded_reid.normalization import ImageNormalization
+from occluded_reid.modeling.normalization import ImageNormalization
+from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.utils.errors import UserError
 
 BRANCHES = ("holistic", "occluded")
 

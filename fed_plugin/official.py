@@ -23,7 +23,7 @@ from fed_plugin.diffusion import CentreAttention
 from fed_plugin.head import FEDHead, PartFeatures
 from fed_plugin.memory import IdentityMemory, cosine_to_centres
 from fed_plugin.meta_arch import FED, Views
-from occluded_reid.errors import UserError
+from occluded_reid.utils.errors import UserError
 
 EPSILON = 1e-6
 

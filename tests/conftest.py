@@ -6,4 +6,6 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-import occluded_reid  # noqa: E402, F401  (fast-reid can be imported only after it)
+from occluded_reid import compat  # noqa: E402
+
+compat.apply()

@@ -220,7 +220,11 @@ ORDERS = (
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory):
     """Run ``compat_checks.py`` once: every check with its patch and without it."""
-    command = [sys.executable, str(TESTS / "compat_checks.py"), str(tmp_path_factory.mktemp("c"))]
+    command = [
+        sys.executable,
+        str(TESTS / "helpers" / "compat_checks.py"),
+        str(tmp_path_factory.mktemp("c")),
+    ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     done = subprocess.run(
         command, env=environment, capture_output=True, text=True, timeout=180, check=False
@@ -612,7 +616,7 @@ def test_visualizer(trained, tmp_path):
 @pytest.mark.distributed
 def test_two_processes_train_one_model(cfg, market, tmp_path, time_limit, monkeypatch, capfd):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PYTHONPATH", str(TESTS.parent))
+    monkeypatch.setenv("PYTHONPATH", f"{TESTS.parent}{os.pathsep}{TESTS / 'helpers'}")
     with time_limit(240):
         launch(work, 2, dist_url="auto", args=(str(tmp_path), str(market), cfg()))
     assert "Warning" not in capfd.readouterr().err

@@ -35,8 +35,8 @@ PLACEHOLDERS = {
 EXTRAS = {"onnx": "onnxscript", "openvino": "nncf"}
 # Where Python blocks of the pages are run.
 PYTHON_RUN_BY = {
-    "docs/deploying.md": "test_export_model.py",
-    "docs/embedding.md": "test_embedding.py",
+    "docs/deploying.md": "deploy/test_export_model.py",
+    "docs/embedding.md": "deploy/test_embedder.py",
     "docs/search.md": "test_docs.py",
 }
 SMALL = [

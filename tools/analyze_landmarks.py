@@ -17,15 +17,16 @@ import torch
 from methods import ADD_KEYS
 from tabulate import tabulate
 
-from aonet_plugin.diagnosis import landmark_report
+from aonet_plugin.landmark_metrics import landmark_report
 from aonet_plugin.meta_arch import AONet
-from occluded_reid.checkpoints import build_untrained, load_trained
+from occluded_reid.checkpoint.checkpointer import build_untrained, load_trained
 from occluded_reid.config import CfgNode
+from occluded_reid.data.loading import build_test_loader, open_dataset
 from occluded_reid.engine import argument_parser, config_of_run
-from occluded_reid.engine.loading import build_test_loader, open_dataset
-from occluded_reid.errors import UserError, run_command
-from occluded_reid.files import write_json
-from occluded_reid.progress import progress
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import write_json
+from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger("occluded_reid.landmarks")
 

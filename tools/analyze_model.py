@@ -13,14 +13,14 @@ from typing import Any
 from methods import ADD_KEYS
 from tabulate import tabulate
 
-from occluded_reid import datasets
-from occluded_reid.checkpoints import build_untrained
-from occluded_reid.complexity import Complexity, complexity
+from occluded_reid.checkpoint.checkpointer import build_untrained
 from occluded_reid.config import CfgNode, changed_copy
+from occluded_reid.data.datasets import registry as datasets
 from occluded_reid.engine import argument_parser, config_of_run
-from occluded_reid.errors import run_command
-from occluded_reid.files import write_json
+from occluded_reid.modeling.complexity import Complexity, complexity
 from occluded_reid.synthetic.sizes import size_named
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.files import write_json
 
 # By meta-architecture: where, of what, FLOPs in G, parameters in M. FED's paper has no such table.
 PUBLISHED = {"AONet": ("Table 7", "ResNet-50, 256x128", 6.22, 30.22)}

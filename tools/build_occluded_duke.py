@@ -7,10 +7,10 @@ import argparse
 import sys
 from pathlib import Path
 
-from occluded_reid.datasets import build_dataset, dataset_root
-from occluded_reid.datasets.occluded_duke import build_occluded_duke
-from occluded_reid.engine.setup import show_log
-from occluded_reid.errors import run_command
+from occluded_reid.data.datasets.registry import build_dataset, dataset_root
+from occluded_reid.data.prepare.occluded_duke import build_occluded_duke
+from occluded_reid.engine.defaults import show_log
+from occluded_reid.utils.cli import run_command
 
 
 def build(args: argparse.Namespace) -> None:

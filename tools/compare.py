@@ -9,7 +9,6 @@ from typing import Any
 
 from tabulate import tabulate
 
-from occluded_reid.errors import UserError, run_command
 from occluded_reid.evaluation.comparison import (
     Run,
     compare_pair,
@@ -17,7 +16,9 @@ from occluded_reid.evaluation.comparison import (
     left_out,
     read_run,
 )
-from occluded_reid.files import write_json
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import write_json
 
 
 def compare(args: argparse.Namespace) -> None:

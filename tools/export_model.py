@@ -13,12 +13,13 @@ from pathlib import Path
 
 from methods import ADD_KEYS
 
-from occluded_reid.checkpoints import build_inference_model
+from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import load_config
-from occluded_reid.engine.setup import show_log, weights_parser
-from occluded_reid.errors import UserError, run_command
-from occluded_reid.export import export
-from occluded_reid.graph_formats import FORMATS, PRECISIONS
+from occluded_reid.deploy.export import export
+from occluded_reid.deploy.formats import FORMATS, PRECISIONS
+from occluded_reid.engine.defaults import show_log, weights_parser
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
 
 
 def export_model(args: argparse.Namespace) -> None:

@@ -26,14 +26,14 @@ import torch
 from methods import ADD_KEYS
 from torch.utils.data import DataLoader, Dataset
 
-from occluded_reid.embedding import Embedded, Embedder, load, read_bgr
-from occluded_reid.engine.setup import show_log
-from occluded_reid.engine.workers import read_batches, worker_options
-from occluded_reid.errors import run_command
-from occluded_reid.extraction import Broken, FeatureFile, ImageList, Job, list_images
-from occluded_reid.files import make_folder
-from occluded_reid.images import READ_ERRORS
-from occluded_reid.progress import progress
+from occluded_reid.data.images import READ_ERRORS
+from occluded_reid.data.workers import read_batches, worker_options
+from occluded_reid.deploy.embedder import Embedded, Embedder, load, read_bgr
+from occluded_reid.deploy.feature_file import Broken, FeatureFile, ImageList, Job, list_images
+from occluded_reid.engine.defaults import show_log
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.files import make_folder
+from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger("occluded_reid.extract_features")
 

@@ -13,14 +13,10 @@ import sys
 import torch
 from methods import ADD_KEYS
 
-from fed_plugin import import_official
-from occluded_reid.checkpoints import build_untrained, load_safely
-from occluded_reid.config import CfgNode, load_config
-from occluded_reid.conversion import Conversion, first_of
-from occluded_reid.engine.setup import show_log, weights_parser
-from occluded_reid.errors import UserError, run_command
-from occluded_reid.files import write_json
-from occluded_reid.importing import (
+from fed_plugin import official_weights
+from occluded_reid.checkpoint.checkpointer import build_untrained, load_safely
+from occluded_reid.checkpoint.conversion import Conversion, first_of
+from occluded_reid.checkpoint.convert import (
     BACKBONES,
     fit_to,
     name_as_ours,
@@ -28,7 +24,12 @@ from occluded_reid.importing import (
     summary_of,
     write_weights,
 )
-from occluded_reid.pretraining import read_weights
+from occluded_reid.checkpoint.pretrained import read_weights
+from occluded_reid.config import CfgNode, load_config
+from occluded_reid.engine.defaults import show_log, weights_parser
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import write_json
 
 OFFICIAL = "official-fed"
 
@@ -40,9 +41,9 @@ def convert(args: argparse.Namespace) -> None:
         raise UserError("--memory is for --source official-fed --for FEDOfficial")
     conversion = read_weights(args.input, trust=args.trust_checkpoint)
     if args.source == OFFICIAL:
-        import_official.name_as_ours(conversion, args.target)
+        official_weights.name_as_ours(conversion, args.target)
         if args.target == "FEDOfficial":
-            import_official.add_memory(conversion, memory_of(args))
+            official_weights.add_memory(conversion, memory_of(args))
     else:
         name_as_ours(conversion, args.source)
     faults = []
@@ -72,7 +73,7 @@ def config_of(args: argparse.Namespace, conversion: Conversion) -> CfgNode:
     words = ["MODEL.DEVICE", "cpu"]
     if args.source == OFFICIAL:
         words += ["MODEL.META_ARCHITECTURE", args.target]
-        words += () if args.config_file else import_official.CONFIG
+        words += () if args.config_file else official_weights.CONFIG
     for name in ("heads.weight", "classifiers.erased.weight"):
         if name in conversion.weights:
             words += ["MODEL.HEADS.NUM_CLASSES", str(len(conversion.weights[name]))]
@@ -101,7 +102,7 @@ def parser() -> argparse.ArgumentParser:
         "--for",
         dest="target",
         default="FED",
-        choices=import_official.TARGETS,
+        choices=official_weights.TARGETS,
         help="official-fed: FED (inference) or FEDOfficial (its training parts too)",
     )
     add("--memory", default="", metavar="M", help="official-fed: the file of the memory bank")

@@ -27,14 +27,21 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
-from occluded_reid.cutouts import COLUMNS, LIST, PERSONS, Component, cut_out, find_components
-from occluded_reid.errors import UserError, run_command
-from occluded_reid.files import whole_file, write_errors_named
-from occluded_reid.images import read_errors_named
-from occluded_reid.occluders import SUFFIXES, drawn_patches
-from occluded_reid.once import whole_folder
-from occluded_reid.progress import progress
+from occluded_reid.data.images import read_errors_named
+from occluded_reid.data.transforms.occluder_cutouts import (
+    COLUMNS,
+    LIST,
+    PERSONS,
+    Component,
+    cut_out,
+    find_components,
+)
+from occluded_reid.data.transforms.occluder_patches import SUFFIXES, drawn_patches
 from occluded_reid.synthetic.truth import Box
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import whole_file, whole_folder, write_errors_named
+from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger("make_occluders")
 

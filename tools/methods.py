@@ -6,6 +6,6 @@ entry points.
 
 from aonet_plugin import add_aonet_config
 from fed_plugin import add_fed_config
-from occluded_reid.methods import installed_methods
+from occluded_reid.config.methods import installed_methods
 
 ADD_KEYS = tuple(dict.fromkeys((add_aonet_config, add_fed_config, *installed_methods())))

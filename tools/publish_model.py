@@ -21,11 +21,11 @@ import train_net
 from methods import ADD_KEYS
 from torch import nn
 
-from occluded_reid.checkpoints import build_inference_model
+from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import CfgNode, changed_copy, load_config
-from occluded_reid.errors import UserError, run_command
-from occluded_reid.files import whole_file
-from occluded_reid.once import whole_folder
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import whole_file, whole_folder
 
 TOLERANCE = 0.05  # per cent points: the rounding of another machine, or of autocast
 SHOWN = ("Rank-1", "mAP", "mINP")

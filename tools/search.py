@@ -28,21 +28,22 @@ from extract_features import NAMED, positive, prepared_batches
 from methods import ADD_KEYS
 from tabulate import tabulate
 
-from occluded_reid.embedding import Embedded, Embedder, load, read_bgr
-from occluded_reid.engine.setup import show_log
-from occluded_reid.engine.workers import read_batches
-from occluded_reid.errors import UserError, run_command
-from occluded_reid.evaluation.similarity import spans
-from occluded_reid.extraction import ImageList, list_images
-from occluded_reid.files import make_folder, whole_file, write_json
-from occluded_reid.images import READ_ERRORS, read_errors_named, read_rgb
-from occluded_reid.progress import progress
-from occluded_reid.retrieval import Filter, GalleryIndex, Hit, Item, Writer, search_shards
-from occluded_reid.retrieval.approximation import EXACT_UP_TO, KINDS, kind_for
-from occluded_reid.retrieval.metadata import item_from_name, parse_time, read_table
-from occluded_reid.visualization import BLUE, GREY, ORANGE, TILE, Section, Tile, sheet
-from occluded_reid.webpage import server
-from occluded_reid.webpage.search import MOST_HITS, GallerySearch
+from gallery_search import Filter, GalleryIndex, Hit, Item, Writer, search_shards
+from gallery_search.approximation import EXACT_UP_TO, KINDS, kind_for
+from gallery_search.metadata import item_from_name, parse_time, read_table
+from gallery_search.web import server
+from gallery_search.web.search import MOST_HITS, GallerySearch
+from occluded_reid.data.images import READ_ERRORS, read_errors_named, read_rgb
+from occluded_reid.data.workers import read_batches
+from occluded_reid.deploy.embedder import Embedded, Embedder, load, read_bgr
+from occluded_reid.deploy.feature_file import ImageList, list_images
+from occluded_reid.engine.defaults import show_log
+from occluded_reid.evaluation.distances import spans
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import make_folder, whole_file, write_json
+from occluded_reid.utils.progress import progress
+from occluded_reid.visualization.sheet import BLUE, GREY, ORANGE, TILE, Section, Tile, sheet
 
 logger = logging.getLogger("occluded_reid.search")
 

@@ -11,7 +11,7 @@ from methods import ADD_KEYS
 from occluded_reid.config import CfgNode
 from occluded_reid.engine import Trainer, argument_parser, config_of_run, launch, prepare_run
 from occluded_reid.engine.dry_run import dry_run
-from occluded_reid.errors import run_command
+from occluded_reid.utils.cli import run_command
 
 
 def main(cfg: CfgNode, args: argparse.Namespace) -> None:

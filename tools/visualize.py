@@ -17,16 +17,17 @@ from torch import nn
 
 from aonet_plugin import AONet
 from aonet_plugin.landmarks import normalized_maps, visibility_scores
-from occluded_reid.checkpoints import build_inference_model
+from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import CfgNode
-from occluded_reid.curves import draw_curves, read_metrics
+from occluded_reid.data.loading import build_test_loader, open_dataset
 from occluded_reid.engine import Trainer, argument_parser, config_of_run
-from occluded_reid.engine.loading import build_test_loader, open_dataset
-from occluded_reid.errors import UserError, run_command
 from occluded_reid.evaluation import rank_queries, run_inference
-from occluded_reid.evaluation.outputs import as_embedding
-from occluded_reid.files import make_folder, whole_file
-from occluded_reid.pictures import (
+from occluded_reid.modeling.outputs import as_embedding
+from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import make_folder, whole_file
+from occluded_reid.visualization.curves import draw_curves, read_metrics
+from occluded_reid.visualization.figures import (
     COLUMNS,
     batch_section,
     image_tile,
@@ -35,7 +36,7 @@ from occluded_reid.pictures import (
     subset_section,
     title_of,
 )
-from occluded_reid.visualization import Section, Tile, sheet
+from occluded_reid.visualization.sheet import Section, Tile, sheet
 
 QUERIES = 3  # of each kind of occlusion, with their landmarks
 LARGEST = "response of the landmark, 1 = the largest of its map"

@@ -10,12 +10,12 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from comparison import Figure, figure
-from fed_case import FEDCase, build_batch, build_fed
-from fed_step import check_steps
+from cases.fed_case import FEDCase, build_batch, build_fed
+from cases.fed_step import check_steps
+from cases.training import Batch, our_step
+from harness.comparison import Figure, figure
 from references import fed_in_loops
 from torch import nn
-from training import Batch, our_step
 
 NAMES = ("activations",)
 # little of what does not depend on the batch; what an image keeps does not depend on it either

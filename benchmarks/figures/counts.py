@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from comparison import Figure, figure
-from dispatch import OperationCounter
-from fed_case import THIN, FEDCase, build_batch, build_fed
-from fed_step import check_steps
+from cases.fed_case import THIN, FEDCase, build_batch, build_fed
+from cases.fed_step import check_steps
+from cases.training import our_step
+from harness.comparison import Figure, figure
+from harness.dispatch import OperationCounter
 from references import fed_in_loops
-from training import our_step
 
 NAMES = ("launches", "syncs")
 

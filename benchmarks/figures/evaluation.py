@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, figure, require_equal, time_alternately
 
 from figures.rerank import draw
 from occluded_reid.evaluation import FeatureDistances, rank_queries

@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from aonet_case import AONetCase, build_aonet, build_batch
-from comparison import Figure, Work, figure, require_equal
+from cases.aonet_case import AONetCase, build_aonet, build_batch
+from cases.training import compare_training, our_step, sgd_cfg, time_steps, whole_step
+from harness.comparison import Figure, Work, figure, require_equal
 from references.group_per_tensor import build_sgd
-from training import compare_training, our_step, sgd_cfg, time_steps, whole_step
 
 from occluded_reid.engine.optimizer import build_optimizer
 

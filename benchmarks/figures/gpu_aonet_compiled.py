@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from aonet_case import AONetCase, build_aonet, build_batch
-from comparison import Figure
-from compiled import compare_modes
+from cases.aonet_case import AONetCase, build_aonet, build_batch
+from cases.compiled import compare_modes
+from harness.comparison import Figure
 
 NAMES = ("gpu_aonet_compiled", "gpu_aonet_graphs")
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import torch
-from comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, figure, require_equal, time_alternately
 
 from fed_plugin import add_fed_config
 from figures.loading import OPTIONS
-from occluded_reid.augmentation import build_augmentation
-from occluded_reid.batch_augmentation import BatchAugmentation, BatchChanges, stacked
 from occluded_reid.config import load_config
-from occluded_reid.occlusion import build_npo
+from occluded_reid.data.transforms.augmentation import build_augmentation
+from occluded_reid.data.transforms.batch_augmentation import (
+    BatchAugmentation,
+    BatchChanges,
+    stacked,
+)
+from occluded_reid.data.transforms.npo import build_npo
 
 NAMES = ("gpu_augmentation",)
 

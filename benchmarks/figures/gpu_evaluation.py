@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from comparison import Figure, figure, require_equal, time_alternately
 from fastreid.evaluation.rank import evaluate_rank
+from harness.comparison import Figure, figure, require_equal, time_alternately
 
 from figures.evaluation import draw_labels
 from figures.ranking import KIND, QUERIES

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-from comparison import Figure
-from fed_case import FEDCase, build_batch, build_fed
-from fed_step import check_steps
+from cases.fed_case import FEDCase, build_batch, build_fed
+from cases.fed_step import check_steps
+from cases.training import compare_training, our_step, sgd_cfg, whole_step
+from harness.comparison import Figure
 from references import fed_in_loops
 from references.group_per_tensor import build_sgd
-from training import compare_training, our_step, sgd_cfg, whole_step
 
 from occluded_reid.engine.optimizer import build_optimizer
 

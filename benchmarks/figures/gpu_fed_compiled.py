@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import partial
 
-from comparison import Figure
-from compiled import compare_modes
-from fed_case import FEDCase, build_batch, build_fed
+from cases.compiled import compare_modes
+from cases.fed_case import FEDCase, build_batch, build_fed
+from harness.comparison import Figure
 
 NAMES = ("gpu_fed_compiled", "gpu_fed_graphs")
 

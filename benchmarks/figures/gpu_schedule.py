@@ -18,16 +18,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from comparison import Figure, figure, seconds
-from engine_steps import build_step, run_steps
+from cases.engine_steps import build_step, run_steps
 from fastreid.config import CfgNode
+from harness.comparison import Figure, figure, seconds
 from torch import nn
 
 from fed_plugin import add_fed_config
 from figures.loading import write_pictures
 from occluded_reid.config import load_config
-from occluded_reid.engine.loading import Item, build_train_loader
-from occluded_reid.models import build_model
+from occluded_reid.data.loading import Item, build_train_loader
+from occluded_reid.modeling.build import build_model
 
 NAMES = (
     "gpu_schedule",

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
-from comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, figure, require_equal, time_alternately
 
 from figures.search import TOP
 from occluded_reid.evaluation import FeatureDistances
@@ -22,7 +22,7 @@ def measure(
 ) -> dict[str, Figure]:  # fmt: skip
     """Compare distances and their order by evaluation's own product with faiss on all CPU cores.
 
-    A search of :class:`occluded_reid.retrieval.GalleryIndex` on a GPU is faiss-gpu's.
+    A search of :class:`gallery_search.GalleryIndex` on a GPU is faiss-gpu's.
     """
     chance = torch.Generator().manual_seed(0)
     drawn = F.normalize(torch.randn(items + batch, channels, generator=chance), dim=1)

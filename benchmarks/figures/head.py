@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from comparison import Figure, figure, time_alternately
-from fed_case import FEDCase, GivenTokens, build_batch, build_fed
-from fed_step import check_steps
+from cases.fed_case import FEDCase, GivenTokens, build_batch, build_fed
+from cases.fed_step import check_steps
+from cases.training import clear_gradients, our_step
+from harness.comparison import Figure, figure, time_alternately
 from references import fed_in_loops
-from training import clear_gradients, our_step
 
 NAMES = ("head",)
 CASE = FEDCase(blocks=1)

@@ -8,10 +8,9 @@ network of convolutions then has no figure in int8.
 from __future__ import annotations
 
 import torch
-from aonet_case import AONetCase
-from comparison import Figure
-from fed_case import FEDCase
-from one_image import (
+from cases.aonet_case import AONetCase
+from cases.fed_case import FEDCase
+from cases.one_image import (
     PICTURES,
     Network,
     Way,
@@ -22,10 +21,11 @@ from one_image import (
     installed,
     networks,
 )
+from harness.comparison import Figure
 
-from occluded_reid.errors import UserError
-from occluded_reid.export import drawn_images
-from occluded_reid.graph_formats import as_bf16, as_int8
+from occluded_reid.deploy.export import drawn_images
+from occluded_reid.deploy.formats import as_bf16, as_int8
+from occluded_reid.utils.errors import UserError
 
 NAMES = ("latency", "latency_int8", "latency_aonet", "latency_aonet_int8")
 

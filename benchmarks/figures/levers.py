@@ -10,17 +10,17 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from aonet_case import AONetCase, build_aonet
-from aonet_case import build_batch as build_images
-from comparison import Figure, figure, require_equal, time_alternately
-from fed_case import THIN, FEDCase, build_batch, build_fed
+from cases.aonet_case import AONetCase, build_aonet
+from cases.aonet_case import build_batch as build_images
+from cases.fed_case import THIN, FEDCase, build_batch, build_fed
+from cases.training import Batch, clear_gradients, our_step
+from harness.comparison import Figure, figure, require_equal, time_alternately
 from references.fed_in_loops import plain_copy
 from timm.layers import Mlp
 from torch import nn
-from training import Batch, clear_gradients, our_step
 
 from figures.activations import kept_per_image
-from occluded_reid.backbones import LeanMlp
+from occluded_reid.modeling.vit import LeanMlp
 
 FED_CASE = FEDCase(pairs=4, instances=1, identities=32)
 AONET_CASE = AONetCase(images=8)

@@ -14,18 +14,18 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison import Figure, Unequal, figure, time_alternately
 from fastreid.data.transforms import build_transforms
+from harness.comparison import Figure, Unequal, figure, time_alternately
 from PIL import Image
 from references.pil_pairs import PairsInPIL
 
 from fed_plugin import add_fed_config
-from occluded_reid.augmentation import build_augmentation
-from occluded_reid.batch_augmentation import BatchAugmentation
 from occluded_reid.config import load_config
-from occluded_reid.decoding import DecodedImages, cached
-from occluded_reid.engine.loading import BatchDataset, Draw, collate
-from occluded_reid.occlusion import build_npo
+from occluded_reid.data.cache import DecodedImages, cached
+from occluded_reid.data.loading import BatchDataset, Draw, collate
+from occluded_reid.data.transforms.augmentation import build_augmentation
+from occluded_reid.data.transforms.batch_augmentation import BatchAugmentation
+from occluded_reid.data.transforms.npo import build_npo
 
 NAMES = ("loading", "loading_device", "loading_files")
 OPTIONS = (

@@ -5,11 +5,11 @@ from __future__ import annotations
 import copy
 
 import torch
-from comparison import Figure, figure, require_equal, time_alternately
-from fed_case import FEDCase, build_fed
+from cases.fed_case import FEDCase, build_fed
+from cases.training import sgd_cfg
+from harness.comparison import Figure, figure, require_equal, time_alternately
 from references.group_per_tensor import build_sgd
 from torch import nn
-from training import sgd_cfg
 
 from occluded_reid.engine.optimizer import build_optimizer
 

@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
-from comparison import Figure, figure, require_equal, time_alternately
 from fastreid.evaluation.rank import IS_CYTHON_AVAI, evaluate_rank
+from harness.comparison import Figure, figure, require_equal, time_alternately
 
 from occluded_reid.evaluation import rank_queries
 

@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from comparison import Figure, figure, require_equal, time_alternately
 from fastreid.evaluation.rerank import re_ranking
+from harness.comparison import Figure, figure, require_equal, time_alternately
 
 from occluded_reid.evaluation import RerankedDistances, distance_matrix
 

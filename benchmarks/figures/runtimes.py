@@ -10,10 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from aonet_case import AONetCase
-from comparison import Figure
-from fed_case import FEDCase
-from one_image import (
+from cases.aonet_case import AONetCase
+from cases.fed_case import FEDCase
+from cases.one_image import (
     Network,
     Way,
     autocast_bf16,
@@ -23,8 +22,9 @@ from one_image import (
     installed,
     networks,
 )
+from harness.comparison import Figure
 
-from occluded_reid.graph_formats import Runner, as_onnx, onnx_runner
+from occluded_reid.deploy.formats import Runner, as_onnx, onnx_runner
 
 WAYS = ("autocast", "compiled", "compiled_bf16", "openvino", "onnxruntime")
 ONLY_TRANSFORMERS = ("dynamic_int8", "onnxruntime_int8")

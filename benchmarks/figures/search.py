@@ -8,10 +8,10 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from comparison import Figure, figure, require_equal, time_alternately
-from search_scale import Drawn, fill
+from harness.comparison import Figure, figure, require_equal, time_alternately
+from large.search_scale import Drawn, fill
 
-from occluded_reid.retrieval import GalleryIndex
+from gallery_search import GalleryIndex
 
 NAMES = ("search", "search_one")
 TOP = 50

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, figure, require_equal, time_alternately
 from references.weighted_cosines import similarities
 
 from aonet_plugin.head import similarity_vectors

@@ -12,11 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from comparison import Figure, figure, seconds
-from fed_case import FEDCase, build_batch, build_fed
-from fed_step import check_steps
+from cases.fed_case import FEDCase, build_batch, build_fed
+from cases.fed_step import check_steps
+from cases.training import Batch, clear_gradients, our_step
+from harness.comparison import Figure, figure, seconds
 from references import fed_in_loops
-from training import Batch, clear_gradients, our_step
 
 from figures.head import with_given_tokens
 

@@ -1,7 +1,8 @@
 """Both views of a sample made with PIL, the patch read from its file for every sample.
 
-Chance is taken in the order in which :class:`occluded_reid.occlusion.NpoAugmentation` takes it, so
-that equal seeds give equal views; labels are read off the difference of the views.
+Random numbers are drawn in the order of
+:class:`occluded_reid.data.transforms.npo.NpoAugmentation`, so that equal seeds give
+equal views; labels are read off the difference of the views.
 """
 
 from __future__ import annotations
@@ -15,9 +16,9 @@ from fastreid.data.data_utils import read_image
 from fastreid.data.transforms import ToTensor
 from PIL import Image, ImageEnhance
 
-from occluded_reid.engine.loading import Draw
-from occluded_reid.engine.randomness import PrivateRandomness
-from occluded_reid.occlusion import NpoAugmentation, Rectangle, draw_rectangle
+from occluded_reid.data.loading import Draw
+from occluded_reid.data.transforms.npo import NpoAugmentation, Rectangle, draw_rectangle
+from occluded_reid.utils.random import PrivateRandomness
 
 
 class PairsInPIL:

@@ -20,9 +20,9 @@ from fastreid.config import CfgNode, configurable
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
-from occluded_reid.errors import UserError
-from occluded_reid.evaluation.outputs import Embedding
-from occluded_reid.neck import build_neck
+from occluded_reid.modeling.neck import build_neck
+from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.utils.errors import UserError
 
 
 def add_stripes_config(cfg: CfgNode) -> None:

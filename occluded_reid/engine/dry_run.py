@@ -12,12 +12,12 @@ from fastreid.utils.events import EventStorage
 from PIL import Image
 
 from occluded_reid.config import changed_copy
-from occluded_reid.engine.loading import Item, build_test_loader
+from occluded_reid.data.loading import Item, build_test_loader
 from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.engine.randomness import seed_everything
-from occluded_reid.engine.step import TrainingStep
+from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
-from occluded_reid.evaluation.outputs import as_embedding
+from occluded_reid.modeling.outputs import as_embedding
+from occluded_reid.utils.random import seed_everything
 
 IDENTITIES = 2
 

@@ -14,10 +14,10 @@ from fastreid.utils import comm
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from occluded_reid.checkpoints import Checkpointer
-from occluded_reid.distributed import copy_buffers_from_first_rank, unwrapped
-from occluded_reid.files import whole_file
-from occluded_reid.progress import on_terminal
+from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.utils.distributed import copy_buffers_from_first_rank, unwrapped
+from occluded_reid.utils.files import whole_file
+from occluded_reid.utils.progress import on_terminal
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ import torch
 from fastreid.utils import comm
 from torch import nn
 
-from occluded_reid.engine.randomness import random_states, restore_random_states
+from occluded_reid.utils.random import random_states, restore_random_states
 
 EXIT_CODE = 128 + signal.SIGTERM
 """What a shell reports of a process that SIGTERM has ended."""

@@ -16,7 +16,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from fastreid.utils import comm
 
-from occluded_reid.errors import EXIT_CODE, UserError
+from occluded_reid.utils.errors import EXIT_CODE, UserError
 
 
 def launch(

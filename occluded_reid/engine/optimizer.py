@@ -16,7 +16,7 @@ from fastreid.config import CfgNode
 from fastreid.solver.build import get_default_optimizer_params
 from torch import nn
 
-from occluded_reid.errors import UserError
+from occluded_reid.utils.errors import UserError
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:

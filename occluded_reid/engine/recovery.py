@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
-from occluded_reid.checkpoints import Checkpointer, load_safely
-from occluded_reid.errors import UserError
+from occluded_reid.checkpoint.checkpointer import Checkpointer, load_safely
+from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 

@@ -18,10 +18,16 @@ from fastreid.utils.precision_bn import get_bn_modules
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from occluded_reid.checkpoints import Checkpointer, load_trained
+from occluded_reid.checkpoint.checkpointer import Checkpointer, load_trained
 from occluded_reid.config import changed_copy, replays_cuda_graphs
-from occluded_reid.datasets import DatasetNotFound, chosen_protocol
-from occluded_reid.distributed import unwrapped
+from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protocol
+from occluded_reid.data.loading import (
+    DeviceLoader,
+    Item,
+    build_test_loader,
+    build_train_loader,
+    open_dataset,
+)
 from occluded_reid.engine.hooks import (
     EvaluateAndSave,
     MetricsWriter,
@@ -34,21 +40,15 @@ from occluded_reid.engine.interruption import (
     rank_state,
     restore_rank_state,
 )
-from occluded_reid.engine.loading import (
-    DeviceLoader,
-    Item,
-    build_test_loader,
-    build_train_loader,
-    open_dataset,
-)
 from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.engine.randomness import derive_seed, seed_everything
 from occluded_reid.engine.recovery import pass_over_damaged
-from occluded_reid.engine.step import TrainingStep
-from occluded_reid.errors import UserError
+from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.evaluation import Evaluator, results_table, run_inference, write_results
-from occluded_reid.files import remove_unfinished, whole_file
-from occluded_reid.models import build_model
+from occluded_reid.modeling.build import build_model
+from occluded_reid.utils.distributed import unwrapped
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import remove_unfinished, whole_file
+from occluded_reid.utils.random import derive_seed, seed_everything
 
 logger = logging.getLogger(__name__)
 
@@ -284,7 +284,7 @@ class Trainer(defaults.DefaultTrainer):
 
     @classmethod
     def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the model of ``cfg``; raises as :func:`occluded_reid.models.build_model`."""
+        """Build the model of ``cfg``; see :mod:`occluded_reid.modeling.build`."""
         model = build_model(cfg)
         logger.info(f"Model:\n{model}")
         return model

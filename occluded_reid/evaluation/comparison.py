@@ -9,10 +9,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from occluded_reid.errors import UserError
 from occluded_reid.evaluation.bootstrap import intervals, measures
 from occluded_reid.evaluation.per_query import PerQuery, read_per_query
 from occluded_reid.evaluation.ranking import Ranking
+from occluded_reid.utils.errors import UserError
 
 COUNTS = ("queries", "queries_without_positive", "gallery", "positives_per_query")
 """What is the same in two evaluations of one test set."""

@@ -13,22 +13,22 @@ from fastreid.evaluation.evaluator import DatasetEvaluator
 from fastreid.evaluation.roc import evaluate_roc
 from sklearn.metrics import roc_curve
 
-from occluded_reid.errors import UserError
-from occluded_reid.evaluation.collection import Collected, batch_of, collect, merged
-from occluded_reid.evaluation.copies import image_of_each, own_copies
-from occluded_reid.evaluation.expansion import expand
-from occluded_reid.evaluation.occlusion import (
+from occluded_reid.evaluation.distances import FeatureDistances, Tiles
+from occluded_reid.evaluation.duplicates import image_of_each, own_copies
+from occluded_reid.evaluation.gather import Collected, batch_of, collect, merged
+from occluded_reid.evaluation.occlusion_metrics import (
     TRUTH_STRIPES,
     by_occlusion,
     visibility_of_images,
     visibility_of_stripes,
 )
-from occluded_reid.evaluation.outputs import Embedding, as_embedding
 from occluded_reid.evaluation.per_query import names_of, per_query_report
+from occluded_reid.evaluation.query_expansion import expand
 from occluded_reid.evaluation.ranking import Ranking, rank_queries
 from occluded_reid.evaluation.reranking import RerankedDistances
 from occluded_reid.evaluation.results import with_intervals
-from occluded_reid.evaluation.similarity import FeatureDistances, Tiles
+from occluded_reid.modeling.outputs import Embedding, as_embedding
+from occluded_reid.utils.errors import UserError
 
 WORST = 20
 

@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from occluded_reid.evaluation.evaluator import Evaluator
-from occluded_reid.evaluation.outputs import embedding_of
-from occluded_reid.progress import progress
+from occluded_reid.modeling.outputs import embedding_of
+from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 

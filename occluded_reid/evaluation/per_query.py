@@ -14,9 +14,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from occluded_reid.errors import UserError
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.files import whole_file
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import whole_file
 
 FILE = "per_query.npz"
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 import torch
 
-from occluded_reid.evaluation.similarity import Tiles, columns_at_once, rows_at_once, spans
+from occluded_reid.evaluation.distances import Tiles, columns_at_once, rows_at_once, spans
 
 
 class Ranking(NamedTuple):

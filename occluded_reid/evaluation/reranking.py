@@ -11,9 +11,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from occluded_reid.evaluation.copies import hidden_copies
-from occluded_reid.evaluation.nearest import nearest_images
-from occluded_reid.evaluation.similarity import TILE, TINY, FeatureDistances, spans
+from occluded_reid.evaluation.distances import TILE, TINY, FeatureDistances, spans
+from occluded_reid.evaluation.duplicates import hidden_copies
+from occluded_reid.evaluation.knn import nearest_images
 
 
 class SparseRows(NamedTuple):

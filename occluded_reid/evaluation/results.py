@@ -15,11 +15,11 @@ from fastreid.config import CfgNode
 from tabulate import tabulate
 from torch import nn
 
-from occluded_reid.checkpoints import weights_sha256
+from occluded_reid.checkpoint.checkpointer import weights_sha256
 from occluded_reid.evaluation.bootstrap import intervals, measures
 from occluded_reid.evaluation.per_query import write_per_query
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.files import write_json
+from occluded_reid.utils.files import write_json
 
 PACKAGES = ("torch", "torchvision", "fastreid", "timm", "numpy", "faiss-cpu")
 LESSER = ("Rank-3", "Rank-5", "Rank-10", "mINP")  # metrics whose intervals the table leaves out

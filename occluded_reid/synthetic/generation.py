@@ -1,9 +1,9 @@
 """Making the data set on first use: once, whole, and the same each time.
 
-:mod:`occluded_reid.once` sees to it that one process draws while the others wait, and that nothing
-half-made takes the folder's name; the manifest is written last.
+:mod:`occluded_reid.utils.files` sees to it that one process draws while the others wait, and that
+nothing half-made takes the folder's name; the manifest is written last.
 
-The pixels depend on size, seed and :data:`~occluded_reid.synthetic.randomness.VERSION`, not on the
+The pixels depend on size, seed and :data:`~occluded_reid.synthetic.streams.VERSION`, not on the
 number of processes. Another version of OpenCV or NumPy may round a pixel otherwise, and another
 version of OpenCV writes other bytes for the same pixels.
 """
@@ -20,14 +20,13 @@ from typing import Any
 import cv2
 import numpy as np
 
-from occluded_reid.errors import UserError
-from occluded_reid.files import make_folder, whole_file, write_json
-from occluded_reid.once import make_once
-from occluded_reid.progress import progress
-from occluded_reid.synthetic.randomness import VERSION
+from occluded_reid.synthetic.render_pool import Report, store_pictures
 from occluded_reid.synthetic.sizes import SPLITS, size_named
+from occluded_reid.synthetic.streams import VERSION
 from occluded_reid.synthetic.truth import read_truth
-from occluded_reid.synthetic.worker import Report, store_pictures
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import make_folder, make_once, whole_file, write_json
+from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from occluded_reid.synthetic.camera import NUM_CAMERAS
-from occluded_reid.synthetic.randomness import Stream, stream
+from occluded_reid.synthetic.scene.camera import NUM_CAMERAS
 from occluded_reid.synthetic.sizes import SPLITS, Size
+from occluded_reid.synthetic.streams import Stream, stream
 
 Occlusion = Literal["none", "horizontal", "vertical", "pedestrian"]
 OCCLUSIONS: tuple[Occlusion, ...] = ("none", "horizontal", "vertical", "pedestrian")

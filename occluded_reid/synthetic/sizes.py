@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from occluded_reid.errors import UserError
+from occluded_reid.utils.errors import UserError
 
 SPLITS = ("bounding_box_train", "query", "query_holistic", "bounding_box_test")
 

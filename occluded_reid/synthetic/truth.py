@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from occluded_reid.errors import UserError
+from occluded_reid.utils.errors import UserError
 
 STRIPES = 16
 COVERAGE_STRIPES = 4
@@ -21,7 +21,7 @@ class Occluder:
     """A thing in front of the person.
 
     Attributes:
-        kind: one of :data:`occluded_reid.synthetic.occluders.OCCLUDER_KINDS`, or ``"pedestrian"``.
+        kind: one of :data:`.occluders.styles.OCCLUDER_KINDS`, or ``"pedestrian"``.
         orientation: ``"horizontal"`` or ``"vertical"``.
         box: x0, y0, x1, y1 in pixels of the stored picture, clipped to it; x1 and y1 excluded.
     """

@@ -23,9 +23,9 @@ from torch import nn
 from aonet.tiny import IDENTITIES, LANDMARKS, aonet_batch, aonet_cfg, aonet_model
 from aonet_plugin.landmarks import normalized_maps
 from aonet_plugin.losses import landmark_triplet_loss
-from occluded_reid.complexity import complexity
 from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.errors import UserError
+from occluded_reid.modeling.complexity import complexity
+from occluded_reid.utils.errors import UserError
 
 TERMS = {"loss_identity_before", "loss_identity_after", "loss_orthogonal"}
 WITHOUT_NECK = ("MODEL.AONET.NECK", False)

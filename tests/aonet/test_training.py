@@ -11,10 +11,10 @@ from runs import final_states, train
 from tiny_runs import states_of_a_run_that_was_killed_and_resumed
 
 from aonet.tiny import aonet_run_cfg
-from occluded_reid.checkpoints import Checkpointer
-from occluded_reid.distributed import unwrapped
+from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.engine import Trainer, prepare_run
-from occluded_reid.engine.step import TrainingStep
+from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.utils.distributed import unwrapped
 
 MEMORY = "/model/heads.memory.features"
 pytestmark = pytest.mark.usefixtures("market_as_data")

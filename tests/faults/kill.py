@@ -30,7 +30,8 @@ from typing import Any, NamedTuple
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+_TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_TESTS / "helpers"), str(_TESTS), str(_TESTS.parent)]
 
 from aonet.tiny import aonet_run_cfg  # noqa: E402
 from fed.tiny import fed_run_cfg  # noqa: E402
@@ -38,12 +39,12 @@ from ranks import forked_ranks, has_ended  # noqa: E402
 from runs import draw_market, final_states, status_of, tiny_cfg, train  # noqa: E402
 
 from fed_plugin import hooks as fed_hooks  # noqa: E402
-from occluded_reid.checkpoints import Checkpointer  # noqa: E402
+from occluded_reid.checkpoint.checkpointer import Checkpointer  # noqa: E402
 from occluded_reid.engine import Trainer  # noqa: E402
 from occluded_reid.engine.interruption import EXIT_CODE  # noqa: E402
 from occluded_reid.engine.launch import launch  # noqa: E402
-from occluded_reid.engine.step import TrainingStep  # noqa: E402
-from occluded_reid.errors import run_command  # noqa: E402
+from occluded_reid.engine.train_step import TrainingStep  # noqa: E402
+from occluded_reid.utils.cli import run_command  # noqa: E402
 
 STATEFUL = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 2)
 METHODS: dict[str, Callable[[Path], Any]] = {

@@ -30,11 +30,12 @@ import faiss
 import numpy as np
 from PIL import Image
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+_TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_TESTS / "helpers"), str(_TESTS), str(_TESTS.parent)]
 
-from occluded_reid.embedding import Embedded  # noqa: E402
-from occluded_reid.retrieval import Filter, GalleryIndex, Item  # noqa: E402
-from occluded_reid.webpage.search import GallerySearch  # noqa: E402
+from gallery_search import Filter, GalleryIndex, Item  # noqa: E402
+from gallery_search.web.search import GallerySearch  # noqa: E402
+from occluded_reid.deploy.embedder import Embedded  # noqa: E402
 
 DIM, PARTS, CAMERAS, TOP = 96, 4, 4, 10
 BATCH = 20  # images that the writer adds at a time
@@ -264,7 +265,7 @@ def free_port() -> int:
 
 
 def serve(index: GalleryIndex, port: int) -> None:
-    from occluded_reid.webpage import server
+    from gallery_search.web import server
 
     embedder: Any = Drawn()
     server.serve(GallerySearch([index], embedder), "127.0.0.1", port, TOP)

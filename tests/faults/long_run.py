@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 import torch
 
-sys.path[:0] = [str(Path(__file__).resolve().parents[n]) for n in (1, 2)]
+_TESTS = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(_TESTS / "helpers"), str(_TESTS), str(_TESTS.parent)]
 
 from fed.tiny import fed_run_cfg  # noqa: E402
 from runs import draw_market  # noqa: E402

@@ -17,19 +17,19 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs import draw_market, forked, load_tool, status_of, tiny_cfg, train
-from test_retrieval import add, create
+from test_gallery import add, create
 from torch import nn
 
-from occluded_reid import files
-from occluded_reid.checkpoints import Checkpointer
+from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.data.loading import open_dataset
 from occluded_reid.engine import Trainer
+from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.hooks import forget_metrics_from
-from occluded_reid.engine.loading import open_dataset
-from occluded_reid.engine.setup import prepare_run
-from occluded_reid.engine.step import TrainingStep
-from occluded_reid.errors import UserError
-from occluded_reid.files import remove_unfinished, whole_file, zip_fault
+from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.synthetic.generation import generate
+from occluded_reid.utils import files
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import remove_unfinished, whole_file, zip_fault
 
 KIB = 1024
 

@@ -24,16 +24,16 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from runs import load_tool
-from test_retrieval import add, clustered, create
+from test_gallery import add, clustered, create
 from test_structure import PYTHON, ROOT
 
-from occluded_reid.checkpoints import load_safely
+from gallery_search import GalleryIndex
+from occluded_reid.checkpoint.checkpointer import load_safely
 from occluded_reid.config import load_config
-from occluded_reid.datasets.folders import read_images
-from occluded_reid.errors import UserError
-from occluded_reid.files import zip_fault
-from occluded_reid.images import READ_ERRORS, read_rgb
-from occluded_reid.retrieval import GalleryIndex
+from occluded_reid.data.datasets.base import read_images
+from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import zip_fault
 
 make_occluders = load_tool("make_occluders")
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 25))
@@ -278,7 +278,7 @@ def test_damaged_images_are_read_or_named(tmp_path, kind, seed):
 
 # Who may read what can run code, and why that is safe.
 TRUSTED = {
-    "occluded_reid/checkpoints.py": "where the user has said --trust-checkpoint",
+    "occluded_reid/checkpoint/checkpointer.py": "where the user has said --trust-checkpoint",
 }
 
 

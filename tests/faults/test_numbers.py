@@ -16,9 +16,9 @@ from torch import nn
 
 from faults.long_run import growth, long_run
 from occluded_reid.config import CfgNode
-from occluded_reid.distributed import unwrapped
 from occluded_reid.engine import Trainer, prepare_run
 from occluded_reid.engine.trainer import wrap
+from occluded_reid.utils.distributed import unwrapped
 
 MODELS: dict[str, tuple[Callable[[], Any], Callable[[int], dict[str, Any]]]] = {
     "FED": (fed_model, fed_batch),

@@ -16,9 +16,9 @@ from ranks import has_ended
 from runs import forked, status_of
 from torch.utils.data import DataLoader, Dataset
 
-from occluded_reid.engine import workers
-from occluded_reid.engine.workers import read_batches, worker_options
-from occluded_reid.errors import UserError
+from occluded_reid.data import workers
+from occluded_reid.data.workers import read_batches, worker_options
+from occluded_reid.utils.errors import UserError
 
 
 class Calls(Dataset[int]):

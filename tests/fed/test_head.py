@@ -10,8 +10,8 @@ from torch import nn
 
 from fed.tiny import array
 from fed_plugin.head import FEDHead, PartErasing, erase, pool_stripes, split_tokens
-from occluded_reid.errors import UserError
-from occluded_reid.neck import build_neck
+from occluded_reid.modeling.neck import build_neck
+from occluded_reid.utils.errors import UserError
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from fed.tiny import IDENTITIES, PARTS, array, fed_batch, fed_cfg, fed_model
 from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.errors import UserError
+from occluded_reid.utils.errors import UserError
 
 TERMS = {
     f"loss_{term}_{branch}"

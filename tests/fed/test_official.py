@@ -18,7 +18,7 @@ from fed_plugin.official import (
     contrast_with_epsilon,
     labels_from_difference,
 )
-from occluded_reid.errors import UserError
+from occluded_reid.utils.errors import UserError
 
 OFFICIAL = ("MODEL.META_ARCHITECTURE", "FEDOfficial", "MODEL.FED.ATTENTION_SCALE", 0.5)
 

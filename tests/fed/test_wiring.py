@@ -14,8 +14,8 @@ from fed.tiny import array, fed_batch, fed_cfg, fed_model
 from fed_plugin.head import FEDHead, PartErasing, erase
 from fed_plugin.official import GatedFeedForward, OfficialAttention, contrast_with_epsilon
 from occluded_reid.config import load_config
-from occluded_reid.errors import UserError
-from occluded_reid.occlusion import build_npo
+from occluded_reid.data.transforms.npo import build_npo
+from occluded_reid.utils.errors import UserError
 
 
 def fixed(model):

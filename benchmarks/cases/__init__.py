@@ -1,0 +1,1 @@
+"""What is measured: models, batches and steps at the sizes of the papers."""

@@ -1,0 +1,32 @@
+"""Training steps as the trainer runs them: its loop's body, its optimizer, its compiler."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from fastreid.config import CfgNode
+from fastreid.utils.events import EventStorage
+from torch import nn
+
+from occluded_reid.engine.optimizer import build_optimizer
+from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.engine.trainer import wrap
+
+
+def build_step(cfg: CfgNode, model: nn.Module, batches: Iterable[dict[str, Any]]) -> TrainingStep:
+    """Return what runs an endless epoch of ``batches``."""
+    optimizer = build_optimizer(cfg, model)
+    return TrainingStep(cfg, wrap(cfg, model), batches, optimizer, iters_per_epoch=10**9)
+
+
+def run_steps(step: TrainingStep, number: int) -> dict[str, list[float]]:
+    """Run iterations; return the loss terms of each, and ``data_time``, its wait for a batch."""
+    with EventStorage(step.iter) as storage:
+        for _ in range(number):
+            storage.iter = step.iter
+            step.run_step()
+            step.iter += 1
+        step.read_losses()
+        histories = storage.histories()
+    return {name: [value for value, _ in each.values()] for name, each in histories.items()}

@@ -1,0 +1,126 @@
+"""Whole training steps: losses, gradients, the optimizer; images per second, share of the peak."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from fastreid.config import CfgNode
+from harness.comparison import Figure, Work, figure, seconds, time_alternately
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from occluded_reid.config import load_config
+
+SGD = (
+    "MODEL.DEVICE", "cpu", "SOLVER.OPT", "SGD", "SOLVER.BASE_LR", "0.008",
+    "SOLVER.WEIGHT_DECAY", "0.0001", "SOLVER.WEIGHT_DECAY_BIAS", "0.0001",
+)  # fmt: skip
+EPOCH = 15618 // 64  # Occluded-Duke
+SCHEDULE = 120 * EPOCH
+
+
+Batch = dict[str, torch.Tensor]
+
+
+def our_step(model: Any, batch: Batch, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
+    """Return the loss terms; their gradients are in the parameters, the memories are moved.
+
+    Args:
+        model: FED or AONet, in training mode.
+        batch: as it takes them.
+        dtype: of autocast; None for float32 throughout.
+    """
+    with torch.autocast(batch["images"].device.type, dtype, enabled=dtype is not None):
+        terms = model(batch)
+    sum(terms.values()).backward()
+    return terms
+
+
+def clear_gradients(*models: Any) -> None:
+    """Drop all gradients, as an optimizer does after its step."""
+    for model in models:
+        model.zero_grad(set_to_none=True)
+
+
+def sgd_cfg() -> CfgNode:
+    """Return a configuration with FED's optimizer (Sec. 4.2)."""
+    return load_config("", SGD)
+
+
+def whole_step(step: Callable[[], Any], optimizer: torch.optim.Optimizer) -> Work:
+    """Return a function that does ``step``, moves the parameters and drops the gradients."""
+
+    def work() -> None:
+        step()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    return work
+
+
+def compare_training(
+    name: str, ours: Work, reference: Work, *, images: int, device: str, rounds: int, in_a_row: int,
+    peak_side: int,
+) -> Iterator[tuple[str, Figure]]:  # fmt: skip
+    """Compare two whole steps; yield the figures ``gpu_<name>_*``.
+
+    Args:
+        name: of the method.
+        ours: a step of :func:`whole_step`.
+        reference: likewise, over the same images.
+        images: that go through the backbone in a step.
+        device: where.
+        rounds: how many.
+        in_a_row: steps of a round; the host waits for the GPU after the last one, as in a training.
+        peak_side: of the matrices whose product gives the peak.
+    """
+    times = time_steps(ours, reference, rounds=rounds, in_a_row=in_a_row, device=device)
+    rates = [[images / spent for spent in each] for each in times]
+    yield f"gpu_{name}_images", figure(rates, f"images per s, {images} in a step", rate=True)
+    minutes = [[SCHEDULE * spent / 60 for spent in each] for each in times]
+    unit = f"minutes for {SCHEDULE} steps, 120 epochs, without a loader"
+    yield f"gpu_{name}_schedule", figure(minutes, unit)
+    flops, peak = flops_of(ours), peak_rate(device, peak_side)
+    shares = [[flops / spent / peak for spent in each] for each in times]
+    unit = f"of {peak / 1e12:.3g} TFLOP/s, what a bf16 matrix product reaches"
+    yield f"gpu_{name}_share", figure(shares, unit, rate=True)
+    if device != "cpu":
+        memory = [[peak_memory(work) / 1e9] for work in (ours, reference)]
+        yield f"gpu_{name}_memory", figure(memory, f"GB beside the weights, {images} images")
+
+
+def time_steps(
+    ours: Work, reference: Work, *, rounds: int, in_a_row: int, device: str
+) -> list[list[float]]:
+    """Return the seconds of a step in each round, ours and the reference's."""
+
+    def repeated(work: Work) -> Work:
+        return lambda: [work() for _ in range(in_a_row)]
+
+    times = time_alternately(repeated(ours), repeated(reference), rounds=rounds, device=device)
+    return [[spent / in_a_row for spent in each] for each in times]
+
+
+def flops_of(work: Work) -> int:
+    """Return the operations of all matrix products, whichever kernel attention would choose."""
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        work()
+    return counter.get_total_flops()
+
+
+@functools.cache
+def peak_rate(device: str, side: int) -> float:
+    """Return the FLOP/s of a bf16 matrix product, the best of ten."""
+    one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
+    return 2 * side**3 / min(seconds(lambda: one @ other, device) for _ in range(10))
+
+
+def peak_memory(work: Work) -> int:
+    """Return the most bytes of GPU memory that ``work`` takes beside what is held before it."""
+    torch.cuda.reset_peak_memory_stats()
+    before = torch.cuda.memory_allocated()
+    work()
+    return torch.cuda.max_memory_allocated() - before

@@ -1,0 +1,1 @@
+"""Measurements that take many minutes or gigabytes."""

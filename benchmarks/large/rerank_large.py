@@ -1,0 +1,85 @@
+#!/usr/bin/env python
+"""k-reciprocal re-ranking at the size of a data set: seconds and memory of ours and fast-reid's.
+
+By default the images of Occluded-Duke. Each runs once, in a process of its own, with one thread;
+with more (--threads) the seconds are those on the wall. The reference holds several matrices of all
+images by all images: 10 GB.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from figures import rerank
+from harness.apart import Taken, run_apart
+from harness.comparison import Unequal
+from harness.machine import require_place, write_results
+from harness.options import argument_parser, whole
+
+from occluded_reid.utils.cli import run_command
+
+K1, K2 = 20, 6
+CLOSE = 1e-5
+TIES = 1e-6  # the share of results that may differ: of equally near images either takes another
+
+
+def run(args: argparse.Namespace) -> None:
+    """Measure both, compare the results, print, and write the numbers where asked for."""
+    if args.json:
+        require_place(Path(args.json))
+    torch.set_num_threads(1)  # until both have run
+    works = rerank.both(args.queries, args.gallery, args.channels, K1, K2)
+    ours, reference = (run_apart(work, args.threads) for work in works)
+    torch.set_num_threads(args.threads)
+    content = {
+        "size": {**{key: vars(args)[key] for key in ("queries", "gallery", "channels")},
+                 "k1": K1, "k2": K2},
+        "ours": cost(ours),
+        "reference": cost(reference),
+        "times_faster": reference.seconds / ours.seconds,
+        "times_less_memory": reference.peak_bytes / ours.peak_bytes,
+        "agreement": agreement(ours.result, reference.result),
+    }  # fmt: skip
+    print(json.dumps(content, indent=2))
+    if args.json:
+        write_results(Path(args.json), content)
+
+
+def cost(taken: Taken) -> dict[str, float]:
+    """Return seconds and megabytes."""
+    return {"seconds": taken.seconds, "peak_mb": taken.peak_bytes / 1e6}
+
+
+def agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """Return how far two results are the same.
+
+    Raises:
+        Unequal: more differ than by the choice between equally near images.
+    """
+    off = np.abs(ours - reference)
+    differing = int(np.count_nonzero(~(off <= CLOSE)))
+    if differing > TIES * off.size:
+        raise Unequal(f"re-ranked distances: {differing} of {off.size} differ by more than {CLOSE}")
+    largest = float(off.max())
+    return {"results": off.size, "off_by_more_than_1e-5": differing, "largest": largest}
+
+
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
+    parser = argument_parser(__doc__)
+    parser.add_argument("--queries", type=whole, default=2210)
+    parser.add_argument("--gallery", type=whole, default=17661)
+    parser.add_argument("--channels", type=whole, default=3072)
+    parser.add_argument("--threads", type=whole, default=1)
+    args = parser.parse_args(words)
+    return run_command(lambda: run(args), debug=args.debug)
+
+
+if __name__ == "__main__":
+    sys.exit(command())

@@ -1,0 +1,75 @@
+"""The names and layouts of Google's vision transformers (augreg and others, .npz), as timm's."""
+
+from __future__ import annotations
+
+import re
+
+import torch
+
+from occluded_reid.checkpoint.conversion import Conversion
+
+_BLOCK = r"Transformer/encoderblock_(\d+)/"
+_NAMES = {  # the numbers of the modules differ between Google's two code bases
+    r"cls": "cls_token",
+    r"embedding/kernel": "patch_embed.proj.weight",
+    r"embedding/bias": "patch_embed.proj.bias",
+    r"(?:Transformer/posembed_input/)?pos_embedding": "pos_embed",
+    r"Transformer/encoder_norm/scale": "norm.weight",
+    r"Transformer/encoder_norm/bias": "norm.bias",
+    _BLOCK + r"LayerNorm_0/scale": r"blocks.\1.norm1.weight",
+    _BLOCK + r"LayerNorm_0/bias": r"blocks.\1.norm1.bias",
+    _BLOCK + r"LayerNorm_[12]/scale": r"blocks.\1.norm2.weight",
+    _BLOCK + r"LayerNorm_[12]/bias": r"blocks.\1.norm2.bias",
+    _BLOCK + r"MultiHeadDotProductAttention_\d/(query|key|value)/kernel": r"blocks.\1.\2.weight",
+    _BLOCK + r"MultiHeadDotProductAttention_\d/(query|key|value)/bias": r"blocks.\1.\2.bias",
+    _BLOCK + r"MultiHeadDotProductAttention_\d/out/kernel": r"blocks.\1.attn.proj.weight",
+    _BLOCK + r"MultiHeadDotProductAttention_\d/out/bias": r"blocks.\1.attn.proj.bias",
+    _BLOCK + r"MlpBlock_\d/Dense_0/kernel": r"blocks.\1.mlp.fc1.weight",
+    _BLOCK + r"MlpBlock_\d/Dense_0/bias": r"blocks.\1.mlp.fc1.bias",
+    _BLOCK + r"MlpBlock_\d/Dense_1/kernel": r"blocks.\1.mlp.fc2.weight",
+    _BLOCK + r"MlpBlock_\d/Dense_1/bias": r"blocks.\1.mlp.fc2.bias",
+}
+_PREFIX = re.compile(r"^(opt/target/|params/img/|params/)")
+
+
+def to_timm(conversion: Conversion) -> None:
+    """Give Google's weights timm's names and layouts; unknown ones keep the names they have.
+
+    Their kernels have the inputs first, ours the outputs; their attention has a tensor for each of
+    query, key and value, with an axis of heads, ours one for all three.
+    """
+    conversion.leave_out(r"opt/(?!target/).*", "of the optimizer")
+    conversion.rename(_timm_name)
+    for name, tensor in list(conversion.weights.items()):
+        if re.fullmatch(r"blocks\.\d+\.(query|key|value)\.weight", name):
+            made, how = tensor.flatten(1).T, "heads joined and transposed"
+        elif re.fullmatch(r"blocks\.\d+\.(query|key|value)\.bias", name):
+            made, how = tensor.flatten(), "heads joined"
+        elif name.endswith("attn.proj.weight"):
+            made, how = tensor.flatten(0, 1).T, "heads joined and transposed"
+        elif name == "patch_embed.proj.weight":
+            made, how = tensor.permute(3, 2, 0, 1), "transposed"
+        elif re.fullmatch(r"blocks\.\d+\.mlp\.fc[12]\.weight", name):
+            made, how = tensor.T, "transposed"
+        else:
+            continue
+        conversion.replace([name], {name: made.contiguous()}, how)
+    _join_queries_keys_values(conversion)
+
+
+def _timm_name(key: str) -> str | None:
+    bare = _PREFIX.sub("", key)
+    for pattern, name in _NAMES.items():
+        if found := re.fullmatch(pattern, bare):
+            return found.expand(name)
+    return None
+
+
+def _join_queries_keys_values(conversion: Conversion) -> None:
+    for name in list(conversion.weights):
+        if found := re.fullmatch(r"(blocks\.\d+)\.query\.(weight|bias)", name):
+            block, kind = found.groups()
+            three = [f"{block}.{part}.{kind}" for part in ("query", "key", "value")]
+            if all(part in conversion.weights for part in three):
+                joined = torch.cat([conversion.weights[part] for part in three])
+                conversion.replace(three, {f"{block}.attn.qkv.{kind}": joined}, "joined to one")

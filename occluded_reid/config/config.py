@@ -1,0 +1,236 @@
+"""Configuration: fast-reid's keys, ours beside them, and messages a person can act on."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import logging
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from fastreid.config import CfgNode
+from fastreid.config import get_cfg as get_fastreid_cfg
+
+from occluded_reid.config.defaults import (
+    CHOICES,
+    LOSSES,
+    RANGES,
+    WITH_CUDA_GRAPHS,
+    add_occluded_reid_config,
+)
+from occluded_reid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+AddKeys = Callable[[CfgNode], None]
+
+
+def get_cfg(add_keys: Iterable[AddKeys] = ()) -> CfgNode:
+    """Return fast-reid's default configuration with our keys and those of ``add_keys``."""
+    cfg = get_fastreid_cfg()
+    for add in (add_occluded_reid_config, *add_keys):
+        add(cfg)
+    return cfg
+
+
+def load_config(
+    path: str = "",
+    overrides: Sequence[str] = (),
+    *,
+    add_keys: Iterable[AddKeys] = (),
+    also: Sequence[str] = (),
+) -> CfgNode:
+    """Read a configuration file, those beside it, then the overrides; freeze the result.
+
+    Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu`` and the log says so.
+
+    Args:
+        path: a YAML file, possibly with ``_BASE_``; ``""`` for the defaults.
+        overrides: ``KEY VALUE KEY VALUE ...``.
+        add_keys: functions that add the keys of methods, such as ``add_fed_config``.
+        also: more YAML files, read in this order; the later one wins.
+
+    Raises:
+        UserError: no such file, no YAML, an unknown key (the nearest ones are named), or a value
+            of another type.
+    """
+    cfg = get_cfg(add_keys)
+    for file in filter(None, (path, *also)):
+        _merge_file(cfg, file)
+    _merge_overrides(cfg, list(overrides))
+    _check_choices(cfg)
+    if str(cfg.MODEL.DEVICE).startswith("cuda") and not torch.cuda.is_available():
+        logger.warning("No GPU found: going on on the CPU (MODEL.DEVICE cuda -> cpu)")
+        cfg.MODEL.DEVICE = "cpu"
+    cfg.freeze()
+    return cfg
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    if not Path(path).is_file():
+        raise UserError(f"no configuration file {path}{_files_beside(Path(path))}")
+    try:
+        loaded = CfgNode.load_yaml_with_base(path)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: its _BASE_ {error.filename} does not exist") from error
+    except RecursionError as error:
+        raise UserError(f"{path}: its _BASE_ leads back to itself") from error
+    except (yaml.YAMLError, ValueError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path} is no configuration (YAML mapping): {error}") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path} is no configuration (YAML mapping)")
+    _refuse_unknown_keys(cfg, (key for key, _ in leaves(loaded)), path)
+    sections = {key for key, _ in leaves(cfg)}
+    for key, value in leaves(loaded):
+        if key not in sections and not isinstance(value, dict):
+            raise UserError(f"{path}: {key} is a section; it needs keys below it, not {value!r}")
+    _merge(cfg, [(key, value) for key, value in leaves(loaded) if value != {}], path)
+
+
+def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
+    if overrides and overrides[0] == "--":
+        overrides = overrides[1:]
+    if options := [word for word in overrides if word.startswith("--")]:
+        raise UserError(
+            f"{options[0]} stands behind KEY VALUE pairs, where words are read as such pairs; "
+            "options go before the first KEY"
+        )
+    if joined := [word for word in overrides[0::2] if "=" in word]:
+        key, _, value = joined[0].partition("=")
+        raise UserError(f"{joined[0]}: key and value stand apart, {key} {value}")
+    if len(overrides) % 2:
+        raise UserError(
+            f"overrides come as KEY VALUE pairs, but {len(overrides)} words were given: "
+            + " ".join(overrides)
+        )
+    _refuse_unknown_keys(cfg, iter(overrides[0::2]), "the command line")
+    _merge(cfg, list(zip(overrides[0::2], overrides[1::2], strict=True)), "the command line")
+
+
+def _merge(cfg: CfgNode, pairs: Iterable[tuple[str, Any]], source: str) -> None:
+    """Set keys; a value may be the text of a Python literal."""
+    before = dict(leaves(cfg))
+    for key, given in pairs:
+        present, value = before.get(key), CfgNode._decode_cfg_value(given)
+        if type(present) is float and type(value) is int:
+            value = float(value)
+        try:
+            cfg.merge_from_list([key, value])
+        except (ValueError, KeyError, AssertionError) as error:
+            kind = _KINDS.get(type(present), "section with keys below it")
+            example = "" if present in (None, "", [], ()) else f" such as {present!r}"
+            raise UserError(
+                f"{source}: {key} cannot be {value!r}; it takes a {kind}{example}"
+            ) from error
+
+
+_KINDS = {
+    bool: "truth value",
+    float: "number with a decimal point",
+    int: "whole number",
+    list: "list",
+    str: "text",
+    tuple: "list",
+}
+
+
+def _refuse_unknown_keys(cfg: CfgNode, keys: Iterator[str], source: str) -> None:
+    known = [key for key, _ in leaves(cfg)]
+    nodes = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
+    for key in keys:
+        if key in nodes or key in known:
+            continue
+        near = _nearest(key, known)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise UserError(f"{source}: there is no configuration key {key}{hint}")
+
+
+def _nearest(key: str, known: list[str]) -> list[str]:
+    """The known keys that look most like ``key``, in any upper or lower case."""
+    by_upper = {name.upper(): name for name in known}
+    near = difflib.get_close_matches(key.upper(), by_upper, n=3, cutoff=0.6)
+    return [by_upper[name] for name in near]
+
+
+@contextlib.contextmanager
+def changed_copy(cfg: CfgNode) -> Iterator[CfgNode]:
+    """Give a copy of ``cfg`` whose keys can be set inside the block; it is frozen after it."""
+    copy = cfg.clone()
+    copy.defrost()
+    yield copy
+    copy.freeze()
+
+
+def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield each value of a configuration with its whole name, such as ``SOLVER.BASE_LR``."""
+    for key, value in node.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and value:
+            yield from leaves(value, f"{name}.")
+        else:
+            yield name, value
+
+
+def _files_beside(path: Path) -> str:
+    """Name the YAML files a mistyped path may have meant."""
+    ours = (found for home in ("configs", "projects") for found in Path(home).rglob("*.yml"))
+    candidates = sorted({str(found) for found in (*path.parent.glob("*.yml"), *ours)})
+    near = difflib.get_close_matches(str(path), candidates, n=3, cutoff=0.5)
+    return f"; did you mean {' or '.join(near)}?" if near else ""
+
+
+def replays_cuda_graphs(cfg: CfgNode) -> bool:
+    """Whether training steps are recorded and replayed, where there is a GPU."""
+    return cfg.MODEL.COMPILE and cfg.MODEL.COMPILE_MODE in WITH_CUDA_GRAPHS
+
+
+def _check_choices(cfg: CfgNode) -> None:
+    values = dict(leaves(cfg))
+    for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
+        _check_size(key, values[key])
+    for key, choices in CHOICES.items():
+        if values[key] not in choices:
+            raise UserError(f"{key} is {values[key]!r}; it can be {' or '.join(choices)}")
+    for key, (least, greatest) in RANGES.items():
+        if not least <= values[key] <= greatest:
+            raise UserError(f"{key} is {values[key]}; it must be from {least} to {greatest}")
+    unknown = [name for name in cfg.MODEL.LOSSES.NAME if name not in LOSSES]
+    if unknown or not cfg.MODEL.LOSSES.NAME:
+        raise UserError(
+            f"MODEL.LOSSES.NAME is {tuple(cfg.MODEL.LOSSES.NAME)}; it can hold {', '.join(LOSSES)}"
+        )
+    if replays_cuda_graphs(cfg) and cfg.SOLVER.ACCUMULATE > 1:
+        raise UserError(
+            f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE} replays CUDA graphs, which write over "
+            "the gradients of the iteration before; with SOLVER.ACCUMULATE "
+            f"{cfg.SOLVER.ACCUMULATE} take MODEL.COMPILE_MODE default"
+        )
+    if not cfg.OUTPUT_DIR:
+        raise UserError("OUTPUT_DIR is empty; name the folder of the run")
+    if not cfg.DATASETS.NAMES:
+        raise UserError("DATASETS.NAMES is empty; name a data set to train on")
+    pretrained = cfg.MODEL.BACKBONE.PRETRAIN_PATH
+    if cfg.MODEL.BACKBONE.PRETRAIN and pretrained and not Path(pretrained).is_file():
+        raise UserError(
+            f"there are no pretrained weights {pretrained} (MODEL.BACKBONE.PRETRAIN_PATH)"
+        )
+    try:
+        torch.device(cfg.MODEL.DEVICE)
+    except RuntimeError as error:
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it can be cuda or cpu") from error
+    without_gpu = not torch.cuda.is_available() or str(cfg.MODEL.DEVICE) == "cpu"
+    if cfg.SOLVER.AMP.ENABLED and values["SOLVER.AMP.DTYPE"] == "float16" and without_gpu:
+        raise UserError("SOLVER.AMP.DTYPE float16 needs a GPU; use bfloat16 on the CPU")
+
+
+def _check_size(key: str, size: Sequence[Any]) -> None:
+    if len(size) != 2 or not all(isinstance(side, int) and side > 0 for side in size):
+        raise UserError(f"{key} is {size}; it must be height and width in pixels: [256, 128]")
+    height, width = size
+    if width > height:
+        logger.warning(
+            f"{key} is [height, width]: images {width} wide and {height} high are wider than people"
+        )

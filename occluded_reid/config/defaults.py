@@ -1,0 +1,145 @@
+"""Every key that this package adds to fast-reid's, with its choices and its range."""
+
+from __future__ import annotations
+
+from fastreid.config import CfgNode
+
+WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
+"""Values of MODEL.COMPILE_MODE that record a step on a GPU and replay it."""
+
+
+def add_occluded_reid_config(cfg: CfgNode) -> None:
+    """Add the keys of this package to fast-reid's configuration."""
+    # Seed of everything random. One seed on one machine gives one run, whatever NUM_WORKERS is.
+    # -1 draws one from the clock; the value used stands in the log and in OUTPUT_DIR/config.yaml.
+    cfg.SEED = -1
+
+    # Number type of autocast where SOLVER.AMP.ENABLED: bfloat16, or float16 (CUDA only).
+    cfg.SOLVER.AMP.DTYPE = "bfloat16"
+    # Iterations (forward and backward passes of IMS_PER_BATCH images) per optimizer step.
+    # Batch statistics, hard mining and memory updates stay per iteration.
+    cfg.SOLVER.ACCUMULATE = 1
+    # Iterations between two readings of the losses (log line, metrics.json, TensorBoard).
+    cfg.SOLVER.LOG_PERIOD = 50
+    # Warn where a loss term is above so many times its median of the last 100 iterations; 0 = off.
+    cfg.SOLVER.SPIKE_FACTOR = 10.0
+
+    # Compile the training step with torch.compile; evaluation stays as it is.
+    cfg.MODEL.COMPILE = False
+    # How: default; reduce-overhead, which replays CUDA graphs: the host hands a step to the GPU in
+    # one piece, and inputs and losses stay in the graphs' memory; max-autotune, which tries kernels
+    # for minutes and replays CUDA graphs too. On a CPU there are no graphs; one process only.
+    cfg.MODEL.COMPILE_MODE = "default"
+    # Lay the weights of convolutions out with their channels last: faster for convolutional
+    # networks of full size, not for transformers.
+    cfg.MODEL.CHANNELS_LAST = False
+    # Exponential moving average of the weights; evaluated and saved beside the raw ones.
+    cfg.MODEL.EMA = CfgNode({"ENABLED": False})
+    cfg.MODEL.EMA.DECAY = 0.999
+
+    # Protocol of every data set that is not named as `Name:protocol`; "" is its default one.
+    cfg.DATASETS.PROTOCOL = ""
+    # Go on with a warning where a data set's counts are not the published ones.
+    cfg.DATASETS.ALLOW_PARTIAL = False
+    # Test on those of TESTS that are on the disk, and name the others, instead of stopping.
+    cfg.DATASETS.SKIP_MISSING = False
+    # The drawn data set: tiny, small or paper; its own seed; where it is kept ("" = data root).
+    cfg.DATASETS.SYNTHETIC = CfgNode({"SIZE": "small", "SEED": 0, "ROOT": ""})
+    # Queries of Occluded<Base>: the occluder set whose test split is pasted over them ("" = drawn
+    # occluders), the seed of the pasting, where the pictures are kept ("" = data root).
+    cfg.DATASETS.OCCLUDED = CfgNode({"OCCLUDERS": "", "SEED": 0, "ROOT": ""})
+
+    # An unreadable image: raise (stop and name it) or skip (name it once and go on without it).
+    cfg.INPUT.ON_ERROR = "raise"
+    # Who augments training images; a seed gives the same images. transforms: fast-reid's, one by
+    # one. workers: the loader's workers by batch, some times faster. device: they crop and mirror
+    # only, the GPU does the rest. The last two take padding with zeros, flip, colour jitter without
+    # hue, erasing and NPO, and refuse the other augmentations.
+    cfg.INPUT.AUGMENTATION = "transforms"
+    # Folder where training images are kept decoded at SIZE_TRAIN (98 kB each at 256 x 128), for
+    # workers and device; made when first used. "" = decode them in each epoch.
+    cfg.INPUT.CACHE = ""
+    _add_npo_config(cfg)
+    _add_vit_config(cfg)
+
+
+def _add_npo_config(cfg: CfgNode) -> None:
+    """Add the keys of NPO augmentation (FED Sec. 3.1, :mod:`occluded_reid.data.transforms.npo`)."""
+    # Paste an occluder from an occlusion set over training images.
+    cfg.INPUT.NPO = CfgNode({"ENABLED": False})
+    # replace: the training image itself is occluded, with probability PROB; any model can use it.
+    # pair: each sample holds the image and, as `occluded_images`, its occluded copy (FED).
+    cfg.INPUT.NPO.MODE = "replace"
+    cfg.INPUT.NPO.PROB = 0.5
+    # Folders of patches, opaque pictures of occluders and backgrounds: OS_1 (30 patches of
+    # Occluded-Duke) in the paper, OS_1 and OS_2 (30 of MSMT17) for FED*. [] = the drawn set.
+    cfg.INPUT.NPO.OCCLUDERS = []
+    # A patch with alpha = p_h / p_w above this is a vertical occluder. Paper 3, authors' code 2.
+    cfg.INPUT.NPO.VERTICAL_RATIO = 3.0
+    # Range of the pasted height of a horizontal occluder as a fraction of H, and of the width of a
+    # vertical one as a fraction of W. Paper: 1/4 to 1/2.
+    cfg.INPUT.NPO.EXTENT = [0.25, 0.5]
+    # The patch's own augmentation; the paper names it without numbers. Least side of its random
+    # crop as a fraction of the patch's side (1: no crop, as in the authors' code), probability of a
+    # flip, and the greatest relative change of brightness, contrast and saturation (authors: 0.5).
+    cfg.INPUT.NPO.CROP = 0.5
+    cfg.INPUT.NPO.FLIP = 0.5
+    cfg.INPUT.NPO.JITTER = [0.5, 0.5, 0.5]
+    # Jitter vertical occluders as well (authors' code: no).
+    cfg.INPUT.NPO.JITTER_VERTICAL = True
+    # Number N of horizontal stripes that are labelled (paper 4), and the covered fraction of a
+    # stripe above which it counts as occluded (paper 3/4).
+    cfg.INPUT.NPO.NUM_STRIPES = 4
+    cfg.INPUT.NPO.COVERED = 0.75
+
+
+def _add_vit_config(cfg: CfgNode) -> None:
+    """Add the keys of the transformers (:mod:`occluded_reid.modeling.vit`) to fast-reid's."""
+    # Side of a patch in pixels; the step between patches is fast-reid's STRIDE_SIZE.
+    cfg.MODEL.BACKBONE.PATCH_SIZE = [16, 16]
+    # Blocks, heads and width of the hidden layers over FEAT_DIM; read where DEPTH is "custom".
+    cfg.MODEL.BACKBONE.NUM_BLOCKS = 12
+    cfg.MODEL.BACKBONE.NUM_HEADS = 12
+    cfg.MODEL.BACKBONE.MLP_RATIO = 4.0
+    # Number of cameras with an embedding of their own, added to all tokens with fast-reid's weight
+    # SIE_COE (TransReID's side information). 0 = none.
+    cfg.MODEL.BACKBONE.CAMERA_EMBEDDING = 0
+    # Compute the blocks again in the backward pass: less memory, some 1.2 times the time.
+    cfg.MODEL.BACKBONE.RECOMPUTE = False
+    # Which weights PRETRAIN downloads where PRETRAIN_PATH is "", by timm's name; "" = those of
+    # DEPTH (base: the ImageNet-21k weights that TransReID and FED start from).
+    cfg.MODEL.BACKBONE.PRETRAIN_NAME = ""
+    # How pretrained position embeddings are brought to another grid: bicubic (timm, antialiased) or
+    # bilinear (fast-reid, TransReID).
+    cfg.MODEL.BACKBONE.POSITION_RESIZE = "bicubic"
+
+
+CHOICES = {
+    "INPUT.AUGMENTATION": ("transforms", "workers", "device"),
+    "INPUT.NPO.MODE": ("pair", "replace"),
+    "INPUT.ON_ERROR": ("raise", "skip"),
+    "MODEL.BACKBONE.POSITION_RESIZE": ("bicubic", "bilinear"),
+    "MODEL.COMPILE_MODE": ("default", *WITH_CUDA_GRAPHS),
+    "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
+    "SOLVER.SCHED": ("CosineAnnealingLR", "MultiStepLR"),
+    "TEST.METRIC": ("cosine", "euclidean", "dot"),
+}
+
+
+# least and greatest value
+RANGES = {
+    "DATALOADER.NUM_WORKERS": (0, 1024),
+    "MODEL.EMA.DECAY": (0, 1),
+    "SEED": (-1, 2**31 - 1),
+    "SOLVER.ACCUMULATE": (1, 10**9),
+    "SOLVER.BASE_LR": (0, float("inf")),
+    "SOLVER.IMS_PER_BATCH": (1, 10**9),
+    "SOLVER.LOG_PERIOD": (1, 10**9),
+    "SOLVER.MAX_EPOCH": (1, 10**9),
+    "SOLVER.SPIKE_FACTOR": (0, float("inf")),
+    "SOLVER.WARMUP_ITERS": (0, 10**9),
+    "TEST.EVAL_PERIOD": (0, 10**9),
+    "TEST.IMS_PER_BATCH": (1, 10**9),
+}
+# fast-reid's Baseline leaves out, without a word, a loss whose name it does not know
+LOSSES = ("CircleLoss", "Cosface", "CrossEntropyLoss", "TripletLoss")

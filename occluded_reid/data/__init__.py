@@ -1,0 +1,5 @@
+"""From image files to batches."""
+
+from occluded_reid import compat
+
+compat.apply()

@@ -1,0 +1,88 @@
+"""Market-1501, and a validation split made of its training images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from fastreid.data.datasets import DATASET_REGISTRY
+
+from occluded_reid.data.datasets.base import Counts, FolderDataset, LabelledImage, Subsets
+from occluded_reid.data.datasets.layout import as_spelled
+
+
+class Market1501(FolderDataset):
+    """Market-1501 as published; ``build_dataset`` takes it for fast-reid's class of this name.
+
+    fast-reid's own loader parses the whole path, so that a folder such as ``2024_c9_x`` above the
+    images gives every image identity 2024, and it counts nothing. The gallery keeps its 2,798
+    distractors (identity 0), as the published protocol does.
+
+    Reference: Zheng et al., Scalable Person Re-identification: A Benchmark. ICCV 2015.
+    """
+
+    dataset_name = "market1501"
+    layouts: ClassVar[Sequence[str]] = ("Market-1501-v15.09.15", "Market-1501", "market1501", "")
+    pattern = re.compile(r"(-?\d+)_c(\d+)s\d+_")
+    example = "0002_c1s1_000451_03.jpg"
+    num_cameras = 6
+    expected = {
+        "train": Counts(12936, 751),
+        "query": Counts(3368, 750),
+        "gallery": Counts(15913, 750),
+    }
+    advice = (
+        "Get Market-1501 from its authors (for research only, not to be passed on) and unpack it "
+        "in the first of these places"
+    )
+    _junk_pids = [0, -1]
+
+
+@DATASET_REGISTRY.register()
+class MarketSplit(Market1501):
+    """A validation split of Market-1501's *training* images; the test set is never touched.
+
+    Epochs and hyper-parameters are chosen here. The first 500 of the 751 identities, by number,
+    are for training. Of the other 251, the first image of each identity at each camera, by file
+    name, is a query, and all others are the gallery. Where identities are missing
+    (``allow_partial``) they are divided in the same proportion.
+    """
+
+    layouts = ("Market-1501-v15.09.15", "Market-1501", "market1501", "MarketSplit", "")
+    expected = {
+        "train": Counts(9173, 500),
+        "query": Counts(1122, 251),
+        "gallery": Counts(2641, 249),  # two identities have just one image at each camera
+    }
+
+    def candidates(self) -> list[Path]:
+        """Market's own folder, one called ``train``, or a flat folder of the images."""
+        names = ("bounding_box_train", "train", "")
+        return [as_spelled(home, name) for home in super().candidates() for name in names]
+
+    def read_subsets(self) -> Subsets:
+        """Divide the images of the first folder that holds any."""
+        images = self._read_first_folder()
+        pids = sorted({image.pid for image in images})
+        training = set(pids[: round(len(pids) * 500 / 751)])
+        queries: dict[tuple[int, int], LabelledImage] = {}
+        for image in images:  # sorted by file name
+            if image.pid not in training:
+                queries.setdefault((image.pid, image.camid), image)
+        query_paths = {image.path for image in queries.values()}
+        return Subsets(
+            train=[image for image in images if image.pid in training],
+            query=[image for image in images if image.path in query_paths],
+            gallery=[i for i in images if i.pid not in training and i.path not in query_paths],
+        )
+
+    def _read_first_folder(self) -> list[LabelledImage]:
+        for folder in self.candidates():
+            images = self.without_junk(self.read(folder)) if folder.is_dir() else []
+            if images:
+                self.home, self.image_folders = str(folder), [folder]
+                return images
+        wanted = f"images of bounding_box_train (names such as {self.example})"
+        raise self.not_found(self.candidates(), wanted)

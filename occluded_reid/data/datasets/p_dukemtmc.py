@@ -1,0 +1,87 @@
+"""P-DukeMTMC-reID: the identities of DukeMTMC that have occluded and whole-body images."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from fastreid.data.datasets import DATASET_REGISTRY
+
+from occluded_reid.data.datasets.base import (
+    Counts,
+    FolderDataset,
+    LabelledImage,
+    Subsets,
+    read_images,
+)
+from occluded_reid.data.datasets.layout import as_spelled, visible_folders
+from occluded_reid.data.datasets.two_sided import GALLERY_CAMERA, QUERY_CAMERA, read_side
+
+_OCCLUDED, _WHOLE = "occluded_body_images", "whole_body_images"
+_SIDES = {_OCCLUDED: QUERY_CAMERA, _WHOLE: GALLERY_CAMERA}
+
+
+@DATASET_REGISTRY.register()
+class PDukeMTMC(FolderDataset):
+    """P-DukeMTMC-reID: occluded images ask for whole-body images.
+
+    Protocol ``binary``, the customary one, takes the two sides for cameras: no match is dropped.
+    Protocol ``cameras`` reads the real cameras in the names, and images of the query's camera are
+    dropped as in DukeMTMC-reID; its numbers must not be compared with those of ``binary``.
+
+    Its authors state 24,143 images of 1,299 identities in all
+    (github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets), which is what the
+    counts below add up to. All published hit rates of github.com/xiaolai-sqlai/SCM-ReID and
+    MSViT-ReID are multiples of 1 / 2,163. No public list confirms how training and gallery share
+    the other 21,980 images.
+
+    Reference: Zhuo et al., Occluded Person Re-identification. ICME 2018.
+    """
+
+    dataset_name = "pdukemtmc"
+    protocols = ("binary", "cameras")
+    layouts: ClassVar[Sequence[str]] = (
+        "P-DukeMTMC-reID",
+        "P_DukeMTMC",
+        "PDukeMTMC",
+        "ICME2018_Occluded-Person-Reidentification_datasets/P-DukeMTMC-reID",
+    )
+    folders = {
+        "train": f"train/{_WHOLE}",
+        "occluded_train": f"train/{_OCCLUDED}",
+        "query": f"test/{_OCCLUDED}",
+        "gallery": f"test/{_WHOLE}",
+    }
+    pattern = re.compile(r"(\d+)_c(\d+)")
+    example = "0019_c1_f0051230.jpg"
+    num_cameras = 8
+    expected = {
+        "train": Counts(12927, 665),
+        "query": Counts(2163, 634),
+        "gallery": Counts(9053, 634),
+    }
+    advice = (
+        "It is made of DukeMTMC, which its authors have withdrawn. Who has P-DukeMTMC-reid.zip "
+        "unpacks it in the first of these places"
+    )
+
+    def read_subsets(self) -> Subsets:
+        """Read both sides of the training images, and one each for queries and gallery."""
+        home = self.find_home()
+        return Subsets(
+            train=[*self._side(home, "train", _OCCLUDED), *self._side(home, "train", _WHOLE)],
+            query=self._side(home, "test", _OCCLUDED),
+            gallery=self._side(home, "test", _WHOLE),
+        )
+
+    def _side(self, home: Path, part: str, name: str) -> list[LabelledImage]:
+        folder = as_spelled(home, f"{part}/{name}")
+        if self.protocol == "binary":
+            return read_side(folder, self.pattern, _SIDES[name])
+        return [
+            image
+            for each in (folder, *visible_folders(folder))
+            for image in read_images(each, self.pattern, num_cameras=self.num_cameras)
+        ]

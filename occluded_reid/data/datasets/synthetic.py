@@ -1,0 +1,67 @@
+"""The drawn data set: no download, exact truth about each occlusion."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+from fastreid.data.datasets import DATASET_REGISTRY
+
+from occluded_reid.data.datasets.base import FolderDataset, Subsets
+from occluded_reid.synthetic import generate, read_truth
+
+
+@DATASET_REGISTRY.register()
+class SyntheticOccluded(FolderDataset):
+    """Drawn pedestrians seen by several cameras, generated on first use.
+
+    Protocol ``occluded`` asks with occluded images, ``holistic`` with unoccluded ones; both
+    search the same gallery. The images depend on size, seed and the generator's version only.
+
+    Args:
+        root: the folder of all data sets.
+        protocol: ``occluded`` (default) or ``holistic``.
+        synthetic_size: a name in :data:`occluded_reid.synthetic.SIZES`.
+        synthetic_seed: what is drawn.
+        synthetic_root: where the images are kept; ``""`` is ``root``.
+    """
+
+    protocols = ("occluded", "holistic")
+    pattern = re.compile(r"(\d+)_c(\d+)_")
+    example = "0012_c3_000451.jpg"
+    num_cameras = 99
+
+    def __init__(
+        self,
+        root: str = "datasets",
+        protocol: str = "",
+        *,
+        synthetic_size: str = "small",
+        synthetic_seed: int = 0,
+        synthetic_root: str = "",
+        **kwargs: Any,
+    ) -> None:
+        self.size = synthetic_size
+        self.seed = synthetic_seed
+        self._truth: dict[str, Any] | None = None
+        super().__init__(synthetic_root or root, protocol, **kwargs)
+
+    def read_subsets(self) -> Subsets:
+        """Generate the images unless they are there, then read them."""
+        # Every process calls it; the generator's own lock lets one of them draw.
+        home = Path(generate(self.root, self.size, self.seed)).absolute()
+        self.home = str(home)
+        self.dataset_name = f"synthetic-{home.name}"  # another draw has other people
+        query = "query_holistic" if self.protocol == "holistic" else "query"
+        names = ("bounding_box_train", query, "bounding_box_test")
+        self.image_folders = [home / name for name in names]
+        return Subsets(*map(self.read, self.image_folders))
+
+    @property
+    def truth(self) -> dict[str, Any]:
+        """The drawn occlusion of each image by its absolute path; read when first asked for."""
+        if self._truth is None:
+            records = read_truth(self.home)
+            self._truth = {str(Path(self.home, path)): truth for path, truth in records.items()}
+        return self._truth

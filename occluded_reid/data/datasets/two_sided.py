@@ -1,0 +1,126 @@
+"""Sets of two sides: occluded or partial queries, and a gallery of whole bodies.
+
+Their names tell no camera, so the sides stand for cameras: queries have camera 0, the gallery
+camera 1, and no match is dropped. The number after the identity counts images; a loader that takes
+it for a camera drops true matches, which moves Rank-1 by some points.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import ClassVar
+
+from fastreid.data.datasets import DATASET_REGISTRY
+
+from occluded_reid.data.datasets.base import (
+    Counts,
+    FolderDataset,
+    LabelledImage,
+    Subsets,
+    is_image_name,
+)
+from occluded_reid.data.datasets.layout import as_spelled, names_in, visible_folders
+
+QUERY_CAMERA, GALLERY_CAMERA = 0, 1
+
+
+def read_side(folder: Path, pattern: re.Pattern[str], camid: int) -> list[LabelledImage]:
+    """Read one side: images in ``folder``, or in one folder per identity below it.
+
+    Args:
+        folder: the side's folder.
+        pattern: matched at the beginning of the file name; group 1 is the identity.
+        camid: the camera of all images of this side, from 0.
+
+    Returns:
+        The images, sorted by path. The name of a folder is never parsed.
+    """
+    return [
+        LabelledImage(str(home / name), int(match[1]), camid)
+        for home in (folder, *visible_folders(folder))
+        for name in names_in(home)
+        if is_image_name(name) and (match := pattern.match(name))
+    ]
+
+
+class TwoSided(FolderDataset):
+    """Base of the sets of two sides, which are tested on and never trained on."""
+
+    #: Folders (query, gallery) that are tried in order, for each protocol.
+    sides: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {}
+    pattern = re.compile(r"(\d+)[_.]")
+    example = "001_01.tif"
+    num_cameras = 2
+
+    def read_subsets(self) -> Subsets:
+        """Read the first two folders that stand side by side."""
+        for home in self.candidates():
+            for names in self.sides[self.protocol]:
+                query, gallery = (as_spelled(home, name) for name in names)
+                if query.is_dir() and gallery.is_dir():
+                    self.home, self.image_folders = str(home), [query, gallery]
+                    return Subsets(
+                        train=[],
+                        query=read_side(query, self.pattern, QUERY_CAMERA),
+                        gallery=read_side(gallery, self.pattern, GALLERY_CAMERA),
+                    )
+        wanted = " or ".join(" and ".join(names) for names in self.sides[self.protocol])
+        raise self.not_found(self.candidates(), f"folders {wanted}")
+
+
+@DATASET_REGISTRY.register()
+class OccludedREID(TwoSided):
+    """Occluded-REID: five occluded and five whole-body images of each person.
+
+    Its names are ``NNN_MM.tif``, identity and image number. Copies renamed like Market-1501 bring
+    camera numbers that no camera stands behind; they are not read.
+
+    Reference: Zhuo et al., Occluded Person Re-identification. ICME 2018.
+    """
+
+    dataset_name = "occludedreid"
+    layouts: ClassVar[Sequence[str]] = (
+        "Occluded_REID",
+        "OccludedREID",
+        "Occluded-REID",
+        "ICME2018_Occluded-Person-Reidentification_datasets/Occluded_REID",
+    )
+    sides = {
+        "": (
+            ("occluded_body_images", "whole_body_images"),
+            ("query", "bounding_box_test"),
+            ("query", "gallery"),
+        )
+    }
+    expected = {"query": Counts(1000, 200), "gallery": Counts(1000, 200)}
+    advice = (
+        "Get Occluded_REID.zip from its authors (github.com/tinajia2012/"
+        "ICME2018_Occluded-Person-Reidentification_datasets; for academic use) and unpack it in "
+        "the first of these places"
+    )
+
+
+@DATASET_REGISTRY.register()
+class PartialREID(TwoSided):
+    """Partial-REID: five occluded, five partial and five whole-body images of each person.
+
+    Protocol ``occluded`` asks with the images as they were taken, ``partial`` with the same
+    images cropped by hand to what is visible.
+
+    Reference: Zheng et al., Partial Person Re-identification. ICCV 2015.
+    """
+
+    dataset_name = "partialreid"
+    protocols = ("occluded", "partial")
+    layouts: ClassVar[Sequence[str]] = ("Partial-REID_Dataset", "Partial_REID", "PartialREID")
+    sides = {
+        "occluded": (("occluded_body_images", "whole_body_images"),),
+        "partial": (("partial_body_images", "whole_body_images"),),
+    }
+    expected = {"query": Counts(300, 60), "gallery": Counts(300, 60)}
+    advice = (
+        "Get Partial-REID_Dataset.rar of its authors (Sun Yat-sen University) and unpack it in the "
+        "first of these places"
+    )

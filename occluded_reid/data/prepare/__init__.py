@@ -1,0 +1,1 @@
+"""Preparing data: the data-set doctor, derived sets, occlusion sets."""

@@ -1,0 +1,1 @@
+"""Trained models at work: embedding, extraction in bulk, export."""

@@ -1,0 +1,77 @@
+"""Build the model that a configuration names, or say in one message what cannot be built."""
+
+from __future__ import annotations
+
+import difflib
+
+import torch
+from fastreid.config import CfgNode
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.heads import REID_HEADS_REGISTRY
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from fastreid.modeling.meta_arch import build_model as build_in_fastreid
+from torch import nn
+
+from occluded_reid.utils.errors import UserError
+
+
+def build_model(cfg: CfgNode) -> nn.Module:
+    """Build the model of ``cfg`` on ``MODEL.DEVICE``.
+
+    Raises:
+        UserError: the configuration names a part that does not exist, or pretrained weights that
+            are not there.
+    """
+    _check_names(cfg)
+    backbone = cfg.MODEL.BACKBONE
+    try:
+        model = build_in_fastreid(cfg)
+    except FileNotFoundError as error:
+        raise UserError(
+            f"{error}; MODEL.BACKBONE.PRETRAIN False starts from random weights"
+        ) from error
+    except (KeyError, AssertionError) as error:
+        if error.args == (backbone.DEPTH,):
+            raise UserError(
+                f"the model cannot be built: {backbone.NAME} has no MODEL.BACKBONE.DEPTH "
+                f"{backbone.DEPTH!r}; 50x is a depth of ResNet, base one of ViT"
+            ) from error
+        raise UserError(
+            f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, MODEL.BACKBONE "
+            "and MODEL.HEADS"
+        ) from error
+    _prepare_resnet(model)
+    # feature maps take the layout of the weights that they meet first
+    return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+
+
+def _prepare_resnet(model: nn.Module) -> None:
+    """Give fast-reid's ResNet without non-local blocks what its first forward pass would give it.
+
+    Else a compiled one is compiled a second time.
+    """
+    for module in model.modules():
+        for name in ("NL_1_idx", "NL_2_idx", "NL_3_idx", "NL_4_idx"):
+            if getattr(module, name, None) == []:
+                setattr(module, name, [-1])
+
+
+def _check_names(cfg: CfgNode) -> None:
+    """Refuse a part that no registry holds; heads count where fast-reid's architectures use them.
+
+    Raises:
+        UserError: the name, and those that look like it.
+    """
+    named = {
+        "MODEL.META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
+        "MODEL.BACKBONE.NAME": (cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),
+        "MODEL.HEADS.NAME": (cfg.MODEL.HEADS.NAME, REID_HEADS_REGISTRY),
+    }
+    for key, (name, registry) in named.items():
+        try:
+            registry.get(name)
+        except KeyError as error:
+            known = sorted(registry._obj_map)  # fast-reid's registry has no other list of names
+            near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
+            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}"
+            raise UserError(f"{key} is {name!r}, which does not exist; {hint}") from error

@@ -1,0 +1,1 @@
+"""Drawn pedestrians: body, pose, clothes, belongings."""

@@ -1,0 +1,123 @@
+"""Who a person is: body, hair, clothes and belongings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from occluded_reid.synthetic.paint.palette import RGB
+
+UPPER_KINDS = ("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat", "vest", "dress")
+LOWER_KINDS = ("trousers", "jeans", "wide trousers", "leggings", "shorts", "skirt")
+HAIR_STYLES = ("bald", "crop", "short", "curly", "bob", "long", "ponytail", "bun")
+BAG_KINDS = ("backpack", "shoulder bag", "handbag", "shopping bag", "suitcase")
+HEADWEAR_KINDS = ("cap", "beanie", "hat", "headscarf")
+PRINTS = ("none", "box", "disc", "letters", "triangle", "bars")
+
+
+@dataclass(frozen=True)
+class Body:
+    """Measures in metres; widths are half widths."""
+
+    height: float
+    shoulder: float
+    waist: float
+    hip: float
+    depth: float
+    leg: float
+    limb: float
+    head: float
+
+
+@dataclass(frozen=True)
+class Cloth:
+    """What a garment is made of."""
+
+    colour: RGB
+    second: RGB
+    third: RGB
+    pattern: str
+    frequency: float
+
+
+@dataclass(frozen=True)
+class Upper:
+    """The upper garment.
+
+    Attributes:
+        kind: one of :data:`UPPER_KINDS`.
+        cloth: its main cloth.
+        sleeve: 0 without sleeves, 0.5 to the elbow, 1 to the wrist.
+        sleeve_colour: colour of the sleeves where it differs, else None.
+        hem: metres below the waist.
+        open_front: whether a jacket stands open.
+        inner: colour of the shirt under an open jacket.
+        chest_print: print on the front, one of :data:`PRINTS`.
+        back_print: print on the back.
+        print_colour: colour of both.
+    """
+
+    kind: str
+    cloth: Cloth
+    sleeve: float
+    sleeve_colour: RGB | None
+    hem: float
+    open_front: bool
+    inner: RGB
+    chest_print: str
+    back_print: str
+    print_colour: RGB
+
+
+@dataclass(frozen=True)
+class Lower:
+    """Trousers or a skirt.
+
+    Attributes:
+        kind: one of :data:`LOWER_KINDS`.
+        cloth: its cloth.
+        length: 1 reaches the ankles, 0.5 the knees.
+        side_stripe: colour of a stripe down the side, or None.
+    """
+
+    kind: str
+    cloth: Cloth
+    length: float
+    side_stripe: RGB | None
+
+
+@dataclass(frozen=True)
+class Shoes:
+    """Shoes, as boots or low ones."""
+
+    colour: RGB
+    sole: RGB
+    boots: bool
+
+
+@dataclass(frozen=True)
+class Bag:
+    """A carried thing, one of :data:`BAG_KINDS`; ``side`` is 1 for the left hand, -1 the right."""
+
+    kind: str
+    colour: RGB
+    trim: RGB
+    size: float
+    side: int
+
+
+@dataclass(frozen=True)
+class Appearance:
+    """All that is constant about an identity."""
+
+    body: Body
+    skin: RGB
+    hair_style: str
+    hair: RGB
+    beard: bool
+    glasses: bool
+    headwear: str | None
+    headwear_colour: RGB
+    upper: Upper
+    lower: Lower
+    shoes: Shoes
+    bag: Bag | None

@@ -1,0 +1,200 @@
+"""How a person stands before the camera: a walking skeleton, turned, and projected to pixels.
+
+Body axes: X to the person's left, Y up, Z forwards, in metres, the origin on the ground. Screen
+axes: x to the right, y down, in pixels, and a depth in metres that grows towards the camera.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from occluded_reid.synthetic.person.appearance import Body
+from occluded_reid.synthetic.streams import between, chance
+
+ARM_MODES = ("swing", "pocket", "phone", "call", "down")
+_ARM_WEIGHTS = (0.62, 0.12, 0.1, 0.05, 0.11)
+
+
+@dataclass(frozen=True)
+class Pose:
+    """One moment of a walk.
+
+    Attributes:
+        yaw: 0 faces the camera, pi/2 walks to the right, pi shows the back (radians).
+        pitch: how far the camera looks down (radians).
+        phase: moment of the walking cycle (radians).
+        stride: swing of the thighs (radians); about 0.05 for a standing person.
+        lean: forward lean of the trunk (radians).
+        arms: what the left and the right arm do, of :data:`ARM_MODES`.
+    """
+
+    yaw: float
+    pitch: float
+    phase: float
+    stride: float
+    lean: float
+    arms: tuple[str, str]
+
+
+@dataclass(frozen=True)
+class Joint:
+    """A joint on the screen."""
+
+    x: float
+    y: float
+    depth: float
+
+    @property
+    def point(self) -> tuple[float, float]:
+        """(x, y)"""
+        return self.x, self.y
+
+
+@dataclass(frozen=True)
+class Projection:
+    """From body axes to the screen.
+
+    Attributes:
+        foot_x: x of the point on the ground between the feet.
+        foot_y: y of that point.
+        scale: pixels per metre.
+        yaw: see :class:`Pose`.
+        pitch: see :class:`Pose`.
+    """
+
+    foot_x: float
+    foot_y: float
+    scale: float
+    yaw: float
+    pitch: float
+
+    def joint(self, left: float, up: float, forward: float) -> Joint:
+        """The screen position of one point of the body."""
+        side = left * np.cos(self.yaw) + forward * np.sin(self.yaw)
+        depth = forward * np.cos(self.yaw) - left * np.sin(self.yaw)
+        down = depth * np.sin(self.pitch) - up * np.cos(self.pitch)
+        return Joint(
+            float(self.foot_x + side * self.scale),
+            float(self.foot_y + down * self.scale),
+            float(depth),
+        )
+
+    def half_width(self, half_breadth: float, half_depth: float) -> float:
+        """Half the width in pixels of an elliptic section of the trunk as it is turned."""
+        breadth, depth = half_breadth * np.cos(self.yaw), half_depth * np.sin(self.yaw)
+        return float(np.hypot(breadth, depth) * self.scale)
+
+
+def draw_pose(
+    rng: np.random.Generator, yaw: float, pitch: float, arms: tuple[str, str] | None = None
+) -> Pose:
+    """A random moment of a walk in a given direction.
+
+    Args:
+        rng: source of chance.
+        yaw: direction of the walk (radians).
+        pitch: downward look of the camera (radians).
+        arms: what the arms do; drawn where None.
+    """
+    walking = chance(rng, 0.85)
+    return Pose(
+        yaw=yaw,
+        pitch=pitch,
+        phase=between(rng, 0, 2 * np.pi),
+        stride=between(rng, 0.3, 0.52) if walking else between(rng, 0.03, 0.1),
+        lean=between(rng, 0.0, 0.09),
+        arms=arms or draw_arms(rng),
+    )
+
+
+def draw_arms(rng: np.random.Generator) -> tuple[str, str]:
+    """What the two arms do."""
+    left, right = rng.choice(len(ARM_MODES), size=2, p=_ARM_WEIGHTS)
+    return ARM_MODES[int(left)], ARM_MODES[int(right)]
+
+
+def skeleton(body: Body, pose: Pose, projection: Projection) -> dict[str, Joint]:
+    """The joints on the screen.
+
+    Returns:
+        ``pelvis``, ``waist``, ``chest``, ``neck``, ``head`` and for each side (``left``, ``right``)
+        ``hip``, ``knee``, ``ankle``, ``toe``, ``shoulder``, ``elbow``, ``hand``, keyed such as
+        ``left knee``.
+    """
+    points = _legs(body, pose)
+    lowest = min(points[f"{side} ankle"][1] for side in ("left", "right"))
+    lift = 0.075 - lowest
+    pelvis = body.height * body.leg
+    neck = body.height - 2.75 * body.head
+    for name, up in (("pelvis", pelvis), ("waist", pelvis + 0.11), ("chest", neck - 0.20)):
+        points[name] = (0.0, up, (up - pelvis) * np.sin(pose.lean))
+    points["neck"] = (0.0, neck, (neck - pelvis) * np.sin(pose.lean))
+    middle = body.height - 1.32 * body.head
+    points["head"] = (0.0, middle, (middle - pelvis) * np.sin(pose.lean) + 0.02)
+    points.update(_arms(body, pose, neck))
+    return {
+        name: projection.joint(left, up + lift, forward)
+        for name, (left, up, forward) in points.items()
+    }
+
+
+def _legs(body: Body, pose: Pose) -> dict[str, tuple[float, float, float]]:
+    points = {}
+    length = body.height * body.leg - 0.075
+    for side, sign in (("left", 1), ("right", -1)):
+        cycle = pose.phase if sign > 0 else pose.phase + np.pi
+        thigh = pose.stride * np.sin(cycle) + 0.06
+        bend = 0.08 + 2.0 * pose.stride * max(np.sin(cycle - 0.5 + np.pi / 2), 0) ** 2
+        hip = (sign * body.hip * 0.52, length + 0.075, 0.0)
+        knee = (
+            sign * body.hip * 0.5,
+            hip[1] - 0.51 * length * np.cos(thigh),
+            0.51 * length * np.sin(thigh),
+        )
+        calf = thigh - bend
+        ankle = (
+            sign * body.hip * 0.46,
+            knee[1] - 0.49 * length * np.cos(calf),
+            knee[2] + 0.49 * length * np.sin(calf),
+        )
+        tip = min(calf + 0.12, 0.25)
+        toe = (
+            sign * (body.hip * 0.46 + 0.05),
+            ankle[1] - 0.045 + 0.19 * np.sin(tip),
+            ankle[2] + 0.19 * np.cos(tip),
+        )
+        points.update(
+            {f"{side} hip": hip, f"{side} knee": knee, f"{side} ankle": ankle, f"{side} toe": toe}
+        )
+    return points
+
+
+def _arms(body: Body, pose: Pose, neck: float) -> dict[str, tuple[float, float, float]]:
+    points = {}
+    upper, fore = 0.172 * body.height, 0.155 * body.height
+    for side, sign, mode in (("left", 1, pose.arms[0]), ("right", -1, pose.arms[1])):
+        swing = -0.95 * pose.stride * np.sin(pose.phase if sign > 0 else pose.phase + np.pi)
+        swing, bend, spread, inward = {
+            "swing": (swing, 0.25 + 0.5 * max(swing, 0.0), 0.13, 0.0),
+            "pocket": (-0.42, 0.85, 0.34, 0.16),
+            "phone": (0.35, 1.65, 0.12, 0.24),
+            "call": (0.75, 2.25, 0.3, 0.16),
+            "down": (0.15 * swing, 0.1, 0.1, 0.0),
+        }[mode]
+        forward = (neck - body.height * body.leg - 0.06) * np.sin(pose.lean)
+        shoulder = (sign * (body.shoulder - 0.035), neck - 0.065, forward)
+        elbow = (
+            shoulder[0] + sign * upper * np.sin(spread),
+            shoulder[1] - upper * np.cos(swing) * np.cos(spread),
+            forward + upper * np.sin(swing),
+        )
+        angle = swing + bend
+        hand = (
+            elbow[0] + sign * fore * (0.25 * np.sin(spread)) - sign * fore * np.sin(inward) * 1.6,
+            elbow[1] - fore * np.cos(angle),
+            elbow[2] + fore * np.sin(angle),
+        )
+        points.update({f"{side} shoulder": shoulder, f"{side} elbow": elbow, f"{side} hand": hand})
+    return points

@@ -1,0 +1,1 @@
+"""Background, camera, and how the picture is put together."""

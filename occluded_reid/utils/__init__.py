@@ -1,0 +1,1 @@
+"""Errors, files, progress, randomness: what every room uses and what knows of none."""

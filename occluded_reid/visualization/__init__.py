@@ -1,0 +1,1 @@
+"""Figures of ranked lists, visibility, landmarks, batches and curves."""

@@ -1,0 +1,108 @@
+"""A run's training curves: losses, learning rate, and what its evaluations found."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from PIL import Image
+
+from occluded_reid.utils.errors import UserError
+
+# Okabe and Ito's colours without their light yellow
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+DASHES = ("-", "--", ":", "-.")  # with the colours, twelve pairs before one comes again
+METRICS = ("Rank-1", "mAP")
+
+Curve = tuple[list[int], list[float]]
+"""Iterations, and the values at them."""
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """Read a run's metrics.json: one line, of one iteration, after the other.
+
+    Raises:
+        UserError: there is no such file, it is empty, or a line is damaged.
+    """
+    if not path.is_file():
+        raise UserError(f"there is no {path}: name the folder of a training run, OUTPUT_DIR FOLDER")
+    lines = []
+    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
+        try:
+            lines.append(json.loads(line))
+            lines[-1]["iteration"] + 0
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise UserError(
+                f"line {number + 1} of {path} is damaged; --resume, which goes on with the run, "
+                "leaves out such lines, or delete the line"
+            ) from error
+    if not lines:
+        raise UserError(f"{path} is empty: the run has not come to SOLVER.LOG_PERIOD iterations")
+    return lines
+
+
+def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
+    """Return the curves by panel and name; a panel without any is left out."""
+    panels: dict[str, dict[str, Curve]] = {"loss": {}, "learning rate": {}, "per cent": {}}
+    for line in lines:
+        for name, value in line.items():
+            if panel := _panel_of(name):
+                iterations, values = panels[panel].setdefault(name, ([], []))
+                iterations.append(line["iteration"])
+                values.append(value)
+    return {panel: curves for panel, curves in panels.items() if curves}
+
+
+def _panel_of(name: str) -> str:
+    if name == "total_loss" or name.startswith("loss_"):
+        return "loss"
+    if name == "lr":
+        return "learning rate"
+    return "per cent" if name.split("/")[-1] in METRICS else ""
+
+
+def draw_curves(lines: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
+    """Draw the panels of :func:`curves_of` below each other, over one axis of iterations."""
+    panels = curves_of(lines)
+    figure = Figure(figsize=(10, 1 + 2.8 * len(panels)), dpi=120, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    all_axes = figure.subplots(len(panels), 1, sharex=True, squeeze=False)[:, 0]
+    for axes, (panel, curves) in zip(all_axes, panels.items(), strict=True):
+        _draw_panel(axes, panel, curves)
+    all_axes[-1].set_xlabel("iteration")
+    canvas.draw()
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _draw_panel(axes: Axes, panel: str, curves: Mapping[str, Curve]) -> None:
+    styles = zip(cycle(DASHES), cycle(COLOURS), strict=False)
+    for name, (iterations, values) in sorted(curves.items()):
+        if name == "total_loss":
+            axes.plot(iterations, values, color="black", linewidth=2.5, label=name)
+            continue
+        dash, colour = next(styles)
+        # a single point, as of one evaluation, is no line
+        marker = "o" if panel == "per cent" or len(values) == 1 else ""
+        axes.plot(iterations, values, dash, color=colour, marker=marker, label=name)
+    if panel == "per cent":
+        axes.set_ylim(0, 100)
+    elif spans_powers_of_ten(curves):
+        axes.set_yscale("log")
+    axes.set_ylabel(panel)
+    axes.grid(alpha=0.3)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", frameon=False)
+
+
+def spans_powers_of_ten(curves: Mapping[str, Curve]) -> bool:
+    """Whether curves are easier to read on a logarithmic scale: all positive, and far apart."""
+    values = np.concatenate([values for _, values in curves.values()])
+    values = values[np.isfinite(values)]
+    return len(values) > 0 and bool(values.min() > 0 and values.max() > 10 * values.min())

@@ -1,0 +1,553 @@
+"""Every figure at a tiny size; what is counted, at the paper's."""
+
+from __future__ import annotations
+
+import collections
+import functools
+import json
+import os
+import re
+import signal
+import subprocess
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import run
+import torch
+from cases import (
+    compiled,
+    fed_step,
+)
+from cases.aonet_case import AONetCase
+from cases.fed_case import THIN, FEDCase, build_batch, build_fed
+from cases.fed_step import check_steps
+from cases.training import our_step
+from figures import (
+    SUITES,
+    activations,
+    counts,
+    evaluation,
+    gpu_aonet,
+    gpu_aonet_compiled,
+    gpu_augmentation,
+    gpu_evaluation,
+    gpu_fed,
+    gpu_fed_compiled,
+    gpu_schedule,
+    gpu_search,
+    head,
+    latency,
+    levers,
+    loading,
+    optimizer,
+    ranking,
+    rerank,
+    runtimes,
+    search,
+    similarity,
+    step,
+)
+from harness.apart import run_apart
+from harness.comparison import (
+    Figure,
+    Unequal,
+    clock,
+    figure,
+    require_equal,
+    time_alternately,
+)
+from harness.dispatch import OperationCounter
+from large import (
+    rerank_large,
+    search_scale,
+)
+from references import fed_in_loops, pil_pairs
+from runs import in_a_child
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.func import functional_call
+
+from occluded_reid.utils.errors import UserError
+
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
+TINY = FEDCase(pairs=4, instances=2, identities=8, channels=16, blocks=1, heads=2, image=(64, 32))
+TINY_AONET = AONetCase(images=4, identities=4, depth="18x", channels=512, image=(64, 32))
+SCHEDULE = (
+    "SOLVER.IMS_PER_BATCH", "8", "INPUT.SIZE_TRAIN", "[64, 32]", "INPUT.SIZE_TEST", "[64, 32]",
+    "MODEL.BACKBONE.DEPTH", "custom", "MODEL.BACKBONE.FEAT_DIM", "16",
+    "MODEL.BACKBONE.NUM_BLOCKS", "1", "MODEL.BACKBONE.NUM_HEADS", "2",
+)  # fmt: skip
+SIZES = {
+    activations: dict(case=TINY),
+    counts: dict(case=THIN),
+    evaluation: dict(queries=8, gallery=60, channels=5, rounds=1),
+    gpu_aonet: dict(case=TINY_AONET, device="cpu", rounds=1, in_a_row=1, peak_side=64),
+    gpu_aonet_compiled: dict(case=TINY_AONET, device="cpu", rounds=1, in_a_row=1),
+    gpu_augmentation: dict(pairs=3, size=(64, 32), device="cpu", rounds=1),
+    gpu_evaluation: dict(queries=8, gallery=60, channels=5, device="cpu", rounds=1),
+    gpu_fed: dict(case=TINY, device="cpu", rounds=1, in_a_row=1, peak_side=64),
+    gpu_fed_compiled: dict(
+        case=TINY.smaller(drop_path=0.0), device="cpu", rounds=1, in_a_row=1
+    ),
+    gpu_schedule: dict(images=20, identities=5, workers=0, options=SCHEDULE, device="cpu"),
+    gpu_search: dict(items=150, channels=8, batch=3, device="cpu", rounds=1),
+    head: dict(case=TINY, rounds=1),
+    latency: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
+    levers: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
+    loading: dict(images=4, size=(64, 32), rounds=1),
+    optimizer: dict(case=TINY, rounds=1),
+    ranking: dict(queries=20, gallery=150, rounds=1),
+    rerank: dict(queries=8, gallery=60, channels=8, k1=6, k2=3, rounds=1),
+    runtimes: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
+    search: dict(items=150, channels=8, batch=3, rounds=1),
+    similarity: dict(queries=8, gallery=9, landmarks=3, channels=5, rounds=1),
+    step: dict(case=TINY, rounds=1),
+}  # fmt: skip
+MODULES = {module for suite in SUITES.values() for module in suite}
+SLOW = {gpu_aonet_compiled, runtimes}
+# What only a GPU, an extra or a compiler can give.
+OPTIONAL = re.compile("gpu_.*memory|latency_aonet_int8|latency_.*(compiled|openvino|onnxruntime).*")
+
+
+@pytest.fixture(autouse=True)
+def no_compiler(monkeypatch):
+    """Compiling takes long."""
+    monkeypatch.setattr(latency, "has_compiler", lambda: False)
+
+
+@pytest.fixture(autouse=True)
+def one_check(monkeypatch):
+    """The steps are checked once, in a test of their own; nothing is compiled."""
+    for module in (activations, counts, gpu_fed, head, step):
+        monkeypatch.setattr(module, "check_steps", lambda *_: None)
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: None)
+    monkeypatch.setattr(compiled, "FIRST", 1)
+
+
+def test_every_module_is_in_a_suite_and_here():
+    assert set(SIZES) == MODULES
+    names = [name for module in MODULES for name in module.NAMES]
+    assert len(names) == len(set(names))
+
+
+@pytest.mark.parametrize(
+    "module",
+    [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in SIZES],
+    ids=lambda module: module.__name__,
+)
+def test_a_figure_at_a_tiny_size(module):
+    found = dict(module.measure(**SIZES[module]))
+    missing = set(module.NAMES) - set(found)
+    assert set(found) <= set(module.NAMES)
+    assert all(map(OPTIONAL.fullmatch, missing))
+    for each in found.values():
+        assert isinstance(each, Figure) and each.unit
+        assert each.ours >= 0 and each.reference > 0
+
+
+@pytest.mark.extras
+def test_one_image_by_all_that_is_installed(monkeypatch):
+    monkeypatch.setattr(runtimes, "has_compiler", lambda: False)
+    found = latency.measure(**SIZES[latency]) | runtimes.measure(**SIZES[runtimes])
+    assert {name for name in latency.NAMES + runtimes.NAMES if "compiled" not in name} == set(found)
+    assert all("int8 by OpenVINO" in found[name].unit for name in latency.NAMES if "int8" in name)
+    assert "int8 by ONNX Runtime" in found["latency_onnxruntime_int8"].unit
+
+
+def test_both_steps_agree(monkeypatch):
+    tf32 = []
+
+    def noted_step(*args):
+        tf32.append(torch.backends.cudnn.allow_tf32)
+        return our_step(*args)
+
+    monkeypatch.setattr(fed_step, "our_step", noted_step)
+    check_steps()
+    assert tf32 == [False] and torch.backends.cudnn.allow_tf32
+
+
+def test_a_step_does_not_wait_and_launches_little():
+    found = counts.measure()
+    assert (found["syncs"].ours, found["syncs"].ratio) == (0, None)
+    assert found["syncs"].reference > 2 * THIN.pairs
+    assert found["launches"].ours <= 950
+    assert found["launches"].reference > 2 * found["launches"].ours
+
+
+def forward_on_a_pretended_gpu(then):
+    """Count the forward pass, and ``then`` with its terms, where tensors hold no numbers."""
+    model, batch = build_fed(THIN), build_batch(THIN)
+    state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        state, batch = (
+            {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in of.items()}
+            for of in (state, batch)
+        )
+        with OperationCounter() as counter:
+            then(functional_call(model, state, (batch,)))
+    return counter
+
+
+@in_a_child
+def test_the_forward_pass_reads_nothing_on_the_host():
+    """Also not by ways that a CPU does not show; the backward pass is PyTorch's alone."""
+    assert forward_on_a_pretended_gpu(len).syncs == 0
+    with pytest.raises(DataDependentOutputException):
+        forward_on_a_pretended_gpu(lambda terms: sum(terms.values()).tolist())
+
+
+@pytest.mark.parametrize(
+    "wait",
+    [
+        lambda x: x.sum().item(), lambda x: bool(x[0] > 0), lambda x: x[x > 0],
+        lambda x: x.nonzero(), lambda x: x.unique(), lambda x: x.masked_select(x > 0),
+    ],
+)  # fmt: skip
+def test_what_waits_is_counted(wait):
+    numbers = torch.tensor([1.0, -1.0])
+    with OperationCounter() as counter:
+        numbers.view(2, 1).add(1)
+    assert (counter.launches, counter.syncs) == (1, 0)
+    with OperationCounter() as counter:
+        wait(numbers)
+    assert counter.syncs == 1
+
+
+def test_bf16_and_one_pass_keep_less_for_the_backward_pass():
+    case = FEDCase(pairs=4, instances=1, identities=8, channels=192, heads=3, blocks=2)
+    found = activations.measure(case)["activations"]
+    assert found.ratio > 1.6
+
+
+@pytest.mark.parametrize("change, most", [(levers.unchanged, 42), (levers.recomputing, 6)])
+def test_what_an_image_of_the_paper_keeps(change, most):
+    """In megabytes; the blocks are alike, so that two of them tell what twelve keep."""
+    kept = []
+    for blocks in (1, 2):
+        case = FEDCase(pairs=2, instances=1, identities=8, blocks=blocks)
+        model = change(build_fed(case))
+        step = functools.partial(our_step, model, dtype=torch.bfloat16)
+        kept.append(activations.kept_per_image(step, model, case))
+    first, second = kept
+    assert first + 11 * (second - first) <= most
+
+
+def test_memories_that_a_compiled_step_leaves_are_found():
+    moved, left = torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)
+    compiled.require_equal_buffers(moved, left)
+    moved(torch.randn(8, 4) + 9)
+    with pytest.raises(Unequal, match="running_mean"):
+        compiled.require_equal_buffers(left, moved)
+
+
+def test_a_step_is_not_said_to_be_in_graphs_where_it_is_not(monkeypatch):
+    found = collections.Counter()
+    monkeypatch.setitem(compiled.counters, "inductor", found)
+    with pytest.raises(RuntimeError, match="nothing of the step"):
+        compiled.extent_of_graphs()
+    found["cudagraph_recorded_non_static_inputs"] = 4
+    assert compiled.extent_of_graphs() == "all in CUDA graphs"
+    for name in ("cudagraph_skips", "cudagraph_partitions"):
+        with monkeypatch.context() as patch:
+            patch.setitem(found, name, 2)
+            assert compiled.extent_of_graphs().startswith("not all in CUDA graphs")
+
+
+def test_losses_that_a_lever_changes_are_found():
+    with pytest.raises(Unequal, match="attention: loss"):
+        levers.check("attention", lambda: {"loss": 1.0}, lambda: {"loss": 1.1})
+
+
+def test_different_losses_gradients_and_banks_are_found(monkeypatch):
+    original = fed_in_loops.update
+    monkeypatch.setattr(fed_in_loops, "update", lambda memory, x, who: original(memory, -x, who))
+    with pytest.raises(Unequal, match="the bank of erased features"):
+        check_steps()
+    monkeypatch.setattr(fed_in_loops, "update", original)
+    contrast = fed_in_loops.contrast_loss
+    monkeypatch.setattr(
+        fed_in_loops, "contrast_loss", lambda x, *others: contrast(x.detach(), *others)
+    )
+    with pytest.raises(Unequal, match="gradient of"):
+        check_steps()
+    monkeypatch.setattr(
+        fed_in_loops, "search", lambda x, centres, *_: centres[None, :8].expand(len(x), -1, -1)
+    )
+    with pytest.raises(Unequal, match="loss_.*diffused"):
+        check_steps()
+
+
+def backwards(way):
+    return way._replace(run=lambda images: [x[:, ::-1] for x in way.run(images)])
+
+
+def changed(function, by):
+    return lambda *args, **options: by(function(*args, **options))
+
+
+@pytest.mark.parametrize(
+    ("module", "holder", "name", "by"),
+    [
+        (similarity, similarity, "similarities", lambda x: 1.01 * x),
+        (rerank, rerank, "re_ranking", lambda x: x + 0.01),
+        (search, search.faiss.IndexFlatIP, "search", lambda x: (x[0] + 0.01, x[1])),
+        (ranking, ranking, "evaluate_rank", lambda x: (x[0], [0.9 * y for y in x[1]], x[2])),
+        (ranking, ranking, "evaluate_rank", lambda x: (x[0], x[1], [0.9 * y for y in x[2]])),
+        (ranking, ranking, "evaluate_rank", lambda x: (0.9 * x[0], x[1], x[2])),
+        (gpu_evaluation, gpu_evaluation, "evaluate_rank", lambda x: (x[0], [0.0])),
+        (loading, pil_pairs, "read_image", lambda image: image.rotate(180)),
+        (loading, pil_pairs.PairsInPIL, "_labels", lambda labels: 1 - labels),
+        (loading, pil_pairs.PairsInPIL, "_occluded", lambda image: image.rotate(180)),
+        (latency, latency, "in_bf16", backwards),
+        (optimizer, optimizer, "build_sgd", lambda sgd: (sgd.param_groups[0].update(lr=1), sgd)[1]),
+    ],
+    ids=lambda value: value if isinstance(value, str) else None,
+)  # fmt: skip
+def test_a_reference_with_another_result_is_not_timed(module, holder, name, by, monkeypatch):
+    monkeypatch.setattr(holder, name, changed(getattr(holder, name), by))
+    with pytest.raises(Unequal):
+        dict(module.measure(**SIZES[module]))
+
+
+def test_arrays_of_other_shapes_are_not_equal():
+    require_equal("x", [1.0, 2.0], torch.tensor([1.0, 2.01]), atol=0.02)
+    with pytest.raises(Unequal, match=r"x: .*0\.01"):
+        require_equal("x", [1.0, 2.0], torch.tensor([1.0, 2.01]), atol=0.001)
+    with pytest.raises(Unequal, match="shape"):
+        require_equal("x", [1.0], [1.0, 1.0], atol=1)
+
+
+def test_medians_ratios_and_spread():
+    assert figure(([1, 2, 9], [4, 4, 9]), "s") == Figure(2, 4, 2, "s", [1, 4])
+    assert figure(([4, 4, 9], [1, 2, 9]), "per s", rate=True).ratio == 2
+    assert figure(([0], [8]), "waits") == Figure(0, 8, None, "waits", [])
+
+
+def test_the_sides_take_turns():
+    calls: list[str] = []
+    times = time_alternately(lambda: calls.append("a"), lambda: calls.append("b"), rounds=3)
+    assert "".join(calls) == "abababab" and [len(each) for each in times] == [3, 3]
+
+
+def test_json_and_table(tmp_path, capsys, monkeypatch):
+    measured_by((counts,), monkeypatch)
+    file = tmp_path / "new" / "cpu.json"
+    assert run.command(["--only", "syncs", "--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert set(content) == {"machine", "figures", "failed", "left_out"} and content["failed"] == {}
+    assert set(content["figures"]) == {"syncs"}
+    fields = {"ours", "reference", "ratio", "unit", "spread"}
+    assert set(content["figures"]["syncs"]) == fields
+    assert content["machine"]["cores"] >= 1 and content["machine"]["packages"]["torch"]
+    assert "| syncs " in capsys.readouterr().out
+
+
+def one_by_one(*then):
+    """Measure ``first``, and then what each of ``then`` does."""
+    yield "first", figure(([1], [2]), "s")
+    for each in then:
+        each()
+
+
+def unusable():
+    raise UserError("disk full")
+
+
+def stand_in(names, measure):
+    return SimpleNamespace(NAMES=names, measure=measure)
+
+
+def measured_by(modules, monkeypatch):
+    monkeypatch.setitem(SUITES, "cpu", modules)
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+
+
+def test_a_figure_that_fails_loses_no_other(tmp_path, capsys, monkeypatch):
+    modules = (
+        stand_in(("first", "second"), lambda: one_by_one(lambda: 1 / 0)),
+        stand_in(("unusable",), unusable),
+        stand_in(("third",), lambda: {"third": figure(([3], [3]), "s")}),
+    )
+    measured_by(modules, monkeypatch)
+    file = tmp_path / "found.json"
+    assert run.command(["--json", str(file)]) == 1
+    content = json.loads(file.read_text())
+    assert set(content["figures"]) == {"first", "third"}
+    reasons = {"second": "ZeroDivisionError: division by zero", "unusable": "UserError: disk full"}
+    assert content["failed"] == reasons
+    out, err = capsys.readouterr()
+    assert "| third " in out and "not measured: second: ZeroDiv" in err
+    assert err.count("Traceback") == 1
+    assert run.command(["--only", "first", "--json", str(file)]) == 0
+
+
+def test_several_threads_are_timed_on_the_wall(monkeypatch):
+    module, asked = stand_in(("first",), lambda: {"first": figure(([1], [1]), "s")}), []
+    measured_by((module,), monkeypatch)
+    for library, name in ((torch, "set_num_threads"), (run.faiss, "omp_set_num_threads")):
+        monkeypatch.setattr(library, name, asked.append)
+    assert run.command([]) == 0 and run.command(["--threads", "2"]) == 0
+    assert asked == [1, 1, 2, 2]
+    for threads, expected in ((1, time.process_time), (2, time.perf_counter)):
+        monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+        assert clock() is expected
+
+
+def test_what_was_measured_is_there_when_the_time_is_up(tmp_path, capsys, monkeypatch):
+    seen = []
+    file = tmp_path / "found.json"
+    modules = (
+        stand_in(("broken",), lambda: 1 / 0),
+        stand_in(
+            ("first", "second"),
+            lambda: one_by_one(
+                lambda: seen.append(json.loads(file.read_text())),
+                lambda: os.kill(os.getpid(), signal.SIGTERM),
+                lambda: time.sleep(5),
+            ),
+        ),
+        stand_in(("third",), lambda: 1 / 0),
+    )
+    measured_by(modules, monkeypatch)
+    assert run.command(["--json", str(file)]) == 1
+    assert set(seen[0]["figures"]) == {"first"}
+    content = json.loads(file.read_text())
+    assert set(content["figures"]) == {"first"}
+    late = dict.fromkeys(("second", "third"), "the time was up")
+    assert content["failed"] == {"broken": "ZeroDivisionError: division by zero", **late}
+    assert "| first " in capsys.readouterr().out
+
+
+def test_a_result_that_cannot_be_written_ends_in_one_message(tmp_path, capsys, monkeypatch):
+    measured_by((stand_in(("first",), one_by_one),), monkeypatch)
+    (tmp_path / "file").touch()
+    assert run.command(["--json", str(tmp_path / "file" / "found.json")]) == 2
+    assert "error: " in capsys.readouterr().err
+
+
+def test_the_suite_gpu_ends_in_one_message_without_a_gpu(capsys, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert run.command(["--suite", "gpu"]) == 2
+    assert "the suite gpu needs a GPU" in capsys.readouterr().err
+
+
+PYTHON = """#!/bin/sh
+echo "$@ TF32=${TORCH_ALLOW_TF32_CUBLAS_OVERRIDE:-} $PYTHONPATH" >> "$CALLS"
+case "$*" in *--suite*) exit 3 ;; *pip*) exit "$PIP" ;; esac
+"""
+
+
+def run_gpu_sh(folder: Path, pip: int = 0) -> tuple[int, list[str]]:
+    """Run a copy of gpu.sh with a Python that notes what it is asked; return its exit code too."""
+    calls, python, script = folder / "calls", folder / "python", folder / "benchmarks" / "gpu.sh"
+    (script.parent / "wheels").mkdir(parents=True, exist_ok=True)
+    script.write_bytes((BENCHMARKS / "gpu.sh").read_bytes())
+    python.write_text(PYTHON)
+    python.chmod(0o755)
+    calls.write_text("")
+    others = {"TORCH_ALLOW_TF32_CUBLAS_OVERRIDE": "1", "PIP": str(pip), "PYTHON": str(python)}
+    done = subprocess.run(
+        ["sh", script, "found.json"], env={**os.environ, **others, "CALLS": str(calls)}, check=False
+    )
+    return done.returncode, calls.read_text().splitlines()
+
+
+def test_gpu_sh_measures_the_machines_own_packages(tmp_path):
+    code, (asked, measured) = run_gpu_sh(tmp_path)
+    assert code == 3 and "run.py --help" in asked  # the exit code is that of the figures
+    assert "--suite gpu --json found.json TF32= " in measured and f":{tmp_path}" in measured
+    for name in ("yacs-0.1.8-py3-none-any.whl", "torch-9.0-py3-none-any.whl"):
+        (tmp_path / "benchmarks" / "wheels" / name).touch()
+    code, (installed, *_) = run_gpu_sh(tmp_path)
+    assert code == 3 and "yacs-0.1.8" in installed and "torch-9.0" not in installed
+
+
+def test_gpu_sh_says_which_wheels_do_not_fit(tmp_path, capfd):
+    (tmp_path / "benchmarks" / "wheels").mkdir(parents=True)
+    (tmp_path / "benchmarks" / "wheels" / "x-1-cp39-cp39-linux_x86_64.whl").touch()
+    code, (_, version) = run_gpu_sh(tmp_path, pip=1)
+    assert code == 2 and version.startswith("-V ")
+    assert "the wheels in benchmarks/wheels do not fit" in capfd.readouterr().err
+
+
+def test_a_mistyped_figure_ends_in_one_message(capsys):
+    assert run.command(["--only", "rankin"]) == 2
+    assert "perhaps ranking" in capsys.readouterr().err
+    assert run.command(["--only", "gpu_search"]) == 2
+    assert "take --suite gpu" in capsys.readouterr().err
+
+
+def test_what_is_optional_is_named_where_it_is_left_out(tmp_path, capsys, monkeypatch):
+    some = SimpleNamespace(NAMES=("one", "two"), measure=lambda: {"one": Figure(1, 2, 2, "s", [])})
+    monkeypatch.setitem(run.SUITES, "cpu", (some,))
+    file = tmp_path / "found.json"
+    assert run.command(["--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert (set(content["figures"]), content["left_out"]) == ({"one"}, ["two"])
+    assert run.command(["--only", "one"]) == 0
+    assert run.command(["--only", "two"]) == 2
+    assert "--only two: left out, for want of an extra" in capsys.readouterr().err
+
+
+def test_where_nothing_can_be_written_nothing_is_measured(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "measure", None)
+    assert run.command(["--json", str(tmp_path)]) == 2
+
+
+def test_committed_results_have_the_form():
+    files = [path for path in (BENCHMARKS / "results").glob("*.json") if path.stem in SUITES]
+    assert files
+    for file in files:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        names = {name for module in SUITES[file.stem] for name in module.NAMES}
+        assert set(content["figures"]) <= names
+        for each in content["figures"].values():
+            assert set(each) == {"ours", "reference", "ratio", "unit", "spread"}
+
+
+def test_search_by_size_at_a_tiny_one(tmp_path, capsys):
+    file = tmp_path / "scale.json"
+    words = ["--items", "1000", "--dim", "8", "--kinds", "exact", "ivf", "--json", str(file)]
+    assert search_scale.command([*words, "--folder", str(tmp_path)]) == 0
+    rows = json.loads(file.read_text())["rows"]
+    assert [row["kind"] for row in rows] == ["exact", "ivf"]
+    assert rows[0]["recall_queries"] == 1 and rows[1]["recall_queries"] > 0.8
+    assert all(row["ms_one"] > 0 and row["bytes_per_item"] > 0 for row in rows)
+    assert search_scale.command(["--items", "10"]) == 2
+    assert "at least 1000" in capsys.readouterr().err
+
+
+def test_committed_searches_have_the_form():
+    for file in (BENCHMARKS / "results").glob("search_*.json"):
+        rows = json.loads(file.read_text(encoding="utf-8"))["rows"]
+        assert rows and all(row["kind"] in search_scale.KINDS for row in rows)
+
+
+def test_reranking_at_another_size(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
+    file = tmp_path / "large.json"
+    sizes = ["--queries", "6", "--gallery", "60", "--channels", "8"]
+    assert rerank_large.command([*sizes, "--json", str(file)]) == 0
+    content = json.loads(file.read_text())
+    assert content["agreement"] == {
+        "results": 360, "off_by_more_than_1e-5": 0, "largest": content["agreement"]["largest"]
+    }  # fmt: skip
+    assert content["ours"]["seconds"] > 0 and content["reference"]["peak_mb"] > 0
+    zeros, ones = np.zeros((10, 10)), np.ones((10, 10))
+    with pytest.raises(Unequal, match="100 of 100"):
+        rerank_large.agreement(zeros, ones)
+    committed = BENCHMARKS / "results" / "rerank_large.json"
+    assert set(json.loads(committed.read_text(encoding="utf-8"))) == set(content)
+
+
+def test_work_apart_is_measured_with_its_memory():
+    pieces = [np.ones(2**14, np.float32) for _ in range(2**12)]
+    held = pieces.pop()  # behind the others: their memory is free and stays with the process
+    pieces.clear()
+    taken = run_apart(lambda: np.ones(2**25, np.float32)[:5].copy())
+    assert taken.result.tolist() == [1] * 5
+    assert 2**27 <= taken.peak_bytes < 2**28 and taken.seconds > 0 and held.all()
+    with pytest.raises(EOFError):
+        run_apart(lambda: 1 / 0)

@@ -1,0 +1,117 @@
+"""Configurations: what a mistake in one says, and what the keys accept."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+
+from occluded_reid.config import load_config
+from occluded_reid.utils.errors import UserError
+
+
+def write(folder, text, name="run.yml"):
+    path = folder / name
+    path.write_text(text)
+    return str(path)
+
+
+def test_a_file_over_its_base_and_overrides_over_both(tmp_path):
+    write(tmp_path, "SEED: 3\nSOLVER:\n  ACCUMULATE: 2\n  MAX_EPOCH: 9\n", "base.yml")
+    path = write(tmp_path, "_BASE_: base.yml\nSOLVER:\n  ACCUMULATE: 4\n")
+    cfg = load_config(path, ["SOLVER.MAX_EPOCH", "5"])
+    assert (cfg.SEED, cfg.SOLVER.ACCUMULATE, cfg.SOLVER.MAX_EPOCH) == (3, 4, 5)
+    assert cfg.is_frozen()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "SOLVER:\n  MAX_EPOC: 5\n",
+            "no configuration key SOLVER.MAX_EPOC; did you mean SOLVER.MA",
+        ),
+        ("seed: 5\n", "there is no configuration key seed; did you mean SEED"),
+        (
+            "SOLVER:\n  MAX_EPOCH: [5]\n",
+            "MAX_EPOCH cannot be .5.; it takes a whole number such as 120",
+        ),
+        ("SOLVER: 5\n", "SOLVER is a section"),
+        ("SOLVER:\n", "SOLVER is a section"),
+        ("_BASE_: run.yml\n", "its _BASE_ leads back to itself"),
+        ("a: [1\n", "is no configuration"),
+        ("just words\n", "is no configuration"),
+        ("", "is no configuration"),
+        ("_BASE_: gone.yml\n", "its _BASE_ .*gone.yml does not exist"),
+    ],
+)
+def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
+    with pytest.raises(UserError, match=message):
+        load_config(write(tmp_path, text))
+
+
+def test_an_unknown_file_suggests_its_neighbours(tmp_path):
+    write(tmp_path, "SEED: 1\n", "synthetic_baseline.yml")
+    with pytest.raises(UserError, match="did you mean .*synthetic_baseline.yml"):
+        load_config(str(tmp_path / "synthetic_baselin.yml"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["SOLVER.MAX_EPOCHS", "5"], "the command line: .* SOLVER.MAX_EPOCHS; did you mean"),
+        (["SOLVER.MAX_EPOCH"], "KEY VALUE pairs, but 1 words"),
+        (["SOLVER.MAX_EPOCH=5"], "MAX_EPOCH=5: key and value stand apart, SOLVER.MAX_E.* 5$"),
+        (["SOLVER.MAX_EPOCH", "many"], "SOLVER.MAX_EPOCH cannot be 'many'; it takes a whole num"),
+        (["SOLVER.MAX_EPOCH", "2.5"], "SOLVER.MAX_EPOCH cannot be 2.5; it takes a whole number"),
+        (["DATASETS.NAMES", "Market1501"], "NAMES cannot be 'Market1501'; it takes a list"),
+        (["INPUT.SIZE_TEST", "256"], r"SIZE_TEST cannot be 256; .* a list such as \[256, 128\]"),
+        (["INPUT.SIZE_TRAIN", "[256]"], r"SIZE_TRAIN is \[256\]; it must be height and width"),
+        (["MODEL.HEADS", "5"], "MODEL.HEADS cannot be 5; it takes a section with keys below it$"),
+        (["INPUT.ON_ERROR", "ignore"], "INPUT.ON_ERROR is 'ignore'; it can be raise or skip"),
+        (["TEST.METRIC", "cosin"], "TEST.METRIC is 'cosin'"),
+        (["SOLVER.AMP.DTYPE", "int8"], "SOLVER.AMP.DTYPE is 'int8'"),
+        (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE is 0; it must be from 1"),
+        (["SOLVER.BASE_LR", "-1.0"], "SOLVER.BASE_LR is -1.0"),
+        (["SOLVER.MAX_EPOCH", "0"], "SOLVER.MAX_EPOCH is 0"),
+        (["SOLVER.SCHED", "Foo"], "SOLVER.SCHED is 'Foo'"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'; it can be cuda or cpu"),
+        (["MODEL.LOSSES.NAME", "('TripletLos',)"], "it can hold CircleLoss"),
+        (["MODEL.LOSSES.NAME", "()"], "MODEL.LOSSES.NAME is"),
+        (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
+        (["DATASETS.NAMES", "()"], "DATASETS.NAMES is empty"),
+        (
+            ["MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", "gone.pth"],
+            "there are no pretrained weights gone.pth",
+        ),
+    ],
+)
+def test_a_mistake_on_the_command_line_is_named(overrides, message):
+    with pytest.raises(UserError, match=message):
+        load_config("", overrides)
+
+
+def test_a_whole_number_will_do_where_a_decimal_point_is_expected(tmp_path):
+    assert load_config("", ["SOLVER.BASE_LR", "1"]).SOLVER.BASE_LR == 1.0
+    path = write(tmp_path, "SOLVER: {BASE_LR: 1}\n")
+    assert isinstance(load_config(path).SOLVER.BASE_LR, float)
+
+
+def test_an_image_size_that_lies_on_its_side_is_said_to(caplog):
+    logging.getLogger("occluded_reid").propagate = True
+    with caplog.at_level(logging.WARNING):
+        load_config("", ["INPUT.SIZE_TRAIN", "[256, 128]"])
+        assert "wider than people" not in caplog.text
+        load_config("", ["INPUT.SIZE_TRAIN", "[128, 256]"])
+    assert "INPUT.SIZE_TRAIN is [height, width]: images 256 wide and 128 high" in caplog.text
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
+def test_without_a_gpu_the_device_becomes_the_cpu_and_the_log_says_so(caplog):
+    logging.getLogger("occluded_reid").propagate = True
+    with caplog.at_level(logging.WARNING):
+        assert load_config().MODEL.DEVICE == "cpu"
+    assert "No GPU found: going on on the CPU" in caplog.text
+    with pytest.raises(UserError, match="float16 needs a GPU"):
+        load_config("", ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"])

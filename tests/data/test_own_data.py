@@ -1,0 +1,125 @@
+"""A folder of crops with a table: read, trained on, looked at by the doctor, mistakes named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from runs import load_tool, tiny_cfg, train
+
+from occluded_reid.data.datasets.csv_table import TABLE
+from occluded_reid.data.datasets.registry import build_dataset, summary
+from occluded_reid.utils.errors import UserError
+
+check_dataset = load_tool("check_dataset")
+
+ROWS = """\
+path,identity,camera,split,note
+a/1.jpg,anna,gate,train,
+a/2.jpg,anna,yard,train,seen twice
+b 3.png,bob,gate,train,
+q.jpg,10,gate,query,
+g1.jpg,10,yard,gallery,
+g2.jpg,9,yard,gallery,
+g3.jpg,,hall,gallery,nobody
+"""
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    return written(tmp_path / "data" / "shop", ROWS)
+
+
+def written(home: Path, text: str) -> Path:
+    chance = np.random.default_rng(0)
+    for line in text.splitlines()[1:]:
+        path = home / line.split(",")[0]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(chance.integers(0, 256, (64, 32, 3), np.uint8)).save(path)
+    (home / TABLE).write_text(text)
+    return home
+
+
+def opened(shop: Path, **options: bool):
+    return build_dataset("CSV:shop", root=str(shop.parent), verbose=False, **options)
+
+
+def test_rows_become_images_with_identities_and_cameras(shop: Path) -> None:
+    dataset = opened(shop)
+    # cameras by name: gate, hall, yard; identities: the numbers first, in their order
+    assert dataset.query == [(f"{shop}/q.jpg", 2, 0)]
+    assert dataset.gallery == [
+        (f"{shop}/g1.jpg", 2, 2), (f"{shop}/g2.jpg", 1, 2), (f"{shop}/g3.jpg", 0, 1)
+    ]  # fmt: skip
+    assert dataset.train == [
+        (f"{shop}/a/1.jpg", "shop_0003", "shop_00"),
+        (f"{shop}/a/2.jpg", "shop_0003", "shop_02"),
+        (f"{shop}/b 3.png", "shop_0004", "shop_00"),
+    ]
+    assert summary(dataset)["gallery"] == {"images": 3, "identities": 2, "cameras": 2}
+
+
+def test_without_cameras_every_match_is_scored(tmp_path: Path) -> None:
+    shop = written(tmp_path / "shop", "path,identity,split\nq.jpg,a,query\ng.jpg,a,gallery\n")
+    dataset = opened(shop)
+    assert (dataset.query[0].camid, dataset.gallery[0].camid) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        ("q.jpg,10,gate,query", "q.jpg,10,gate,test", "line 5: this row has the split 'test'"),
+        ("b 3.png,bob", "b 3.png,", "line 4: this row has no identity; only images of the gall"),
+        ("q.jpg,10,gate", "q.jpg,10,", "line 5: this row has no camera; give all rows one"),
+        ("a/2.jpg", "a/1.jpg", "line 3: this row names a/1.jpg for train again"),
+        ("q.jpg", "../q.jpg", "names '../q.jpg', which lies outside"),
+        ("b 3.png", "gone.png", "names 1 images that are not there, such as gone.png in line 4"),
+        ("path,identity", "file;identity", "needs rows with path, identity, split"),
+        (ROWS[ROWS.index("\n") :], "\n", "and 0 rows"),
+    ],
+)
+def test_a_row_that_makes_no_sense_is_named(shop: Path, old: str, new: str, said: str) -> None:
+    (shop / TABLE).write_text(ROWS.replace(old, new))
+    with pytest.raises(UserError, match=said):
+        opened(shop)
+
+
+def test_what_is_missing_is_said(shop: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="CSV needs the folder of your data, CSV:FOLDER"):
+        build_dataset("CSV", root=str(tmp_path))
+    (shop / "a" / "2.jpg").unlink()
+    assert len(opened(shop, allow_partial=True).train) == 2
+    (shop / TABLE).unlink()
+    with pytest.raises(UserError, match=f"CSV: found no {TABLE} in any of\n  {shop}"):
+        opened(shop)
+    (shop / TABLE).write_bytes(b"path,identity,split\n\xff\xfe")
+    with pytest.raises(UserError, match=r"cannot read the table .*CSV in UTF-8"):
+        opened(shop)
+
+
+def test_the_doctor_looks_at_it(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["CSV:shop", "--root", str(shop.parent), "--decode"]
+    assert check_dataset.command(words) == 0
+    assert "The data set is sound." in capsys.readouterr().out
+    (shop / "g1.jpg").write_bytes(b"")
+    assert check_dataset.command(words) == 1
+    said = capsys.readouterr().out
+    assert "g1.jpg is empty" in said and "docs/own_data.md" in said
+    assert check_dataset.command(["CSV"]) == 2
+
+
+def test_a_training_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [
+        f"{split}{person}{camera}.png,{person},{camera},{split}\n"
+        for person in "abcd"
+        for camera in "12"
+        for split in ("train", "query", "gallery")
+    ]
+    written(tmp_path / "data" / "shop", "path,identity,camera,split\n" + "".join(rows))
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
+    names = ("DATASETS.NAMES", "('CSV:shop',)", "DATASETS.TESTS", "('CSV:shop',)")
+    trainer = train(tiny_cfg(tmp_path / "run", *names, "SOLVER.MAX_EPOCH", 1))
+    assert trainer.cfg.MODEL.HEADS.NUM_CLASSES == 4
+    assert trainer._last_eval_results["CSV:shop"]["counts"]["queries"] == 8

@@ -1,0 +1,301 @@
+"""A loaded model says of arrays what evaluation says of files; what cannot be loaded is named."""
+
+from __future__ import annotations
+
+import importlib
+import re
+import sys
+from importlib.metadata import EntryPoint
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from aonet.tiny import aonet_run_cfg
+from fastreid.config import CfgNode
+from fastreid.modeling.meta_arch import build_model
+from fed.tiny import fed_run_cfg
+from PIL import Image
+from runs import load_tool, tiny_cfg
+
+import occluded_reid
+from fed_plugin import add_fed_config
+from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.config import methods
+from occluded_reid.data.loading import build_test_loader
+from occluded_reid.deploy.embedder import read_bgr
+from occluded_reid.evaluation import Evaluator, run_inference
+from occluded_reid.utils.errors import UserError
+
+CLASSES = ("MODEL.HEADS.NUM_CLASSES", 8)
+MODELS: dict[str, Any] = {
+    "baseline": lambda folder: tiny_cfg(folder, *CLASSES),
+    "flip": lambda folder: tiny_cfg(folder, *CLASSES, "TEST.FLIP.ENABLED", True),
+    "FED": lambda folder: fed_run_cfg(folder, *CLASSES),
+    "AONet": lambda folder: aonet_run_cfg(folder, *CLASSES),
+}
+PAGE = Path(__file__).parents[2] / "docs" / "embedding.md"
+
+
+def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
+    """Leave what a run leaves, without training."""
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    Checkpointer(build_model(cfg), str(folder)).save(name)
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+def two_runs(folder: Path) -> Path:
+    """Save two FED models that differ in their weights alone, as ``run`` and ``other``."""
+    for seed, name in enumerate(("run", "other")):
+        save_run(MODELS["FED"](folder / name), seed=seed)
+    return folder
+
+
+def draw_crops(folder: Path, count: int = 6) -> list[Path]:
+    """Pictures of many sizes, without loss."""
+    random = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for number, path in enumerate(paths):
+        size = 40 + 7 * number, 20 + 3 * number
+        coarse = random.integers(0, 256, (5, 3, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size[::-1]).save(path)
+    return paths
+
+
+@pytest.fixture(scope="module")
+def crops(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    return [cv2.imread(str(path)) for path in draw_crops(tmp_path_factory.mktemp("crops"))]
+
+
+@pytest.fixture(scope="module")
+def fed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(MODELS["FED"](tmp_path_factory.mktemp("runs") / "fed"))
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_arrays_give_what_evaluation_finds_in_the_files(name, tmp_path):
+    cfg = MODELS[name](tmp_path / "run")
+    folder = save_run(cfg)
+    paths = [str(path) for path in draw_crops(tmp_path / "crops")]
+    model = build_model(cfg)
+    Checkpointer(model, num_classes=8).load(str(folder / "model_final.pth"))
+    items = [(path, 1, camera) for camera, path in enumerate(paths)]
+    loader, queries = build_test_loader(cfg, items[:2], items[2:])
+    evaluator = Evaluator(cfg, queries)
+    run_inference(model, loader, evaluator, name="crops", flip=cfg.TEST.FLIP.ENABLED)
+    expected = evaluator.collected()
+
+    embedder = occluded_reid.load(folder)
+    found = embedder.embed([cv2.imread(path) for path in paths])
+    assert found.features.dtype == found.visibility.dtype == np.float32
+    np.testing.assert_array_equal(found.features, expected.features.numpy())
+    np.testing.assert_array_equal(found.visibility, expected.visibility)
+    assert (embedder.dim, embedder.num_parts) == (
+        found.features.shape[1],
+        {"FED": 4, "AONet": 3}.get(name, 0),
+    )
+    assert embedder.stripes == (name != "AONet")
+    assert embedder.input_size == (32, 16) and embedder.metric == cfg.TEST.METRIC
+    likeness = embedder.similarity(found, found.features[:2])
+    distances = evaluator.distances(expected.features, expected.features[:2])
+    np.testing.assert_allclose(likeness, (name != "AONet") - distances, atol=1e-6)
+
+
+def test_batches_order_and_no_image_at_all(fed_run, crops):
+    whole, small = occluded_reid.load(fed_run), occluded_reid.load(fed_run, batch_size=4)
+    found = small.embed(iter(crops))
+    expected = whole.embed(crops)
+    np.testing.assert_allclose(found.features, expected.features, atol=1e-5)
+    np.testing.assert_allclose(found.visibility, expected.visibility, atol=1e-5)
+    nobody = whole.embed([])
+    assert nobody.features.shape == (0, whole.dim) and nobody.visibility.shape == (0, 4)
+    assert whole.similarity(nobody, expected).shape == (0, len(crops))
+
+
+def test_similarity_is_higher_for_what_is_more_alike(fed_run):
+    one, other = np.random.default_rng(0).normal(size=(2, 3, 64)).astype(np.float32)
+    lengths = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(other, axis=1)
+    expected = {
+        "cosine": one @ other.T / lengths,
+        "dot": one @ other.T,
+        "euclidean": -((one[:, None] - other[None]) ** 2).sum(2),
+    }
+    for metric, values in expected.items():
+        model = occluded_reid.load(fed_run, overrides=["TEST.METRIC", metric])
+        np.testing.assert_allclose(model.similarity(one, other), values, rtol=1e-4, atol=1e-4)
+    with pytest.raises(UserError, match=r"shape \(3, 5\) cannot .*\(N, 64\) is expected"):
+        model.similarity(one[:, :5], other)
+
+
+def test_bfloat16_is_near_and_returned_as_float32(fed_run, crops):
+    exact = occluded_reid.load(fed_run).embed(crops)
+    found = occluded_reid.load(fed_run, bf16=True).embed(crops)
+    assert found.features.dtype == np.float32
+    assert 0 < np.abs(found.features - exact.features).max() < 0.1 * np.abs(exact.features).max()
+
+
+@pytest.mark.parametrize(
+    ("image", "message"),
+    [
+        (np.zeros((9, 9, 3)), r"image 1 has shape \(9, 9, 3\) of float64"),
+        (np.zeros((9, 9), np.uint8), r"image 1 has shape \(9, 9\) of uint8"),
+        (np.zeros((9, 9, 4), np.uint8), r"image 1 has shape \(9, 9, 4\)"),
+        (np.zeros((0, 9, 3), np.uint8), "image 1 is empty"),
+        (None, "image 1 is a NoneType; an array"),  # cv2.imread of what is no picture
+    ],
+)
+def test_what_is_no_picture_is_named(fed_run, crops, image, message):
+    with pytest.raises(UserError, match=message):
+        occluded_reid.load(fed_run).embed([crops[0], image])
+
+
+def test_the_fingerprint_is_of_all_that_decides_on_features(fed_run, tmp_path):
+    def fingerprint(run: Path = fed_run, *overrides: str, **options: Any) -> str:
+        return occluded_reid.load(run, overrides=overrides, **options).fingerprint
+
+    first = fingerprint()
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    same = [
+        fingerprint(batch_size=2, bf16=True, add_keys=[add_fed_config]),
+        fingerprint(fed_run, "OUTPUT_DIR", "elsewhere", "MODEL.LOSSES.TRI.MARGIN", "0.1"),
+        fingerprint(save_run(MODELS["FED"](tmp_path / "again"))),
+        fingerprint(_published(fed_run, tmp_path)),
+    ]
+    assert set(same) == {first}
+    others = [
+        fingerprint(save_run(MODELS["FED"](tmp_path / "other"), seed=1)),
+        fingerprint(fed_run, "TEST.METRIC", "dot"),
+        fingerprint(fed_run, "TEST.FLIP.ENABLED", "True"),
+        fingerprint(fed_run, "INPUT.CROP.ENABLED", "True", "INPUT.CROP.SIZE", "[32, 16]"),
+        fingerprint(fed_run, "MODEL.FED.TEST_BEFORE_NECK", "True"),
+        fingerprint(fed_run, "MODEL.PIXEL_MEAN", "[1.0, 2.0, 3.0]"),
+    ]
+    assert len({first, *others}) == 1 + len(others)
+    baseline = save_run(MODELS["baseline"](tmp_path / "baseline"))
+    assert fingerprint(baseline) != fingerprint(baseline, "INPUT.SIZE_TEST", "[64, 32]")
+
+
+def _published(run: Path, folder: Path) -> Path:
+    """A weights file without what only training needs, its configuration beside it."""
+    states = torch.load(run / "model_final.pth", weights_only=True)["model"]
+    kept = {key: value for key, value in states.items() if key.startswith(("backbone", "heads"))}
+    assert len(kept) < len(states)
+    torch.save({"model": kept}, folder / "published.pth")
+    (folder / "config.yaml").write_text((run / "config.yaml").read_text())
+    return folder / "published.pth"
+
+
+def test_what_only_training_needs_is_deleted(fed_run):
+    model = occluded_reid.load(fed_run)._model
+    assert {key.split(".")[0] for key in model.state_dict()} == {"backbone", "heads"}
+    assert not model.training
+
+
+def test_a_run_that_has_not_ended_gives_its_last_or_its_best_weights(tmp_path, crops):
+    cfg = MODELS["baseline"](tmp_path / "run")
+    folder = save_run(cfg, seed=1, name="model_best")
+    best = occluded_reid.load(folder / "model_best.pth").fingerprint
+    (folder / "last_checkpoint").unlink()
+    assert occluded_reid.load(folder).fingerprint == best
+    save_run(cfg, seed=2, name="model_0001")  # and last_checkpoint names it
+    last = occluded_reid.load(folder / "model_0001.pth").fingerprint
+    assert occluded_reid.load(folder).fingerprint == last != best
+    save_run(cfg, seed=3)
+    save_run(cfg, seed=2, name="model_0001")
+    final = occluded_reid.load(folder / "model_final.pth").fingerprint
+    assert occluded_reid.load(folder).fingerprint == final not in (best, last)
+
+
+def test_weights_alone_need_a_configuration(fed_run, tmp_path):
+    alone = tmp_path / "alone.pth"
+    alone.write_bytes((fed_run / "model_final.pth").read_bytes())
+    with pytest.raises(UserError, match=r"there is no .*config\.yaml; .*config=\.\.\."):
+        occluded_reid.load(alone)
+    found = occluded_reid.load(alone, config=fed_run / "config.yaml")
+    assert found.fingerprint == occluded_reid.load(fed_run).fingerprint
+
+
+def test_what_cannot_be_loaded_is_named(fed_run, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match="there are no weights .*none.pth"):
+        occluded_reid.load(tmp_path / "none.pth")
+    with pytest.raises(UserError, match="model_final.pth, the one that last_checkpoint names"):
+        occluded_reid.load(tmp_path)
+    with pytest.raises(UserError, match="there is no device 'gpu'"):
+        occluded_reid.load(fed_run, "gpu")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(UserError, match="the device is cuda:2, but PyTorch finds 2 GPUs"):
+        occluded_reid.load(fed_run, "cuda:2")
+    with pytest.raises(UserError, match="INPUT.SIZE_TEST is"):
+        occluded_reid.load(fed_run, overrides=["INPUT.SIZE_TEST", "[32]"])
+    (tmp_path / "config.yaml").write_text((fed_run / "config.yaml").read_text())
+    torch.save({"model": {}, "object": Path()}, tmp_path / "model_final.pth")
+    with pytest.raises(UserError, match="holds Python objects"):
+        occluded_reid.load(tmp_path)
+
+
+def test_weights_that_give_no_numbers_are_refused(fed_run, tmp_path):
+    content = torch.load(fed_run / "model_final.pth", weights_only=True)
+    content["model"]["backbone.norm.weight"].fill_(float("nan"))
+    torch.save(content, tmp_path / "broken.pth")
+    with pytest.raises(UserError, match="not finite"):
+        occluded_reid.load(tmp_path / "broken.pth", config=fed_run / "config.yaml")
+
+
+def test_files_are_read_as_cv2_reads_them(tmp_path):
+    path = draw_crops(tmp_path, 1)[0]
+    found = read_bgr(path)
+    np.testing.assert_array_equal(found, cv2.imread(str(path)))
+    assert found.flags.c_contiguous
+
+
+def test_the_installed_methods_are_those_of_the_commands(monkeypatch):
+    assert set(methods.installed_methods()) == set(load_tool("methods").ADD_KEYS)
+    monkeypatch.setattr(methods, "entry_points", lambda group: [])
+    assert len(load_tool("methods").ADD_KEYS) == 2  # a source tree that is not installed
+    broken = EntryPoint("gone", "no_such_package:add_config", methods.GROUP)
+    monkeypatch.setattr(methods, "entry_points", lambda group: [broken])
+    with pytest.raises(UserError, match="the method gone .* cannot be imported"):
+        methods.installed_methods()
+
+
+def test_importing_the_package_does_not_import_what_loading_needs(monkeypatch):
+    name = "occluded_reid.deploy.embedder"
+    monkeypatch.delitem(sys.modules, name)
+    importlib.reload(occluded_reid)
+    assert name not in sys.modules
+    assert occluded_reid.load.__module__ == name and name in sys.modules
+    with pytest.raises(AttributeError, match="no attribute 'lead'"):
+        occluded_reid.lead  # noqa: B018
+
+
+def test_the_page_works_as_it_is_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("logs").mkdir()
+    save_run(MODELS["FED"](Path("logs/demo")))
+    for name, path in zip("abc", draw_crops(tmp_path, 3), strict=True):
+        path.rename(f"{name}.png")
+    draw_crops(Path("crops"))
+    random = np.random.default_rng(0)
+    frames = random.integers(0, 256, (3, 90, 120, 3), dtype=np.uint8)
+    boxes = np.array([[-5.0, 2, 20, 60], [40, 10, 70, 200], [119.5, 89.5, 130, 95]])
+    code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {"frames": frames, "detect": lambda frame: boxes}
+    for block in code[:-1]:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert names["features"].shape == (3, 64) and names["features"].dtype == np.float32
+    assert len(names["tracks"]) >= 3
+    assert capsys.readouterr().out.count("[") == 4  # the matrix of the notebook
+
+    page = PAGE.read_text()
+    first = re.search(r"tools/extract_features\.py (.*)", page)
+    assert load_tool("extract_features").command(first[1].split()) == 0
+    exec(compile(code[-1], str(PAGE), "exec"), names)
+    assert names["paths"].tolist() == [f"{number}.png" for number in range(6)]
+    expected = names["model"].embed([cv2.imread(f"crops/{path}") for path in names["paths"]])
+    np.testing.assert_allclose(names["features"], expected.features, atol=1e-5)

@@ -1,0 +1,279 @@
+"""tools/train_net.py as a user types it: runs, several processes, and mistakes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from ranks import statuses_of_ranks
+from runs import TINY, draw_market, final_states, forked, load_tool, status_of, tiny_cfg
+
+from occluded_reid.engine import Trainer, launch
+from occluded_reid.utils.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+TOOL = REPOSITORY / "tools" / "train_net.py"
+train_net = load_tool("train_net")
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_market(tmp_path_factory.mktemp("market"))
+
+
+@pytest.fixture
+def config(tmp_path, market, monkeypatch) -> str:
+    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+    path = tmp_path / "tiny.yml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def words(config: str, folder: Path | str, *more: object) -> list[str]:
+    options = ["OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu", *more]
+    return ["--config-file", config, *map(str, options)]
+
+
+def test_train_then_evaluate(tmp_path, config):
+    folder, other = tmp_path / "run", tmp_path / "eval"
+    assert train_net.command(words(config, folder)) == 0
+    weights = folder / "model_final.pth"
+    assert train_net.command(["--eval-only", *words(config, other, "MODEL.WEIGHTS", weights)]) == 0
+    results = [json.loads((path / "results.json").read_text()) for path in (folder, other)]
+    assert results[0]["data_sets"] == results[1]["data_sets"]
+    assert results[0]["weights_sha256"] != results[1]["weights_sha256"]  # other classifier: none
+
+
+def test_one_command_tests_on_all_sets_that_are_there(tmp_path, config, capsys, monkeypatch):
+    folder, other = tmp_path / "run", tmp_path / "eval"
+    assert train_net.command(words(config, folder, "SOLVER.MAX_EPOCH", 1)) == 0
+    market = Path(os.environ["FASTREID_DATASETS"]) / "Market-1501-v15.09.15"
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    for name in ("Market-1501", "Occluded_Duke"):
+        (tmp_path / name).symlink_to(market, target_is_directory=True)
+    more = ["MODEL.WEIGHTS", folder / "model_final.pth", "DATASETS.ALLOW_PARTIAL", True]
+    also = ["--also", str(REPOSITORY / "configs" / "test_all.yml")]
+    saved = ["--config-file", str(folder / "config.yaml"), "OUTPUT_DIR", str(other)]
+    assert train_net.command(["--eval-only", *also, *saved, *map(str, more)]) == 0
+    results = json.loads((other / "results.json").read_text())
+    assert list(results["data_sets"]) == ["Market1501", "OccludedDuke"]
+    assert {"DukeMTMC", "MSMT17"} < set(results["missing"])
+    log = (other / "log.txt").read_text()
+    for name in ("DukeMTMC", "MSMT17", "PartialREID:partial", "PDukeMTMC:cameras"):
+        assert f"Not tested on {name}: {name.partition(':')[0]}: found no folders" in log
+    missing = ["DATASETS.TESTS", "('OccludedREID', 'PartialREID:partial')", *map(str, more)]
+    assert train_net.command(["--eval-only", *also, *saved, *missing]) == 2
+    assert "none of DATASETS.TESTS is there: OccludedREID: found" in capsys.readouterr().err
+    assert train_net.command(["--eval-only", *saved, *missing]) == 2
+    assert "error: OccludedREID: found no folders" in capsys.readouterr().err
+
+
+def test_the_protocol_that_was_used_is_kept(tmp_path, config, monkeypatch):
+    root = Path(os.environ["FASTREID_DATASETS"])
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    home = tmp_path / "Partial_REID"
+    for source, names in (
+        ("query", ["occluded_body_images", "partial_body_images"]),
+        ("bounding_box_test", ["whole_body_images"]),
+    ):
+        for name in names:
+            shutil.copytree(root / "Market-1501-v15.09.15" / source, home / name)
+    weights = tmp_path / "weights.pth"
+    cfg = tiny_cfg(tmp_path / "run")
+    torch.save({"model": Trainer.build_model(cfg).state_dict()}, weights)
+    tests = ["DATASETS.TESTS", "('PartialREID', 'PartialREID:partial')", "MODEL.WEIGHTS", weights]
+    assert train_net.command(["--eval-only", *words(config, tmp_path / "eval", *tests)]) == 0
+    reports = json.loads((tmp_path / "eval" / "results.json").read_text())["data_sets"]
+    protocols = {name: report["protocol"] for name, report in reports.items()}
+    assert protocols == {"PartialREID": "occluded", "PartialREID:partial": "partial"}
+
+
+def test_dry_run_needs_no_data_and_leaves_nothing(tmp_path, config, monkeypatch, capsys):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nothing"))
+    assert train_net.command(["--dry-run", *words(config, tmp_path / "run")]) == 0
+    printed = capsys.readouterr().out
+    assert "loss_cls" in printed and "loss_triplet" in printed
+    assert "features: (4, 16) torch.float32" in printed
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["SOLVER.MAX_EPOCHS", 3], "did you mean SOLVER.MAX_EPOCH"),
+        (["DATASETS.NAMES", "('Market1502',)"], "Market1501"),
+        (["DATASETS.TESTS", "('Market1501:occluded',)"], "occluded"),
+        (["DATASETS.ALLOW_PARTIAL", False], "12936"),
+        (["MODEL.WEIGHTS", "gone.pth"], "there is no checkpoint gone.pth"),
+        (["MODEL.WEIGHTS", "."], "(MODEL.WEIGHTS); did you mean ./model_final.pth?"),
+        (["MODEL.META_ARCHITECTURE", "Foo"], "'Foo', which does not exist; there is AONet"),
+        (["MODEL.BACKBONE.NAME", "build_resnt_backbone"], "did you mean build_resnet_backbone"),
+        (["MODEL.HEADS.NAME", "EmbedingHead"], "did you mean EmbeddingHead"),
+        (
+            ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "base"],
+            "build_resnet_backbone has no MODEL.BACKBONE.DEPTH 'base'",
+        ),
+        (["SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.MAX_EPOCH", 1], "1: shorten the warm-up"),
+        (["MODEL.HEADS.NUM_CLASSES", 9], "NUM_CLASSES is 9, the training set has 8 identities"),
+        (["MODEL.HEADS.NUM_CLASSES", 7], "NUM_CLASSES is 7, the training set has 8 identities"),
+        (["INPUT.NPO.ENABLED", True, "INPUT.NPO.MODE", "pair"], "Baseline does not train on pairs"),
+        (["MODEL.HEADS.POOL_LAYER", "Foo"], "the model cannot be built"),
+        (["SOLVER.BASE_LR", 1e30, "TEST.EVAL_PERIOD", 0], "became nan at iteration"),
+    ],
+)
+def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, config, capsys, more, message):
+    assert train_net.command(words(config, tmp_path / "run", *more)) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("error: ") == 1 and message in captured.err
+    assert "Traceback" not in captured.err + captured.out
+
+
+def test_an_option_behind_key_and_value_is_named(tmp_path, config, capsys):
+    assert train_net.command([*words(config, tmp_path / "run"), "--eval-only"]) == 2
+    error = capsys.readouterr().err
+    assert "--eval-only stands behind KEY VALUE pairs" in error
+    assert "options go before the first KEY" in error
+
+
+def test_missing_data_is_named_with_its_place(tmp_path, config, monkeypatch, capsys):
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nothing"))
+    assert train_net.command(words(config, tmp_path / "run")) == 2
+    error = capsys.readouterr().err
+    assert str(tmp_path / "nothing") in error and "Market-1501" in error
+
+
+def test_an_output_folder_that_cannot_be_made_is_named(tmp_path, config, capsys):
+    (tmp_path / "file").write_text("")
+    assert train_net.command(words(config, tmp_path / "file" / "run")) == 2
+    assert "cannot write" in capsys.readouterr().err
+
+
+def test_weights_that_are_no_checkpoint_and_none_at_all(tmp_path, config, capsys):
+    bad = tmp_path / "bad.pth"
+    bad.write_text("no checkpoint")
+    options = words(config, tmp_path / "run", "MODEL.WEIGHTS", bad)
+    assert train_net.command(["--eval-only", *options]) == 2
+    assert "bad.pth is no checkpoint" in capsys.readouterr().err
+    assert train_net.command(["--eval-only", *words(config, tmp_path / "run")]) == 2
+    assert "--eval-only needs weights" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(tmp_path, config):
+    from occluded_reid.utils.errors import UserError
+
+    with pytest.raises(UserError):
+        train_net.command(["--debug", *words(config, tmp_path / "run", "SEEED", 3)])
+
+
+def test_a_seed_from_the_clock_is_kept_by_a_resumed_run(tmp_path, config):
+    folder = tmp_path / "run"
+    options = words(config, folder, "SEED", -1, "SOLVER.MAX_EPOCH", 1)
+    assert train_net.command(options) == 0
+    first = json.loads((folder / "results.json").read_text())["seed"]
+    assert train_net.command(["--resume", *options[:-1], "2"]) == 0
+    assert json.loads((folder / "results.json").read_text())["seed"] == first >= 0
+
+
+def child(*command: object) -> subprocess.CompletedProcess[str]:
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests' / 'helpers'}",
+    }
+    return subprocess.run(
+        [sys.executable, *map(str, command)],
+        capture_output=True, text=True, timeout=240, env=environment, check=False,
+    )  # fmt: skip
+
+
+def test_the_exit_code_of_the_process(tmp_path):
+    done = child(TOOL, "--config-file", tmp_path / "gone.yml")
+    assert done.returncode == 2
+    assert done.stderr.strip().startswith("error: no configuration file")
+
+
+LAUNCHED = """
+import sys
+import runs  # registers the test backbone in this process and, by its import, in the spawned ones
+sys.path.insert(0, {tools!r})
+import train_net
+if __name__ == "__main__":
+    sys.exit(train_net.command(sys.argv[1:]))
+"""
+
+
+def on_two_ranks(options: list[str]) -> list[int]:
+    """Run the command in two processes that find what torchrun puts into the environment."""
+
+    def rank(_: int) -> None:
+        assert train_net.command(options) == 0
+
+    return statuses_of_ranks(2, rank)
+
+
+@pytest.mark.distributed
+def test_two_ranks_agree_and_what_they_evaluate_is_what_they_save(tmp_path, config):
+    folder, other = tmp_path / "run", tmp_path / "eval"
+    assert on_two_ranks(words(config, folder, "SOLVER.MAX_EPOCH", 2)) == [0, 0]
+    results = json.loads((folder / "results.json").read_text())
+    assert results["data_sets"]["Market1501"]["counts"]["queries"] == 24
+    weights = folder / "model_final.pth"
+    assert train_net.command(["--eval-only", *words(config, other, "MODEL.WEIGHTS", weights)]) == 0
+    again = json.loads((other / "results.json").read_text())
+    assert again["data_sets"] == results["data_sets"]
+    assert (folder / "log.txt.rank1").is_file()
+
+
+@pytest.mark.distributed
+def test_two_ranks_repeat_themselves_and_can_be_resumed(tmp_path, config):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    schedule = ("SOLVER.SCHED", "MultiStepLR", "SOLVER.MAX_EPOCH")
+    assert on_two_ranks(words(config, whole, *schedule, 2)) == [0, 0]
+    assert on_two_ranks(words(config, parts, *schedule, 1)) == [0, 0]
+    assert on_two_ranks(["--resume", *words(config, parts, *schedule, 2)]) == [0, 0]
+    one, other = final_states(whole), final_states(parts)
+    for place, tensor in one.items():
+        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
+
+
+@pytest.mark.distributed
+def test_num_gpus_starts_processes(tmp_path, config):
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED.format(tools=str(REPOSITORY / "tools")))
+    folder = tmp_path / "run"
+    done = child(script, "--num-gpus", 2, *words(config, folder, "SOLVER.MAX_EPOCH", 1))
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert (folder / "results.json").is_file() and (folder / "log.txt.rank1").is_file()
+
+
+@pytest.mark.distributed
+@pytest.mark.slow
+def test_a_mistake_in_several_processes_is_one_message(tmp_path, config):
+    script = tmp_path / "launched.py"
+    script.write_text(LAUNCHED.format(tools=str(REPOSITORY / "tools")))
+    options = words(config, tmp_path / "run", "MODEL.WEIGHTS", "gone.pth")
+    done = child(script, "--num-gpus", 2, *options)
+    assert done.returncode == 2, done.stderr[-3000:]
+    assert done.stderr.count("error: ") == done.stderr.count("there is no checkpoint gone.pth") == 1
+    assert "Traceback" not in done.stderr
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(UserError, match="--num-gpus 2, but this machine has 1 GPUs"):
+        launch(print, device="cuda", processes=2)
+    for name in ("TORCHELASTIC_RUN_ID", "LOCAL_RANK", "LOCAL_WORLD_SIZE"):
+        monkeypatch.setenv(name, "2")
+    with pytest.raises(UserError, match="--nproc-per-node 2, but this machine has 1 GPUs"):
+        launch(print, device="cuda")
+
+
+def test_forked_runs_report_their_end():
+    """The other tests rely on it: a forked process that fails is seen to fail."""
+    assert status_of(forked(lambda: 1 / 0)) == 1
+    assert status_of(forked(lambda: None)) == 0

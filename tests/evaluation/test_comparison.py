@@ -1,0 +1,194 @@
+"""tools/compare.py: paired differences, seeds, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from runs import load_tool
+
+from occluded_reid.evaluation.comparison import compare_pair, compare_seeds, left_out, read_run
+from occluded_reid.evaluation.per_query import per_query_report, write_per_query
+from occluded_reid.evaluation.ranking import Ranking
+from occluded_reid.evaluation.results import with_intervals
+from occluded_reid.utils.errors import UserError
+
+compare = load_tool("compare")
+QUERIES = 200
+
+
+def write_run(folder, precision, *, names=None, seed=0, positives=3, data_sets=("Set",), **counts):
+    """A run's results.json and per_query.npz; queries with precision above 1/2 are hits."""
+    folder.mkdir(parents=True)
+    count = len(precision)
+    ranking = Ranking(
+        np.arange(count), np.full(count, positives), np.where(precision > 0.5, 1, 20),
+        precision, precision / 2,
+    )  # fmt: skip
+    names = np.array([f"{folder}/query/{n}.jpg" for n in range(count)] if names is None else names)
+    report = {
+        "metrics": with_intervals(ranking),
+        "counts": {
+            "queries": count, "queries_without_positive": 0, "gallery": 900,
+            "positives_per_query": float(positives), **counts,
+        },
+    }  # fmt: skip
+    per_query = {name: per_query_report(names, ranking) for name in data_sets}
+    content = {
+        "data_sets": {name: report for name in data_sets},
+        "per_query": write_per_query(folder, per_query),
+        "seed": seed,
+        "weights_sha256": str(folder),
+    }
+    (folder / "results.json").write_text(json.dumps(content))
+    return folder
+
+
+@pytest.fixture
+def precision():
+    return np.random.default_rng(0).uniform(0.1, 0.8, QUERIES)
+
+
+def test_paired_intervals_are_narrow_where_queries_are_hard_for_both(tmp_path, precision):
+    noise = np.random.default_rng(1).normal(0.02, 0.05, QUERIES)
+    one = read_run(write_run(tmp_path / "a", precision))
+    other = read_run(write_run(tmp_path / "b", precision + noise))
+    found = compare_pair(one, other)["Set"]["mAP"]
+    assert found["a"] == pytest.approx(100 * precision.mean())
+    assert found["b"] - found["a"] == pytest.approx(found["difference"])
+    assert found["difference"] == pytest.approx(100 * noise.mean())
+    # the normal approximation of the *differences*, a quarter of the queries' own spread
+    width = 392 * noise.std() / np.sqrt(QUERIES)
+    assert found["high"] - found["low"] == pytest.approx(width, rel=0.1)
+    assert found["low"] < found["difference"] < found["high"]
+    back = compare_pair(other, one)["Set"]["mAP"]
+    assert back["difference"] == pytest.approx(-found["difference"])
+
+
+def test_queries_are_paired_by_name_whatever_their_order(tmp_path, precision):
+    order = np.random.default_rng(2).permutation(QUERIES)
+    one = read_run(write_run(tmp_path / "a", precision))
+    names = [f"elsewhere/{n}.jpg" for n in order]
+    other = read_run(write_run(tmp_path / "b", precision[order] + 0.01, names=names))
+    found = compare_pair(one, other)["Set"]["mAP"]
+    expected = {"difference": 1, "low": 1, "high": 1}
+    assert {key: found[key] for key in expected} == pytest.approx(expected)
+
+
+def test_what_cannot_be_paired_is_refused(tmp_path, precision):
+    one = read_run(write_run(tmp_path / "a", precision))
+
+    def refused(match, *arguments, **options):
+        folder = tmp_path / f"b{len(list(tmp_path.iterdir()))}"
+        other = read_run(write_run(folder, *arguments, **options))
+        with pytest.raises(UserError, match=match):
+            compare_pair(one, other)
+
+    names = [f"q/{n + 1}.jpg" for n in range(QUERIES)]
+    refused("other queries of Set, such as 0.jpg", precision, names=names)
+    refused("queries is 200 in .* and 199 in", precision[1:])
+    refused("gallery is 900 in .* and 899", precision, gallery=899)
+    refused("another gallery of Set", precision, positives=4, positives_per_query=3.0)
+    refused("no data set in common", precision, data_sets=("Other:protocol",))
+
+
+def test_old_missing_and_foreign_files_are_named(tmp_path, precision):
+    folder = write_run(tmp_path / "a", precision)
+    run = read_run(folder / "results.json")
+    (folder / "per_query.npz").write_bytes(b"of another evaluation")
+    with pytest.raises(UserError, match="is not the file that results.json"):
+        run.per_query()
+    (folder / "per_query.npz").unlink()
+    with pytest.raises(UserError, match="cannot read .*per_query.npz"):
+        run.per_query()
+    old = {key: value for key, value in run.content.items() if key != "per_query"}
+    (folder / "results.json").write_text(json.dumps(old))
+    with pytest.raises(UserError, match="before the values of each query were kept"):
+        compare_pair(read_run(folder), read_run(folder))
+    for text, match in (("{", "no results file"), ("[]", "has no data_sets")):
+        (folder / "results.json").write_text(text)
+        with pytest.raises(UserError, match=match):
+            read_run(folder)
+    with pytest.raises(UserError, match="folder of a run that has been evaluated"):
+        read_run(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "match"),
+    [
+        (("data_sets", "Set"), 3, "TypeError"),
+        (("data_sets", "Set", "counts"), {}, "KeyError: 'queries'"),
+        (("data_sets", "Set", "counts", "gallery"), "many", "ValueError"),
+        (("data_sets", "Set", "metrics"), [1], "AttributeError"),
+        (("data_sets", "Set", "metrics", "mAP"), {}, "KeyError: 'value'"),
+        (("per_query",), {"file": "per_query.npz"}, "KeyError: 'sha256'"),
+        (("per_query",), None, "TypeError"),
+    ],
+)
+def test_a_results_file_that_was_changed_is_named(tmp_path, precision, place, value, match, capsys):
+    folder = write_run(tmp_path / "a", precision)
+    content = node = json.loads((folder / "results.json").read_text())
+    for key in place[:-1]:
+        node = node[key]
+    node[place[-1]] = value
+    (folder / "results.json").write_text(json.dumps(content))
+    for words in ([str(folder)] * 2, ["--seeds", *[str(folder)] * 2]):
+        assert compare.command(words) == 2
+        error = capsys.readouterr().err
+        assert f"{folder / 'results.json'} is not as an evaluation writes it ({match}" in error
+
+
+def test_runs_of_several_versions_share_sets_and_metrics(tmp_path, precision):
+    one, other = (write_run(tmp_path / name, precision, seed=1) for name in "ab")
+    content = json.loads((other / "results.json").read_text())
+    del content["data_sets"]["Set"]["metrics"]["mINP"]
+    (other / "results.json").write_text(json.dumps(content))
+    assert "mINP" not in compare_seeds([read_run(one), read_run(other)])["Set"]
+    content["data_sets"]["Later"] = content["data_sets"]["Set"]
+    (other / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=r"per_query.npz beside .* lacks Later; evaluate it again"):
+        read_run(other).per_query()
+
+
+def test_seeds_by_hand(tmp_path):
+    values = (0.2, 0.4, 0.9)
+    runs = [
+        read_run(write_run(tmp_path / str(n), np.full(5, value), seed=n))
+        for n, value in enumerate(values)
+    ]
+    found = compare_seeds(runs)["Set"]["mAP"]
+    assert found["mean"] == pytest.approx(50)
+    assert found["std"] == pytest.approx(np.sqrt((30**2 + 10**2 + 40**2) / 2))
+    assert found["values"] == pytest.approx([20, 40, 90])
+    with pytest.raises(UserError, match="two runs or more"):
+        compare_seeds(runs[:1])
+    with pytest.raises(UserError, match="they are one run, not two"):
+        compare_seeds([runs[0], runs[1], runs[0]])
+    other = read_run(write_run(tmp_path / "other", np.full(4, 0.5)))
+    with pytest.raises(UserError, match="queries is 5 in"):
+        compare_seeds([*runs, other])
+
+
+def test_command_prints_tables_and_writes_numbers(tmp_path, precision, capsys):
+    one = write_run(tmp_path / "first", precision, data_sets=("Set", "Only:here"))
+    other = write_run(tmp_path / "second", precision + 0.1, seed=1)
+    file = tmp_path / "new" / "numbers.json"
+    assert compare.command([str(one), str(other), "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "+10.0 [+10.0, +10.0]" in printed and "Only:here" in printed
+    assert "first" in printed and "200 queries" in printed
+    content = json.loads(file.read_text())
+    assert content["seeds"] == [0, 1] and content["data_sets"].keys() == {"Set"}
+    assert content["data_sets"]["Set"]["mAP"]["difference"] == pytest.approx(10)
+    assert left_out([read_run(one), read_run(other)]) == ["Only:here"]
+
+    assert compare.command(["--seeds", str(one), str(other)]) == 0
+    printed = capsys.readouterr().out
+    mean = 100 * precision.mean() + 5
+    assert f"{mean:.1f} +- {10 / np.sqrt(2):.1f}" in printed and "seeds 0, 1" in printed
+    rows = [line.split()[1] for line in printed.splitlines() if line.startswith("| ")]
+    assert rows == ["Metric", "Rank-1", "Rank-3", "Rank-5", "Rank-10", "mAP", "mINP"]
+
+    assert compare.command([str(one)]) == 2
+    assert "expected two runs, got 1" in capsys.readouterr().err

@@ -1,0 +1,113 @@
+"""Rankings equal fast-reid's own on every query, whatever the size of the tiles."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import numpy as np
+import pytest
+import torch
+from fastreid.evaluation.rank import eval_market1501
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from occluded_reid.evaluation import FeatureDistances, rank_queries
+from occluded_reid.evaluation import distances as module
+from occluded_reid.evaluation.distances import METRICS
+
+
+def test_three_queries_by_hand():
+    """Gallery at distances 0.1 ... 0.5; camera 9 is everybody's other camera.
+
+    Query 0 (identity 1, camera 1): the image at 0.1 is of its own camera and ignored; positives
+    stand at ranks 2 and 3 of [2, 1, 1, 3]: AP = (1/2 + 2/3) / 2, INP = 2/3.
+    Query 1 (identity 3, camera 1): one positive at rank 5: AP = INP = 1/5.
+    Query 2 (identity 4): none; left out.
+    """
+    distances = np.tile(np.array([0.1, 0.2, 0.3, 0.4, 0.5], np.float32), (3, 1))
+    gallery_ids, gallery_cameras = np.array([1, 2, 1, 1, 3]), np.array([1, 9, 9, 9, 9])
+    ids, cameras = np.array([1, 3, 4]), np.array([1, 1, 1])
+    ranking = rank_queries(distances, ids, gallery_ids, cameras, gallery_cameras)
+    assert ranking.query.tolist() == [0, 1]
+    assert ranking.positives.tolist() == [2, 1]
+    assert ranking.first_match.tolist() == [2, 5]
+    np.testing.assert_allclose(ranking.average_precision, [(1 / 2 + 2 / 3) / 2, 1 / 5])
+    np.testing.assert_allclose(ranking.inverse_negative_penalty, [2 / 3, 1 / 5])
+    assert ranking.rank_k(2).tolist() == [1, 0]
+
+
+def test_a_query_and_a_gallery_of_nobody():
+    nothing, one = np.empty(0, np.int64), np.zeros(1, np.int64)
+    assert len(rank_queries(np.empty((1, 0)), one, nothing, one, nothing).query) == 0
+    assert len(rank_queries(np.empty((0, 1)), nothing, one, nothing, one).query) == 0
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([2**23, 60, 7]), st.integers(1, 4))
+def test_ranking_equals_fastreids_own_with_a_stable_order(seed, ties, tile, threads):
+    random = np.random.default_rng(seed)
+    queries, gallery = random.integers(1, 8), random.integers(20, 60)
+    distances = random.random((queries, gallery)).astype(np.float32)
+    if ties:
+        distances = np.round(distances * 3) / 3
+    labels = [
+        random.integers(0, high, size)
+        for size, high in ((queries, 5), (gallery, 5), (queries, 3), (gallery, 3))
+    ]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "TILE", tile)
+        patch.setattr(module, "LEAST_ROWS", 3)
+        patch.setattr(torch, "get_num_threads", lambda: threads)
+        ranking = rank_queries(distances, *labels)
+    # equal distances made different in the gallery's order: what a stable sort does
+    order = np.argsort(np.argsort(distances, axis=1, kind="stable"), axis=1).astype(np.float64)
+    try:
+        cmc, precision, penalty = eval_market1501(order, *labels, max_rank=5)
+    except AssertionError:
+        assert len(ranking.query) == 0
+        return
+    np.testing.assert_allclose(ranking.average_precision, precision, atol=1e-12)
+    np.testing.assert_allclose(ranking.inverse_negative_penalty, penalty, atol=1e-12)
+    own_cmc = [ranking.rank_k(k + 1).mean() for k in range(len(cmc))]
+    np.testing.assert_allclose(own_cmc, cmc, atol=1e-6)
+
+
+class Watched(FeatureDistances):
+    """Notes how many distances are asked for at a time."""
+
+    most = 0
+
+    def __getitem__(self, tile):
+        part = super().__getitem__(tile)
+        self.most = max(self.most, part.size)
+        return part
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_the_size_of_the_tiles_changes_nothing_but_the_memory(metric, monkeypatch):
+    generator = torch.Generator().manual_seed(3)
+    features = torch.randn(90, 16, generator=generator).round()  # with ties
+    labels = [np.arange(30) % 7, np.arange(60) % 9, np.arange(30) % 2, np.arange(60) % 3]
+    whole = Watched(features[:30], features[30:], metric)
+    expected = rank_queries(whole, *labels)
+    assert whole.most == 30 * 60
+    for tile, rows in ((200, 2), (100, 5)):
+        monkeypatch.setattr(module, "TILE", tile)
+        monkeypatch.setattr(module, "LEAST_ROWS", rows)
+        parts = Watched(features[:30], features[30:], metric)
+        found = rank_queries(parts, *labels)
+        assert 0 < parts.most <= tile
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one, other)
+
+
+def test_ranking_given_distances_takes_little_memory():
+    random = np.random.default_rng(0)
+    distances = random.random((300, 20_000), dtype=np.float32)  # 24 MB
+    labels = [random.integers(0, 2000, size) for size in (300, 20_000)]
+    cameras = [random.integers(0, 6, size) for size in (300, 20_000)]
+    tracemalloc.start()
+    rank_queries(distances, *labels, *cameras)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 3e6

@@ -1,0 +1,157 @@
+"""k-reciprocal re-ranking against the published description, image by image."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from fastreid.evaluation.rerank import re_ranking
+
+from occluded_reid.evaluation import (
+    RerankedDistances,
+    distance_matrix,
+    distances,
+    knn,
+    reranking,
+)
+from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.evaluation.duplicates import image_of_each
+
+
+def reranked_by_sets(original, queries, k1, k2, weight):
+    """Zhong et al., CVPR 2017, Eq. 2-3, 7-12, with sets and dictionaries.
+
+    Args:
+        original: (N, N) distances, in each row 0 to the image itself and at most 1.
+    """
+    count = len(original)
+    ranked = [
+        sorted(range(count), key=lambda j, i=i: (j != i, original[i][j])) for i in range(count)
+    ]
+
+    def reciprocal(image, k):
+        first = ranked[image][: k + 1]
+        return {other for other in first if image in ranked[other][: k + 1]}
+
+    encodings = []
+    for image in range(count):
+        base = reciprocal(image, k1)
+        expanded = set(base)
+        for member in base:
+            small = reciprocal(member, round(k1 / 2))
+            if len(base & small) > 2 / 3 * len(small):
+                expanded |= small
+        values = {other: np.exp(-original[image][other]) for other in expanded}
+        total = sum(values.values())
+        encodings.append({other: value / total for other, value in values.items()})
+    local = [
+        {m: np.mean([encodings[j].get(m, 0) for j in ranked[i][:k2]]) for m in range(count)}
+        for i in range(count)
+    ]
+    found = np.empty((queries, count - queries))
+    for i in range(queries):
+        for j in range(queries, count):
+            minima = sum(min(local[i][m], local[j][m]) for m in range(count))
+            maxima = sum(max(local[i][m], local[j][m]) for m in range(count))
+            found[i, j - queries] = (1 - weight) * (1 - minima / maxima) + weight * original[i][j]
+    return found
+
+
+def clustered(identities=7, each=6, dim=12, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    centres = torch.randn(identities, dim, generator=generator)
+    noise = torch.randn(identities * each, dim, generator=generator)
+    lengths = 0.5 + torch.rand(identities * each, 1, generator=generator)
+    return lengths * (centres.repeat(each, 1) + 0.7 * noise)
+
+
+def original_distances(features, metric):
+    """What each metric makes of two images, scaled to [0, 1] in each row."""
+    features = features.double().numpy()
+    if metric == "cosine":
+        features = features / np.linalg.norm(features, axis=1, keepdims=True)
+    if metric == "dot":
+        products = features @ features.T
+        largest, smallest = products.max(1, keepdims=True), products.min(1, keepdims=True)
+        scaled = (largest - products) / (largest - smallest)
+        np.fill_diagonal(scaled, 0)
+        return scaled
+    squares = np.square(features[:, None] - features[None]).sum(2)
+    return squares / squares.max(1, keepdims=True)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize(
+    ("k1", "k2", "weight"), [(8, 3, 0.3), (5, 1, 0.0), (2, 6, 1.0), (60, 4, 0.5)]
+)
+@pytest.mark.parametrize("half", [None, torch.float16], ids=str)
+def test_reranking_is_the_published_one(metric, k1, k2, weight, half, monkeypatch):
+    monkeypatch.setattr(knn, "half_type", lambda _: half)
+    monkeypatch.setattr(knn, "GROUP", 2)
+    monkeypatch.setattr(knn, "FEW", 0)
+    monkeypatch.setattr(knn, "CROWD", 1)
+    left, propose = [], knn._from_proposals
+    monkeypatch.setattr(
+        knn, "_from_proposals", lambda *args: left.append(propose(*args)) or left[-1]
+    )
+    features = clustered()
+    original = original_distances(features, metric)
+    expected = reranked_by_sets(original, 10, k1, k2, weight)
+    found = RerankedDistances(features, 10, metric, k1=k1, k2=k2, weight=weight)
+    proposed = half is not None and k1 < len(features) / 4  # more are no few candidates
+    assert [len(each) for each in left] == [0] * proposed
+    assert found.shape == (10, 32)
+    np.testing.assert_allclose(found[:, :], expected, atol=2e-6)
+    for module in (distances, reranking):
+        monkeypatch.setattr(module, "TILE", 500)
+    monkeypatch.setattr(distances, "LEAST_ROWS", 3)
+    again = RerankedDistances(features, 10, metric, k1=k1, k2=k2, weight=weight)
+    np.testing.assert_allclose(again[2:9, 5:30], expected[2:9, 5:30], atol=2e-6)
+
+
+def test_by_euclidean_distance_it_is_the_authors_own():
+    features = clustered(seed=1)
+    distances = np.sqrt(np.maximum(distance_matrix(features, features, "euclidean"), 0))
+    parts = distances[:10, 10:], distances[:10, :10], distances[10:, 10:]
+    expected = re_ranking(*parts, k1=9, k2=4, lambda_value=0.3)
+    found = RerankedDistances(features, 10, "euclidean", k1=9, k2=4, weight=0.3)
+    np.testing.assert_allclose(found[:, :], expected, atol=2e-6)
+
+
+def test_by_inner_product_a_longer_query_asks_the_same_but_lengths_count():
+    features = clustered()
+    plain = RerankedDistances(features, 10, "dot", k1=6, k2=2, weight=0.3)[:, :]
+    unit = features / features.norm(dim=1, keepdim=True)
+    assert (
+        np.abs(RerankedDistances(unit, 10, "dot", k1=6, k2=2, weight=0.3)[:, :] - plain).max() > 0.1
+    )
+    scaled = RerankedDistances(5 * features, 10, "dot", k1=6, k2=2, weight=0.3)[:, :]
+    np.testing.assert_allclose(scaled, plain, atol=1e-5)
+    original = RerankedDistances(features, 10, "dot", k1=6, k2=2, weight=1.0)[:, :]
+    assert original.min() >= 0 and original.max() <= 1
+    order = distance_matrix(features[:10], features[10:], "dot").argsort(1)
+    np.testing.assert_array_equal(original.argsort(1), order)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_query_and_its_copy_are_one_image(metric):
+    """With copies in the gallery: what comes out without them; a copy is asked as its query is."""
+    features = clustered()
+    queries, gallery = features[:10], features[10:].clone()
+    copies = np.full(10, -1)
+    copies[[2, 7, 9]] = [4, 0, 31]
+    gallery[[4, 0, 31]] = queries[[2, 7, 9]]
+    images = image_of_each(copies, 32)
+    whole = torch.cat([queries, gallery])
+    options = dict(k1=6, k2=3, weight=0.3)
+    masked = RerankedDistances(whole, 10, metric, images=images, **options)[:, :]
+    kept = np.setdiff1d(np.arange(32), [0, 4, 31])
+    alone = torch.cat([queries, gallery[kept]])
+    expected = RerankedDistances(alone, 10, metric, **options)[:, :]
+    np.testing.assert_allclose(masked[:, kept], expected, atol=2e-6)
+    plain = RerankedDistances(whole, 10, metric, **options)[:, :]
+    assert np.abs(plain - masked).max() > 1e-3
+    # query 2 asks image 4, itself: no other image is nearer; query 7 asks it as it asks query 2
+    assert masked[2].argmin() == 4
+    jaccard = RerankedDistances(whole, 10, metric, images=images, k1=6, k2=3, weight=0.0)
+    assert jaccard[:, :][2, 4] == pytest.approx(0, abs=1e-6)

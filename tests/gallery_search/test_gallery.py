@@ -1,0 +1,676 @@
+"""The gallery index finds what brute force finds, loses nothing, and refuses what is not sound."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+import shutil
+import signal
+import sqlite3
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runs import forked, kill_self, status_of
+
+from gallery_search import Filter, GalleryIndex, Item, halves, search_shards
+from gallery_search import approximation as approximations
+from gallery_search import database as databases
+from gallery_search import exact as exact_search
+from gallery_search import gallery as galleries
+from gallery_search import vectors as vector_files
+from gallery_search.halves import Halves
+from gallery_search.metadata import (
+    checked_path,
+    item_from_name,
+    parse_time,
+    read_table,
+)
+from occluded_reid.evaluation import distance_matrix
+from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.evaluation.rounded import Rounded
+from occluded_reid.utils.errors import UserError
+
+DIM, PARTS = 4, 2
+quick = settings(deadline=None, database=None, max_examples=12)
+made = iter(range(10**6))
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Forked processes must not wait for the threads of their parent."""
+    threads = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(1)
+    yield
+    faiss.omp_set_num_threads(threads)
+
+
+def create(folder: Path, metric: str = "dot", dim: int = DIM, parts: int = PARTS) -> GalleryIndex:
+    return GalleryIndex.create(
+        folder, metric=metric, dim=dim, num_parts=parts, fingerprint="0123abcd", weights="W.pth"
+    )
+
+
+def some_items(count: int, first: int = 0) -> list[Item]:
+    """Items at three cameras, and some at none; a minute apart, and some without a time."""
+    numbers = range(first, first + count)
+    cameras, times = (None, "1", "2", "3"), (lambda n: 60.0 * n, lambda n: None)
+    return [Item(f"{n}.jpg", cameras[n % 4], times[n % 5 == 0](n), str(n % 7)) for n in numbers]
+
+
+def add(index: GalleryIndex, features: np.ndarray, first: int = 0) -> list[int]:
+    with index.writer() as writer:
+        parts = index.facts().num_parts
+        return writer.add(
+            some_items(len(features), first), features, np.full((len(features), parts), 0.5)
+        )
+
+
+def brute(query: np.ndarray, gallery: np.ndarray, metric: str) -> np.ndarray:
+    """Similarities by the evaluation's distances."""
+    distances = distance_matrix(torch.tensor(query), torch.tensor(gallery), metric)
+    return 1 - distances if metric == "cosine" else -distances
+
+
+def clustered(count: int, dim: int, seed: int = 0) -> np.ndarray:
+    centres = np.random.default_rng(99).normal(size=(40, dim)) * 2
+    random = np.random.default_rng(seed)
+    return (centres[random.integers(40, size=count)] + random.normal(size=(count, dim))).astype("f")
+
+
+@pytest.mark.parametrize("metric", METRICS)
+@quick
+@given(data=st.data())
+def test_exact_search_is_brute_force(metric, data, tmp_path_factory):
+    """Whole numbers: many ties, and no rounding but in the cosine."""
+    count = data.draw(st.integers(1, 1 + exact_search.SPARE))  # more equal ones have no order
+    values = st.lists(st.integers(-2, 2), min_size=DIM, max_size=DIM)
+    gallery = np.array([data.draw(values) for _ in range(count)], np.float32)
+    queries = np.array([data.draw(values) for _ in range(2)], np.float32)
+    index = create(tmp_path_factory.getbasetemp() / f"exact{next(made)}", metric)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(exact_search, "BLOCK", 5 * DIM)  # five rows at a time
+        cut = data.draw(st.integers(0, count))
+        ids = add(index, gallery[:cut]) + add(index, gallery[cut:], cut)
+        gone = data.draw(st.sets(st.sampled_from(ids)))
+        with index.writer() as writer:
+            assert writer.remove([*gone, 999]) == len(gone)
+            if data.draw(st.booleans()):
+                writer.compact()
+        for _ in range(3):
+            cameras = tuple(data.draw(st.sets(st.sampled_from(["1", "2", "9"]))))
+            since, until = (data.draw(st.none() | st.integers(0, 1500)) for _ in range(2))
+            top = data.draw(st.integers(1, 8))
+            lists = index.search(queries, top, Filter(cameras, since, until))
+            truth = brute(queries, gallery, metric)
+            if metric != "cosine":
+                truth = truth.round()  # the evaluation rounds
+            for hits, row in zip(lists, truth, strict=True):
+                known = {
+                    number: (row[place], item)
+                    for place, (number, item) in enumerate(zip(ids, some_items(count), strict=True))
+                    if number not in gone
+                    and (not cameras or item.camera in cameras)
+                    and (since is None or (item.time is not None and item.time >= since))
+                    and (until is None or (item.time is not None and item.time <= until))
+                }
+                best = sorted(known, key=lambda number: (-known[number][0], number))[:top]
+                expected = [known[number][0] for number in best]
+                assert [h.similarity for h in hits] == pytest.approx(expected, abs=1e-6)
+                for hit in hits:
+                    assert hit.similarity == pytest.approx(known[hit.id][0], abs=1e-6)
+                    assert hit.item == known[hit.id][1] and hit.visibility.tolist() == [0.5, 0.5]
+                if metric != "cosine":  # equal ones in their order
+                    assert [hit.id for hit in hits] == best
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_search_in_memory_is_exact(metric, tmp_path):
+    """Also without removed items, and with those that were added since."""
+    plain = create(tmp_path / "index", metric, 16)
+    add(plain, clustered(300, 16))
+    held = GalleryIndex(tmp_path / "index", in_memory=True)
+    queries = clustered(9, 16, seed=1)
+    assert held.search(queries[:1])[0][0].id == plain.search(queries[:1])[0][0].id
+    with plain.writer() as writer:
+        writer.remove([hit.id for hits in plain.search(queries, 2) for hit in hits])
+    add(plain, clustered(50, 16, seed=2), first=300)
+    for top in (1, 10, 1000):
+        for one, other in zip(held.search(queries, top), plain.search(queries, top), strict=True):
+            assert [hit.id for hit in one] == [hit.id for hit in other]
+    camera = Filter(cameras=("1",))
+    assert {hit.item.camera for hit in held.search(queries, 5, camera)[0]} == {"1"}
+
+
+def missed(held: Halves, features: np.ndarray, queries: np.ndarray, metric: str) -> list[bool]:
+    """Whether the nearest is not among the candidates, for each query that has some."""
+    truth = brute(queries.astype("d"), features.astype("d"), metric).argmax(1)
+    proposed = held.candidates(queries, 1, np.empty(0, np.int64))
+    pairs = zip(truth, proposed, strict=True)
+    return [best not in rows for best, rows in pairs if rows is not None]
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_in_memory_the_nearest_is_always_among_the_candidates(metric, tmp_path, monkeypatch):
+    """Where bfloat16 alone would often miss it."""
+    random = np.random.default_rng(0)
+    centre = random.normal(size=(1, 8))
+    features, queries = (
+        exact_search.prepared(centre + 0.2 * random.normal(size=(count, 8)), "cosine", 8)
+        for count in (100, 900)
+    )
+    vector_files.append_vectors(tmp_path, 0, 0, features)
+    held = Halves(vector_files.Vectors(tmp_path, 0, 100, 8), metric)
+    monkeypatch.setattr(halves, "DEPTH", 60)
+    found = missed(held, features, queries, metric)
+    assert not any(found) and len(found) > 800
+    monkeypatch.setattr(halves, "DEPTH", 2)  # too many are as near: everything is compared
+    assert held.candidates(queries, 1, np.empty(0, np.int64)).count(None) > 100
+    monkeypatch.setattr(halves, "DEPTH", 60)
+    monkeypatch.setattr(Rounded, "rounding", 0)
+    monkeypatch.setattr(Rounded, "bounds", lambda *_: torch.zeros(len(queries)))
+    assert any(missed(held, features, queries, metric))
+
+
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])
+@pytest.mark.parametrize("metric", METRICS)
+def test_approximate_search(kind, metric, tmp_path, monkeypatch):
+    monkeypatch.setattr(approximations, "CODES", 2)
+    monkeypatch.setattr(galleries, "EXACT_UP_TO", 100)
+    features = clustered(1400, 16)
+    index = create(tmp_path / "index", metric, 16, 0)
+    ids = np.array(add(index, features[:1100]))
+    with index.writer() as writer:
+        writer.remove(ids[7:50].tolist())
+        built = writer.optimise(kind).approximation
+    assert (built.kind, built.rows, built.queries) == (kind, 1100, 200)
+    add(index, features[1100:], 1100)  # found without being in it
+    queries = clustered(60, 16, seed=1)
+    truth = brute(queries, features, metric)
+    truth[:, 7:50] = -np.inf
+    lists = index.search(queries, 10)
+    found = [[hit.id for hit in hits] for hits in lists]
+    best = ids[0] + np.argsort(-truth, 1)[:, :10]
+    shared = [len(set(one) & set(other)) for one, other in zip(found, best, strict=True)]
+    assert np.mean(shared) / 10 >= 0.9 and abs(np.mean(shared) / 10 - built.recall) < 0.1
+    for hits, row in zip(lists, truth, strict=True):  # no number is an approximation
+        assert [h.similarity for h in hits] == pytest.approx(
+            [row[h.id - 1] for h in hits], abs=1e-4
+        )
+    exact = [[hit.id for hit in hits] for hits in index.search(queries, 10, exact=True)]
+    assert exact == best.tolist()
+    later = truth.copy()
+    later[:, :1340] = -np.inf
+    narrow = index.search(queries, 5, Filter(since=60 * 1340))  # exact
+    allowed = np.array([item.time is not None for item in some_items(1400)])
+    expected = ids[0] + np.argsort(-np.where(allowed, later, -np.inf), 1)[:, :5]
+    assert [[hit.id for hit in hits] for hits in narrow] == expected.tolist()
+    wide = index.search(queries, 10, Filter(("1", "2")))
+    assert all(len(hits) == 10 and {h.item.camera for h in hits} <= {"1", "2"} for hits in wide)
+
+
+def test_too_few_proposals_end_in_exact_search(tmp_path, monkeypatch):
+    features = clustered(1000, 8)
+    index = create(tmp_path / "index", "euclidean", 8, 0)
+    add(index, features)
+    with index.writer() as writer:
+        writer.optimise("ivf")
+    monkeypatch.setattr(galleries, "propose", lambda *_: np.full((1, 100), -1))
+    assert [hit.item.path for hit in index.search(features[:1], 3)[0]][0] == "0.jpg"
+
+
+def test_the_kind_goes_by_size_and_small_galleries_are_exact(tmp_path):
+    sizes = (0, 100_000, 100_001, 1_000_000, 1_000_001, 4_000_000, 4_000_001)
+    kinds = ["exact", "exact", "hnsw", "hnsw", "ivf", "ivf", "ivfpq"]
+    assert [approximations.kind_for(size) for size in sizes] == kinds
+    index = create(tmp_path / "index")
+    add(index, np.eye(4, dtype=np.float32))
+    with index.writer() as writer:
+        assert writer.optimise().approximation is None
+        with pytest.raises(UserError, match="4 vectors are too few for ivf"):
+            writer.optimise("ivf")
+        with pytest.raises(UserError, match="no kind 'lsh'; there are auto, exact, hnsw"):
+            writer.optimise("lsh")
+
+
+def test_recall_tells_of_a_bad_approximation(tmp_path, monkeypatch):
+    from gallery_search import recall
+
+    real = recall.propose
+
+    def half(*words: Any) -> np.ndarray:
+        found = real(*words)
+        return np.where(found % 2, found, -1)
+
+    monkeypatch.setattr(recall, "propose", half)
+    index = create(tmp_path / "index", "dot", 8, 0)
+    add(index, clustered(1000, 8))
+    with index.writer() as writer:
+        built = writer.optimise("ivf").approximation
+    assert 0.4 < built.recall < 0.6 and built.effort == recall.MOST_EFFORT
+
+
+def test_ids_stay_and_are_never_given_again(tmp_path):
+    index = create(tmp_path / "index")
+    features = np.diag([1, 2, 3, 4]).astype(np.float32)
+    ids = add(index, features)
+    other = GalleryIndex(tmp_path / "index")
+    other.search(features)  # holds the files that are deleted below
+    with index.writer() as writer:
+        writer.remove([ids[1], ids[3]])
+        writer.compact()
+    assert add(index, features[1:2], 20) == [ids[3] + 1]
+    for each in (index, other, GalleryIndex(tmp_path / "index")):
+        assert len(each) == 3 and each.facts().rows == 3
+        assert [hits[0].id for hits in each.search(features[:3])] == [ids[0], ids[3] + 1, ids[2]]
+    assert sorted(p.name for p in (tmp_path / "index").glob("*-*.*32")) == [
+        "parity-1.u32", "vectors-1.f32",
+    ]  # fmt: skip
+    with index.writer() as writer:
+        writer.remove(index.select(Filter()).tolist())
+        writer.compact()
+    assert len(index) == 0 and index.search(features) == [[], [], [], []]
+    add(index, features)
+    assert len(index) == 4
+
+
+def test_a_search_that_meets_a_compaction_starts_again(tmp_path, monkeypatch):
+    index = create(tmp_path / "index")
+    ids = add(index, np.eye(4, dtype=np.float32))
+    facts = GalleryIndex._facts
+
+    def compact_meanwhile(self, database):
+        found = facts(self, database)
+        if len(calls) < 1:
+            calls.append(1)
+            with index.writer() as writer:
+                writer.remove(ids[:1])
+                writer.compact()
+        return found
+
+    calls: list[int] = []
+    reader = GalleryIndex(tmp_path / "index")
+    monkeypatch.setattr(GalleryIndex, "_facts", compact_meanwhile)
+    assert {hit.id for hit in reader.search(np.ones((1, 4)))[0]} == set(ids[1:])
+
+
+def test_readers_see_whole_batches_while_a_writer_adds(tmp_path):
+    index = create(tmp_path / "index")
+    add(index, np.ones((5, 4), np.float32))
+
+    def write() -> None:
+        with GalleryIndex(tmp_path / "index").writer() as writer:
+            for batch in range(1, 25):
+                features = np.full((5, 4), batch + 1, np.float32)
+                writer.add(some_items(5, 5 * batch), features, np.zeros((5, 2)))
+
+    writer = forked(write)
+    seen = []
+    while not seen or seen[-1] < 125:
+        hits = index.search(np.ones((1, 4)), top=200)[0]
+        assert len(hits) % 5 == 0
+        assert {hit.similarity for hit in hits} == {4.0 * n for n in range(1, len(hits) // 5 + 1)}
+        seen.append(len(hits))
+    assert status_of(writer) == 0
+    assert seen == sorted(seen) and len(set(seen)) > 3
+
+
+def test_kill_while_adding_keeps_all_complete_batches(tmp_path):
+    """At a random moment, again and again, into the same index."""
+    index = create(tmp_path / "index")
+    log = tmp_path / "log"
+    log.touch()
+    rng = random.Random(0)
+    for trial in range(6):
+        first = len(index)
+
+        def write(first: int = first) -> None:
+            with GalleryIndex(tmp_path / "index").writer() as writer, log.open("a") as stream:
+                for number in range(first, first + 2000, 4):
+                    features = np.arange(number, number + 4, dtype=np.float32)[:, None]
+                    writer.add(some_items(4, number), features * [1, 0, 0, 0], np.zeros((4, 2)))
+                    print(number + 4, file=stream, flush=True)
+
+        lines = log.read_text().count("\n")
+        child = forked(write)
+        while log.read_text().count("\n") == lines:
+            time.sleep(0.002)
+        time.sleep(rng.uniform(0, 0.03))
+        os.kill(child, signal.SIGKILL)
+        assert status_of(child) == -signal.SIGKILL
+        done = int(log.read_text().split()[-1])
+        assert len(index) in (done, done + 4), trial  # the last may not have been noted any more
+        hits = index.search(np.array([[1, 0, 0, 0]]), top=len(index))[0]
+        assert [hit.item.path for hit in hits] == [f"{n}.jpg" for n in reversed(range(len(index)))]
+        assert [hit.similarity for hit in hits] == list(reversed(range(len(index))))
+
+
+@pytest.mark.parametrize("place", ["set_facts", "renumber"])
+def test_kill_between_the_files_and_the_database(place, tmp_path, monkeypatch):
+    index = create(tmp_path / "index")
+    ids = add(index, np.eye(4, dtype=np.float32))
+
+    def work() -> None:
+        with index.writer() as writer:
+            if place == "renumber":
+                writer.remove(ids[:1])
+            monkeypatch.setattr(databases.Database, place, lambda *_: kill_self())
+            if place == "renumber":
+                writer.compact()
+            writer.add(some_items(3, 9), np.full((3, 4), 7), np.zeros((3, 2)))
+
+    assert status_of(forked(work)) == -signal.SIGKILL
+    half = tmp_path / "index" / ".approximation-1.faiss.0.unfinished"
+    half.touch()
+    left = ids[1:] if place == "renumber" else ids
+    assert {hit.id for hit in index.search(np.ones((1, 4)))[0]} == set(left)
+    add(index, np.full((1, 4), 5, np.float32), 30)
+    assert index.search(np.ones((1, 4)))[0][0].similarity == 20
+    assert len(index) == len(left) + 1
+    assert not (tmp_path / "index" / "vectors-1.f32").exists() and not half.exists()
+
+
+def test_a_second_writer_is_refused(tmp_path):
+    index = create(tmp_path / "index")
+    with index.writer(), pytest.raises(UserError, match="another process is writing to"):
+        add(index, np.eye(4, dtype=np.float32))
+    add(index, np.eye(4, dtype=np.float32))
+
+
+def test_what_cannot_be_added_leaves_the_index_as_it_was(tmp_path, monkeypatch):
+    index = create(tmp_path / "index")
+    add(index, np.eye(4, dtype=np.float32))
+    size = (tmp_path / "index" / "vectors-0.f32").stat().st_size
+    bad = np.eye(4, dtype=np.float32)
+    bad[2, 1] = np.nan
+    for features, first, message in (
+        (np.eye(4), 3, "3.jpg is in the index .* already"),
+        (np.eye(3), 9, r"shape \(3, 3\) do not fit: expected \(N, 4\)"),
+        (bad, 9, "image 2 hold NaN"),
+    ):
+        with pytest.raises(UserError, match=message):
+            add(index, np.float32(features), first)
+    with index.writer() as writer:
+        for items, seen, message in (
+            ([Item("../a.jpg")] * 4, np.zeros((4, 2)), "no path below"),
+            (some_items(4, 9), np.zeros((4, 3)), "do not fit"),
+            (some_items(3, 9), np.zeros((3, 2)), "do not fit"),
+            (some_items(4, 9), None, "do not fit"),
+        ):
+            with pytest.raises(UserError, match=message):
+                writer.add(items, np.eye(4), seen)
+        assert writer.add([], np.empty((0, 4)), np.empty((0, 2))) == []
+    assert (tmp_path / "index" / "vectors-0.f32").stat().st_size == size
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(vector_files.os, "fsync", full)
+        with pytest.raises(UserError, match="the disk is full"):
+            add(index, np.eye(4, dtype=np.float32), 9)
+    assert len(index) == 4 == len(index.search(np.ones((1, 4)))[0])
+
+
+def test_another_models_query_is_refused(tmp_path):
+    create(tmp_path / "index")
+    GalleryIndex(tmp_path / "index", "0123abcd")
+    with pytest.raises(UserError, match=r"another model \(0123abcd, weights W.pth\).*\(77ff\)"):
+        GalleryIndex(tmp_path / "index", "77ff")
+    with pytest.raises(UserError, match="exists already"):
+        create(tmp_path / "index")
+    index = GalleryIndex(tmp_path / "index")
+    with pytest.raises(UserError, match="do not fit"):
+        index.search(np.ones((1, 5)))
+    with pytest.raises(UserError, match="number of hits is 0"):
+        index.search(np.ones((1, 4)), top=0)
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An index with an approximation."""
+    index = create(tmp_path_factory.mktemp("sound") / "index", "cosine")
+    add(index, clustered(1000, DIM))
+    with index.writer() as writer:
+        writer.optimise("ivf")
+    return index.folder
+
+
+def flip(path: Path, place: int) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def sql(folder: Path, statement: str) -> None:
+    connection = sqlite3.connect(folder / "gallery.sqlite")
+    with connection:
+        connection.execute(statement)
+    connection.close()
+
+
+def facts_with(word: str, other: str) -> Any:
+    return lambda f: sql(f, f"UPDATE facts SET value = replace(value, '{word}', '{other}')")
+
+
+TAMPERED: dict[str, tuple[Any, str]] = {
+    "vector": (lambda f: flip(f / "vectors-0.f32", 15), "damaged at row 0"),
+    "parity": (lambda f: flip(f / "parity-0.u32", 0), "damaged at row 0"),
+    "shorter": (lambda f: os.truncate(f / "vectors-0.f32", 15_999), "15999 bytes long instead"),
+    "no vectors": (lambda f: (f / "vectors-0.f32").unlink(), "vectors-0.f32 is missing"),
+    "faiss flipped": (lambda f: flip(f / "approximation-1.faiss", 99), "its checksum is another"),
+    "faiss cut": (lambda f: os.truncate(f / "approximation-1.faiss", 50), "its checksum"),
+    "no faiss": (lambda f: (f / "approximation-1.faiss").unlink(), "faiss is missing"),
+    "no database": (lambda f: (f / "gallery.sqlite").unlink(), "is no gallery index"),
+    "garbage": (lambda f: (f / "gallery.sqlite").write_bytes(b"x" * 9999), "cannot be used"),
+    "empty": (lambda f: (f / "gallery.sqlite").write_bytes(b""), "of another program"),
+    "foreign": (lambda f: sql(f, "PRAGMA application_id = 1"), "of another program"),
+    "version": (lambda f: sql(f, "PRAGMA user_version = 2"), "has format 2, this program reads"),
+    "trigger": (
+        lambda f: sql(f, "CREATE TRIGGER t AFTER DELETE ON items BEGIN SELECT 1; END"),
+        "its tables are not",
+    ),
+    "no facts": (lambda f: sql(f, "DELETE FROM facts"), "cannot be used"),
+    "no json": (lambda f: sql(f, "UPDATE facts SET value = '{'"), "cannot be used"),
+    "list": (lambda f: sql(f, "UPDATE facts SET value = '[]'"), "cannot be used"),
+    "negative": (facts_with('"rows": 1000, "serial"', '"rows": -1, "serial"'), "rows is -1"),
+    "text": (facts_with('"generation": 0', '"generation": "../0"'), "generation is '../0'"),
+    "metric": (facts_with("cosine", "manhattan"), "metric 'manhattan'"),
+    "unknown": (facts_with('"dim"', '"code"'), "code"),
+    "more rows": (facts_with('"rows": 1000, "serial"', '"rows": 900, "serial"'), "more rows than"),
+    "many rows": (facts_with('"rows": 1000, "serial"', '"rows": 1001, "serial"'), "bytes long"),
+    "other dim": (facts_with('"dim": 4', '"dim": 2'), "do not fit"),
+    "path": (lambda f: sql(f, "UPDATE items SET path = '/etc/' || id"), "no path below"),
+    "up": (lambda f: sql(f, "UPDATE items SET path = 'a/../../' || id"), "no path below"),
+    "blob": (lambda f: sql(f, "UPDATE items SET visibility = x'00'"), "cannot be used"),
+    "item": (lambda f: sql(f, "DELETE FROM items"), "nothing is known of row"),
+    "type": (lambda f: sql(f, "UPDATE items SET path = CAST(path AS BLOB)"), "cannot be used"),
+}
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_folder_that_is_not_sound_is_refused(name, sound, tmp_path):
+    folder = tmp_path / "index"
+    shutil.copytree(sound, folder)
+    tamper, message = TAMPERED[name]
+    tamper(folder)
+    queries = clustered(1000, DIM)[:1]
+    with pytest.raises(UserError, match=message):
+        GalleryIndex(folder).search(queries)
+
+
+def test_a_valid_checksum_does_not_make_a_faiss_index(sound, tmp_path):
+    from dataclasses import replace
+    from hashlib import sha256
+
+    folder = tmp_path / "index"
+    shutil.copytree(sound, folder)
+    path = folder / "approximation-1.faiss"
+    flat = faiss.serialize_index(faiss.IndexFlatIP(DIM)).tobytes()
+    for content, message in ((b"nonsense", "is no faiss index"), (flat, "is of another index")):
+        path.write_bytes(content)
+        with databases.transaction(folder, write=True) as database:
+            facts = database.facts()
+            built = replace(facts.approximation, sha256=sha256(content).hexdigest())
+            database.set_facts(replace(facts, approximation=built))
+        with pytest.raises(UserError, match=message):
+            GalleryIndex(folder).search(np.ones((1, DIM)))
+
+
+def test_a_flipped_byte_of_the_database_ends_in_a_message_or_in_nothing(sound, tmp_path):
+    """Sixty places; what is found is what was found before, or there is one message."""
+    query = np.ones((1, DIM))
+    truth = [hit.id for hit in GalleryIndex(sound).search(query)[0]]
+    folder = tmp_path / "index"
+    shutil.copytree(sound, folder)
+    content = (folder / "gallery.sqlite").read_bytes()
+    rng, refused = random.Random(1), 0
+    for _ in range(60):
+        changed = bytearray(content)
+        changed[rng.choice([rng.randrange(4096), rng.randrange(len(content))])] ^= rng.randrange(
+            1, 256
+        )
+        (folder / "gallery.sqlite").write_bytes(changed)
+        try:
+            hits = GalleryIndex(folder).search(query)[0]
+        except UserError:
+            refused += 1
+        else:
+            assert all(isinstance(hit.item.path, str) for hit in hits)
+            assert len(set(truth) & {hit.id for hit in hits}) >= 8
+    assert refused > 5
+
+
+def test_a_folder_that_may_only_be_read(sound, tmp_path, monkeypatch):
+    folder = tmp_path / "index"
+    shutil.copytree(sound, folder)
+    monkeypatch.setattr(databases.os, "access", lambda *_: False)
+    before = sorted(path.name for path in folder.iterdir())
+    assert len(GalleryIndex(folder).search(np.ones((1, DIM)))[0]) == 10
+    assert sorted(path.name for path in folder.iterdir()) == before
+    (folder / "gallery.sqlite-wal").write_bytes(b"x")
+    with pytest.raises(UserError, match="its last writer was interrupted"):
+        GalleryIndex(folder)
+
+
+@pytest.mark.parametrize("metric", METRICS)
+def test_shards_are_one_index(metric, tmp_path):
+    features = clustered(90, DIM)
+    whole = create(tmp_path / "whole", metric)
+    add(whole, features)
+    shards = [create(tmp_path / str(number), metric) for number in range(3)]
+    for number, shard in enumerate(shards):
+        add(shard, features[30 * number : 30 * (number + 1)], 30 * number)
+    for filter in (Filter(), Filter(("1",), since=600)):
+        one, other = (
+            whole.search(features[:5], 12, filter),
+            search_shards(shards, features[:5], 12, filter),
+        )
+        assert [[h.item for h in hits] for hits in one] == [
+            [h.item for h in hits] for hits in other
+        ]
+
+
+@pytest.mark.parametrize(
+    ("path", "camera", "time", "identity"),
+    [
+        ("a/0002_c1s1_000451_03.jpg", "1", 451, "2"),
+        ("0001_c2_f0046182.jpg", "2", 46182, "1"),
+        ("-1_c3s2_000001_00.jpg", "3", 1, "-1"),
+        ("0002_c1/door.jpg", None, None, None),
+        ("0007_c4.png", "4", None, "7"),
+    ],
+)
+def test_names(path, camera, time, identity):
+    assert item_from_name(path) == Item(path, camera, time, identity)
+
+
+@pytest.fixture
+def far_away(monkeypatch) -> Iterator[None]:
+    """A zone in which local time is not UTC."""
+    with monkeypatch.context() as patch:
+        patch.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+def test_times_and_tables(far_away, tmp_path):
+    assert parse_time("12.5") == 12.5
+    assert parse_time("1970-01-02") == parse_time("1970-01-02T00:00:00Z") == 86400
+    assert parse_time("1970-01-01T01:00:00+01:00") == 0
+    table = tmp_path / "table.csv"
+    table.write_text('path,camera,time,identity\na/b.jpg,gate,1970-01-02,\n"c,d.jpg",,,5\n')
+    assert list(read_table(table).values()) == [
+        Item("a/b.jpg", "gate", 86400.0), Item("c,d.jpg", identity="5"),
+    ]  # fmt: skip
+    for text, message in (
+        ("camera\n1\n", "at least path"),
+        ("path,colour\na,b\n", "should name the columns"),
+        ("path,time\na.jpg,soon\n", "line 2: 'soon' is no time"),
+        ("path,time\na.jpg,nan\n", "line 2: 'nan' is no time"),
+        ("path\na.jpg\na.jpg\n", "line 3: a.jpg stands twice"),
+        ("path\n../a.jpg\n", "line 2: '../a.jpg' is no path below"),
+        ("path\na.jpg,1\n", "line 2: it has more cells"),
+        ("", "says nothing"),
+        ("path\n\x00\n", "table.csv"),
+    ):
+        table.write_text(text)
+        with pytest.raises(UserError, match=message):
+            read_table(table)
+    with pytest.raises(UserError, match="cannot read"):
+        read_table(tmp_path / "none.csv")
+
+
+@pytest.mark.parametrize("path", ["", "/a", "../a", "a/../b", "a//b", "./a", "a\0", "a/", "\udcff"])
+def test_paths_that_lead_elsewhere(path):
+    with pytest.raises(UserError, match="no path below"):
+        checked_path(path)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("metric", METRICS)
+def test_a_gpu_finds_the_same(metric, tmp_path, monkeypatch):
+    if exact_search.gpu() is None:
+        pytest.skip("faiss finds no GPU")
+    index = create(tmp_path / "index", metric, 16, 0)
+    add(index, clustered(2000, 16))
+    queries = clustered(30, 16, seed=1)
+    found = index.search(queries)
+    monkeypatch.setattr(exact_search, "gpu", lambda: None)
+    assert [[h.id for h in hits] for hits in found] == [
+        [h.id for h in hits] for hits in index.search(queries)
+    ]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])
+def test_a_hundred_thousand_items(kind, tmp_path):
+    faiss.omp_set_num_threads(2)
+    features = clustered(100_000, 128)
+    index = create(tmp_path / "index", "cosine", 128, 0)
+    with index.writer() as writer:
+        for first in range(0, 100_000, 5000):
+            writer.add(some_items(5000, first), features[first : first + 5000])
+        built = writer.optimise(kind).approximation
+    queries = clustered(100, 128, seed=1)
+    truth = np.sort(brute(queries, features, "cosine"), 1)[:, -10:]
+    start = time.perf_counter()
+    lists = index.search(queries, 10)
+    approximate = time.perf_counter() - start
+    start = time.perf_counter()
+    exact = [hit.similarity for hits in index.search(queries, 10, exact=True) for hit in hits]
+    slow = time.perf_counter() - start
+    assert exact == pytest.approx(truth[:, ::-1].ravel().tolist(), abs=1e-5)
+    found = np.array([[hit.similarity for hit in hits] for hits in lists])
+    recall = (found >= truth[:, :1] - 1e-6).mean()
+    print(f"{kind}: recall {recall:.3f}, {approximate:.2f} s; exact {slow:.2f} s")
+    assert recall >= (0.85 if kind == "ivfpq" else 0.96) and abs(recall - built.recall) < 0.07

@@ -1,0 +1,624 @@
+"""Token transformers: what they compute, and the weights they can be given."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+import torch.nn.functional as F
+from fastreid.modeling import build_model
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.backbones import vision_transformer as fastreid_vit
+from fastreid.solver import build_lr_scheduler
+from safetensors.torch import save_file
+from timm.layers import Mlp
+
+from occluded_reid.checkpoint.pretrained import grid_of, load_weights
+from occluded_reid.config import load_config
+from occluded_reid.engine.optimizer import build_optimizer
+from occluded_reid.modeling import vit as backbones
+from occluded_reid.modeling.vit import ClassTokenViT, LeanMlp, TokenViT
+from occluded_reid.utils.errors import UserError
+
+TINY = dict(img_size=(32, 16), patch_size=(8, 8), embed_dim=12, depth=2, num_heads=3)
+CONFIG = """
+MODEL:
+  BACKBONE:
+    {NAME: build_token_vit_backbone, DEPTH: custom, FEAT_DIM: 12, NUM_BLOCKS: 2, NUM_HEADS: 3,
+     PATCH_SIZE: [8, 8], STRIDE_SIZE: [8, 8]}
+  HEADS: {POOL_LAYER: Identity, WITH_BNNECK: True, NUM_CLASSES: 5}
+INPUT: {SIZE_TRAIN: [32, 16], SIZE_TEST: [32, 16]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def seed() -> None:
+    torch.manual_seed(0)
+
+
+def vit(kind=TokenViT, stride=(8, 8), **changes):
+    model = kind(stride=stride, **{**TINY, **changes})
+    for parameter in model.parameters():  # biases and the class token start at 0: nothing to see
+        torch.nn.init.normal_(parameter, std=0.2)
+    return model.eval()
+
+
+def configured(tmp_path: Path, *overrides):
+    path = tmp_path / "vit.yml"
+    path.write_text(CONFIG)
+    return load_config(str(path), ["MODEL.DEVICE", "cpu", *map(str, overrides)])
+
+
+def built(tmp_path: Path, *overrides):
+    cfg = configured(tmp_path, *overrides)
+    return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg).eval()
+
+
+def images(count=2, size=(32, 16), **options):
+    return torch.rand(count, 3, *size, **options)
+
+
+# -------------------------------------------------------------------------- what is computed
+
+
+def plain_vit(weights, image, heads, patch, stride):
+    """Dosovitskiy et al.'s transformer in loops over patches, heads and tokens, for one image."""
+
+    def norm(x, name):
+        x = x - x.mean()
+        x = x / torch.sqrt((x * x).mean() + 1e-6)
+        return x * weights[f"{name}.weight"] + weights[f"{name}.bias"]
+
+    def linear(x, name):
+        return weights[f"{name}.weight"] @ x + weights[f"{name}.bias"]
+
+    kernel, tokens = weights["patch_embed.proj.weight"], [weights["cls_token"][0, 0]]
+    for top in range(0, image.shape[1] - patch[0] + 1, stride[0]):
+        for left in range(0, image.shape[2] - patch[1] + 1, stride[1]):
+            piece = image[:, top : top + patch[0], left : left + patch[1]]
+            tokens.append((kernel * piece).sum((1, 2, 3)) + weights["patch_embed.proj.bias"])
+    tokens = [token + weights["pos_embed"][0, i] for i, token in enumerate(tokens)]
+    wide = len(tokens[0])
+    each = wide // heads
+    for block in ("blocks.0", "blocks.1"):
+        qkv = [linear(norm(token, f"{block}.norm1"), f"{block}.attn.qkv") for token in tokens]
+        mixed = []
+        for row in qkv:
+            parts = []
+            for head in range(heads):
+                own = slice(head * each, (head + 1) * each)
+                query = row[:wide][own]
+                scores = [math.exp(query @ k[wide : 2 * wide][own] / math.sqrt(each)) for k in qkv]
+                values = [s * v[2 * wide :][own] for s, v in zip(scores, qkv, strict=True)]
+                parts.append(sum(values) / sum(scores))
+            mixed.append(linear(torch.cat(parts), f"{block}.attn.proj"))
+        tokens = [token + mix for token, mix in zip(tokens, mixed, strict=True)]
+        for i, token in enumerate(tokens):
+            hidden = linear(norm(token, f"{block}.norm2"), f"{block}.mlp.fc1")
+            hidden = hidden * 0.5 * (1 + torch.erf(hidden / math.sqrt(2)))
+            tokens[i] = token + linear(hidden, f"{block}.mlp.fc2")
+    return torch.stack([norm(token, "norm") for token in tokens])
+
+
+@pytest.mark.parametrize("stride", [(8, 8), (5, 4)])
+@torch.no_grad()
+def test_tokens_equal_a_transformer_in_plain_loops(stride, monkeypatch):
+    model = vit(stride=stride).double()
+    batch = images(dtype=torch.float64)
+    calls = []
+    fused = F.scaled_dot_product_attention
+    monkeypatch.setattr(
+        F, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
+    )
+    tokens = model(batch)
+    assert len(calls) == 2  # one per block
+    for image, found in zip(batch, tokens, strict=True):
+        wanted = plain_vit(model.state_dict(), image, 3, (8, 8), stride)
+        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize(
+    ("size", "patch", "stride", "grid"),
+    [
+        ((256, 128), (16, 16), (16, 16), (16, 8)),  # FED: n = 128
+        ((256, 128), (16, 16), (12, 12), (21, 10)),  # TransReID's sliding window
+        ((384, 128), (16, 16), (16, 16), (24, 8)),
+        ((224, 224), (32, 16), (32, 16), (7, 14)),
+        ((30, 17), (8, 5), (7, 4), (4, 4)),
+    ],
+)
+@torch.no_grad()
+def test_the_grid_of_any_image_patch_and_stride(size, patch, stride, grid):
+    model = vit(img_size=size, patch_size=patch, stride=stride, depth=1)
+    assert model.grid == grid and model.feature_dim == 12
+    assert model(images(1, size)).shape == (1, 1 + grid[0] * grid[1], 12)
+
+
+@torch.no_grad()
+def test_the_class_token_comes_as_fastreids_own_transformer_hands_it_out():
+    model = vit(ClassTokenViT)
+    batch = images()
+    assert model(batch).shape == (2, 12, 1, 1)
+    torch.testing.assert_close(model(batch)[:, :, 0, 0], TokenViT.forward(model, batch)[:, 0])
+
+
+@torch.no_grad()
+def test_images_do_not_see_each_other():
+    model, batch = vit(), images(3)
+    torch.testing.assert_close(model(batch)[1:2], model(batch[1:2]))
+
+
+@torch.no_grad()
+def test_the_camera_embedding_is_added_to_all_tokens():
+    model = vit(num_cameras=3, camera_weight=2.5, depth=0)
+    plain = vit(depth=0)
+    state = model.state_dict()
+    camera = state.pop("sie_embed")
+    plain.load_state_dict(state)
+    for each in (model, plain):
+        each.norm = torch.nn.Identity()
+    batch = images()
+    found = model(batch, torch.tensor([2, 0])) - plain(batch)
+    torch.testing.assert_close(found[0], 2.5 * camera[2].expand_as(found[0]))
+    torch.testing.assert_close(found[1], 2.5 * camera[0].expand_as(found[1]))
+    with pytest.raises(UserError, match="CAMERA_EMBEDDING needs the camera of every image"):
+        model(batch)
+
+
+@pytest.mark.parametrize("kind", [TokenViT, ClassTokenViT])
+def test_a_gradient_reaches_every_parameter(kind):
+    model = vit(kind, num_cameras=2).train()
+    model(images(), torch.tensor([0, 1])).square().sum().backward()
+    still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert still == []
+
+
+def test_recomputing_gives_the_same_gradients():
+    plain = vit().train()
+    saving = vit(recompute=True).train()
+    saving.load_state_dict(plain.state_dict())
+    batch, counts = images(), []
+    saving.blocks[0].register_forward_pre_hook(lambda *_: counts.append(1))
+    for model in (plain, saving):
+        model(batch).square().sum().backward()
+    assert len(counts) == 2
+    for one, other in zip(plain.parameters(), saving.parameters(), strict=True):
+        torch.testing.assert_close(one.grad, other.grad)
+
+
+@torch.no_grad()
+def test_bfloat16_autocast_stays_near():
+    model, batch = vit(), images()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = model(batch)
+    assert found.isfinite().all()
+    torch.testing.assert_close(found.float(), model(batch), rtol=0.1, atol=0.1)
+    assert not torch.equal(found.float(), model(batch))
+
+
+@torch.no_grad()
+def test_chance_is_for_training_alone(tmp_path):
+    batch = images(8)
+    model = built(tmp_path, "MODEL.BACKBONE.DROP_PATH_RATIO", 0.5)
+    for parameter in model.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    assert torch.equal(model(batch), model(batch))
+    model.train()
+    assert not torch.equal(model(batch), model(batch))
+    rates = [getattr(block.drop_path1, "drop_prob", 0.0) for block in model.blocks]
+    assert rates == [0.0, 0.5]
+
+
+# ----------------------------------------------------------------------------- configuration
+
+
+@torch.no_grad()
+def test_the_configuration_reaches_the_transformer(tmp_path):
+    keys = ("MODEL.BACKBONE.CAMERA_EMBEDDING", 4, "MODEL.BACKBONE.MLP_RATIO", 2.0)
+    model = built(tmp_path, *keys, "MODEL.BACKBONE.STRIDE_SIZE", "[4, 4]")
+    assert type(model) is TokenViT and model.grid == (7, 3)
+    assert model.sie_embed.shape == (4, 1, 12) and model.camera_weight == 3.0
+    assert model.blocks[0].mlp.fc1.out_features == 24 and model.blocks[0].attn.num_heads == 3
+    assert not model.grad_checkpointing
+    dropping = built(tmp_path, "MODEL.BACKBONE.DROP_RATIO", 0.1, "MODEL.BACKBONE.RECOMPUTE", True)
+    assert dropping.pos_drop.p == dropping.blocks[0].mlp.drop1.p == 0.1
+    assert dropping.grad_checkpointing
+
+
+@pytest.mark.parametrize(("depth", "width", "heads"), [("tiny", 192, 3), ("small", 384, 6)])
+def test_named_depths(tmp_path, depth, width, heads):
+    keys = ("MODEL.BACKBONE.DEPTH", depth, "MODEL.BACKBONE.FEAT_DIM", width)
+    model = built(tmp_path, *keys)
+    assert (model.feature_dim, len(model.blocks)) == (width, 12)
+    assert model.blocks[0].attn.num_heads == heads
+    assert model.blocks[0].mlp.fc1.out_features == 4 * width
+
+
+def test_fastreids_baseline_runs_on_the_class_token(tmp_path):
+    keys = ("MODEL.BACKBONE.NAME", "build_class_token_vit_backbone")
+    model = build_model(configured(tmp_path, *keys)).eval()
+    assert model({"images": images() * 255}).shape == (2, 12)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (("MODEL.BACKBONE.DEPTH", "50x"), "DEPTH is '50x'; it can be tiny, small, base or custom"),
+        (("MODEL.BACKBONE.DEPTH", "base"), "FEAT_DIM is 12, but DEPTH base has 768"),
+        (("MODEL.BACKBONE.NUM_HEADS", 5), "FEAT_DIM is 12, but DEPTH custom has 5 heads"),
+        (("INPUT.SIZE_TEST", "[64, 32]"), r"SIZE_TEST \[64, 32\] must equal INPUT.SIZE_TRAIN"),
+        (("MODEL.BACKBONE.PATCH_SIZE", "[8, 17]"), r"PATCH_SIZE \[8, 17\] .* do not fit"),
+        (("MODEL.BACKBONE.STRIDE_SIZE", "[0, 8]"), r"STRIDE_SIZE \[0, 8\] do not fit"),
+        (("MODEL.BACKBONE.POSITION_RESIZE", "cubic"), "'cubic'; it can be bicubic or bilinear"),
+    ],
+)
+def test_values_that_do_not_fit_are_named(tmp_path, overrides, message):
+    with pytest.raises(UserError, match=message):
+        built(tmp_path, *overrides)
+
+
+def test_the_base_configuration_is_the_recipe_of_the_paper():
+    path = Path(__file__).parents[2] / "configs" / "Base-ViT.yml"
+    cfg = load_config(str(path), ["MODEL.DEVICE", "cpu"])
+    assert list(cfg.INPUT.SIZE_TRAIN) == [256, 128] and cfg.SOLVER.MAX_EPOCH == 120
+    model = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.LayerNorm(2))
+    optimizer = build_optimizer(cfg, model)
+    groups = [(group["lr"], group["weight_decay"]) for group in optimizer.param_groups]
+    assert isinstance(optimizer, torch.optim.SGD) and set(groups) == {(0.008, 1e-4), (0.016, 1e-4)}
+    schedule = build_lr_scheduler(cfg, optimizer, 244)  # Occluded-Duke: 15,618 images
+    warm_up, cosine = schedule["warmup_sched"], schedule["lr_sched"]
+    assert warm_up.warmup_iters / 244 == 5 and warm_up.warmup_factor == 0.01
+    assert cosine.T_max == 115 and cosine.eta_min == 0.002 * 0.008
+    assert cfg.SOLVER.IMS_PER_BATCH / cfg.DATALOADER.NUM_INSTANCE == 16
+    for value in (*cfg.MODEL.PIXEL_MEAN, *cfg.MODEL.PIXEL_STD):
+        assert value == 0.5 * 255
+
+
+# ------------------------------------------------------------------------------------ weights
+
+
+def prefixed(weights, prefix):
+    return {prefix + key: value for key, value in weights.items()}
+
+
+EXTRA = {"head.weight": torch.ones(7, 12), "head.bias": torch.ones(7)}
+OTHERS = {"classifier.weight": torch.ones(5, 12), "bottleneck.bias": torch.ones(12)}
+SCHEMES = {
+    "timm": lambda w: {**w, **EXTRA},
+    "jx_vit": lambda w: {**w, **EXTRA, "pre_logits.fc.weight": torch.ones(12, 12)},
+    "DeiT": lambda w: {"model": {**w, **EXTRA}, "epoch": 3},
+    "state_dict": lambda w: {"state_dict": prefixed({**w, **EXTRA}, "module.")},
+    "TransReID": lambda w: {**prefixed({**w, "fc.weight": torch.ones(7, 12)}, "base."), **OTHERS},
+    "TransReID, parallel": lambda w: prefixed({**prefixed(w, "base."), **OTHERS}, "module."),
+    "fast-reid": lambda w: {"model": OrderedDict({**prefixed(w, "backbone."), **OTHERS})},
+}
+
+
+@pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
+@pytest.mark.parametrize("scheme", SCHEMES)
+@torch.no_grad()
+def test_weights_of_every_origin_are_loaded_whole(tmp_path, caplog, scheme, suffix):
+    source, batch = vit(), images()
+    content = SCHEMES[scheme]({key: value.clone() for key, value in source.state_dict().items()})
+    path = tmp_path / f"weights{suffix}"
+    if suffix == ".pth":
+        torch.save(content, path)
+    else:
+        save_file(content.get("model", content.get("state_dict", content)), path)
+    logging.getLogger("occluded_reid").propagate = True
+    with caplog.at_level(logging.INFO):
+        model = built(tmp_path, "MODEL.BACKBONE.PRETRAIN", True, *path_of(path))
+    torch.testing.assert_close(model(batch), source(batch), rtol=0, atol=0)
+    said = caplog.text.replace("module.", "")
+    if "TransReID" in scheme or scheme == "fast-reid":
+        assert "not of the backbone: bottleneck.bias, classifier.weight" in said
+    else:
+        assert "of its classifier: head.bias, head.weight" in said
+
+
+def path_of(path):
+    return ("MODEL.BACKBONE.PRETRAIN_PATH", str(path))
+
+
+@pytest.mark.parametrize("stride", [(8, 8), (6, 6)])
+@torch.no_grad()
+def test_fastreids_weights_give_fastreids_features(tmp_path, stride):
+    theirs = fastreid_vit.VisionTransformer(
+        img_size=(32, 16),
+        patch_size=8,
+        stride_size=list(stride),
+        embed_dim=12,
+        depth=2,
+        num_heads=3,
+        qkv_bias=True,
+    ).eval()
+    torch.save(theirs.state_dict(), tmp_path / "fastreid.pth")
+    ours = vit(ClassTokenViT, stride)
+    load_weights(ours, str(tmp_path / "fastreid.pth"), resize="bilinear")
+    batch = images()
+    torch.testing.assert_close(ours(batch), theirs(batch), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_distilled_and_linear_forms_are_understood(tmp_path):
+    source = vit()
+    weights = source.state_dict()
+    kernel, positions = weights["patch_embed.proj.weight"], weights["pos_embed"]
+    distilled = torch.cat((positions[:, :1], torch.full((1, 1, 12), 9.0), positions[:, 1:]), dim=1)
+    torch.save(
+        {
+            **weights,
+            "patch_embed.proj.weight": kernel.flatten(1),
+            "pos_embed": distilled,
+            "dist_token": torch.ones(1, 1, 12),
+            "head_dist.weight": torch.ones(7, 12),
+        },
+        tmp_path / "deit.pth",
+    )
+    model = vit()
+    load_weights(model, str(tmp_path / "deit.pth"), resize="bicubic")
+    batch = images()
+    torch.testing.assert_close(model(batch), source(batch), rtol=0, atol=0)
+
+
+def as_google(weights):
+    """A transformer of width 12 and 3 heads in the names and layouts of Google's files."""
+    numbers = {key: value.double().numpy() for key, value in weights.items()}
+    place, found = "Transformer/", {"cls": numbers["cls_token"]}
+    found[place + "posembed_input/pos_embedding"] = numbers["pos_embed"]
+    found["embedding/kernel"] = numbers["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
+    found["embedding/bias"] = numbers["patch_embed.proj.bias"]
+    norms = {"norm": "encoder_norm"}
+    for i in range(2):
+        block, target = f"blocks.{i}.", f"{place}encoderblock_{i}/"
+        norms |= {f"{block}norm1": f"encoderblock_{i}/LayerNorm_0"}
+        norms |= {f"{block}norm2": f"encoderblock_{i}/LayerNorm_2"}
+        attention = target + "MultiHeadDotProductAttention_1/"
+        kernels = np.split(numbers[block + "attn.qkv.weight"], 3)
+        biases = np.split(numbers[block + "attn.qkv.bias"], 3)
+        for name, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True):
+            found[f"{attention}{name}/kernel"] = kernel.T.reshape(12, 3, 4)
+            found[f"{attention}{name}/bias"] = bias.reshape(3, 4)
+        found[attention + "out/kernel"] = numbers[block + "attn.proj.weight"].T.reshape(3, 4, 12)
+        found[attention + "out/bias"] = numbers[block + "attn.proj.bias"]
+        for layer in (0, 1):
+            linear = f"{block}mlp.fc{layer + 1}"
+            found[f"{target}MlpBlock_3/Dense_{layer}/kernel"] = numbers[linear + ".weight"].T
+            found[f"{target}MlpBlock_3/Dense_{layer}/bias"] = numbers[linear + ".bias"]
+    for ours, theirs in norms.items():
+        found[f"{place}{theirs}/scale"] = numbers[ours + ".weight"]
+        found[f"{place}{theirs}/bias"] = numbers[ours + ".bias"]
+    return {key: value.astype(np.float32) for key, value in found.items()}
+
+
+@torch.no_grad()
+def test_googles_files_are_loaded_whole(tmp_path, caplog):
+    square = vit(img_size=(32, 32))
+    classifier = {"head/kernel": np.ones((12, 7)), "head/bias": np.ones(7)}
+    np.savez(tmp_path / "augreg.npz", **as_google(square.state_dict()), **classifier)
+    again, batch = vit(img_size=(32, 32)), images(size=(32, 32))
+    logging.getLogger("occluded_reid").propagate = True
+    with caplog.at_level(logging.INFO):
+        load_weights(again, str(tmp_path / "augreg.npz"), resize="bicubic")
+    torch.testing.assert_close(again(batch), square(batch), rtol=0, atol=1e-6)
+    assert "of its classifier: head/bias, head/kernel" in caplog.text
+    narrow = vit()  # positions 4 x 4 -> 4 x 2 as for any other file, not as timm's reader would
+    load_weights(narrow, str(tmp_path / "augreg.npz"), resize="bicubic")
+    wanted = resized(square.pos_embed, (4, 4), (4, 2), mode="bicubic", antialias=True)
+    torch.testing.assert_close(narrow.pos_embed.detach(), wanted)
+
+
+def resized(positions, old, new, **how):
+    rest = positions[0, 1:].T.reshape(1, -1, *old)
+    rest = F.interpolate(rest, size=new, **how).flatten(2).transpose(1, 2)
+    return torch.cat((positions[:, :1], rest), dim=1).detach()
+
+
+@torch.no_grad()
+def test_positions_are_resized_as_timm_or_as_fastreid_does(tmp_path):
+    square = vit(img_size=(32, 32))
+    torch.save(square.state_dict(), tmp_path / "square.pth")
+    found = {}
+    for how in ("bicubic", "bilinear"):
+        keys = ("MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.POSITION_RESIZE", how)
+        found[how] = built(tmp_path, *keys, *path_of(tmp_path / "square.pth")).pos_embed.detach()
+    bicubic = resized(square.pos_embed, (4, 4), (4, 2), mode="bicubic", antialias=True)
+    torch.testing.assert_close(found["bicubic"], bicubic)
+    bilinear = fastreid_vit.resize_pos_embed(square.pos_embed, torch.empty(1, 9, 12), 4, 2)
+    torch.testing.assert_close(found["bilinear"], bilinear)
+
+
+@pytest.mark.parametrize(
+    ("count", "own", "trust_own", "grid"),
+    [
+        (196, (16, 8), False, (14, 14)),  # ImageNet's 224 x 224
+        (128, (16, 8), False, (16, 8)),
+        (128, (21, 10), True, (16, 8)),  # trained without, loaded with a sliding window
+        (210, (16, 8), True, (21, 10)),
+        (196, (28, 7), False, (14, 14)),
+        (196, (28, 7), True, (28, 7)),
+        (196, (16, 8), True, (14, 14)),
+    ],
+)
+def test_the_grid_of_a_file_is_found(count, own, trust_own, grid):
+    assert grid_of(count, own, trust_own=trust_own) == grid
+
+
+@torch.no_grad()
+def test_a_camera_embedding_is_loaded_or_starts_anew(tmp_path, caplog):
+    source = vit(num_cameras=3)
+    torch.save(prefixed(source.state_dict(), "base."), tmp_path / "sie.pth")
+    same = vit(num_cameras=3)
+    load_weights(same, str(tmp_path / "sie.pth"), resize="bicubic")
+    assert torch.equal(same.sie_embed, source.sie_embed)
+    torch.save(vit().state_dict(), tmp_path / "plain.pth")
+    own = same.sie_embed.clone()
+    logging.getLogger("occluded_reid").propagate = True
+    with caplog.at_level(logging.INFO):
+        load_weights(same, str(tmp_path / "plain.pth"), resize="bicubic")
+    assert torch.equal(same.sie_embed, own)
+    assert "plain.pth has no camera embedding: it starts from random values" in caplog.text
+
+
+def broken(kind, folder):
+    """Write a file that cannot be loaded; return its path."""
+    path = folder / f"{kind.replace(' ', '_')}.pth"
+    weights = dict(vit().state_dict())
+    if kind == "missing key":
+        del weights["blocks.1.mlp.fc2.bias"]
+    elif kind == "left-over key":
+        weights["blocks.2.norm1.bias"] = torch.ones(12)
+    elif kind == "shape":
+        weights["norm.weight"] = torch.ones(5)
+    elif kind == "many":
+        weights = {"a": torch.ones(1)}
+    elif kind == "cameras":
+        weights["sie_embed"] = torch.ones(6, 1, 12)
+    elif kind == "objects":
+        weights = {"model": weights, "path": Path("x")}
+    elif kind == "empty":
+        weights = {"model": {"epoch": 3}}
+    elif kind == "list":
+        weights = [torch.ones(1)]
+    if kind == "garbage":
+        path.write_bytes(b"no weights at all" * 9)
+    elif kind == "cut":
+        torch.save(weights, path)
+        path.write_bytes(path.read_bytes()[:500])
+    elif kind.startswith("npz"):
+        path = path.with_suffix(".npz")
+        content = as_google(vit().state_dict())
+        if kind == "npz blocks":
+            content = {k: v for k, v in content.items() if "encoderblock_1/" not in k}
+        elif kind == "npz key":
+            del content["Transformer/encoder_norm/scale"]
+        np.savez(path, **content) if kind != "npz garbage" else path.write_bytes(b"PK")
+    elif kind == "safetensors":
+        path = path.with_suffix(".safetensors")
+        path.write_bytes(b"x" * 99)
+    elif kind != "gone":
+        torch.save(weights, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("gone", r"there are no pretrained weights .*gone.pth \(MODEL.BACKBONE.PRETRAIN_PATH\)"),
+        ("missing key", "does not fit the backbone: blocks.1.mlp.fc2.bias is not in the file"),
+        ("left-over key", "does not fit the backbone: blocks.2.norm1.bias is not in the model"),
+        ("shape", r"norm.weight is \(5,\) in the file, \(12,\) in the model"),
+        ("many", "cls_token is not in the file; .*; and 26 more. Does MODEL.BACKBONE"),
+        ("cameras", "sie_embed is not in the model.*CAMERA_EMBEDDING"),
+        ("objects", "objects.pth .*can run code .*import_checkpoint.py --trust-checkpoint"),
+        ("empty", "empty.pth holds no weights: neither a state dict"),
+        ("list", "list.pth holds no weights"),
+        ("garbage", "garbage.pth is no checkpoint"),
+        ("cut", "cut.pth is no checkpoint or is damaged"),
+        ("npz blocks", "npz_blocks.npz does not fit .*blocks.1.norm1.weight is not in the file"),
+        ("npz key", "npz_key.npz does not fit the backbone: norm.weight is not in the file"),
+        ("npz garbage", "npz_garbage.npz holds no weights, is damaged"),
+        ("safetensors", "safetensors.safetensors holds no weights, is damaged"),
+    ],
+)
+def test_weights_that_cannot_be_loaded_stop_the_run(tmp_path, kind, message):
+    path = broken(kind, tmp_path)
+    with pytest.raises(UserError, match=message):
+        built(tmp_path, "MODEL.BACKBONE.PRETRAIN", True, *path_of(path))
+
+
+@torch.no_grad()
+def test_without_a_path_weights_come_through_timm(tmp_path, monkeypatch):
+    source, asked = vit(), []
+
+    def create_model(name, **options):
+        asked.append((name, options))
+        return source
+
+    monkeypatch.setattr(timm, "create_model", create_model)
+    keys = ("MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.PRETRAIN_NAME", "vit_x")
+    model = built(tmp_path, *keys)
+    assert asked == [("vit_x", {"pretrained": True, "num_classes": 0})]
+    assert torch.equal(model.pos_embed, source.pos_embed)
+
+
+def test_a_download_that_fails_names_the_file_and_its_place(monkeypatch):
+    def offline(*_, **__):
+        raise OSError("no route to host\nand more")
+
+    monkeypatch.setattr(timm, "create_model", offline)
+    keys = ("MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.DEPTH", "tiny")
+    cfg = load_config("", ["MODEL.DEVICE", "cpu", *keys, "MODEL.BACKBONE.FEAT_DIM", "192"])
+    with pytest.raises(UserError) as caught:
+        backbones.build_token_vit_backbone(cfg)
+    name = "vit_tiny_patch16_224.augreg_in21k_ft_in1k"
+    message = str(caught.value)
+    assert f"weights {name} (OSError: no route to host). Download" in message
+    assert f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors" in message
+    assert "MODEL.BACKBONE.PRETRAIN_PATH path/to/file" in message and "and more" not in message
+    with pytest.raises(UserError, match="jx_vit_base_p16_224-80ecf9dd.pth"):
+        backbones.download_weights("vit_base_patch16_224.orig_in21k_ft_in1k")
+
+
+def test_base_starts_from_the_weights_of_transreid(monkeypatch):
+    cfg = load_config("", ["MODEL.BACKBONE.DEPTH", "base", "MODEL.DEVICE", "cpu"])
+    assert backbones._pretrain_name(cfg.MODEL.BACKBONE) == "vit_base_patch16_224.orig_in21k_ft_in1k"
+
+
+def test_weights_that_nobody_knows_are_not_guessed(tmp_path):
+    keys = ("MODEL.BACKBONE.PRETRAIN", True)
+    with pytest.raises(UserError, match="nothing is known to fit DEPTH custom"):
+        built(tmp_path, *keys)
+    with pytest.raises(UserError, match="timm has no weights vit_x"):
+        built(tmp_path, *keys, "MODEL.BACKBONE.PRETRAIN_NAME", "vit_x")
+
+
+# ---------------------------------------------------------------------------- memory in training
+
+
+def trained(model, batch, dtype):
+    """Return the output, all gradients, and the bytes kept for the backward pass."""
+    kept = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage
+        return tensor
+
+    model.zero_grad()
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autocast("cpu", dtype, enabled=dtype is not None):
+            output = model(batch)
+        output.float().square().sum().backward()
+    gradients = [parameter.grad for parameter in model.parameters()]
+    return output, gradients, sum(storage.nbytes() for storage in kept.values())
+
+
+@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
+def test_the_lean_layer_has_the_gradients_of_timms_and_keeps_less(dtype):
+    model, batch = vit().train(), images()
+    lean = trained(model, batch, dtype)
+    for block in model.blocks:
+        block.mlp.__class__ = Mlp
+    plain = trained(model, batch, dtype)
+    assert torch.equal(lean[0], plain[0])
+    assert all(torch.equal(one, other) for one, other in zip(lean[1], plain[1], strict=True))
+    wide = len(batch) * 9 * 48 * (4 if dtype is None else 2)  # 9 tokens of four times 12
+    assert plain[2] - lean[2] == 2 * wide
+
+
+def test_the_lean_layer_drops_as_timms_does():
+    model, batch = vit(proj_drop_rate=0.5).train(), images()
+    outputs = []
+    for kind in (LeanMlp, Mlp):
+        for block in model.blocks:
+            block.mlp.__class__ = kind
+        torch.manual_seed(0)
+        outputs.append(model(batch))
+    assert torch.equal(*outputs)
