@@ -22,7 +22,7 @@ from aonet_plugin.meta_arch import AONet
 from occluded_reid.checkpoint.checkpointer import build_untrained, load_trained
 from occluded_reid.config import CfgNode
 from occluded_reid.data.loading import build_test_loader, open_dataset
-from occluded_reid.engine import argument_parser, config_of_run
+from occluded_reid.engine import argument_parser, load_run_config
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
@@ -33,7 +33,7 @@ logger = logging.getLogger("occluded_reid.landmarks")
 
 def analyze(args: argparse.Namespace) -> None:
     """Print and write what is found."""
-    cfg = config_of_run(args, ADD_KEYS)
+    cfg = load_run_config(args, ADD_KEYS)
     if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TESTS:
         raise UserError("MODEL.WEIGHTS path/to/model_final.pth and DATASETS.TESTS are needed")
     model = build_untrained(cfg)

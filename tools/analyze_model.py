@@ -16,7 +16,7 @@ from tabulate import tabulate
 from occluded_reid.checkpoint.checkpointer import build_untrained
 from occluded_reid.config import CfgNode, changed_copy
 from occluded_reid.data.datasets import registry as datasets
-from occluded_reid.engine import argument_parser, config_of_run
+from occluded_reid.engine import argument_parser, load_run_config
 from occluded_reid.modeling.complexity import Complexity, complexity
 from occluded_reid.synthetic.sizes import size_named
 from occluded_reid.utils.cli import run_command
@@ -31,7 +31,7 @@ OVERRIDES = ["MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False"]
 def analyze(args: argparse.Namespace) -> None:
     """Print the costs and write them where asked for."""
     args.opts = [*args.opts, *OVERRIDES, "MODEL.DEVICE", "cpu"]
-    cfg = config_of_run(args, ADD_KEYS)
+    cfg = load_run_config(args, ADD_KEYS)
     identities, source = identities_of(cfg)
     with changed_copy(cfg) as cfg:
         cfg.MODEL.HEADS.NUM_CLASSES = identities

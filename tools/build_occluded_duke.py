@@ -9,13 +9,13 @@ from pathlib import Path
 
 from occluded_reid.data.datasets.registry import build_dataset, dataset_root
 from occluded_reid.data.prepare.occluded_duke import build_occluded_duke
-from occluded_reid.engine.defaults import show_log
+from occluded_reid.engine.defaults import setup_logging
 from occluded_reid.utils.cli import run_command
 
 
 def build(args: argparse.Namespace) -> None:
     """Build the set and read it once, which checks its counts."""
-    show_log()
+    setup_logging()
     root = Path(args.root or dataset_root())
     target = build_occluded_duke(
         args.source, args.lists, root / "Occluded_Duke", allow_partial=args.allow_partial

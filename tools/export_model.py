@@ -17,14 +17,14 @@ from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import load_config
 from occluded_reid.deploy.export import export
 from occluded_reid.deploy.formats import FORMATS, PRECISIONS
-from occluded_reid.engine.defaults import show_log, weights_parser
+from occluded_reid.engine.defaults import setup_logging, weights_parser
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 
 
 def export_model(args: argparse.Namespace) -> None:
     """Load, export, compare, write."""
-    show_log()
+    setup_logging()
     config = args.config_file or str(Path(args.weights).with_name("config.yaml"))
     if not args.config_file and not Path(config).is_file():
         raise UserError(f"there is no {config} beside the weights: name one with --config-file")

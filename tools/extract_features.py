@@ -30,7 +30,7 @@ from occluded_reid.data.images import READ_ERRORS
 from occluded_reid.data.workers import read_batches, worker_options
 from occluded_reid.deploy.embedder import Embedded, Embedder, load, read_bgr
 from occluded_reid.deploy.feature_file import Broken, FeatureFile, ImageList, Job, list_images
-from occluded_reid.engine.defaults import show_log
+from occluded_reid.engine.defaults import setup_logging
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.files import make_folder
 from occluded_reid.utils.progress import progress
@@ -139,7 +139,7 @@ def wait_for_others(file: FeatureFile) -> None:
 def extract(args: argparse.Namespace) -> None:
     """Do this process's share; the first process joins the parts."""
     rank, ranks = (int(os.environ.get(*each)) for each in (("RANK", "0"), ("WORLD_SIZE", "1")))
-    show_log()
+    setup_logging()
     if rank:
         logging.disable(logging.INFO)
     if torch.cuda.is_available():

@@ -26,7 +26,7 @@ from occluded_reid.checkpoint.convert import (
 )
 from occluded_reid.checkpoint.pretrained import read_weights
 from occluded_reid.config import CfgNode, load_config
-from occluded_reid.engine.defaults import show_log, weights_parser
+from occluded_reid.engine.defaults import setup_logging, weights_parser
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
@@ -36,7 +36,7 @@ OFFICIAL = "official-fed"
 
 def convert(args: argparse.Namespace) -> None:
     """Read, rename, fit, report, write."""
-    show_log()
+    setup_logging()
     if args.memory and (args.source, args.target) != (OFFICIAL, "FEDOfficial"):
         raise UserError("--memory is for --source official-fed --for FEDOfficial")
     conversion = read_weights(args.input, trust=args.trust_checkpoint)

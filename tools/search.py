@@ -37,7 +37,7 @@ from occluded_reid.data.images import READ_ERRORS, read_errors_named, read_rgb
 from occluded_reid.data.workers import read_batches
 from occluded_reid.deploy.embedder import Embedded, Embedder, load, read_bgr
 from occluded_reid.deploy.feature_file import ImageList, list_images
-from occluded_reid.engine.defaults import show_log
+from occluded_reid.engine.defaults import setup_logging
 from occluded_reid.evaluation.distances import spans
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
@@ -391,7 +391,7 @@ def serve_options(options: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> None:
     """Do what was asked."""
-    show_log()
+    setup_logging()
     args.work(args)
 
 

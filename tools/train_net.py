@@ -9,7 +9,7 @@ import sys
 from methods import ADD_KEYS
 
 from occluded_reid.config import CfgNode
-from occluded_reid.engine import Trainer, argument_parser, config_of_run, launch, prepare_run
+from occluded_reid.engine import Trainer, argument_parser, launch, load_run_config, prepare_run
 from occluded_reid.engine.dry_run import dry_run
 from occluded_reid.utils.cli import run_command
 
@@ -27,7 +27,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> None:
 
 def start(args: argparse.Namespace) -> None:
     """Read the configuration and start the processes."""
-    cfg = config_of_run(args, ADD_KEYS)
+    cfg = load_run_config(args, ADD_KEYS)
     if args.dry_run:
         dry_run(cfg)
         return

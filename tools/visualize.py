@@ -20,7 +20,7 @@ from aonet_plugin.landmarks import normalized_maps, visibility_scores
 from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import CfgNode
 from occluded_reid.data.loading import build_test_loader, open_dataset
-from occluded_reid.engine import Trainer, argument_parser, config_of_run
+from occluded_reid.engine import Trainer, argument_parser, load_run_config
 from occluded_reid.evaluation import rank_queries, run_inference
 from occluded_reid.modeling.outputs import as_embedding
 from occluded_reid.utils.cli import run_command
@@ -207,7 +207,7 @@ def trained_model(cfg: CfgNode, args: argparse.Namespace) -> nn.Module:
 @torch.inference_mode()
 def draw(args: argparse.Namespace) -> None:
     """Draw the picture and write it whole."""
-    cfg = config_of_run(args, ADD_KEYS)
+    cfg = load_run_config(args, ADD_KEYS)
     path = Path(args.output or Path(cfg.OUTPUT_DIR, f"{args.kind}.png"))
     make_folder(path.parent)
     torch.manual_seed(cfg.SEED)

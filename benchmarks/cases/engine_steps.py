@@ -11,13 +11,13 @@ from torch import nn
 
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep
-from occluded_reid.engine.trainer import wrap
+from occluded_reid.engine.trainer import wrap_model
 
 
 def build_step(cfg: CfgNode, model: nn.Module, batches: Iterable[dict[str, Any]]) -> TrainingStep:
     """Return what runs an endless epoch of ``batches``."""
     optimizer = build_optimizer(cfg, model)
-    return TrainingStep(cfg, wrap(cfg, model), batches, optimizer, iters_per_epoch=10**9)
+    return TrainingStep(cfg, wrap_model(cfg, model), batches, optimizer, iters_per_epoch=10**9)
 
 
 def run_steps(step: TrainingStep, number: int) -> dict[str, list[float]]:

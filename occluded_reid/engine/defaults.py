@@ -71,9 +71,9 @@ def weights_parser(description: str, config: str) -> argparse.ArgumentParser:
     return parser
 
 
-def config_of_run(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
+def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
     """Read the configuration and settle its seed, before any process is started."""
-    show_log()
+    setup_logging()
     cfg = load_config(args.config_file, args.opts, add_keys=add_keys, also=args.also)
     seed = cfg.SEED
     if seed < 0:
@@ -84,7 +84,7 @@ def config_of_run(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) ->
     return cfg
 
 
-def show_log(folder: str | None = None) -> None:
+def setup_logging(folder: str | None = None) -> None:
     """Send the log to the terminal and, on every rank, to a file in ``folder``."""
     setup_logger.cache_clear()
     for name in LOGGERS:
@@ -118,7 +118,7 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
         cfg.SEED = same_on_all_ranks(cfg.SEED)
     folder = make_folder(cfg.OUTPUT_DIR)
     with write_errors_named(folder / "log.txt"):
-        show_log(str(folder))
+        setup_logging(str(folder))
     logger.info(f"Environment:\n{collect_env_info()}")
     logger.info(f"Configuration:\n{cfg}")
     logger.info(f"Seed {cfg.SEED}, rank {comm.get_rank()} of {comm.get_world_size()}")

@@ -119,7 +119,7 @@ class TrainingBar(HookBase):
         self._redirect.__exit__(None, None, None)
 
 
-LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin")
+LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
 
 
 def training_bar() -> TrainingBar | None:

@@ -85,7 +85,7 @@ class Trainer(defaults.DefaultTrainer):
         self.warmup_iters, self.delay_epochs = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.DELAY_EPOCHS
         self._trainer = TrainingStep(
             cfg,
-            wrap(cfg, model),
+            wrap_model(cfg, model),
             loader,
             optimizer,
             iters_per_epoch=self.iters_per_epoch,
@@ -457,7 +457,7 @@ def _check_graphs(cfg: CfgNode) -> None:
         )
 
 
-def wrap(cfg: CfgNode, model: nn.Module) -> nn.Module:
+def wrap_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
     """Compile the model and share its gradients among the ranks, where the run asks for it.
 
     Raises:

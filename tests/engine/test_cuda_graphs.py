@@ -27,7 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from occluded_reid.engine.train_step import TrainingStep
-from occluded_reid.engine.trainer import wrap
+from occluded_reid.engine.trainer import wrap_model
 from occluded_reid.utils.errors import UserError
 
 METHODS = pytest.mark.parametrize(
@@ -159,7 +159,7 @@ def test_where_graphs_are_not_replayed_the_log_says_so(monkeypatch, caplog):
     said = "reduce-overhead: there are no CUDA graphs on a CPU"
     for words, expected in ((GRAPHS, True), (("MODEL.COMPILE", True), False), (GRAPHS[2:], False)):
         caplog.clear()
-        wrap(fed_cfg(*words), fed_model())
+        wrap_model(fed_cfg(*words), fed_model())
         assert (said in caplog.text) == expected
 
 
@@ -169,7 +169,7 @@ def test_several_processes_may_not_replay_graphs(monkeypatch):
     cfg.defrost()
     cfg.MODEL.DEVICE = "cuda"
     with pytest.raises(UserError, match="several processes; take MODEL.COMPILE_MODE default"):
-        wrap(cfg, nn.Linear(1, 1))
+        wrap_model(cfg, nn.Linear(1, 1))
 
 
 @pytest.mark.slow
@@ -184,7 +184,9 @@ def test_two_processes_train_alike_compiled(build, batch, cfg):
 
         plain, compiled = build(), build()
         compiled.compile(fullgraph=True, backend="aot_eager")
-        expected, found = (trained(wrap(cfg(), x), own_batch, cfg(), 3) for x in (plain, compiled))
+        expected, found = (
+            trained(wrap_model(cfg(), x), own_batch, cfg(), 3) for x in (plain, compiled)
+        )
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
 
     on_ranks(2, compare)
@@ -196,5 +198,5 @@ def test_the_mode_reaches_the_compiler_and_each_replay_is_announced(compiled, mo
     monkeypatch.setattr(nn.Module, "compile", lambda _, **options: modes.append(options))
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(1))
     cfg = fed_cfg(*GRAPHS, "MODEL.COMPILE", compiled)
-    trained(wrap(cfg, fed_model()), fed_batch, cfg, 2)
+    trained(wrap_model(cfg, fed_model()), fed_batch, cfg, 2)
     assert modes == [{"mode": "reduce-overhead"}] * compiled and len(steps) == 2 * compiled

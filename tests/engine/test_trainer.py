@@ -615,7 +615,7 @@ def test_gradients_of_ranks_are_held_once(tmp_path):
 
     def work(rank: int) -> None:
         model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
-        wrapped = trainer_module.wrap(tiny_cfg(tmp_path / "run"), model)
+        wrapped = trainer_module.wrap_model(tiny_cfg(tmp_path / "run"), model)
         for _ in range(2):
             wrapped.zero_grad(set_to_none=True)
             wrapped(torch.ones(2, 3)).sum().backward()

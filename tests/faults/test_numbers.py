@@ -17,7 +17,7 @@ from torch import nn
 from faults.long_run import growth, long_run
 from occluded_reid.config import CfgNode
 from occluded_reid.engine import Trainer, prepare_run
-from occluded_reid.engine.trainer import wrap
+from occluded_reid.engine.trainer import wrap_model
 from occluded_reid.utils.distributed import unwrapped
 
 MODELS: dict[str, tuple[Callable[[], Any], Callable[[int], dict[str, Any]]]] = {
@@ -43,7 +43,7 @@ def gradients(cfg: CfgNode, name: str, rank: int = 0, ranks: int = 1) -> dict[st
     build, draw = MODELS[name]
     share = slice(rank * SIZE // ranks, (rank + 1) * SIZE // ranks)
     batch = {key: value[share] for key, value in draw(SIZE).items()}
-    model = wrap(cfg, without_the_batch(build()))
+    model = wrap_model(cfg, without_the_batch(build()))
     losses = model(batch)
     sum(value for key, value in losses.items() if "triplet" not in key).backward()
     plain = unwrapped(model)
