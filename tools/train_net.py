@@ -11,6 +11,7 @@ from methods import ADD_KEYS
 from occluded_reid.config import CfgNode
 from occluded_reid.engine import Trainer, argument_parser, launch, load_run_config, prepare_run
 from occluded_reid.engine.dry_run import dry_run
+from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.utils.cli import run_command
 
 
@@ -18,7 +19,7 @@ def main(cfg: CfgNode, args: argparse.Namespace) -> None:
     """What each process of the job does."""
     cfg = prepare_run(cfg, training=not args.eval_only, resumed=args.resume)
     if args.eval_only:
-        Trainer.evaluate_weights(cfg, trust_checkpoint=args.trust_checkpoint)
+        evaluate_weights(cfg, trust_checkpoint=args.trust_checkpoint)
         return
     trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
     trainer.resume_or_load(resume=args.resume)

@@ -22,6 +22,7 @@ from occluded_reid.config import CfgNode
 from occluded_reid.data.loading import build_test_loader, open_dataset
 from occluded_reid.engine import Trainer, argument_parser, load_run_config
 from occluded_reid.evaluation import rank_queries, run_inference
+from occluded_reid.evaluation.testing import build_evaluator
 from occluded_reid.modeling.outputs import as_embedding
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
@@ -75,7 +76,7 @@ def draw_worst(cfg: CfgNode, model: nn.Module) -> Image.Image:
 
 def _ranked(cfg: CfgNode, model: nn.Module, choose: Callable[[int], np.ndarray]) -> Image.Image:
     name = cfg.DATASETS.TESTS[0]
-    loader, evaluator = Trainer.build_evaluator(cfg, name)
+    loader, evaluator = build_evaluator(cfg, name)
     run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
     found: Any = evaluator.collected()
     distances = evaluator.compared(found)[:, :]

@@ -17,8 +17,8 @@ from torch import nn
 from occluded_reid.data.images import read_errors_named, read_rgb
 from occluded_reid.deploy.feature_file import list_images
 from occluded_reid.deploy.formats import Runner
-from occluded_reid.engine.trainer import Trainer
 from occluded_reid.evaluation import run_inference
+from occluded_reid.evaluation.testing import open_test_sets
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 
@@ -117,7 +117,7 @@ def ranking_cost(cfg: CfgNode, model: nn.Module, run: Runner) -> dict[str, Any]:
 def _ranking_costs(
     cfg: CfgNode, model: nn.Module, graph: nn.Module
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    opened, _ = Trainer.open_test_sets(cfg)
+    opened, _ = open_test_sets(cfg)
     for name, (loader, evaluator) in opened.items():
         metrics = [
             run_inference(each, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)["metrics"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import math
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,15 +17,12 @@ from fastreid.utils.precision_bn import get_bn_modules
 from timm.utils import ModelEmaV3
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import Checkpointer, load_trained
+from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import changed_copy, replays_cuda_graphs
-from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protocol
 from occluded_reid.data.loading import (
     DeviceLoader,
     Item,
-    build_test_loader,
     build_train_loader,
-    open_dataset,
 )
 from occluded_reid.engine.hooks import (
     EvaluateAndSave,
@@ -43,7 +39,7 @@ from occluded_reid.engine.interruption import (
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.recovery import pass_over_damaged
 from occluded_reid.engine.train_step import TrainingStep
-from occluded_reid.evaluation import Evaluator, results_table, run_inference, write_results
+from occluded_reid.evaluation import testing
 from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError
@@ -160,7 +156,7 @@ class Trainer(defaults.DefaultTrainer):
         """
         if self.start_epoch >= self.max_epoch:
             return self._return_to_finished_run()
-        self.open_test_sets(self.cfg)
+        testing.open_test_sets(self.cfg)
         steps = self._begun["steps"] if self._begun else 0
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch + steps
         batches = self.data_loader.batch_sampler
@@ -334,100 +330,9 @@ class Trainer(defaults.DefaultTrainer):
         return cfg
 
     @classmethod
-    def build_evaluator(
-        cls, cfg: CfgNode, dataset_name: str, output_dir: str | None = None
-    ) -> tuple[DeviceLoader, Evaluator]:
-        """Return the loader and the evaluator of one data set, ``Name`` or ``Name:protocol``."""
-        dataset = open_dataset(cfg, dataset_name)
-        if not (dataset.query and dataset.gallery):
-            raise UserError(
-                f"{dataset_name} has {len(dataset.query)} queries and {len(dataset.gallery)} "
-                "gallery images whose names can be read; tools/check_dataset.py tells what is there"
-            )
-        loader, num_query = build_test_loader(cfg, dataset.query, dataset.gallery)
-        truth, copies = getattr(dataset, "truth", None), getattr(dataset, "own_copies", None)
-        return loader, Evaluator(cfg, num_query, truth, copies)
-
-    @classmethod
-    def open_test_sets(
-        cls, cfg: CfgNode
-    ) -> tuple[dict[str, tuple[DeviceLoader, Evaluator]], dict[str, str]]:
-        """Open all of ``DATASETS.TESTS``, so that a mistake in the last one costs no time.
-
-        Returns:
-            Loader and evaluator by name; the reason by name of those that are not on the disk,
-            where ``DATASETS.SKIP_MISSING``.
-
-        Raises:
-            UserError: a set cannot be used, or none of them is there.
-        """
-        opened, missing = {}, {}
-        for name in cfg.DATASETS.TESTS:
-            try:
-                opened[name] = cls.build_evaluator(cfg, name)
-            except DatasetNotFound as error:
-                if not cfg.DATASETS.SKIP_MISSING:
-                    raise
-                missing[name] = str(error)
-        if missing and not opened:
-            raise UserError(f"none of DATASETS.TESTS is there: {'; '.join(missing.values())}")
-        return opened, missing
-
-    @classmethod
-    def evaluate_weights(cls, cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[str, Any]:
-        """Build the model, load ``MODEL.WEIGHTS`` (their average where ``MODEL.EMA``), and test.
-
-        Pretrained weights that the configuration names are not looked for.
-
-        Raises:
-            UserError: no weights are named, or they do not fit.
-        """
-        if not cfg.MODEL.WEIGHTS:
-            raise UserError("--eval-only needs weights: MODEL.WEIGHTS path/to/model_final.pth")
-        with changed_copy(cfg) as untrained:
-            untrained.MODEL.BACKBONE.PRETRAIN = False
-        model = cls.build_model(untrained)
-        load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=trust_checkpoint)
-        return cls.test(cfg, model)
-
-    @classmethod
     def test(cls, cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[str, Any]:
-        """Evaluate on ``DATASETS.TESTS``, print a table and write results.json.
-
-        With ``DATASETS.SKIP_MISSING`` the sets that are not on the disk are named in the log, and
-        the others run.
-
-        Args:
-            cfg: the configuration.
-            model: the unwrapped model.
-            epoch: the last finished epoch, for results.json.
-
-        Returns:
-            On rank 0 the report of each data set by name, with the protocol that was used;
-            elsewhere an empty dict.
-
-        Raises:
-            UserError: as for :meth:`open_test_sets`, before anything is computed.
-        """
-        start = time.perf_counter()
-        reports = {}
-        opened, missing = cls.open_test_sets(cfg)
-        for name in list(opened):
-            loader, evaluator = opened.pop(name)  # its features go with it
-            flip = cfg.TEST.FLIP.ENABLED
-            report = run_inference(model, loader, evaluator, name=name, flip=flip)
-            protocol = chosen_protocol(name, cfg.DATASETS.PROTOCOL)
-            reports[name] = {"protocol": protocol, **report}
-        if not comm.is_main_process():
-            return {}
-        if reports:
-            logger.info("Results, per cent with 95 % intervals:\n" + results_table(reports))
-        for name, reason in missing.items():
-            logger.warning(f"Not tested on {name}: {reason}")
-        seconds = time.perf_counter() - start
-        path = write_results(cfg, model, reports, seconds=seconds, epoch=epoch, missing=missing)
-        logger.info(f"Written to {path}")
-        return reports
+        """Evaluate ``model`` on ``DATASETS.TESTS``; see :func:`evaluation.testing.test`."""
+        return testing.test(cfg, model, epoch=epoch)
 
 
 def _hooks_of(model: nn.Module, cfg: CfgNode) -> list[HookBase]:

@@ -69,7 +69,7 @@ def test_one_command_tests_on_all_sets_that_are_there(tmp_path, config, capsys, 
         assert f"Not tested on {name}: {name.partition(':')[0]}: found no folders" in log
     missing = ["DATASETS.TESTS", "('OccludedREID', 'PartialREID:partial')", *map(str, more)]
     assert train_net.command(["--eval-only", *also, *saved, *missing]) == 2
-    assert "none of DATASETS.TESTS is there: OccludedREID: found" in capsys.readouterr().err
+    assert "none of DATASETS.TESTS exists: OccludedREID: found" in capsys.readouterr().err
     assert train_net.command(["--eval-only", *saved, *missing]) == 2
     assert "error: OccludedREID: found no folders" in capsys.readouterr().err
 

@@ -28,6 +28,7 @@ from occluded_reid.engine import Trainer, prepare_run, spikes
 from occluded_reid.engine import trainer as trainer_module
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.evaluation import testing
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.random import PrivateRandomness, derive_seed, seed_everything
 
@@ -257,20 +258,20 @@ def test_eval_only_gives_the_numbers_of_the_training(tmp_path, monkeypatch):
     weights = str(folder / "model_final.pth")
     other = tmp_path / "eval"
     other.mkdir()
-    build = trainer_module.build_model
+    build = checkpoints.build_model
 
     def build_untrained(cfg: CfgNode) -> nn.Module:
         assert not cfg.MODEL.BACKBONE.PRETRAIN
         return build(cfg)
 
-    monkeypatch.setattr(trainer_module, "build_model", build_untrained)
+    monkeypatch.setattr(checkpoints, "build_model", build_untrained)
     for extra in (
         ("MODEL.BACKBONE.PRETRAIN", True),
         ("DATALOADER.NUM_WORKERS", 1, "TEST.IMS_PER_BATCH", 5),
     ):
         cfg = tiny_cfg(other, "MODEL.EMA.ENABLED", True, "MODEL.WEIGHTS", weights, *extra)
         assert cfg.MODEL.HEADS.NUM_CLASSES == 0
-        Trainer.evaluate_weights(cfg)
+        testing.evaluate_weights(cfg)
         again = json.loads((other / "results.json").read_text())
         assert again["data_sets"] == results["data_sets"]
 
@@ -586,11 +587,11 @@ def test_a_test_set_without_queries_or_gallery_is_refused(tmp_path, monkeypatch,
         for number, path in enumerate(sorted(images.iterdir())):
             path.rename(images / f"person {number}.jpg")
         with pytest.raises(UserError, match=f"^Market1501 has {counts} .*tools/check_dataset.py"):
-            Trainer.build_evaluator(tiny_cfg(tmp_path / "run"), "Market1501")
+            testing.build_evaluator(tiny_cfg(tmp_path / "run"), "Market1501")
 
 
 def test_all_test_sets_are_opened_before_anything_is_computed(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "run_inference", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(testing, "run_inference", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(TrainingStep, "run_step", lambda _: 1 / 0)
     for names, message in (
         ("('Market1501', 'Market1502')", "there is no data set 'Market1502'"),
@@ -599,7 +600,7 @@ def test_all_test_sets_are_opened_before_anything_is_computed(tmp_path, monkeypa
     ):
         cfg = tiny_cfg(tmp_path / "run", "DATASETS.TESTS", names)
         with pytest.raises(UserError, match=message):
-            Trainer.test(cfg, Trainer.build_model(cfg))
+            testing.test(cfg, Trainer.build_model(cfg))
         with pytest.raises(UserError, match=message):
             train(cfg)
 

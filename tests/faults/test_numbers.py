@@ -18,6 +18,7 @@ from faults.long_run import growth, long_run
 from occluded_reid.config import CfgNode
 from occluded_reid.engine import Trainer, prepare_run
 from occluded_reid.engine.trainer import wrap_model
+from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.utils.distributed import unwrapped
 
 MODELS: dict[str, tuple[Callable[[], Any], Callable[[int], dict[str, Any]]]] = {
@@ -83,7 +84,7 @@ def test_any_number_of_ranks_and_any_batch_size_give_the_same_metrics(tmp_path, 
         cfg = fed_run_cfg(folder, "MODEL.WEIGHTS", weights, "TEST.IMS_PER_BATCH", size)
 
         def work(rank: int, cfg: CfgNode = cfg) -> None:
-            Trainer.evaluate_weights(prepare_run(cfg, training=False))
+            evaluate_weights(prepare_run(cfg, training=False))
 
         on_ranks(ranks, work)
         reports[ranks, size] = json.loads((folder / "results.json").read_text())["data_sets"]

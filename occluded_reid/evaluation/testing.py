@@ -1,0 +1,127 @@
+"""Evaluate a model on the test sets of a configuration.
+
+``tools/train_net.py --eval-only`` calls :func:`evaluate_weights`, the trainer calls :func:`test`.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from fastreid.config import CfgNode
+from fastreid.utils import comm
+from torch import nn
+
+from occluded_reid.checkpoint.checkpointer import build_untrained, load_trained
+from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protocol
+from occluded_reid.data.loading import DeviceLoader, build_test_loader, open_dataset
+from occluded_reid.evaluation.evaluator import Evaluator
+from occluded_reid.evaluation.inference import run_inference
+from occluded_reid.evaluation.results import results_table, write_results
+from occluded_reid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def evaluate_weights(cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[str, Any]:
+    """Build the model, load ``MODEL.WEIGHTS`` (their average if ``MODEL.EMA.ENABLED``), and test.
+
+    Pretrained backbone weights are not loaded.
+
+    Args:
+        cfg: the configuration.
+        trust_checkpoint: allow checkpoints with pickled Python objects, which can run code.
+
+    Returns:
+        What :func:`test` returns.
+
+    Raises:
+        UserError: no weights are named, or they do not fit.
+    """
+    if not cfg.MODEL.WEIGHTS:
+        raise UserError("--eval-only needs weights: MODEL.WEIGHTS path/to/model_final.pth")
+    model = build_untrained(cfg)
+    logger.info(f"Model:\n{model}")
+    load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=trust_checkpoint)
+    return test(cfg, model)
+
+
+def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[str, Any]:
+    """Evaluate ``model`` on ``DATASETS.TESTS``, print a table and write results.json.
+
+    >>> reports = test(cfg, model)
+    >>> reports["OccludedDuke"]["metrics"]["Rank-1"]["value"]  # in per cent
+
+    Args:
+        cfg: the configuration. With ``DATASETS.SKIP_MISSING``, test sets that are not on the disk
+            are logged and skipped.
+        model: the unwrapped model.
+        epoch: the last finished epoch, for results.json.
+
+    Returns:
+        On rank 0 the report of each test set by name, with the protocol in use; elsewhere an empty
+        dict.
+
+    Raises:
+        UserError: as for :func:`open_test_sets`, before anything is computed.
+    """
+    start = time.perf_counter()
+    test_sets, missing = open_test_sets(cfg)
+    reports = {}
+    for name in list(test_sets):
+        loader, evaluator = test_sets.pop(name)  # frees the features of the previous test set
+        report = run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
+        reports[name] = {"protocol": chosen_protocol(name, cfg.DATASETS.PROTOCOL), **report}
+    if not comm.is_main_process():
+        return {}
+    if reports:
+        logger.info("Results in per cent, with 95 % intervals:\n" + results_table(reports))
+    for name, reason in missing.items():
+        logger.warning(f"Not tested on {name}: {reason}")
+    seconds = time.perf_counter() - start
+    path = write_results(cfg, model, reports, seconds=seconds, epoch=epoch, missing=missing)
+    logger.info(f"Wrote {path}")
+    return reports
+
+
+def open_test_sets(
+    cfg: CfgNode,
+) -> tuple[dict[str, tuple[DeviceLoader, Evaluator]], dict[str, str]]:
+    """Open all of ``DATASETS.TESTS`` at once, so that a mistake in the last one shows early.
+
+    Returns:
+        Loader and evaluator by name; for each missing test set the reason, if
+        ``DATASETS.SKIP_MISSING``.
+
+    Raises:
+        UserError: a test set cannot be used, or none of them exists.
+    """
+    test_sets, missing = {}, {}
+    for name in cfg.DATASETS.TESTS:
+        try:
+            test_sets[name] = build_evaluator(cfg, name)
+        except DatasetNotFound as error:
+            if not cfg.DATASETS.SKIP_MISSING:
+                raise
+            missing[name] = str(error)
+    if missing and not test_sets:
+        raise UserError(f"none of DATASETS.TESTS exists: {'; '.join(missing.values())}")
+    return test_sets, missing
+
+
+def build_evaluator(cfg: CfgNode, name: str) -> tuple[DeviceLoader, Evaluator]:
+    """Return the loader and the evaluator of one test set, ``Name`` or ``Name:protocol``.
+
+    Raises:
+        UserError: the test set has no usable query or gallery image.
+    """
+    dataset = open_dataset(cfg, name)
+    if not (dataset.query and dataset.gallery):
+        raise UserError(
+            f"{name} has {len(dataset.query)} queries and {len(dataset.gallery)} gallery images "
+            "with readable names; run tools/check_dataset.py to see what is there"
+        )
+    loader, num_query = build_test_loader(cfg, dataset.query, dataset.gallery)
+    truth, duplicates = getattr(dataset, "truth", None), getattr(dataset, "own_copies", None)
+    return loader, Evaluator(cfg, num_query, truth, duplicates)
