@@ -1,57 +1,122 @@
 #!/usr/bin/env python
-"""What it costs that several processes train one model: messages counted, steps timed.
+"""Measure what synchronization costs a training step: messages, bytes, and time with and without.
 
-By itself it starts --ranks processes on this machine, on gloo, or on NCCL with --device cuda.
-Under torchrun it measures the job that torchrun has started, on all of its machines.
+Without torchrun, start --ranks processes on this machine, on gloo, or on NCCL with --device cuda.
+Under torchrun, measure the job that torchrun started, on all of its machines.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
-import gc
+import itertools
 import os
+import statistics
 import sys
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+from unittest import mock
 
 import torch
 import torch.distributed as dist
 from cases import aonet_case, fed_case
 from cases.aonet_case import AONetCase
 from cases.fed_case import FEDCase
+from cases.training import SGD
 from fastreid.utils import comm
+from fastreid.utils.events import EventStorage
+from harness.comparison import Work
 from harness.machine import require_place, write_results
 from harness.options import argument_parser, whole
-from scaling import AS_TRAINED
-from synchronised import VARIANTS, measure_collectives, measure_variant
 from tabulate import tabulate
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._python_dispatch import TorchDispatchMode
 
+from occluded_reid.config import load_config
+from occluded_reid.engine import trainer
+from occluded_reid.engine.interruption import StopRequest
 from occluded_reid.engine.launch import launch
+from occluded_reid.engine.optimizer import build_optimizer
+from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.distributed import copy_buffers_from_first_rank
 from occluded_reid.utils.errors import UserError
 
+# How often a training run sends what. On a GPU the losses are read every SOLVER.LOG_PERIOD steps.
+FREQUENCY = {
+    "memories": "iteration",
+    "gradients": "optimizer step",
+    "losses": "reading",
+    "stop signal": "reading",
+    "buffers": "epoch",
+    "other": "iteration",
+}
+SENT_ARGUMENT = {"allreduce_": 0, "broadcast_": 0, "allgather_": 1}
+WARM_UP = 3  # iterations; DDP lays its buckets out anew in the second or third
 
-def of_method(name: str, images: int) -> FEDCase | AONetCase:
-    """Return a method at its paper's sizes, but for the images of a rank.
+
+class Message(NamedTuple):
+    """One collective: its purpose in ``FREQUENCY``, its kind, and the bytes that one rank sends."""
+
+    purpose: str
+    kind: str
+    bytes: int
+
+
+class MessageCounter(TorchDispatchMode):
+    """Record collectives, including those that DDP starts in the backward pass.
+
+    ``storages`` holds the bytes of gradients and DDP's buckets by address.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.purpose = "other"
+        self.messages: list[Message] = []
+        self.storages: dict[int, int] = {}
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func.namespace == "c10d":
+            name = func.overloadpacket.__name__
+            for tensor in args[SENT_ARGUMENT[name]]:
+                self.messages.append(Message(self.purpose, name.rstrip("_"), tensor.nbytes))
+                if self.purpose == "gradients":
+                    self.record_storage(tensor)
+        return func(*args, **(kwargs or {}))
+
+    def record_storage(self, tensor: torch.Tensor) -> None:
+        """Count the memory behind ``tensor`` once, however many tensors share it."""
+        storage = tensor.untyped_storage()
+        self.storages[storage.data_ptr()] = storage.nbytes()
+
+
+def build_case(method: str, images: int) -> FEDCase | AONetCase:
+    """Return the sizes of the paper, with another number of images per rank.
 
     Raises:
-        UserError: FED cannot make pairs of them.
+        UserError: an odd number of images for FED, which needs pairs.
     """
-    if name == "FED" and images % 2:
-        raise UserError(f"--images {images}: FED makes pairs of them, so give an even number")
-    return FEDCase(pairs=images // 2) if name == "FED" else AONetCase(images=images)
+    if method == "AONet":
+        return AONetCase(images=images)
+    if images % 2:
+        raise UserError(f"--images {images}: FED needs pairs; give an even number")
+    return FEDCase(pairs=images // 2)
 
 
 def start(args: argparse.Namespace) -> None:
-    """Start the ranks.
+    """Start the ranks, unless torchrun did.
 
     Raises:
-        UserError: an option that does not fit the method or the machine.
+        UserError: an option does not fit the method or the machine.
     """
-    of_method(args.method, args.images)
-    gpus, starts_them = torch.cuda.device_count(), "TORCHELASTIC_RUN_ID" not in os.environ
-    if args.device == "cuda" and starts_them and gpus < args.ranks:
+    build_case(args.method, args.images)
+    gpus, under_torchrun = torch.cuda.device_count(), "TORCHELASTIC_RUN_ID" in os.environ
+    if args.device == "cuda" and not under_torchrun and gpus < args.ranks:
         raise UserError(f"--ranks {args.ranks} on --device cuda: this machine has {gpus} GPUs")
     if args.json:
         require_place(Path(args.json))
@@ -59,90 +124,153 @@ def start(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure on one rank of the job; the first one prints and writes.
+    """Measure on one rank; the first rank prints and writes the results.
 
     Raises:
-        UserError: there is no other rank.
+        UserError: there is only one rank.
     """
     if comm.get_world_size() < 2:
-        raise UserError("one process sends no messages: --ranks 2, or torchrun with two")
+        raise UserError("one process sends no messages: use --ranks 2, or torchrun with two")
     if args.device == "cpu":
         torch.set_num_threads(1)
-    case = of_method(args.method, args.images)
-    found = measure(case, args.variants, args.rounds, args.device)
+    results = measure(build_case(args.method, args.images), args.rounds, args.device)
     if not comm.is_main_process():
         return
-    print(tables(found))
+    print(format_tables(results))
     if args.json:
-        about = {"method": args.method, "ranks": comm.get_world_size()}
-        write_results(Path(args.json), {**about, "backend": dist.get_backend(), **found})
+        job = {"method": args.method, "ranks": comm.get_world_size()}
+        write_results(Path(args.json), {**job, "backend": dist.get_backend(), **results})
 
 
-def measure(
-    case: FEDCase | AONetCase, variants: list[str], rounds: int, device: str
-) -> dict[str, Any]:
-    """Return messages and times of one method, the same on every rank.
+def measure(case: FEDCase | AONetCase, rounds: int, device: str) -> dict[str, Any]:
+    """Return the messages and the times of a training step, the same on every rank.
 
-    Args:
-        case: its sizes; the batch is that of one rank.
-        variants: beside the trainer's own way.
-        rounds: how often everything is timed.
-        device: ``cpu`` or ``cuda``.
+    ``case`` holds the batch of one rank. On a GPU the step runs in bf16 autocast.
     """
     if isinstance(case, FEDCase):
         model, batch = fed_case.build_fed(case, device), fed_case.build_batch(case, device)
-        sums = case.identities
     else:
         model, batch = aonet_case.build_aonet(case, device), aonet_case.build_batch(case, device)
-        sums = 1
-    found: dict[str, Any] = {}
-    for variant in (AS_TRAINED, *variants):
-        if comm.is_main_process():
-            print(f"{variant} ...", file=sys.stderr, flush=True)
-        found[variant] = measure_variant(variant, model, batch, rounds=rounds, device=device)
-        gc.collect()  # DDP's buckets go with their wrapper
-    first = found[AS_TRAINED]
-    row = [size // sums for size in first["memory_messages"]]
-    gathered = [size * len(batch["targets"]) for size in row]
+    options = [*SGD, "SOLVER.BASE_LR", "0.0", "MODEL.DEVICE", device]
+    cfg = load_config("", [*options, "SOLVER.AMP.ENABLED", str(device != "cpu")])
+    wrapped: Any = trainer.wrap(cfg, model)
+    optimizer = build_optimizer(cfg, model)
+    step = TrainingStep(cfg, wrapped, itertools.repeat(batch), optimizer, iters_per_epoch=1)
+
+    def run_alone() -> None:
+        with disable_synchronization(wrapped):
+            step.run_step()
+
+    with EventStorage(0):
+        for _ in range(WARM_UP):
+            step.run_step()
+        messages, held = count_messages(step, wrapped)
+        times = time_in_turn({"step": step.run_step, "step alone": run_alone}, rounds, device)
     return {
         "case": dataclasses.asdict(case),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
-        "variants": found,
-        "memory_row_bytes": row,
-        "collectives": measure_collectives(first, gathered, rounds=rounds, device=device),
+        "messages": summarize_messages(messages),
+        "gradient_messages": [each.bytes for each in messages if each.purpose == "gradients"],
+        "memory_messages": [each.bytes for each in messages if each.purpose == "memories"],
+        "gradient_bytes_held": held,
+        "times": times,
     }
 
 
-def tables(found: dict[str, Any]) -> str:
-    """Return what was measured as tables in Markdown."""
-    messages = found["variants"][AS_TRAINED]["messages"]
-    steps = [
-        {
-            "variant": variant,
-            "messages": len(each["gradient_messages"]),
-            "MB sent": sum(each["gradient_messages"]) / 1e6,
-            "MB held": each["gradient_bytes_held"] / 1e6,
-            **{
-                f"{work}, {clock} s": seconds(spread)
-                for work, clocks in each["times"].items()
-                for clock, spread in clocks.items()
-            },
+def count_messages(step: TrainingStep, model: DistributedDataParallel) -> tuple[list[Message], int]:
+    """Run an iteration, and everything that a training run does less often.
+
+    Returns:
+        All messages, and the bytes that gradients and DDP's buckets hold before the update.
+    """
+    step.read_losses()
+    counter = MessageCounter()
+
+    def set_purpose(purpose: str) -> None:
+        counter.purpose = purpose
+
+    def record_gradients(*_: Any) -> None:
+        for parameter in model.parameters():
+            if parameter.grad is not None:
+                counter.record_storage(parameter.grad)
+
+    hooks = (
+        step.optimizer.register_step_pre_hook(record_gradients),
+        model.module.register_forward_pre_hook(lambda *_: set_purpose("memories")),
+        model.module.register_forward_hook(lambda *_: set_purpose("gradients")),
+    )
+    with counter:
+        with mock.patch.object(step, "read_losses"):
+            step.run_step()
+        set_purpose("losses")
+        step.read_losses()
+        set_purpose("stop signal")
+        StopRequest().agreed(now=True)
+        set_purpose("buffers")
+        copy_buffers_from_first_rank(model.module)
+    for hook in hooks:
+        hook.remove()
+    return counter.messages, sum(counter.storages.values())
+
+
+def summarize_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+    """Return a row per purpose and kind: number of messages, total bytes, frequency."""
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for each in messages:
+        empty = {"purpose": each.purpose, "kind": each.kind, "number": 0, "bytes": 0}
+        row = rows.setdefault((each.purpose, each.kind), empty)
+        row["number"] += 1
+        row["bytes"] += each.bytes
+    return [{**row, "every": FREQUENCY[row["purpose"]]} for row in rows.values()]
+
+
+@contextlib.contextmanager
+def disable_synchronization(model: DistributedDataParallel) -> Iterator[None]:
+    """Run a rank as if it were the only one: it keeps gradients, memories and losses to itself."""
+    with model.no_sync(), mock.patch.object(comm, "get_world_size", return_value=1):
+        yield
+
+
+def time_in_turn(
+    works: dict[str, Work], rounds: int, device: str
+) -> dict[str, dict[str, list[float]]]:
+    """Return median, minimum and maximum seconds of each work, timed in turn on all ranks.
+
+    ``wall`` is the time of the slowest rank from a common start. ``processor`` is the ranks' mean
+    processor time, which other programs disturb less; it does not include the GPU.
+    """
+    rows: dict[str, list[tuple[float, float]]] = {name: [] for name in works}
+    for name, work in [*works.items()] * rounds:
+        dist.barrier()
+        wall, processor = time.perf_counter(), time.process_time()
+        work()
+        if device != "cpu":
+            torch.cuda.synchronize()
+        rows[name].append((time.perf_counter() - wall, time.process_time() - processor))
+    ranks = comm.all_gather(rows)
+    times = {}
+    for name in works:
+        by_round = list(zip(*(rank[name] for rank in ranks), strict=True))
+        walls = [max(wall for wall, _ in each) for each in by_round]
+        processors = [statistics.mean(seconds for _, seconds in each) for each in by_round]
+        times[name] = {
+            clock: [statistics.median(values), min(values), max(values)]
+            for clock, values in (("wall", walls), ("processor", processors))
         }
-        for variant, each in found["variants"].items()
-    ]
-    collectives = [
-        {"collective": work, **{f"{clock} s": seconds(clocks[clock]) for clock in clocks}}
-        for work, clocks in found["collectives"].items()
-    ]
-    title = f"{found['parameters']:,} parameters"
-    parts = [tabulate(rows, "keys", "pipe") for rows in (messages, steps, collectives)]
-    return "\n\n".join([title, *parts])
+    return times
 
 
-def seconds(spread: list[float]) -> str:
-    """Return median, least and largest."""
-    middle, least, largest = spread
-    return f"{middle:.3g} ({least:.3g} - {largest:.3g})"
+def format_tables(results: dict[str, Any]) -> str:
+    """Return the results as Markdown tables."""
+    spread = "{:.3g} ({:.3g} - {:.3g})"
+    times = [
+        {"work": work, **{f"{clock} s": spread.format(*each) for clock, each in clocks.items()}}
+        for work, clocks in results["times"].items()
+    ]
+    held = f"{results['gradient_bytes_held'] / 1e6:.3g} MB in gradients and buckets"
+    title = f"{results['parameters']:,} parameters, {held}"
+    tables = [tabulate(rows, "keys", "pipe") for rows in (results["messages"], times)]
+    return "\n\n".join([title, *tables])
 
 
 def command(words: list[str] | None = None) -> int:
@@ -151,13 +279,7 @@ def command(words: list[str] | None = None) -> int:
     parser.add_argument("--ranks", type=whole, default=2, help="processes, unless under torchrun")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--method", choices=("FED", "AONet"), default="FED")
-    parser.add_argument(
-        "--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS), metavar="NAME",
-        help=f"beside the trainer's own way: {', '.join(VARIANTS)}",
-    )  # fmt: skip
-    parser.add_argument(
-        "--images", type=whole, default=4, help="of a rank; FED makes pairs of them"
-    )
+    parser.add_argument("--images", type=whole, default=4, help="per rank; even for FED")
     parser.add_argument("--rounds", type=whole, default=5)
     args = parser.parse_args(words)
     return run_command(lambda: start(args), debug=args.debug)

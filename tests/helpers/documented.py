@@ -27,7 +27,6 @@ NOT_RUN = {
     "torchrun --nproc-per-node 8": "starts eight processes; test_extract_features.py starts two",
     "torchrun --nnodes": "needs several machines",
     "trtexec": "needs TensorRT",
-    "python benchmarks/scaling.py": "run by test_scaling.py",
     "python tools/train_net.py --config-file configs/market1501_baseline.yml": "needs four GPUs",
     "python tools/train_net.py --config-file docs/example": "run by test_example_method.py",
     "python tools/train_net.py --dry-run --config-file docs/example": "likewise",
