@@ -19,11 +19,9 @@ from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import changed_copy, replays_cuda_graphs
-from occluded_reid.data.loading import (
-    DeviceLoader,
-    Item,
-    build_train_loader,
-)
+from occluded_reid.data.build import build_train_loader
+from occluded_reid.data.loader import DeviceLoader
+from occluded_reid.data.reid_dataset import Item
 from occluded_reid.engine.hooks import (
     EvaluateAndSave,
     MetricsWriter,

@@ -24,7 +24,7 @@ import occluded_reid
 from fed_plugin import add_fed_config
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import methods
-from occluded_reid.data.loading import build_test_loader
+from occluded_reid.data.build import build_test_loader
 from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.evaluation import Evaluator, run_inference
 from occluded_reid.utils.errors import UserError
