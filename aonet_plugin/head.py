@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from aonet_plugin.landmarks import (
+    feature_map,
     landmark_responses,
     normalized_maps,
     pool_landmarks,
@@ -21,7 +22,7 @@ from aonet_plugin.landmarks import (
     visibility_scores,
 )
 from aonet_plugin.memory import LandmarkMemory
-from occluded_reid.modeling.layers import build_neck, to_feature_map
+from occluded_reid.modeling.neck import build_neck
 
 STAGES = ("before", "after")
 
@@ -114,7 +115,7 @@ class AONetHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> Landmarks:
         """Read the backbone's ``features``: (B, C, H, W) or (B, 1 + H * W, C)."""
-        features = to_feature_map(features, self.grid)
+        features = feature_map(features, self.grid)
         responses = landmark_responses(features, self.patterns)
         maps = normalized_maps(responses)
         all_visible = torch.ones_like(responses[..., 0, 0])

@@ -11,10 +11,22 @@ from __future__ import annotations
 
 import torch
 
-from occluded_reid.modeling.layers import run_in_float32
+
+def feature_map(features: torch.Tensor, grid: tuple[int, int] | None) -> torch.Tensor:
+    """Return a backbone's output as a feature map F (B, C, H, W).
+
+    Args:
+        features: the map itself, or tokens (B, 1 + H * W, C) of a transformer, the class token
+            first and the patches row by row.
+        grid: rows and columns of the patches; None for a map.
+    """
+    if features.dim() == 4:
+        return features
+    if grid is None:
+        raise ValueError("tokens need the backbone's attribute grid (rows, columns)")
+    return features[:, 1:].transpose(1, 2).unflatten(2, grid)
 
 
-@run_in_float32
 def landmark_responses(features: torch.Tensor, patterns: torch.Tensor) -> torch.Tensor:
     """Return the logits ``i_k . F(w, h)`` (B, P, H, W); ``phi`` is their exponential (Sec. 3.2).
 
@@ -22,7 +34,9 @@ def landmark_responses(features: torch.Tensor, patterns: torch.Tensor) -> torch.
         features: F (B, C, H, W).
         patterns: I (P, C), the weights of a 1x1 convolution without bias.
     """
-    return torch.einsum("bchw,pc->bphw", features, patterns)
+    wide = torch.promote_types(features.dtype, torch.float32)
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.einsum("bchw,pc->bphw", features.to(wide), patterns.to(wide))
 
 
 def normalized_maps(responses: torch.Tensor) -> torch.Tensor:
@@ -60,7 +74,6 @@ def referenced_maps(maps: torch.Tensor, visibility: torch.Tensor) -> torch.Tenso
     return maps * visibility[..., None, None]
 
 
-@run_in_float32
 def pool_landmarks(features: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """Return the landmark features ``f_k = F R_k`` (B, P, C) (Sec. 3.2, 3.4).
 
@@ -68,4 +81,5 @@ def pool_landmarks(features: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
         features: F (B, C, H, W).
         maps: R (B, P, H, W).
     """
-    return torch.einsum("bchw,bphw->bpc", features, maps)
+    with torch.autocast(features.device.type, enabled=False):
+        return torch.einsum("bchw,bphw->bpc", features.to(maps.dtype), maps)

@@ -205,7 +205,7 @@ def count_messages(step: TrainingStep, model: DistributedDataParallel) -> tuple[
         set_purpose("losses")
         step.read_losses()
         set_purpose("stop signal")
-        StopRequest().agreed(now=True)
+        StopRequest().is_agreed(exchange=True)
         set_purpose("buffers")
         copy_buffers_from_first_rank(model.module)
     for hook in hooks:

@@ -583,29 +583,43 @@ def distributed_worker(
     DataLoader workers are forked: the children of a spawned process would be spawned too, and each
     would import PyTorch again (41 of 44 seconds in a toy run).
     """
-    comm = _module("utils.comm")
     on_cpu = not torch.cuda.is_available() or _asks_for_cpu(args)
-    if not on_cpu:
-        if per_machine > torch.cuda.device_count():
-            raise RuntimeError(
-                f"{per_machine} processes need {per_machine} GPUs, but this machine has "
-                f"{torch.cuda.device_count()}; start fewer or set MODEL.DEVICE cpu"
-            )
-        torch.cuda.set_device(local_rank)
+    if not on_cpu and per_machine > torch.cuda.device_count():
+        raise RuntimeError(
+            f"{per_machine} processes need {per_machine} GPUs, but this machine has "
+            f"{torch.cuda.device_count()}; start fewer or set MODEL.DEVICE cpu"
+        )
     if sys.platform == "linux":
         multiprocessing.set_start_method("fork", force=True)
     rank = machine_rank * per_machine + local_rank
-    backend = "gloo" if on_cpu else "nccl"
-    dist.init_process_group(backend, init_method=dist_url, world_size=world_size, rank=rank)
-    for machine in range(world_size // per_machine):
-        first = machine * per_machine
+    ranks = {"rank": rank, "world_size": world_size}
+    join_process_group(dist_url, local_rank, per_machine, on_cpu=on_cpu, **ranks)
+    main_func(*args)
+    _module("utils.comm").synchronize()
+    dist.destroy_process_group()
+
+
+def join_process_group(
+    url: str, local_rank: int, per_machine: int, *, on_cpu: bool, **ranks: int
+) -> None:
+    """Join the process group and tell fast-reid which ranks share this machine.
+
+    Args:
+        url: where the processes meet; ``env://`` reads torchrun's environment.
+        local_rank: this process's index on its machine, and that of its GPU.
+        per_machine: processes on each machine.
+        on_cpu: communicate over gloo, else over NCCL.
+        ranks: ``rank`` and ``world_size``, unless ``url`` tells them.
+    """
+    comm = _module("utils.comm")
+    if not on_cpu:
+        torch.cuda.set_device(local_rank)
+    dist.init_process_group("gloo" if on_cpu else "nccl", init_method=url, **ranks)
+    for first in range(0, dist.get_world_size(), per_machine):
         group = dist.new_group(list(range(first, first + per_machine)))
-        if machine == machine_rank:
+        if first <= dist.get_rank() < first + per_machine:
             comm._LOCAL_PROCESS_GROUP = group
     comm.synchronize()
-    main_func(*args)
-    comm.synchronize()
-    dist.destroy_process_group()
 
 
 def _asks_for_cpu(args: Iterable[Any]) -> bool:

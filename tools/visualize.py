@@ -19,8 +19,8 @@ from aonet_plugin import AONet
 from aonet_plugin.landmarks import normalized_maps, visibility_scores
 from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import CfgNode
-from occluded_reid.data.build import build_test_loader, open_dataset
-from occluded_reid.engine import Trainer, argument_parser, load_run_config
+from occluded_reid.data.loading import build_test_loader, build_train_loader, open_dataset
+from occluded_reid.engine import argument_parser, load_run_config
 from occluded_reid.evaluation import rank_queries, run_inference
 from occluded_reid.evaluation.testing import build_evaluator
 from occluded_reid.modeling.outputs import as_embedding
@@ -48,7 +48,7 @@ WITHOUT_AND_WITH = (
 
 def draw_batch(cfg: CfgNode) -> Image.Image:
     """A training batch as the model sees it, and test images with their occlusion truth."""
-    batch = next(iter(Trainer.build_train_loader(cfg)))
+    batch = next(iter(build_train_loader(cfg)))
     title = f"Training batch of {', '.join(cfg.DATASETS.NAMES)}, as augmented"
     sections = [batch_section(batch, title)]
     for name in cfg.DATASETS.TESTS:

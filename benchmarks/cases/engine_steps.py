@@ -10,8 +10,7 @@ from fastreid.utils.events import EventStorage
 from torch import nn
 
 from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.engine.train_step import TrainingStep
-from occluded_reid.engine.trainer import wrap_model
+from occluded_reid.engine.train_step import TrainingStep, wrap_model
 
 
 def build_step(cfg: CfgNode, model: nn.Module, batches: Iterable[dict[str, Any]]) -> TrainingStep:

@@ -1,10 +1,11 @@
-"""From the command line to a run that can start."""
+"""Prepare a run: its configuration, log, output folder and seed."""
 
 from __future__ import annotations
 
 import argparse
 import logging
 import sys
+import textwrap
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,33 @@ from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 from fastreid.utils.logger import setup_logger
 
-from occluded_reid.config import AddKeys, changed_copy, leaves, load_config
-from occluded_reid.engine.hooks import LOGGERS
+from occluded_reid.config import AddKeys, changed_copy, get_cfg, leaves, load_config
+from occluded_reid.config.methods import installed_methods
 from occluded_reid.utils.distributed import same_on_all_ranks
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_folder, whole_file, write_errors_named
 from occluded_reid.utils.random import seed_everything, seed_from_clock
 
 logger = logging.getLogger(__name__)
+
+LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
+
+DATA_KEYS = ("DATASETS.NAMES", "DATASETS.SYNTHETIC", "DATASETS.COMBINEALL")
+"""Prefixes of keys that a resumed run must not change."""
+
+RESUMABLE_KEYS = (
+    "DATALOADER.NUM_WORKERS", "DATASETS.", "INPUT.AUGMENTATION", "INPUT.CACHE", "INPUT.ON_ERROR",
+    "MODEL.BACKBONE.PRETRAIN", "MODEL.COMPILE", "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR",
+    "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.SPIKE_FACTOR", "TEST.",
+)  # fmt: skip
+"""Prefixes of keys that may change between the parts of a run without a warning."""
+
+TRAINING_KEYS = (
+    "DATALOADER.", "INPUT.AUGMENTATION", "INPUT.CACHE", "MODEL.BACKBONE.PRETRAIN", "MODEL.COMPILE",
+    "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.", "TEST.EVAL_PERIOD",
+    "TEST.IMS_PER_BATCH",
+)  # fmt: skip
+"""Prefixes of keys that do not change the result of an evaluation."""
 
 
 def argument_parser(description: str) -> argparse.ArgumentParser:
@@ -72,61 +92,63 @@ def weights_parser(description: str, config: str) -> argparse.ArgumentParser:
 
 
 def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
-    """Read the configuration and settle its seed, before any process is started."""
+    """Read the configuration that the command line names; fix its seed for all processes."""
     setup_logging()
     cfg = load_config(args.config_file, args.opts, add_keys=add_keys, also=args.also)
     seed = cfg.SEED
     if seed < 0:
-        earlier = _seed_of_earlier_run(cfg.OUTPUT_DIR) if args.resume else None
-        seed = seed_from_clock() if earlier is None else earlier
+        saved = _read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml")).get("SEED") if args.resume else None
+        seed = saved if isinstance(saved, int) else seed_from_clock()
     with changed_copy(cfg) as cfg:
         cfg.SEED = seed
     return cfg
 
 
 def setup_logging(folder: str | None = None) -> None:
-    """Send the log to the terminal and, on every rank, to a file in ``folder``."""
+    """Log to the terminal (rank 0, without debug messages) and to ``folder/log.txt`` (all ranks).
+
+    Args:
+        folder: must exist; None logs to the terminal only.
+    """
     setup_logger.cache_clear()
     for name in LOGGERS:
-        logging.getLogger(name).handlers.clear()
-        setup_logger(
-            folder,
-            distributed_rank=comm.get_rank(),
-            name=name,
-            color=sys.stdout.isatty(),
-        )
+        log = logging.getLogger(name)
+        log.handlers.clear()
+        rank = comm.get_rank()
+        setup_logger(folder, distributed_rank=rank, name=name, color=sys.stdout.isatty())
+        if rank == 0:
+            log.handlers[0].setLevel(logging.INFO)  # the terminal's
 
 
 def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNode:
-    """Make ``OUTPUT_DIR``, open its log, write config.yaml and seed everything.
+    """Create ``OUTPUT_DIR``, open its log, write config.yaml and seed everything.
 
-    The config.yaml of a run that is evaluated, or goes on, stays as it is: weights that are there
-    belong to it. The trainer writes that of a run that goes on once it does.
+    An evaluated or resumed run keeps its config.yaml, which describes the weights beside it; the
+    trainer updates that of a resumed run once training starts.
 
     Args:
         cfg: the configuration.
-        training: not an evaluation alone.
-        resumed: the run goes on where it was; else a finished one that is there is written over.
+        training: the run trains; otherwise it only evaluates.
+        resumed: it continues the run in ``OUTPUT_DIR``; otherwise it overwrites that run.
 
     Returns:
         The configuration with rank 0's seed.
 
     Raises:
-        UserError: the folder cannot be written, or the run cannot go on with this configuration.
+        UserError: the folder cannot be written, or the run cannot be resumed with this
+            configuration.
     """
     with changed_copy(cfg) as cfg:
         cfg.SEED = same_on_all_ranks(cfg.SEED)
     folder = make_folder(cfg.OUTPUT_DIR)
     with write_errors_named(folder / "log.txt"):
         setup_logging(str(folder))
-    logger.info(f"Environment:\n{collect_env_info()}")
-    logger.info(f"Configuration:\n{cfg}")
-    logger.info(f"Seed {cfg.SEED}, rank {comm.get_rank()} of {comm.get_world_size()}")
+    _log_config(cfg)
     new = training and not resumed
     if not new and (folder / "last_checkpoint").is_file():
-        compare_with_earlier(cfg, folder / "config.yaml", goes_on=training)
+        compare_with_saved(cfg, folder / "config.yaml", resumed=training)
     if new and (folder / "model_final.pth").is_file():
-        logger.warning(f"{folder} holds a finished run, which this one writes over")
+        logger.warning(f"{folder} holds a finished run, which this one overwrites")
     if comm.is_main_process() and (new or not (folder / "config.yaml").is_file()):
         with whole_file(folder / "config.yaml", "w") as stream:
             stream.write(cfg.dump())
@@ -139,67 +161,64 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     return cfg
 
 
-OF_THE_DATA = ("DATASETS.NAMES", "DATASETS.SYNTHETIC", "DATASETS.COMBINEALL")
-OF_NO_RESULT = (
-    "DATALOADER.", "INPUT.AUGMENTATION", "INPUT.CACHE", "MODEL.BACKBONE.PRETRAIN", "MODEL.COMPILE",
-    "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.", "TEST.EVAL_PERIOD",
-    "TEST.IMS_PER_BATCH",
-)  # fmt: skip
-MAY_CHANGE = (
-    "DATALOADER.NUM_WORKERS", "DATASETS.", "INPUT.AUGMENTATION", "INPUT.CACHE", "INPUT.ON_ERROR",
-    "MODEL.BACKBONE.PRETRAIN", "MODEL.COMPILE", "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR",
-    "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.SPIKE_FACTOR", "TEST.",
-)  # fmt: skip
+def _log_config(cfg: CfgNode) -> None:
+    """Log the keys that differ from the defaults; all keys and the environment to log.txt only."""
+    logger.debug(f"Environment:\n{collect_env_info()}")
+    logger.debug(f"Configuration:\n{cfg}")
+    defaults = dict(leaves(get_cfg(installed_methods())))
+    sections: dict[str, list[str]] = {}
+    for key, value in leaves(cfg):
+        if key not in defaults or value != defaults[key]:
+            section, name = key.split(".", 1) if "." in key else ("", key)
+            sections.setdefault(section, []).append(f"{name} {value}")
+    lines = [
+        textwrap.fill(
+            f"{section}: {', '.join(pairs)}" if section else ", ".join(pairs),
+            width=100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False,
+        )
+        for section, pairs in sections.items()
+    ]  # fmt: skip
+    logger.info("Keys that differ from the defaults:\n" + "\n".join(lines))
+    logger.info(f"Seed {cfg.SEED}, rank {comm.get_rank()} of {comm.get_world_size()}")
 
 
-def compare_with_earlier(cfg: CfgNode, path: Path, *, goes_on: bool) -> None:
-    """Compare the configuration of a run that goes on, or is evaluated, with its own config.yaml.
-
-    Keys that have changed are warned of.
+def compare_with_saved(cfg: CfgNode, path: Path, *, resumed: bool) -> None:
+    """Compare the configuration with the config.yaml of the run; warn of keys that have changed.
 
     Args:
         cfg: the configuration.
-        path: of config.yaml.
-        goes_on: the run is resumed.
+        path: the run's config.yaml.
+        resumed: the run is resumed; otherwise it is evaluated.
 
     Raises:
-        UserError: it would go on with other training data.
+        UserError: the run would be resumed with other training data.
     """
-    earlier = dict(leaves(_read_yaml(path)))
-    now = dict(leaves(yaml.safe_load(cfg.dump())))
-    changed = [
-        f"{key} {earlier[key]} -> {value}"
-        for key, value in now.items()
-        if key in earlier
-        and value != earlier[key]
-        and (key, value) != ("MODEL.HEADS.NUM_CLASSES", 0)
+    saved = dict(leaves(_read_yaml(path)))
+    changes = [
+        f"{key} {saved[key]} -> {value}"
+        for key, value in leaves(yaml.safe_load(cfg.dump()))
+        if key in saved and value != saved[key] and (key, value) != ("MODEL.HEADS.NUM_CLASSES", 0)
     ]
-    if not goes_on:
-        if noted := [each for each in changed if not each.startswith(OF_NO_RESULT)]:
+    if not resumed:
+        if relevant := [change for change in changes if not change.startswith(TRAINING_KEYS)]:
             logger.warning(
-                f"This is not what {path} says ({'; '.join(noted)}), but the results beside it are "
-                "written over; OUTPUT_DIR names another folder for them"
+                f"The configuration differs from {path} ({'; '.join(relevant)}), but the results "
+                "beside it are overwritten; set OUTPUT_DIR to keep them"
             )
         return
-    if others := [each for each in changed if each.startswith(OF_THE_DATA)]:
+    if data := [change for change in changes if change.startswith(DATA_KEYS)]:
         raise UserError(
-            f"the run in {path.parent} was trained on other data ({'; '.join(others)}): resume "
-            "with those, or start a new run from its weights (MODEL.WEIGHTS)"
+            f"the run in {path.parent} was trained on other data ({'; '.join(data)}): resume it "
+            "with the same data, or start a new run from its weights (MODEL.WEIGHTS)"
         )
-    if noted := [each for each in changed if not each.startswith(MAY_CHANGE)]:
-        logger.warning(f"The run goes on with another configuration: {'; '.join(noted)}")
+    if relevant := [change for change in changes if not change.startswith(RESUMABLE_KEYS)]:
+        logger.warning(f"Resuming with another configuration: {'; '.join(relevant)}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read an earlier run's config.yaml; nothing where there is none that can be read."""
+    """Read a run's config.yaml; return nothing if there is none or it cannot be read."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
-
-
-def _seed_of_earlier_run(folder: str) -> int | None:
-    """The seed in ``folder/config.yaml``, so that a run drawn from the clock can be resumed."""
-    seed = _read_yaml(Path(folder, "config.yaml")).get("SEED")
-    return seed if isinstance(seed, int) else None

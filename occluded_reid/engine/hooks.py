@@ -1,9 +1,10 @@
-"""What the trainer does between iterations."""
+"""What the trainer does between iterations and after epochs."""
 
 from __future__ import annotations
 
 import json
 import logging
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,38 +16,63 @@ from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.engine.defaults import LOGGERS
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank, unwrapped
 from occluded_reid.utils.files import whole_file
-from occluded_reid.utils.progress import on_terminal
+from occluded_reid.utils.progress import SECONDS_BETWEEN_LINES, on_terminal
 
 logger = logging.getLogger(__name__)
 
 
 class MetricsWriter(PeriodicWriter):
-    """Writes an epoch's last iteration after its evaluation, with what that has found.
+    """Writes the metrics every ``period`` iterations; the log gets a line at least every 30 s.
 
-    fast-reid's writes it before, and never writes an iteration twice.
+    The last iteration of an epoch is written after the epoch's evaluation, together with its
+    results. fast-reid writes it before, and never writes an iteration twice.
+
+    Args:
+        writers: the first of them writes log lines.
+        period: in iterations.
     """
 
+    def before_train(self) -> None:
+        """Start the clock."""
+        self._last_line = time.monotonic()
+
     def after_step(self) -> None:
-        """Write where it is due, unless the end of the epoch does."""
-        if (self.trainer.iter + 1) % self.trainer.iters_per_epoch:
-            super().after_step()
+        """Write the metrics, or only a log line, if it is time to."""
+        iteration = self.trainer.iter + 1
+        if iteration % self.trainer.iters_per_epoch == 0:
+            return
+        is_silent = time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES
+        if iteration % self._period == 0:
+            self._write(self._writers)
+        elif is_silent and not on_terminal():  # a terminal has the progress bar
+            self._write(self._writers[:1])
+
+    def after_epoch(self) -> None:
+        """Write the epoch's last iteration."""
+        self._write(self._writers)
+
+    def _write(self, writers: list[Any]) -> None:
+        self._last_line = time.monotonic()
+        for writer in writers:
+            writer.write()
 
 
-class EvaluateAndSave(HookBase):
-    """Evaluate, then save; in this order, so that a checkpoint knows the metric of its weights.
+class EvalCheckpointHook(HookBase):
+    """Evaluates, then saves: in this order, so that a checkpoint holds the metric of its weights.
 
-    Before both, all ranks take rank 0's buffers: what is evaluated is what is saved.
+    Before both, all ranks take rank 0's buffers, so that what is evaluated is what is saved.
 
-    ``model_best`` is the checkpoint of the highest (Rank-1 + mAP) / 2 on the *first* data set of
-    ``DATASETS.TESTS``. It is meant for validation splits: a number read off it on a test set was
-    chosen on that test set.
+    ``model_best`` is the checkpoint with the highest (Rank-1 + mAP) / 2 on the *first* data set of
+    ``DATASETS.TESTS``. It is meant for validation splits: chosen on a test set, its result on that
+    set is biased.
 
     Args:
         checkpointer: writes the checkpoints.
         evaluate: returns the metric.
-        eval_period: epochs between evaluations; 0 for the last epoch only.
+        eval_period: epochs between evaluations; 0 evaluates after the last epoch only.
         save_period: epochs between checkpoints.
     """
 
@@ -64,7 +90,7 @@ class EvaluateAndSave(HookBase):
         self.best_metric = -1.0
 
     def after_epoch(self) -> None:
-        """Evaluate where it is due; save where it is due or the evaluation failed."""
+        """Evaluate if it is due; save if it is due or if the evaluation fails."""
         epoch, is_last = self.trainer.epoch, self.trainer.epoch + 1 == self.trainer.max_epoch
         is_best = False
         copy_buffers_from_first_rank(unwrapped(self.trainer.model))
@@ -92,8 +118,8 @@ def _is_due(epoch: int, period: int) -> bool:
     return period > 0 and (epoch + 1) % period == 0
 
 
-class TrainingBar(HookBase):
-    """A progress bar over the iterations of the run, on a terminal."""
+class ProgressBar(HookBase):
+    """Shows the iterations of the run and the loss, on the main process's terminal."""
 
     def before_train(self) -> None:
         """Show the bar; log lines appear above it."""
@@ -114,21 +140,13 @@ class TrainingBar(HookBase):
             )
 
     def after_train(self) -> None:
-        """Take the bar away."""
+        """Remove the bar."""
         self._bar.close()
         self._redirect.__exit__(None, None, None)
 
 
-LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
-
-
-def training_bar() -> TrainingBar | None:
-    """A bar where a person watches the main process."""
-    return TrainingBar() if on_terminal() and comm.is_main_process() else None
-
-
-def forget_metrics_from(path: Path, iteration: int) -> None:
-    """Drop the lines of metrics.json that a resumed run is about to write again."""
+def truncate_metrics(path: Path, iteration: int) -> None:
+    """Drop the lines of metrics.json that a run resumed at ``iteration`` will write again."""
     if not path.is_file():
         return
     kept = []
@@ -137,6 +155,6 @@ def forget_metrics_from(path: Path, iteration: int) -> None:
             if json.loads(line)["iteration"] < iteration:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
-            logger.warning(f"Left out a damaged line of {path}")
+            logger.warning(f"Dropped a damaged line of {path}")
     with whole_file(path, "w") as stream:
         stream.writelines(f"{line}\n" for line in kept)

@@ -1,64 +1,65 @@
-"""SIGTERM ends a run between two optimizer steps, saved so that --resume goes on right there."""
+"""Stop on SIGTERM between two optimizer steps, and resume exactly there."""
 
 from __future__ import annotations
 
+import logging
 import signal
 import threading
-from types import TracebackType
+from pathlib import Path
 from typing import Any
 
 import torch
 from fastreid.utils import comm
 from torch import nn
 
+from occluded_reid.checkpoint.checkpointer import Checkpointer, load_safely
+from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.random import random_states, restore_random_states
 
+logger = logging.getLogger(__name__)
+
 EXIT_CODE = 128 + signal.SIGTERM
-"""What a shell reports of a process that SIGTERM has ended."""
+"""The exit code that a shell reports for a process ended by SIGTERM."""
 
 
 class StopRequest:
-    """Notes SIGTERM, by which Slurm, Kubernetes and torchrun announce that they will kill.
+    """Records SIGTERM, with which Slurm, Kubernetes and torchrun announce that they will kill.
 
-    Inside ``with StopRequest() as stop:`` the signal only sets ``stop.asked``. Outside of the main
-    thread, which alone may handle signals, nothing is noted.
+    Inside ``with StopRequest() as stop:`` the signal only sets ``stop.requested``. Only the main
+    thread may handle signals; elsewhere nothing is recorded.
     """
 
     def __init__(self) -> None:
-        self.asked = False
-        self._agreed = False
+        self.requested = False
+        self._is_agreed = False
 
     def __enter__(self) -> StopRequest:
         self._handles = threading.current_thread() is threading.main_thread()
         if self._handles:
-            self._before = signal.signal(signal.SIGTERM, self._note)
+            self._previous_handler = signal.signal(signal.SIGTERM, self._record)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *exception: object) -> None:
         if self._handles:
-            signal.signal(signal.SIGTERM, self._before)
+            signal.signal(signal.SIGTERM, self._previous_handler)
 
-    def agreed(self, *, now: bool) -> bool:
-        """Whether the ranks know that one of them was asked.
+    def is_agreed(self, *, exchange: bool) -> bool:
+        """Return whether all ranks know that one of them was asked to stop.
 
         Args:
-            now: the ranks tell each other, at the same iteration; else only what they told counts.
+            exchange: let the ranks exchange their requests; all of them must do so at the same
+                iteration. Otherwise only the last exchange counts.
         """
-        if now and not self._agreed:
-            self._agreed = any(comm.all_gather(self.asked))
-        return self._agreed
+        if exchange and not self._is_agreed:
+            self._is_agreed = any(comm.all_gather(self.requested))
+        return self._is_agreed
 
-    def _note(self, number: int, frame: Any) -> None:
-        self.asked = True
+    def _record(self, number: int, frame: Any) -> None:
+        self.requested = True
 
 
-def rank_state(model: nn.Module) -> dict[str, Any]:
-    """Return what is this rank's own in the middle of an epoch: random states and buffers."""
+def capture_rank_state(model: nn.Module) -> dict[str, Any]:
+    """Return what differs between ranks in the middle of an epoch: random states and buffers."""
     return {
         "random": random_states(),
         "buffers": [buffer.detach().cpu() for buffer in model.buffers()],
@@ -67,7 +68,35 @@ def rank_state(model: nn.Module) -> dict[str, Any]:
 
 @torch.no_grad()
 def restore_rank_state(model: nn.Module, state: dict[str, Any]) -> None:
-    """Undo what happened to random states and buffers since :func:`rank_state`."""
+    """Restore the random states and buffers that :func:`capture_rank_state` returned."""
     restore_random_states(state["random"])
     for buffer, value in zip(model.buffers(), state["buffers"], strict=True):
         buffer.copy_(value)
+
+
+def skip_damaged_checkpoints(checkpointer: Checkpointer, *, trust: bool = False) -> None:
+    """Point ``last_checkpoint`` at the newest readable checkpoint.
+
+    If there is none, nothing changes: loading the last one then reports what is wrong with it.
+
+    Args:
+        checkpointer: the run's.
+        trust: allow pickled Python objects, which can run code.
+    """
+    last = Path(checkpointer.get_checkpoint_file())
+    if not last.is_file() or not (problem := _find_problem(last, trust)):
+        return
+    others = [path for path in last.parent.glob("model_*.pth") if path != last]
+    for path in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
+        if not _find_problem(path, trust):
+            logger.warning(f"{problem}; resuming from the newest readable checkpoint, {path}")
+            checkpointer.tag_last_checkpoint(path.name)
+            return
+
+
+def _find_problem(path: Path, trust: bool) -> str:
+    try:
+        load_safely(str(path), trust=trust)
+    except UserError as error:
+        return str(error)
+    return ""

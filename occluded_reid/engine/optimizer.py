@@ -8,12 +8,13 @@ gradient still decays. Plain groups with a fused or foreach step have neither fa
 from __future__ import annotations
 
 import inspect
+import math
 from collections import defaultdict
 from typing import Any
 
 import torch
 from fastreid.config import CfgNode
-from fastreid.solver.build import get_default_optimizer_params
+from fastreid.solver.build import build_lr_scheduler, get_default_optimizer_params
 from torch import nn
 
 from occluded_reid.utils.errors import UserError
@@ -62,3 +63,23 @@ def _fastest_step(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
         if name in options:
             return {name: True}
     return {}
+
+
+def build_lr_schedulers(
+    cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int
+) -> dict[str, Any]:
+    """Build fast-reid's schedulers: of the warm-up, by iteration, and of ``SOLVER.SCHED``.
+
+    Raises:
+        UserError: the warm-up leaves no epoch for the cosine.
+    """
+    solver = cfg.SOLVER
+    start = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
+    if solver.SCHED == "CosineAnnealingLR" and start >= solver.MAX_EPOCH:
+        raise UserError(
+            f"SOLVER.SCHED CosineAnnealingLR starts after {start} epochs (SOLVER.WARMUP_ITERS "
+            f"{solver.WARMUP_ITERS}, {iters_per_epoch} iterations an epoch, SOLVER.DELAY_EPOCHS "
+            f"{solver.DELAY_EPOCHS}), but SOLVER.MAX_EPOCH is {solver.MAX_EPOCH}: shorten the "
+            "warm-up"
+        )
+    return build_lr_scheduler(cfg, optimizer, iters_per_epoch)

@@ -1,8 +1,9 @@
-"""One iteration of training: forward, backward, and now and then an optimizer step."""
+"""One training iteration: forward and backward pass, and an optimizer step where one is due."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Iterable
 from typing import Any
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastreid.config import CfgNode
+from fastreid.engine import defaults
 from fastreid.utils import comm
 from fastreid.utils.events import get_event_storage
 from timm.utils import ModelEmaV3
@@ -17,28 +19,29 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from occluded_reid.config import replays_cuda_graphs
-from occluded_reid.engine.spikes import SpikeWatch
+from occluded_reid.engine.spikes import SpikeDetector
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError
 
-LEAST_LOSS_SCALE = 2.0**-14
-"""Thirty gradients in a row that were not finite bring float16's loss scale down to here."""
+logger = logging.getLogger(__name__)
+
+MIN_LOSS_SCALE = 2.0**-14
+"""float16's loss scale after thirty steps in a row whose gradients were not finite."""
 
 
 class TrainingStep:
-    """Runs iterations for the trainer, which reads its attributes.
+    """Runs the trainer's iterations.
 
-    ``SOLVER.ACCUMULATE`` iterations make one optimizer step with the mean of their gradients; a
-    step ends at the latest with its epoch. Batch statistics, hard mining and memory updates belong
-    to the iteration.
+    An optimizer step takes the mean gradient of ``SOLVER.ACCUMULATE`` iterations, or of those that
+    are left in the epoch. Batch statistics, hard mining and memory updates belong to the iteration.
 
     Attributes:
         model: the (possibly DDP-wrapped) model in training mode.
         data_loader: an endless loader.
-        optimizer: what moves the parameters.
+        optimizer: updates the parameters.
         grad_scaler: the loss scaler of float16, else None.
         ema: the averaged weights, or None.
-        iter: the current iteration, set by the trainer.
+        iter: the index of the current iteration, set by the trainer.
     """
 
     def __init__(
@@ -51,7 +54,7 @@ class TrainingStep:
         iters_per_epoch: int,
         ema: ModelEmaV3 | None = None,
     ):
-        _check_pairs_are_read(cfg, model)
+        _check_pairs_supported(cfg, model)
         self.model = model.train()
         self.data_loader = data_loader
         self.optimizer = optimizer
@@ -68,9 +71,9 @@ class TrainingStep:
         self.grad_scaler = (
             torch.amp.GradScaler(self._device_type) if self._amp_dtype == torch.float16 else None
         )
-        self._replays = replays_cuda_graphs(cfg)
-        self._unread: list[tuple[int, list[str], torch.Tensor]] = []
-        self._spikes = SpikeWatch(cfg.SOLVER.SPIKE_FACTOR)
+        self._uses_graphs = replays_cuda_graphs(cfg)
+        self._pending: list[tuple[int, list[str], torch.Tensor]] = []
+        self._spikes = SpikeDetector(cfg.SOLVER.SPIKE_FACTOR)
 
     def run_step(self) -> None:
         """Run iteration ``self.iter``."""
@@ -80,70 +83,70 @@ class TrainingStep:
         batch = next(self._batches)
         get_event_storage().put_scalar("data_time", time.perf_counter() - start)
 
-        if self._replays:  # losses and gradients of the iteration before are not used any more
+        if self._uses_graphs:  # the last iteration's losses and gradients are no longer needed
             torch.compiler.cudagraph_mark_step_begin()
-        group_size, is_last = self._place_in_group()
-        with self._gradients_stay_local(not is_last):
+        group_size, is_last = self._position_in_group()
+        with self._gradient_sync(is_last):
             with self._autocast():
                 losses = self.model(batch)
             total = sum(losses.values()) / group_size
             (self.grad_scaler.scale(total) if self.grad_scaler else total).backward()
-        self._remember(losses)
+        self._keep_losses(losses)
         if is_last:
-            self._move_parameters()
+            self._step_optimizer()
 
     @property
     def reads_losses(self) -> bool:
-        """Whether the iteration ends with :meth:`read_losses`, for which all ranks wait."""
+        """Whether this iteration ends with :meth:`read_losses`, where all ranks meet."""
         return self._device_type == "cpu" or (self.iter + 1) % self._log_period == 0
 
     @property
-    def moves_parameters(self) -> bool:
-        """Whether the iteration ends with an optimizer step: no gradients are left over then."""
-        return self._place_in_group()[1]
+    def steps_optimizer(self) -> bool:
+        """Whether this iteration ends with an optimizer step, after which no gradients are left."""
+        return self._position_in_group()[1]
 
     def read_losses(self) -> None:
-        """Write the losses of the iterations since the last reading to the event storage.
+        """Read the losses from the device and put them into the event storage.
 
         Raises:
-            UserError: one of them is not finite; the message names the term and the iteration. Or
-                float16's gradients were not for long.
+            UserError: a loss is not finite (the message names the term and the iteration), or
+                float16's gradients have not been for many steps.
         """
-        unread, self._unread = self._unread, []
-        if not unread:
+        pending, self._pending = self._pending, []
+        if not pending:
             return
-        values = torch.stack([stacked for _, _, stacked in unread]).cpu().numpy()
-        for (iteration, names, _), row in zip(unread, values, strict=True):
-            self._refuse_non_finite(iteration, names, row)
-        self._refuse_lost_gradients()
+        values = torch.stack([stacked for _, _, stacked in pending]).cpu().numpy()
+        for (iteration, names, _), row in zip(pending, values, strict=True):
+            self._check_finite(iteration, names, row)
+        self._check_loss_scale()
         rows = np.mean(comm.all_gather(values), axis=0)
         storage = get_event_storage()
-        now = storage.iter
-        for (iteration, names, _), row in zip(unread, rows, strict=True):
-            self._spikes.look(iteration, names, row)
+        current = storage.iter
+        for (iteration, names, _), row in zip(pending, rows, strict=True):
+            self._spikes.update(iteration, names, row)
             storage.iter = iteration
             storage.put_scalars(total_loss=row.sum(), **dict(zip(names, row, strict=True)))
-        storage.iter = now
+        storage.iter = current
 
-    def _remember(self, losses: dict[str, torch.Tensor]) -> None:
-        """Keep a copy of the losses on their device; reading one would wait for the step.
+    def _keep_losses(self, losses: dict[str, torch.Tensor]) -> None:
+        """Copy the losses on their device: reading them would wait for the step to end.
 
-        The losses themselves may lie where a CUDA graph writes at the next iteration.
+        A copy, because the next replay of a CUDA graph overwrites the losses themselves.
         """
         stacked = torch.stack([value.detach().float() for value in losses.values()])
-        self._unread.append((self.iter, list(losses), stacked))
+        self._pending.append((self.iter, list(losses), stacked))
         if self.reads_losses:
             self.read_losses()
 
-    def _place_in_group(self) -> tuple[int, bool]:
-        """How many iterations share this optimizer step, and whether this one is the last."""
+    def _position_in_group(self) -> tuple[int, bool]:
+        """Return how many iterations share this optimizer step, and whether this is the last."""
         position = self.iter % self._iters_per_epoch
         first = position - position % self._accumulate
         size = min(self._accumulate, self._iters_per_epoch - first)
         return size, position == first + size - 1
 
-    def _gradients_stay_local(self, local: bool) -> contextlib.AbstractContextManager[None]:
-        if local and isinstance(self.model, DistributedDataParallel):
+    def _gradient_sync(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
+        if not enabled and isinstance(self.model, DistributedDataParallel):
             return self.model.no_sync()
         return contextlib.nullcontext()
 
@@ -152,7 +155,7 @@ class TrainingStep:
             return contextlib.nullcontext()
         return torch.autocast(self._device_type, self._amp_dtype)
 
-    def _move_parameters(self) -> None:
+    def _step_optimizer(self) -> None:
         if self.grad_scaler:
             self.grad_scaler.unscale_(self.optimizer)
         if self.iter < self._freeze_iters:
@@ -175,45 +178,86 @@ class TrainingStep:
                     parameter.grad = None
 
     def _clip_gradients(self) -> None:
-        """Clip over all parameters together, as fast-reid's flat buffers did per group."""
+        """Clip the norm over all parameters together; fast-reid clips each group on its own."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         if self._clip.CLIP_TYPE == "value":
             nn.utils.clip_grad_value_(parameters, self._clip.CLIP_VALUE)
         else:
             nn.utils.clip_grad_norm_(parameters, self._clip.CLIP_VALUE, self._clip.NORM_TYPE)
 
-    def _refuse_non_finite(self, iteration: int, names: list[str], row: np.ndarray) -> None:
+    def _check_finite(self, iteration: int, names: list[str], row: np.ndarray) -> None:
         for name, value in zip(names, row, strict=True):
             if not np.isfinite(value):
                 epoch = iteration // self._iters_per_epoch
                 advice = (
-                    "Nothing was learned yet: look at MODEL.WEIGHTS and MODEL.PIXEL_STD"
+                    "The first iteration already fails: check MODEL.WEIGHTS and MODEL.PIXEL_STD"
                     if iteration == 0
                     else "Try a smaller SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
                     "SOLVER.CLIP_GRADIENTS.ENABLED True or SOLVER.AMP.ENABLED False; --resume "
-                    "goes on from the last checkpoint, if there is one"
+                    "continues from the last checkpoint, if there is one"
                 )
                 raise UserError(
-                    f"{name} became {value} at iteration {iteration} (epoch {epoch}); nothing was "
-                    f"saved since. {advice}"
+                    f"{name} became {value} at iteration {iteration} (epoch {epoch}); no weights "
+                    f"were saved since then. {advice}"
                 )
 
-    def _refuse_lost_gradients(self) -> None:
-        """A step now and then is skipped in float16; when all of them are, nothing is learned."""
-        if self.grad_scaler and self.grad_scaler.get_scale() <= LEAST_LOSS_SCALE:
+    def _check_loss_scale(self) -> None:
+        """Stop when float16 skips all steps; skipping one now and then is normal."""
+        if self.grad_scaler and self.grad_scaler.get_scale() <= MIN_LOSS_SCALE:
             raise UserError(
                 f"the gradients were not finite in float16 for many steps up to iteration "
-                f"{self.iter}, though the losses were; nothing is learned so. Use "
-                "SOLVER.AMP.DTYPE bfloat16 or SOLVER.AMP.ENABLED False, and --resume from the "
-                "last checkpoint"
+                f"{self.iter}, so those steps were skipped. Use SOLVER.AMP.DTYPE bfloat16 or "
+                "SOLVER.AMP.ENABLED False, and --resume from the last checkpoint"
             )
 
 
-def _check_pairs_are_read(cfg: CfgNode, model: nn.Module) -> None:
-    """Refuse to make occluded copies of images for a model that would never look at them."""
+def _check_pairs_supported(cfg: CfgNode, model: nn.Module) -> None:
+    """Refuse to make pairs of images for a model that ignores the occluded ones."""
     npo = cfg.INPUT.NPO
     if npo.ENABLED and npo.MODE == "pair" and not getattr(unwrapped(model), "reads_pairs", False):
         raise UserError(
-            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not train on pairs; "
-            "INPUT.NPO.MODE replace occludes its training images instead"
+            f"MODEL.META_ARCHITECTURE {cfg.MODEL.META_ARCHITECTURE} does not train on pairs; use "
+            "INPUT.NPO.MODE replace, which occludes the training images themselves"
+        )
+
+
+def wrap_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
+    """Compile the model and let ranks share its gradients, as far as the configuration asks.
+
+    Raises:
+        UserError: several ranks would replay CUDA graphs.
+    """
+    if cfg.MODEL.COMPILE:
+        _check_graphs(cfg)
+        model.compile(mode=cfg.MODEL.COMPILE_MODE)
+    if comm.get_world_size() == 1:
+        return model
+    # compat's wrapper, which copies rank 0's buffers once and takes models on the CPU. As views of
+    # DDP's buckets, gradients are neither copied back nor held twice.
+    return defaults.DistributedDataParallel(
+        model,
+        device_ids=[comm.get_local_rank()],
+        broadcast_buffers=False,
+        gradient_as_bucket_view=True,
+    )
+
+
+def _check_graphs(cfg: CfgNode) -> None:
+    """Check that CUDA graphs can be replayed.
+
+    With DDP, PyTorch asks for warm-up iterations on a stream of their own before recording, but its
+    compiler records the second iteration.
+
+    Raises:
+        UserError: several ranks would replay them.
+    """
+    if not replays_cuda_graphs(cfg):
+        return
+    mode = f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE}"
+    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+        logger.warning(f"{mode} has no effect on a CPU, which has no CUDA graphs")
+    elif comm.get_world_size() > 1:
+        raise UserError(
+            f"{mode} replays CUDA graphs, which is untested with several processes; use "
+            "MODEL.COMPILE_MODE default"
         )

@@ -1,80 +1,82 @@
-"""One trainer for every method, on fast-reid's DefaultTrainer."""
+"""The trainer of every method, based on fast-reid's DefaultTrainer."""
 
 from __future__ import annotations
 
 import logging
-import math
 from pathlib import Path
 from typing import Any
 
-import torch
 from fastreid.config import CfgNode
 from fastreid.engine import defaults, hooks
-from fastreid.engine.train_loop import HookBase, TrainerBase
+from fastreid.engine.train_loop import TrainerBase
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from fastreid.utils.precision_bn import get_bn_modules
 from timm.utils import ModelEmaV3
-from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
-from occluded_reid.config import changed_copy, replays_cuda_graphs
-from occluded_reid.data.build import build_train_loader
-from occluded_reid.data.loader import DeviceLoader
-from occluded_reid.data.reid_dataset import Item
+from occluded_reid.config import changed_copy
+from occluded_reid.data.loading import (
+    build_train_loader,
+)
 from occluded_reid.engine.hooks import (
-    EvaluateAndSave,
+    EvalCheckpointHook,
     MetricsWriter,
-    forget_metrics_from,
-    training_bar,
+    ProgressBar,
+    truncate_metrics,
 )
 from occluded_reid.engine.interruption import (
     EXIT_CODE,
     StopRequest,
-    rank_state,
+    capture_rank_state,
     restore_rank_state,
+    skip_damaged_checkpoints,
 )
-from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.engine.recovery import pass_over_damaged
-from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.engine.optimizer import build_lr_schedulers, build_optimizer
+from occluded_reid.engine.train_step import TrainingStep, wrap_model
 from occluded_reid.evaluation import testing
-from occluded_reid.modeling.build import build_model
+from occluded_reid.modeling.build import build_model, log_model
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import remove_unfinished, whole_file
+from occluded_reid.utils.progress import on_terminal
 from occluded_reid.utils.random import derive_seed, seed_everything
 
 logger = logging.getLogger(__name__)
 
 INTERRUPTED = "model_interrupted"
-"""The checkpoint in the middle of an epoch; an epoch that is complete has others."""
+"""The name of the checkpoint that SIGTERM leaves in the middle of an epoch."""
 
 
 class Trainer(defaults.DefaultTrainer):
-    """fast-reid's trainer with repairs, and a run that is a function of its seed.
+    """Trains a model; a run depends on nothing but its configuration, seed and data.
 
-    Each epoch starts from generators seeded by ``(SEED, epoch, rank)`` and, on every rank, from
-    rank 0's buffers; so a run that was interrupted continues from its last checkpoint exactly as if
-    it had not been.
+    Each epoch starts from generators seeded by ``(SEED, epoch, rank)`` and from rank 0's buffers on
+    every rank. A resumed run therefore equals one that was never interrupted, bit for bit.
+
+    >>> trainer = Trainer(prepare_run(cfg, training=True))
+    >>> trainer.resume_or_load(resume=False)
+    >>> reports = trainer.train()
 
     Args:
-        cfg: the configuration; ``OUTPUT_DIR`` must exist and ``SEED`` must be set.
-        trust_checkpoint: read checkpoints that hold Python objects.
+        cfg: the configuration; ``OUTPUT_DIR`` must exist and ``SEED`` must not be negative.
+        trust_checkpoint: allow checkpoints with pickled Python objects, which can run code.
     """
 
     def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
         TrainerBase.__init__(self)
         self._trust = trust_checkpoint
         seed_everything(cfg.SEED)
-        loader = self.build_train_loader(cfg)
-        cfg = self.auto_scale_hyperparams(cfg, loader.dataset.num_classes)
-        model = self.build_model(cfg)
+        loader = build_train_loader(cfg)
+        cfg = _set_num_classes(cfg, loader.dataset.num_classes)
+        model = build_model(cfg)
+        log_model(cfg, model)
         optimizer = build_optimizer(cfg, model)
         self.ema = ModelEmaV3(model, cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
         self.cfg = cfg
         self.iters_per_epoch = len(loader.dataset) // cfg.SOLVER.IMS_PER_BATCH
         self.start_epoch, self.max_epoch = 0, cfg.SOLVER.MAX_EPOCH
-        self._begun: dict[str, Any] | None = None  # of an epoch that SIGTERM has cut in two
+        self._partial_epoch: dict[str, Any] | None = None  # left by SIGTERM
         self.max_iter = self.max_epoch * self.iters_per_epoch
         self.warmup_iters, self.delay_epochs = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.DELAY_EPOCHS
         self._trainer = TrainingStep(
@@ -85,7 +87,7 @@ class Trainer(defaults.DefaultTrainer):
             iters_per_epoch=self.iters_per_epoch,
             ema=self.ema,
         )
-        self.scheduler = self.build_lr_scheduler(cfg, optimizer, self.iters_per_epoch)
+        self.scheduler = build_lr_schedulers(cfg, optimizer, self.iters_per_epoch)
         states = {"ema": self.ema, "grad_scaler": self._trainer.grad_scaler, **self.scheduler}
         self.checkpointer = Checkpointer(
             model,
@@ -97,71 +99,78 @@ class Trainer(defaults.DefaultTrainer):
             **{name: state for name, state in states.items() if state is not None},
         )
         self._last_eval_results: dict[str, Any] = {}
-        self._keeper = EvaluateAndSave(
+        self._checkpoint_hook = EvalCheckpointHook(
             self.checkpointer, self._evaluate, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
         )
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[Any]:
         """Return the hooks in the order they run; evaluation sees precise batch statistics."""
-        cfg = self.cfg
+        cfg, model = self.cfg, unwrapped(self.model)
+        is_frozen = cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
-            self._precise_bn(),
+            self._build_precise_bn(),
             hooks.LayerFreeze(self.model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS)
-            if cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0
+            if is_frozen
             else None,
-            training_bar(),
-            *_hooks_of(unwrapped(self.model), cfg),
-            self._keeper,
+            ProgressBar() if on_terminal() and comm.is_main_process() else None,
+            *(model.training_hooks(cfg) if hasattr(model, "training_hooks") else []),
+            self._checkpoint_hook,
         ]
 
-    def _precise_bn(self) -> hooks.PreciseBN | None:
+    def _build_precise_bn(self) -> hooks.PreciseBN | None:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return None
         with changed_copy(self.cfg) as cfg:
             cfg.DATALOADER.NUM_WORKERS = 0
             cfg.DATASETS.NAMES = (cfg.TEST.PRECISE_BN.DATASET,)
-        loader = self.build_train_loader(cfg)
-        return hooks.PreciseBN(self.model, loader, cfg.TEST.PRECISE_BN.NUM_ITER)
+        return hooks.PreciseBN(self.model, build_train_loader(cfg), cfg.TEST.PRECISE_BN.NUM_ITER)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Continue the run in ``OUTPUT_DIR`` if asked and possible, else load ``MODEL.WEIGHTS``."""
+        """Load the last checkpoint in ``OUTPUT_DIR``, or else ``MODEL.WEIGHTS``.
+
+        Args:
+            resume: continue the run in ``OUTPUT_DIR``, if it has a checkpoint.
+
+        Raises:
+            UserError: the weights do not fit, or the run cannot be resumed.
+        """
         resume = resume and self.checkpointer.has_checkpoint()
         if resume and comm.is_main_process():
-            pass_over_damaged(self.checkpointer, trust=self._trust)
+            skip_damaged_checkpoints(self.checkpointer, trust=self._trust)
         comm.synchronize()
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
             if "epoch" not in extra:
                 raise UserError(
-                    f"the last checkpoint in {self.cfg.OUTPUT_DIR} holds weights alone and cannot "
+                    f"the last checkpoint in {self.cfg.OUTPUT_DIR} holds only weights and cannot "
                     "be resumed; start a new run from it with MODEL.WEIGHTS"
                 )
             self.start_epoch = extra["epoch"] + 1
-            self._keeper.best_metric = extra["best_metric"]
-            self._begun = self._begun_epoch(extra)
+            self._checkpoint_hook.best_metric = extra["best_metric"]
+            self._partial_epoch = self._read_partial_epoch(extra)
         elif self.ema is not None and "ema" not in extra:
             self.ema.set(unwrapped(self.model))
 
     def train(self) -> dict[str, Any]:
-        """Run the epochs that are left; return the last evaluation's reports (rank 0).
+        """Run the remaining epochs; return the last evaluation's reports (on rank 0).
 
         Raises:
-            UserError: a test set that cannot be used (before anything is trained), a loss that is
-                not finite, an unreadable image, a disk that is full ...
+            UserError: a test set cannot be used (before anything is trained), a loss is not finite,
+                an image cannot be read, or the disk is full.
         """
         if self.start_epoch >= self.max_epoch:
-            return self._return_to_finished_run()
+            return self._finish_run()
         testing.open_test_sets(self.cfg)
-        steps = self._begun["steps"] if self._begun else 0
+        steps = self._partial_epoch["steps"] if self._partial_epoch else 0
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch + steps
         batches = self.data_loader.batch_sampler
         batches.start_epoch, batches.start_batch = self.start_epoch, steps
         if comm.is_main_process():
             remove_unfinished(Path(self.cfg.OUTPUT_DIR))
-            forget_metrics_from(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+            truncate_metrics(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
             period = self.cfg.SOLVER.LOG_PERIOD
             self.register_hooks([MetricsWriter(self.build_writers(), period)])
         logger.info(f"Training from epoch {self.start_epoch} to {self.max_epoch}")
@@ -181,45 +190,45 @@ class Trainer(defaults.DefaultTrainer):
         return self._last_eval_results
 
     def _write_config(self) -> None:
-        """Write config.yaml: nothing refuses this run any more."""
+        """Write config.yaml, now that all checks have passed."""
         if comm.is_main_process():
             with whole_file(Path(self.cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
                 stream.write(self.cfg.dump())
 
     def _run_steps(self, stop: StopRequest) -> None:
-        """Run the iterations that are left of this epoch."""
+        """Run the remaining iterations of this epoch."""
         while self.iter < (self.epoch + 1) * self.iters_per_epoch:
             self.before_step()
             self.run_step()
             self.after_step()
             self.iter += 1
-            may_ask = comm.get_world_size() == 1 or self._trainer.reads_losses
-            if stop.agreed(now=may_ask) and self._trainer.moves_parameters:
-                self._save_and_leave()
+            ranks_meet = comm.get_world_size() == 1 or self._trainer.reads_losses
+            if stop.is_agreed(exchange=ranks_meet) and self._trainer.steps_optimizer:
+                self._save_and_exit()
 
-    def _save_and_leave(self) -> None:
-        """Save the epoch as far as it has come; end the process as SIGTERM would.
+    def _save_and_exit(self) -> None:
+        """Save the epoch as far as it has come; end the process with SIGTERM's exit code.
 
         Raises:
-            SystemExit: with the code 143.
-            UserError: a loss that nobody had looked at yet is not finite.
+            SystemExit: with code 143.
+            UserError: a pending loss is not finite.
         """
         self._trainer.read_losses()
-        ranks = comm.gather(rank_state(unwrapped(self.model)))
+        ranks = comm.gather(capture_rank_state(unwrapped(self.model)))
         begun = {"steps": self.iter - self.epoch * self.iters_per_epoch, "ranks": ranks}
-        best_metric = self._keeper.best_metric
+        best_metric = self._checkpoint_hook.best_metric
         self.checkpointer.save(
             INTERRUPTED, epoch=self.epoch - 1, best_metric=best_metric, begun=begun
         )
-        comm.synchronize()  # the first process to leave takes the others along
+        comm.synchronize()  # the first process that exits ends the others
         logger.warning(
             f"SIGTERM: stopped and saved after iteration {self.iter} (epoch {self.epoch}); "
-            "--resume goes on there"
+            "--resume continues there"
         )
         raise SystemExit(EXIT_CODE)
 
-    def _begun_epoch(self, extra: dict[str, Any]) -> dict[str, Any] | None:
-        """What the checkpoint says of an epoch that SIGTERM has cut in two.
+    def _read_partial_epoch(self, extra: dict[str, Any]) -> dict[str, Any] | None:
+        """Return what the checkpoint holds of an epoch that SIGTERM cut in two.
 
         Raises:
             UserError: another number of processes shared its batches.
@@ -227,155 +236,70 @@ class Trainer(defaults.DefaultTrainer):
         begun = extra.get("begun")
         if begun and len(begun["ranks"]) != comm.get_world_size():
             raise UserError(
-                f"the run in {self.cfg.OUTPUT_DIR} was stopped in the middle of an epoch of "
-                f"{len(begun['ranks'])} processes and cannot go on with {comm.get_world_size()}; "
-                "take as many, or write the name of an earlier checkpoint into last_checkpoint"
+                f"the run in {self.cfg.OUTPUT_DIR} was stopped in the middle of an epoch with "
+                f"{len(begun['ranks'])} processes and cannot be resumed with "
+                f"{comm.get_world_size()}; start as many, or write the name of an earlier "
+                "checkpoint into last_checkpoint"
             )
         return begun
 
     def before_epoch(self) -> None:
-        """Make the epoch a function of the seed and the state it starts from."""
+        """Seed the epoch; restore the ranks' states if it was cut in two."""
         seed_everything(derive_seed(self.cfg.SEED, self.epoch, comm.get_rank()))
         super().before_epoch()
-        if self._begun is not None:
-            restore_rank_state(unwrapped(self.model), self._begun["ranks"][comm.get_rank()])
-            self._begun = None
+        if self._partial_epoch is not None:
+            state = self._partial_epoch["ranks"][comm.get_rank()]
+            restore_rank_state(unwrapped(self.model), state)
+            self._partial_epoch = None
 
     def after_epoch(self) -> None:
         """Read the last losses before anything is saved."""
         self._trainer.read_losses()
         super().after_epoch()
 
-    def _return_to_finished_run(self) -> dict[str, Any]:
+    def _finish_run(self) -> dict[str, Any]:
+        """Evaluate a run that has all its epochs, unless it has been already."""
         logger.info(
             f"The run in {self.cfg.OUTPUT_DIR} has finished {self.start_epoch} epochs, "
-            f"SOLVER.MAX_EPOCH is {self.max_epoch}: there is nothing to do"
+            f"SOLVER.MAX_EPOCH is {self.max_epoch}: nothing to do"
         )
         if not Path(self.cfg.OUTPUT_DIR, "results.json").is_file():
             self.epoch = self.max_epoch - 1
-            self._last_eval_results = self.test(self.cfg, self._evaluated_model(), epoch=self.epoch)
+            self._test()
         return self._last_eval_results
 
-    def _evaluated_model(self) -> nn.Module:
-        return self.ema.module if self.ema is not None else unwrapped(self.model)
+    def _test(self) -> None:
+        model = self.ema.module if self.ema is not None else unwrapped(self.model)
+        self._last_eval_results = testing.test(self.cfg, model, epoch=self.epoch)
 
     def _evaluate(self) -> float:
-        """Evaluate; return (Rank-1 + mAP) / 2 of the first data set, fast-reid's ``metric``."""
-        reports = self.test(self.cfg, self._evaluated_model(), epoch=self.epoch)
-        self._last_eval_results = reports
+        """Evaluate; return (Rank-1 + mAP) / 2 on the first test set, fast-reid's ``metric``."""
+        self._test()
+        reports = self._last_eval_results
         if not reports:
             return -1.0
-        first = ""
         for name, report in reports.items():
-            first = first or name
             prefix = "" if len(reports) == 1 else f"{name}/"
             self.storage.put_scalars(
                 smoothing_hint=False,
                 **{f"{prefix}{key}": each["value"] for key, each in report["metrics"].items()},
             )
-        best = reports[first]["metrics"]
-        return (best["Rank-1"]["value"] + best["mAP"]["value"]) / 2
-
-    @classmethod
-    def build_model(cls, cfg: CfgNode) -> nn.Module:
-        """Build the model of ``cfg``; see :mod:`occluded_reid.modeling.build`."""
-        model = build_model(cfg)
-        logger.info(f"Model:\n{model}")
-        return model
-
-    @classmethod
-    def build_train_loader(cls, cfg: CfgNode, items: list[Item] | None = None) -> DeviceLoader:
-        """Return the endless training loader of ``DATASETS.NAMES``, or of ``items``."""
-        return build_train_loader(cfg, items)
-
-    @classmethod
-    def build_lr_scheduler(
-        cls, cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int
-    ) -> dict[str, Any]:
-        """Return fast-reid's schedules.
-
-        Raises:
-            UserError: the warm-up leaves the cosine no epoch.
-        """
-        solver = cfg.SOLVER
-        before = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
-        if solver.SCHED == "CosineAnnealingLR" and before >= solver.MAX_EPOCH:
-            raise UserError(
-                f"SOLVER.SCHED CosineAnnealingLR begins after {before} epochs (SOLVER.WARMUP_ITERS "
-                f"{solver.WARMUP_ITERS}, {iters_per_epoch} iterations an epoch, "
-                f"SOLVER.DELAY_EPOCHS {solver.DELAY_EPOCHS}), SOLVER.MAX_EPOCH is "
-                f"{solver.MAX_EPOCH}: shorten the warm-up"
-            )
-        return super().build_lr_scheduler(cfg, optimizer, iters_per_epoch)
-
-    @staticmethod
-    def auto_scale_hyperparams(cfg: CfgNode, num_classes: int) -> CfgNode:
-        """Fill in ``MODEL.HEADS.NUM_CLASSES``.
-
-        Raises:
-            UserError: the configuration names more or fewer identities than the data has.
-        """
-        configured = cfg.MODEL.HEADS.NUM_CLASSES
-        if configured == num_classes:
-            return cfg
-        if configured:
-            raise UserError(
-                f"MODEL.HEADS.NUM_CLASSES is {configured}, the training set has {num_classes} "
-                "identities; 0 fills the number in"
-            )
-        with changed_copy(cfg) as cfg:
-            cfg.MODEL.HEADS.NUM_CLASSES = num_classes
-        return cfg
-
-    @classmethod
-    def test(cls, cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[str, Any]:
-        """Evaluate ``model`` on ``DATASETS.TESTS``; see :func:`evaluation.testing.test`."""
-        return testing.test(cfg, model, epoch=epoch)
+        first = next(iter(reports.values()))["metrics"]
+        return (first["Rank-1"]["value"] + first["mAP"]["value"]) / 2
 
 
-def _hooks_of(model: nn.Module, cfg: CfgNode) -> list[HookBase]:
-    """The hooks that a method's model brings along, ``training_hooks(cfg)``."""
-    build: Any = getattr(model, "training_hooks", None)
-    return [] if build is None else build(cfg)
-
-
-def _check_graphs(cfg: CfgNode) -> None:
-    """Say where CUDA graphs that the run asks for cannot be replayed, or are not known to be right.
-
-    Where DDP sends gradients, PyTorch asks for iterations before the recording and a stream of its
-    own; its compiler records at the second iteration.
+def _set_num_classes(cfg: CfgNode, num_classes: int) -> CfgNode:
+    """Fill in ``MODEL.HEADS.NUM_CLASSES``.
 
     Raises:
-        UserError: several ranks are to replay them.
+        UserError: the configuration names another number of identities.
     """
-    if not replays_cuda_graphs(cfg):
-        return
-    asked = f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE}"
-    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
-        logger.warning(f"{asked}: there are no CUDA graphs on a CPU, nothing is replayed")
-    elif comm.get_world_size() > 1:
+    configured = cfg.MODEL.HEADS.NUM_CLASSES
+    if configured and configured != num_classes:
         raise UserError(
-            f"{asked} replays CUDA graphs, which has not been tried with several processes; take "
-            "MODEL.COMPILE_MODE default"
+            f"MODEL.HEADS.NUM_CLASSES is {configured}, but the training set has {num_classes} "
+            "identities; 0 takes the number from the training set"
         )
-
-
-def wrap_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Compile the model and share its gradients among the ranks, where the run asks for it.
-
-    Raises:
-        UserError: several ranks are to replay CUDA graphs.
-    """
-    if cfg.MODEL.COMPILE:
-        _check_graphs(cfg)
-        model.compile(mode=cfg.MODEL.COMPILE_MODE)
-    if comm.get_world_size() == 1:
-        return model
-    # compat's: copies rank 0's buffers once, and takes models on the CPU. Gradients that are views
-    # of the buckets they are sent in are not copied back from them, nor held twice.
-    return defaults.DistributedDataParallel(
-        model,
-        device_ids=[comm.get_local_rank()],
-        broadcast_buffers=False,
-        gradient_as_bucket_view=True,
-    )
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.HEADS.NUM_CLASSES = num_classes
+    return cfg

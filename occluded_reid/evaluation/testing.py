@@ -14,12 +14,12 @@ from fastreid.utils import comm
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import build_untrained, load_trained
-from occluded_reid.data.build import build_test_loader, open_dataset
 from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protocol
-from occluded_reid.data.loader import DeviceLoader
+from occluded_reid.data.loading import DeviceLoader, build_test_loader, open_dataset
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.results import results_table, write_results
+from occluded_reid.modeling.build import log_model
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -43,7 +43,7 @@ def evaluate_weights(cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[st
     if not cfg.MODEL.WEIGHTS:
         raise UserError("--eval-only needs weights: MODEL.WEIGHTS path/to/model_final.pth")
     model = build_untrained(cfg)
-    logger.info(f"Model:\n{model}")
+    log_model(cfg, model)
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=trust_checkpoint)
     return test(cfg, model)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import logging
 
 import torch
 from fastreid.config import CfgNode
@@ -13,6 +14,8 @@ from fastreid.modeling.meta_arch import build_model as build_in_fastreid
 from torch import nn
 
 from occluded_reid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
@@ -43,6 +46,14 @@ def build_model(cfg: CfgNode) -> nn.Module:
     _prepare_resnet(model)
     # feature maps take the layout of the weights that they meet first
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+
+
+def log_model(cfg: CfgNode, model: nn.Module) -> None:
+    """Log the model's name and size; its modules to log.txt only."""
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    name, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
+    logger.info(f"Model: {name} with {backbone}, {parameters:,} parameters")
+    logger.debug(f"Modules:\n{model}")
 
 
 def _prepare_resnet(model: nn.Module) -> None:

@@ -13,7 +13,7 @@ from fastreid.utils.events import EventStorage
 
 from aonet_plugin import add_aonet_config
 from occluded_reid.config import load_config
-from occluded_reid.engine import Trainer
+from occluded_reid.engine.optimizer import build_lr_schedulers
 
 FOLDER = Path(__file__).parents[2] / "projects" / "AONet" / "configs"
 NAMES = sorted(
@@ -126,7 +126,7 @@ class Schedule:
         parameter = torch.nn.Parameter(torch.zeros(1))
         self.optimizer = torch.optim.Adam([parameter], lr=cfg.SOLVER.BASE_LR)
         self.hook = LRScheduler(
-            self.optimizer, Trainer.build_lr_scheduler(cfg, self.optimizer, iters_per_epoch)
+            self.optimizer, build_lr_schedulers(cfg, self.optimizer, iters_per_epoch)
         )
         self.hook.trainer = self
         self.warmup_iters, self.delay_epochs = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.DELAY_EPOCHS

@@ -12,8 +12,10 @@ from tiny_runs import states_of_a_run_that_was_killed_and_resumed
 
 from aonet.tiny import aonet_run_cfg
 from occluded_reid.checkpoint.checkpointer import Checkpointer
-from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine import prepare_run
 from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.evaluation import testing
+from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.distributed import unwrapped
 
 MEMORY = "/model/heads.memory.features"
@@ -42,14 +44,14 @@ def test_weights_alone_evaluate_to_the_same_numbers(tmp_path):
     published = torch.load(folder / "model_final.pth", weights_only=True)["model"]
     published = {key: value for key, value in published.items() if not key.startswith("classifier")}
     cfg = prepare_run(aonet_run_cfg(again, *schedule), training=False)
-    model = Trainer.build_model(cfg)
+    model = build_model(cfg)
     for name in model.training_only:
         delattr(model, name)
     torch.save({"model": published}, tmp_path / "published.pth")
     Checkpointer(model).load(str(tmp_path / "published.pth"))
     images = {"images": torch.rand(4, 3, 32, 16) * 255}
     assert torch.equal(model.eval()(images).features, trained(images).features)
-    Trainer.test(cfg, model)
+    testing.test(cfg, model)
     one, other = (
         json.loads((place / "results.json").read_text())["data_sets"] for place in (folder, again)
     )

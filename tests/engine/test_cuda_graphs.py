@@ -26,8 +26,7 @@ from torch.func import functional_call
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from occluded_reid.engine.train_step import TrainingStep
-from occluded_reid.engine.trainer import wrap_model
+from occluded_reid.engine.train_step import TrainingStep, wrap_model
 from occluded_reid.utils.errors import UserError
 
 METHODS = pytest.mark.parametrize(
@@ -156,11 +155,11 @@ def test_graphs_are_refused_where_gradients_outlive_a_replay():
 def test_where_graphs_are_not_replayed_the_log_says_so(monkeypatch, caplog):
     monkeypatch.setattr(nn.Module, "compile", lambda _, **options: None)
     logging.getLogger("occluded_reid").propagate = True  # fast-reid's log handler may be there
-    said = "reduce-overhead: there are no CUDA graphs on a CPU"
+    message = "reduce-overhead has no effect on a CPU, which has no CUDA graphs"
     for words, expected in ((GRAPHS, True), (("MODEL.COMPILE", True), False), (GRAPHS[2:], False)):
         caplog.clear()
         wrap_model(fed_cfg(*words), fed_model())
-        assert (said in caplog.text) == expected
+        assert (message in caplog.text) == expected
 
 
 def test_several_processes_may_not_replay_graphs(monkeypatch):
@@ -168,7 +167,7 @@ def test_several_processes_may_not_replay_graphs(monkeypatch):
     cfg = fed_cfg(*GRAPHS).clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = "cuda"
-    with pytest.raises(UserError, match="several processes; take MODEL.COMPILE_MODE default"):
+    with pytest.raises(UserError, match="several processes; use MODEL.COMPILE_MODE default"):
         wrap_model(cfg, nn.Linear(1, 1))
 
 

@@ -14,7 +14,8 @@ import torch
 from ranks import statuses_of_ranks
 from runs import TINY, draw_market, final_states, forked, load_tool, status_of, tiny_cfg
 
-from occluded_reid.engine import Trainer, launch
+from occluded_reid.engine import launch
+from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.errors import UserError
 
 REPOSITORY = Path(__file__).parents[2]
@@ -86,7 +87,7 @@ def test_the_protocol_that_was_used_is_kept(tmp_path, config, monkeypatch):
             shutil.copytree(root / "Market-1501-v15.09.15" / source, home / name)
     weights = tmp_path / "weights.pth"
     cfg = tiny_cfg(tmp_path / "run")
-    torch.save({"model": Trainer.build_model(cfg).state_dict()}, weights)
+    torch.save({"model": build_model(cfg).state_dict()}, weights)
     tests = ["DATASETS.TESTS", "('PartialREID', 'PartialREID:partial')", "MODEL.WEIGHTS", weights]
     assert train_net.command(["--eval-only", *words(config, tmp_path / "eval", *tests)]) == 0
     reports = json.loads((tmp_path / "eval" / "results.json").read_text())["data_sets"]
@@ -120,8 +121,8 @@ def test_dry_run_needs_no_data_and_leaves_nothing(tmp_path, config, monkeypatch,
             "build_resnet_backbone has no MODEL.BACKBONE.DEPTH 'base'",
         ),
         (["SOLVER.SCHED", "CosineAnnealingLR", "SOLVER.MAX_EPOCH", 1], "1: shorten the warm-up"),
-        (["MODEL.HEADS.NUM_CLASSES", 9], "NUM_CLASSES is 9, the training set has 8 identities"),
-        (["MODEL.HEADS.NUM_CLASSES", 7], "NUM_CLASSES is 7, the training set has 8 identities"),
+        (["MODEL.HEADS.NUM_CLASSES", 9], "NUM_CLASSES is 9, but the training set has 8 identities"),
+        (["MODEL.HEADS.NUM_CLASSES", 7], "NUM_CLASSES is 7, but the training set has 8 identities"),
         (["INPUT.NPO.ENABLED", True, "INPUT.NPO.MODE", "pair"], "Baseline does not train on pairs"),
         (["MODEL.HEADS.POOL_LAYER", "Foo"], "the model cannot be built"),
         (["SOLVER.BASE_LR", 1e30, "TEST.EVAL_PERIOD", 0], "became nan at iteration"),

@@ -23,13 +23,12 @@ from runs import draw_market, final_states, forked, kill_self, status_of, tiny_c
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
-from occluded_reid.data.build import build_train_loader
-from occluded_reid.data.reid_dataset import ReidDataset
-from occluded_reid.engine import Trainer, prepare_run, spikes
-from occluded_reid.engine import trainer as trainer_module
+from occluded_reid.data.loading import ReidDataset, build_train_loader
+from occluded_reid.engine import Trainer, prepare_run, spikes, train_step
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.evaluation import testing
+from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.random import PrivateRandomness, derive_seed, seed_everything
 
@@ -77,7 +76,7 @@ def test_pretrained_weights_that_are_missing_are_named_in_one_message(tmp_path, 
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     network = ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.PRETRAIN", True]
     with pytest.raises(UserError, match=r"resnet50.*does not exist: download .*PRETRAIN False"):
-        Trainer.build_model(tiny_cfg(tmp_path / "run", *network))
+        build_model(tiny_cfg(tmp_path / "run", *network))
 
 
 def test_every_evaluation_stands_in_the_metrics(tmp_path):
@@ -164,13 +163,11 @@ def test_killed_at_a_chosen_moment_and_resumed_equals_uninterrupted(
                 TrainingStep, "run_step", lambda s: kill_self() if s.iter == 15 else step(s)
             )
         elif moment == "evaluation":
-            test = Trainer.test
+            test = testing.test
             monkeypatch.setattr(
-                Trainer,
+                testing,
                 "test",
-                staticmethod(
-                    lambda *args, epoch: kill_self() if epoch == 3 else test(*args, epoch=epoch)
-                ),
+                lambda *args, epoch: kill_self() if epoch == 3 else test(*args, epoch=epoch),
             )
         elif moment == "half a checkpoint":
             save = torch.save
@@ -208,7 +205,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
 
 
 def test_a_finished_run_is_not_written_over_without_a_word(tmp_path):
-    folder, message = tmp_path / "run", "holds a finished run, which this one writes over"
+    folder, message = tmp_path / "run", "holds a finished run, which this one overwrites"
     folder.mkdir()
     for resumed in (False, True):
         prepare_run(tiny_cfg(folder), training=True, resumed=resumed)
@@ -235,7 +232,7 @@ def test_weights_keep_the_configuration_that_they_were_trained_with(tmp_path):
     train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1, "SEED", 9), resume=True)
     assert (folder / "config.yaml").read_bytes() == before
     log = (folder / "log.txt").read_text()
-    assert "has finished 1 epochs, SOLVER.MAX_EPOCH is 1: there is nothing to do" in log
+    assert "has finished 1 epochs, SOLVER.MAX_EPOCH is 1: nothing to do" in log
     assert "another configuration: SEED 7 -> 9" in log
     train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2), resume=True)
     assert (folder / "config.yaml").read_bytes() == before.replace(b"EPOCH: 1", b"EPOCH: 2")
@@ -278,7 +275,7 @@ def test_eval_only_gives_the_numbers_of_the_training(tmp_path, monkeypatch):
 
 
 def test_a_failing_evaluation_loses_no_epoch(tmp_path, monkeypatch):
-    monkeypatch.setattr(Trainer, "test", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr(testing, "test", lambda *_, **__: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         train(tiny_cfg(tmp_path / "run", "SOLVER.CHECKPOINT_PERIOD", 100))
     assert (tmp_path / "run" / "last_checkpoint").read_text() == "model_0001.pth"
@@ -292,8 +289,8 @@ def test_best_checkpoint_survives_a_resume(tmp_path, monkeypatch):
     whole = tiny_cfg(folder)
     run = train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2))
     best = torch.load(folder / "model_best.pth", weights_only=True)
-    assert best["epoch"] == 1 and run._keeper.best_metric == 50
-    assert train(whole, resume=True)._keeper.best_metric == 50
+    assert best["epoch"] == 1 and run._checkpoint_hook.best_metric == 50
+    assert train(whole, resume=True)._checkpoint_hook.best_metric == 50
     assert torch.load(folder / "model_best.pth", weights_only=True)["epoch"] == 1
 
 
@@ -403,7 +400,7 @@ def test_a_loss_that_jumps_is_named_once_and_the_run_goes_on(tmp_path, monkeypat
         "loss_told jumped to 11 at iteration 32",
         "loss_told jumped to 20 at iteration 144",
     ]
-    assert "its median of the last 32 is 1 (SOLVER.SPIKE_FACTOR 10)" in said[0]
+    assert "its median over the last 32 is 1 (SOLVER.SPIKE_FACTOR 10)" in said[0]
     for factor, count in ((0, 0), (100, 0), (8, 2)):
         said.clear()
         steps_over(values, tiny_cfg(tmp_path / "run", "SOLVER.SPIKE_FACTOR", float(factor)), Told())
@@ -601,13 +598,13 @@ def test_all_test_sets_are_opened_before_anything_is_computed(tmp_path, monkeypa
     ):
         cfg = tiny_cfg(tmp_path / "run", "DATASETS.TESTS", names)
         with pytest.raises(UserError, match=message):
-            testing.test(cfg, Trainer.build_model(cfg))
+            testing.test(cfg, build_model(cfg))
         with pytest.raises(UserError, match=message):
             train(cfg)
 
 
 def test_num_classes_that_does_not_fit_is_refused(tmp_path):
-    with pytest.raises(UserError, match="NUM_CLASSES is 3, the training set has 8"):
+    with pytest.raises(UserError, match="NUM_CLASSES is 3, but the training set has 8"):
         train(tiny_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 3))
 
 
@@ -617,7 +614,7 @@ def test_gradients_of_ranks_are_held_once(tmp_path):
 
     def work(rank: int) -> None:
         model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
-        wrapped = trainer_module.wrap_model(tiny_cfg(tmp_path / "run"), model)
+        wrapped = train_step.wrap_model(tiny_cfg(tmp_path / "run"), model)
         for _ in range(2):
             wrapped.zero_grad(set_to_none=True)
             wrapped(torch.ones(2, 3)).sum().backward()
@@ -636,14 +633,14 @@ def test_gradients_held_once_or_twice_train_the_same_weights(tmp_path, monkeypat
             "SOLVER.FREEZE_ITERS", 3, "MODEL.FREEZE_LAYERS", ["backbone"],
         ) for name in ("once", "twice")
     ]  # fmt: skip
-    wrap = trainer_module.defaults.DistributedDataParallel
+    wrap = train_step.defaults.DistributedDataParallel
 
     def copied(*args: Any, **options: Any) -> nn.Module:
         return wrap(*args, **{**options, "gradient_as_bucket_view": False})
 
     def work(rank: int) -> None:
         train(cfgs[0])
-        monkeypatch.setattr(trainer_module.defaults, "DistributedDataParallel", copied)
+        monkeypatch.setattr(train_step.defaults, "DistributedDataParallel", copied)
         train(cfgs[1])
 
     on_ranks(2, work)

@@ -40,10 +40,10 @@ from runs import draw_market, final_states, status_of, tiny_cfg, train  # noqa: 
 
 from fed_plugin import hooks as fed_hooks  # noqa: E402
 from occluded_reid.checkpoint.checkpointer import Checkpointer  # noqa: E402
-from occluded_reid.engine import Trainer  # noqa: E402
 from occluded_reid.engine.interruption import EXIT_CODE  # noqa: E402
 from occluded_reid.engine.launch import launch  # noqa: E402
 from occluded_reid.engine.train_step import TrainingStep  # noqa: E402
+from occluded_reid.evaluation import testing  # noqa: E402
 from occluded_reid.utils.cli import run_command  # noqa: E402
 
 STATEFUL = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 2)
@@ -64,7 +64,7 @@ PHASES = ("start", "bank initialisation", "step", "evaluation", "checkpoint writ
 PLACES = {
     "bank initialisation": (fed_hooks, "fill_memories"),
     "step": (TrainingStep, "run_step"),
-    "evaluation": (Trainer, "test"),
+    "evaluation": (testing, "test"),
     "checkpoint write": (Checkpointer, "save"),
 }
 
@@ -105,11 +105,7 @@ class Watch:
         for number, phase in enumerate(PHASES):
             if phase in PLACES:
                 owner, name = PLACES[phase]
-                found = vars(owner)[name]
-                if isinstance(found, classmethod):
-                    setattr(owner, name, classmethod(watched(number, found.__func__)))
-                else:
-                    setattr(owner, name, watched(number, found))
+                setattr(owner, name, watched(number, vars(owner)[name]))
         yield seconds
 
 

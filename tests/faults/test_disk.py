@@ -21,10 +21,10 @@ from test_gallery import add, create
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
-from occluded_reid.data.build import open_dataset
+from occluded_reid.data.loading import open_dataset
 from occluded_reid.engine import Trainer
 from occluded_reid.engine.defaults import prepare_run
-from occluded_reid.engine.hooks import forget_metrics_from
+from occluded_reid.engine.hooks import truncate_metrics
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.synthetic.generation import generate
 from occluded_reid.utils import files
@@ -58,7 +58,7 @@ def write_config(folder: Path) -> None:
 
 
 def write_metrics(folder: Path) -> None:
-    forget_metrics_from(folder / "metrics.json", 9)
+    truncate_metrics(folder / "metrics.json", 9)
 
 
 def write_array(folder: Path) -> None:

@@ -108,7 +108,7 @@ def test_sigterm_saves_in_the_middle_of_an_epoch_and_resume_goes_on_there(
     saved = torch.load(parts / "model_interrupted.pth", weights_only=False)
     assert (saved["epoch"], saved["begun"]["steps"]) == (iteration // 6 - 1, steps)
     assert (parts / "last_checkpoint").read_text() == "model_interrupted.pth"
-    assert "--resume goes on there" in (parts / "log.txt").read_text()
+    assert "--resume continues there" in (parts / "log.txt").read_text()
     with monkeypatch.context() as context:
         context.setattr(hooks, "fill_memories", lambda *_: 1 / 0)  # the banks are kept
         assert exit_code(lambda: train(fed_run_cfg(parts, *STATEFUL), resume=True)) == 0
@@ -160,7 +160,7 @@ def test_sigterm_of_one_rank_stops_both_and_each_goes_on_with_its_own_state(tmp_
         train(whole)
 
     on_ranks(2, until_sigterm)
-    with pytest.raises(UserError, match="of 2 processes and cannot go on with 1"):
+    with pytest.raises(UserError, match="with 2 processes and cannot be resumed with 1"):
         train(parts, resume=True)
     on_ranks(2, go_on)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
@@ -231,10 +231,10 @@ def test_a_rank_that_is_killed_ends_the_command_and_is_named(tmp_path, market):
 def test_a_stop_is_noted_and_the_handler_put_back():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
-        assert not stop.agreed(now=True)
+        assert not stop.is_agreed(exchange=True)
         os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.asked and not stop.agreed(now=False) and stop.agreed(now=True)
-        assert stop.agreed(now=False)
+        assert stop.requested and not stop.is_agreed(exchange=False)
+        assert stop.is_agreed(exchange=True) and stop.is_agreed(exchange=False)
     assert signal.getsignal(signal.SIGTERM) == before
 
 
@@ -243,7 +243,7 @@ def test_a_training_outside_of_the_main_thread_notes_nothing():
 
     def work() -> None:
         with StopRequest() as stop:
-            seen.append(stop.agreed(now=True))
+            seen.append(stop.is_agreed(exchange=True))
 
     thread = threading.Thread(target=work)
     thread.start()
@@ -276,7 +276,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path, whole, harm):
     assert exit_code(lambda: train(fed_run_cfg(folder, *STATEFUL), resume=True)) == 0
     assert_same_run(whole, folder)
     log = (folder / "log.txt").read_text()
-    assert "or is damaged" in log and "going on from the newest one" in log
+    assert "or is damaged" in log and "resuming from the newest readable checkpoint" in log
     for path in folder.glob("model_*.pth"):
         path.write_bytes(b"")
     with pytest.raises(UserError, match="model_final.pth is no checkpoint or is damaged"):

@@ -16,9 +16,10 @@ from torch import nn
 
 from faults.long_run import growth, long_run
 from occluded_reid.config import CfgNode
-from occluded_reid.engine import Trainer, prepare_run
-from occluded_reid.engine.trainer import wrap_model
+from occluded_reid.engine import prepare_run
+from occluded_reid.engine.train_step import wrap_model
 from occluded_reid.evaluation.testing import evaluate_weights
+from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.distributed import unwrapped
 
 MODELS: dict[str, tuple[Callable[[], Any], Callable[[int], dict[str, Any]]]] = {
@@ -77,7 +78,7 @@ def test_any_number_of_ranks_and_any_batch_size_give_the_same_metrics(tmp_path, 
     monkeypatch.setenv("FASTREID_DATASETS", str(draw_market(tmp_path / "data")))
     torch.manual_seed(0)
     weights = tmp_path / "weights.pth"
-    torch.save({"model": Trainer.build_model(fed_run_cfg(tmp_path / "cfg")).state_dict()}, weights)
+    torch.save({"model": build_model(fed_run_cfg(tmp_path / "cfg")).state_dict()}, weights)
     reports = {}
     for ranks, size in ((1, 8), (1, 5), (2, 8), (3, 7), (4, 64)):
         folder = tmp_path / f"{ranks} {size}"
