@@ -8,6 +8,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from occluded_reid.modeling.layers import run_in_float32
+
 
 class GatedAttention(nn.Module):
     """``f + gate * softmax(q k^T) v`` over the landmarks: one block in the manner of SAGAN.
@@ -36,12 +38,13 @@ class GatedAttention(nn.Module):
 
     def forward(self, landmarks: torch.Tensor) -> torch.Tensor:
         """Return the landmarks (B, P, C), each with its share of the others."""
-        wide = landmarks.to(torch.promote_types(landmarks.dtype, torch.float32))
-        with torch.autocast(landmarks.device.type, enabled=False):  # float16 ends at 65,504
-            logits = self.query(wide) @ self.key(wide).transpose(1, 2)  # (B, P, P)
+        logits = self._logits(landmarks)
         values = self.value(landmarks)
-        mixed = logits.softmax(dim=2).to(values.dtype) @ values
-        return landmarks + self.gate * mixed
+        return landmarks + self.gate * (logits.softmax(dim=2).to(values.dtype) @ values)
+
+    @run_in_float32  # float16 ends at 65,504
+    def _logits(self, landmarks: torch.Tensor) -> torch.Tensor:
+        return self.query(landmarks) @ self.key(landmarks).transpose(1, 2)  # (B, P, P)
 
 
 class MultiHeadAttention(nn.Module):

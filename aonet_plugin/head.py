@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import nn
 
 from aonet_plugin.landmarks import (
-    feature_map,
     landmark_responses,
     normalized_maps,
     pool_landmarks,
@@ -22,7 +21,7 @@ from aonet_plugin.landmarks import (
     visibility_scores,
 )
 from aonet_plugin.memory import LandmarkMemory
-from occluded_reid.modeling.neck import build_neck
+from occluded_reid.modeling.layers import build_neck, to_feature_map
 
 STAGES = ("before", "after")
 
@@ -115,7 +114,7 @@ class AONetHead(nn.Module):
 
     def forward(self, features: torch.Tensor) -> Landmarks:
         """Read the backbone's ``features``: (B, C, H, W) or (B, 1 + H * W, C)."""
-        features = feature_map(features, self.grid)
+        features = to_feature_map(features, self.grid)
         responses = landmark_responses(features, self.patterns)
         maps = normalized_maps(responses)
         all_visible = torch.ones_like(responses[..., 0, 0])

@@ -11,22 +11,10 @@ from __future__ import annotations
 
 import torch
 
-
-def feature_map(features: torch.Tensor, grid: tuple[int, int] | None) -> torch.Tensor:
-    """Return a backbone's output as a feature map F (B, C, H, W).
-
-    Args:
-        features: the map itself, or tokens (B, 1 + H * W, C) of a transformer, the class token
-            first and the patches row by row.
-        grid: rows and columns of the patches; None for a map.
-    """
-    if features.dim() == 4:
-        return features
-    if grid is None:
-        raise ValueError("tokens need the backbone's attribute grid (rows, columns)")
-    return features[:, 1:].transpose(1, 2).unflatten(2, grid)
+from occluded_reid.modeling.layers import run_in_float32
 
 
+@run_in_float32
 def landmark_responses(features: torch.Tensor, patterns: torch.Tensor) -> torch.Tensor:
     """Return the logits ``i_k . F(w, h)`` (B, P, H, W); ``phi`` is their exponential (Sec. 3.2).
 
@@ -34,9 +22,7 @@ def landmark_responses(features: torch.Tensor, patterns: torch.Tensor) -> torch.
         features: F (B, C, H, W).
         patterns: I (P, C), the weights of a 1x1 convolution without bias.
     """
-    wide = torch.promote_types(features.dtype, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        return torch.einsum("bchw,pc->bphw", features.to(wide), patterns.to(wide))
+    return torch.einsum("bchw,pc->bphw", features, patterns)
 
 
 def normalized_maps(responses: torch.Tensor) -> torch.Tensor:
@@ -74,6 +60,7 @@ def referenced_maps(maps: torch.Tensor, visibility: torch.Tensor) -> torch.Tenso
     return maps * visibility[..., None, None]
 
 
+@run_in_float32
 def pool_landmarks(features: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
     """Return the landmark features ``f_k = F R_k`` (B, P, C) (Sec. 3.2, 3.4).
 
@@ -81,5 +68,4 @@ def pool_landmarks(features: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
         features: F (B, C, H, W).
         maps: R (B, P, H, W).
     """
-    with torch.autocast(features.device.type, enabled=False):
-        return torch.einsum("bchw,bphw->bpc", features.to(maps.dtype), maps)
+    return torch.einsum("bchw,bphw->bpc", features, maps)

@@ -10,10 +10,13 @@ import torch
 import torch.nn.functional as F
 from fastreid.modeling.losses.triplet_loss import triplet_loss
 
+from occluded_reid.modeling.layers import run_in_float32
+
 # Least value of 1 - cosine in Eq. 6: parallel features count 13.8, not infinity.
 LEAST_ANGLE = 1e-6
 
 
+@run_in_float32
 def visible_identity_loss(
     logits: torch.Tensor,
     identities: torch.Tensor,
@@ -31,9 +34,8 @@ def visible_identity_loss(
         visibility: beta (B, P); by its gradient the loss falls where nothing is visible.
         label_smoothing: share of the target that is spread over all identities.
     """
-    wide = torch.promote_types(logits.dtype, torch.float32)
     entropies = F.cross_entropy(
-        logits.flatten(0, 1).to(wide),
+        logits.flatten(0, 1),
         identities.repeat_interleave(logits.shape[1]),
         reduction="none",
         label_smoothing=label_smoothing,
@@ -41,6 +43,7 @@ def visible_identity_loss(
     return (visibility * entropies).mean()
 
 
+@run_in_float32
 def orthogonal_loss(features: torch.Tensor) -> torch.Tensor:
     """Return the loss of landmark features that point the same way, mean over images (Eq. 6).
 
@@ -50,10 +53,8 @@ def orthogonal_loss(features: torch.Tensor) -> torch.Tensor:
     Args:
         features: f (B, P, C) before the self-attention block.
     """
-    wide = torch.promote_types(features.dtype, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        unit = F.normalize(features.to(wide), dim=2)
-        cosines = unit @ unit.transpose(1, 2)  # (B, P, P)
+    unit = F.normalize(features, dim=2)
+    cosines = unit @ unit.transpose(1, 2)  # (B, P, P)
     pairs = cosines.clamp(0, 1 - LEAST_ANGLE).triu(diagonal=1)
     return -torch.log1p(-pairs).mean()
 
@@ -70,6 +71,7 @@ def overlap_loss(maps: torch.Tensor) -> torch.Tensor:
     return 1 - maps.amax(dim=1).sum(dim=(1, 2)).mean() / maps.shape[1]
 
 
+@run_in_float32
 def landmark_triplet_loss(
     features: torch.Tensor, identities: torch.Tensor, margin: float
 ) -> torch.Tensor:
@@ -80,6 +82,4 @@ def landmark_triplet_loss(
         identities: (B,).
         margin: of the distances.
     """
-    wide = torch.promote_types(features.dtype, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        return triplet_loss(features.flatten(1).to(wide), identities, margin, False, True)
+    return triplet_loss(features.flatten(1), identities, margin, False, True)

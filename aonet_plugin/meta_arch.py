@@ -28,7 +28,7 @@ from aonet_plugin.losses import (
 )
 from aonet_plugin.memory import LandmarkMemory
 from occluded_reid.config import changed_copy
-from occluded_reid.modeling.normalization import ImageNormalization
+from occluded_reid.modeling.layers import ImageNormalization
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 

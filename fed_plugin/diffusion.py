@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from fed_plugin.memory import cosine_to_centres
-from occluded_reid.modeling.neck import build_neck
+from occluded_reid.modeling.layers import build_neck, to_float32
 
 
 @torch.no_grad()
@@ -81,8 +81,7 @@ class CentreAttention(nn.Module):
         wanted = torch.einsum("bhd,hdc->bhc", query, key)  # (B, heads, D)
         near = F.embedding(neighbors, centres)  # (B, K, D)
         logits = torch.einsum("bhc,bkc->bhk", wanted, near) * self.scale
-        wide = torch.promote_types(logits.dtype, torch.float32)
-        weights = logits.to(wide).softmax(dim=2)  # Eq. 5
+        weights = to_float32(logits).softmax(dim=2)  # Eq. 5
         mixture = torch.einsum("bhk,bkc->bhc", weights.to(near.dtype), near)
         return torch.einsum("bhc,hdc->bhd", mixture, value)  # Eq. 6
 

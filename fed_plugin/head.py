@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from occluded_reid.modeling.neck import build_neck
+from occluded_reid.modeling.layers import build_neck, split_tokens, to_float32
 from occluded_reid.utils.errors import UserError
 
 
@@ -29,26 +29,6 @@ class PartFeatures(NamedTuple):
     visibility: torch.Tensor
     erased: torch.Tensor
     embedding: torch.Tensor
-
-
-def split_tokens(
-    features: torch.Tensor, grid: tuple[int, int] | None
-) -> tuple[torch.Tensor, torch.Tensor, int]:
-    """Return the whole image's feature (B, C), patch tokens (B, T, C), and their number of rows.
-
-    Args:
-        features: tokens (B, 1 + T, C) of a transformer, the class token first; or the feature map
-            (B, C, H, W) of a convolutional net, whose mean stands in for the class token.
-        grid: rows and columns of the patches; None for a feature map.
-
-    Returns:
-        The tokens in raster order, row by row.
-    """
-    if features.dim() == 4:
-        return features.mean(dim=(2, 3)), features.flatten(2).transpose(1, 2), features.shape[2]
-    if grid is None:
-        raise ValueError("tokens need the backbone's attribute grid (rows, columns)")
-    return features[:, 0], features[:, 1:], grid[0]
 
 
 def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tensor:
@@ -93,8 +73,7 @@ class PartErasing(nn.Module):
     def forward(self, parts: torch.Tensor) -> torch.Tensor:
         """Return the visibility (B, P) in [0, 1] of ``parts`` (B, P, C)."""
         scores = [scorer(parts[:, part]) for part, scorer in enumerate(self.scorers)]
-        visibility = torch.cat(scores, dim=1).sigmoid()
-        return visibility.to(torch.promote_types(visibility.dtype, torch.float32))
+        return to_float32(torch.cat(scores, dim=1).sigmoid())
 
 
 def erase(parts: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:

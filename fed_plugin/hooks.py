@@ -12,7 +12,7 @@ from fastreid.config import CfgNode
 from fastreid.engine.train_loop import HookBase
 
 from fed_plugin.memory import IdentityMemory
-from occluded_reid.data.loading import build_test_loader
+from occluded_reid.data.build import build_test_loader
 from occluded_reid.evaluation.inference import evaluating
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError

@@ -11,8 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from fed_plugin.memory import cosine_to_centres
+from occluded_reid.modeling.layers import run_in_float32
 
 
+@run_in_float32
 def visibility_loss(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Return the squared error of the visibility scores, mean over parts and images (Eq. 2).
 
@@ -20,10 +22,10 @@ def visibility_loss(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Ten
         visibility: (B, P), the paper's occlusion scores, in [0, 1], 1 = visible.
         labels: (B, P), the paper's occlusion masks: 1 = visible, 0 = occluded.
     """
-    wide = torch.promote_types(visibility.dtype, torch.float32)
-    return F.mse_loss(visibility.to(wide), labels.to(wide))
+    return F.mse_loss(visibility, labels.to(visibility.dtype))
 
 
+@run_in_float32
 def identity_loss(logits: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
     """Return the cross entropy, mean over images (Eq. 8).
 
@@ -31,8 +33,7 @@ def identity_loss(logits: torch.Tensor, identities: torch.Tensor) -> torch.Tenso
         logits: (B, I), W f of Eq. 8.
         identities: (B,), in 0..I-1.
     """
-    wide = torch.promote_types(logits.dtype, torch.float32)
-    return F.cross_entropy(logits.to(wide), identities)
+    return F.cross_entropy(logits, identities)
 
 
 def memory_contrast_loss(

@@ -9,19 +9,18 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from occluded_reid.modeling.layers import run_in_float32
 from occluded_reid.utils.distributed import sum_across_ranks
 
 
+@run_in_float32
 def cosine_to_centres(features: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     """Return the cosine similarity (B, I) of features (B, D) and centres (I, D).
 
     In float32 (or wider) even under autocast: divided by the temperature 0.05, an error of 0.004,
     which bfloat16 makes, would be one of 0.08 in a logit.
     """
-    wide = torch.promote_types(features.dtype, torch.float32)
-    with torch.autocast(features.device.type, enabled=False):
-        features = F.normalize(features.to(wide), dim=1)
-        return features @ F.normalize(centres.to(wide), dim=1).T
+    return F.normalize(features, dim=1) @ F.normalize(centres, dim=1).T
 
 
 class IdentityMemory(nn.Module):

@@ -22,7 +22,7 @@ from fed_plugin.head import FEDHead, PartFeatures
 from fed_plugin.hooks import FillMemories
 from fed_plugin.losses import identity_loss, memory_contrast_loss, visibility_loss, weighted_terms
 from fed_plugin.memory import IdentityMemory
-from occluded_reid.modeling.normalization import ImageNormalization
+from occluded_reid.modeling.layers import ImageNormalization
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 

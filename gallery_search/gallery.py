@@ -19,7 +19,6 @@ from gallery_search.approximation import EXACT_UP_TO, load, propose
 from gallery_search.database import Database, create_database, transaction
 from gallery_search.exact import SPARE, nearest_rows, prepared, ranked
 from gallery_search.facts import Approximation, Facts
-from gallery_search.halves import Halves
 from gallery_search.metadata import Filter, Item
 from gallery_search.vectors import Vectors
 from gallery_search.writer import Writer, locked
@@ -83,8 +82,6 @@ class GalleryIndex:
         folder: what :meth:`create` made.
         fingerprint: of the model that the queries come from; ``""`` asks for no check.
         gallery: where the images are now; ``""`` is where they were.
-        in_memory: hold the vectors in memory as :class:`halves.Halves`, from the first search that
-            looks at every item; they are read again when items were added.
 
     Raises:
         UserError: no index, a damaged one, one of another version, or one of another model.
@@ -95,13 +92,10 @@ class GalleryIndex:
         folder: str | os.PathLike[str],
         fingerprint: str = "",
         gallery: str | os.PathLike[str] = "",
-        in_memory: bool = False,
     ):
         self.folder = Path(folder)
         self._lock = threading.Lock()
         self._view: Vectors | None = None
-        self._in_memory = in_memory
-        self._held: Halves | None = None
         self._loaded: tuple[int, Any] = (0, None)
         self._gallery = str(gallery)
         self._fingerprint = fingerprint
@@ -206,11 +200,9 @@ class GalleryIndex:
         if not top or not len(queries):
             return [[] for _ in queries]
         exact = exact or (filtered and len(selected) <= EXACT_UP_TO)
-        rows: list[np.ndarray] | np.ndarray | None = None
+        rows: np.ndarray | None = None
         if facts.approximation and not exact:
             rows = self._proposed(facts, facts.approximation, vectors, queries, top, selected)
-        if rows is None and self._in_memory and not filtered:
-            rows = self._candidates(facts, vectors, queries, top, selected)
         if rows is None:
             rows = nearest_rows(vectors, queries, top + SPARE, facts.metric, selected)
         found = [
@@ -241,24 +233,6 @@ class GalleryIndex:
         if ((rows >= 0).sum(1) < min(top, border)).any():
             return None
         return np.hstack([rows, nearest_rows(vectors, queries, top + SPARE, facts.metric, later)])
-
-    def _candidates(
-        self, facts: Facts, vectors: Vectors, queries: np.ndarray, top: int, selected: np.ndarray
-    ) -> list[np.ndarray]:
-        """Return rows among which each query's nearest are, found by the vectors in memory."""
-        removed = np.delete(np.arange(facts.rows), selected)
-        proposed = self._halves(facts, vectors).candidates(queries, top, removed)
-        open_ones = [number for number, rows in enumerate(proposed) if rows is None]
-        found = nearest_rows(vectors, queries[open_ones], top + SPARE, facts.metric, selected)
-        instead = iter(found)
-        return [next(instead) if rows is None else rows for rows in proposed]
-
-    def _halves(self, facts: Facts, vectors: Vectors) -> Halves:
-        with self._lock:
-            held = self._held
-            if held is None or (held.generation, len(held)) != (vectors.generation, len(vectors)):
-                held = self._held = Halves(vectors, facts.metric)
-            return held
 
     def _known(self, database: Database, ids: Sequence[int]) -> list[Known]:
         facts = self._facts(database)

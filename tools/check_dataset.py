@@ -11,8 +11,8 @@ import sys
 from typing import Any
 
 from occluded_reid.config import load_config
+from occluded_reid.data.build import open_dataset
 from occluded_reid.data.datasets.registry import FolderDataset, chosen_protocol, dataset_root
-from occluded_reid.data.loading import open_dataset
 from occluded_reid.data.prepare.doctor import diagnose
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError

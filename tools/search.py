@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from extract_features import NAMED, positive, prepared_batches
 from methods import ADD_KEYS
 from tabulate import tabulate
 
@@ -34,15 +33,15 @@ from gallery_search.metadata import item_from_name, parse_time, read_table
 from gallery_search.web import server
 from gallery_search.web.search import MOST_HITS, GallerySearch
 from occluded_reid.data.images import READ_ERRORS, read_errors_named, read_rgb
-from occluded_reid.data.workers import read_batches
-from occluded_reid.deploy.embedder import Embedded, Embedder, load, read_bgr
+from occluded_reid.deploy.bulk import load_batches, log_unreadable
+from occluded_reid.deploy.embedder import Embedder, load, read_bgr
 from occluded_reid.deploy.feature_file import ImageList, list_images
 from occluded_reid.engine.defaults import setup_logging
 from occluded_reid.evaluation.distances import spans
-from occluded_reid.utils.cli import run_command
+from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.utils.cli import positive_int, run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_folder, whole_file, write_json
-from occluded_reid.utils.progress import progress
 from occluded_reid.visualization.sheet import BLUE, GREY, ORANGE, TILE, Section, Tile, sheet
 
 logger = logging.getLogger("occluded_reid.search")
@@ -105,24 +104,18 @@ def add_images(
     new = ImageList(images.folder, np.array([p for p in images.paths if p not in known], str))
     logger.info(f"{len(known)} of {len(images.paths)} images are in {index.folder} already")
     places = [range(*part.indices(part.stop)) for part in spans(len(new.paths), args.batch_size)]
-    batches = prepared_batches(new, places, embedder, args.workers)
-    broken = []
-    for batch in progress(
-        read_batches(batches), total=len(batches), description="Adding", unit="batches"
-    ):
-        broken += batch.broken
+    unreadable = []
+    for batch in load_batches(new, places, embedder, workers=args.workers, description="Adding"):
+        unreadable += batch.unreadable
         if batch.images is not None:
-            found = embedder.embed_prepared(batch.images)
-            paths = [str(new.paths[place]) for place in batch.places]
+            embedding = embedder.embed_batch(batch.images)
+            paths = [str(new.paths[index]) for index in batch.indices]
             items = [table.get(path) or item_from_name(path) for path in paths]
-            writer.add(items, *found)
-    for place, reason in broken[:NAMED]:
-        logger.warning(f"Cannot be read: {new.paths[place]} ({reason})")
-    if broken:
-        logger.warning(f"{len(broken)} images cannot be read; they are not in the index")
+            writer.add(items, embedding.features, embedding.visibility)
+    log_unreadable(new, unreadable, "they are not in the index")
     if nowhere := len(table.keys() - set(images.paths.tolist())):
         logger.warning(f"{nowhere} lines of {args.metadata} name no image below {images.folder}")
-    if len(broken) == len(images.paths):
+    if len(unreadable) == len(images.paths):
         raise UserError(f"none of the images below {images.folder} can be read")
 
 
@@ -249,7 +242,7 @@ def described(hit: Hit) -> dict[str, Any]:
 
 
 def ranked_lists(
-    paths: list[str], found: Embedded, lists: list[list[Hit]], *, stripes: bool
+    paths: list[str], found: Embedding, lists: list[list[Hit]], *, stripes: bool
 ) -> list[Section]:
     """A row for each query: the picture, then its hits with similarity and visibility."""
     sections = []
@@ -343,7 +336,7 @@ def parser() -> argparse.ArgumentParser:
 def reading_options(options: argparse.ArgumentParser) -> None:
     """How the gallery is read."""
     options.add_argument("--metadata", metavar="F.csv", help="columns path,camera,time,identity")
-    options.add_argument("--batch-size", type=positive, default=64, metavar="N", help="64")
+    options.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="64")
     workers = min(4, os.cpu_count() or 1)
     options.add_argument("--workers", type=int, default=workers, metavar="N", help=f"{workers}")
 
@@ -373,7 +366,7 @@ def filter_options(options: argparse.ArgumentParser) -> None:
 def query_options(options: argparse.ArgumentParser) -> None:
     """What is asked, and where the answer goes."""
     options.add_argument("--image", action="append", required=True, metavar="IMG", help="a crop")
-    options.add_argument("--top", type=positive, default=10, metavar="N", help="hits (10)")
+    options.add_argument("--top", type=positive_int, default=10, metavar="N", help="hits (10)")
     options.add_argument("--exact", action="store_true", help="look at every image")
     options.add_argument("--figure", metavar="F.png", help="draw the ranked list")
     options.add_argument("--json", metavar="F.json", help="write the hits")

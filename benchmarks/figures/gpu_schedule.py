@@ -26,7 +26,8 @@ from torch import nn
 from fed_plugin import add_fed_config
 from figures.loading import write_pictures
 from occluded_reid.config import load_config
-from occluded_reid.data.loading import Item, build_train_loader
+from occluded_reid.data.build import build_train_loader
+from occluded_reid.data.reid_dataset import Item
 from occluded_reid.modeling.build import build_model
 
 NAMES = (

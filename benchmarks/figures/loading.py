@@ -22,7 +22,7 @@ from references.pil_pairs import PairsInPIL
 from fed_plugin import add_fed_config
 from occluded_reid.config import load_config
 from occluded_reid.data.cache import DecodedImages, cached
-from occluded_reid.data.loading import BatchDataset, Draw, collate
+from occluded_reid.data.reid_dataset import BatchDataset, SampleIndex, collate
 from occluded_reid.data.transforms.augmentation import build_augmentation
 from occluded_reid.data.transforms.batch_augmentation import BatchAugmentation
 from occluded_reid.data.transforms.npo import build_npo
@@ -51,17 +51,17 @@ def measure(
         reference = PairsInPIL(items, build_transforms(cfg, is_train=True), npo, Path(folder))
         decoded = DecodedImages([item[0] for item in items], augmentation.resize)
         cache = cached(decoded, size, folder)
-        draws = [Draw(number, 1000 + number) for number in range(images)]
-        wanted = collate([reference[draw] for draw in draws])
+        indices = [SampleIndex(number, 1000 + number) for number in range(images)]
+        wanted = collate([reference[index] for index in indices])
         for name, source, finished in (
             ("loading", cache, True), ("loading_device", cache, False),
             ("loading_files", decoded, True),
         ):  # fmt: skip
             ours = BatchDataset(items, source, augmentation, finished=finished)
-            check(ours.__getitems__(draws), wanted, finish)
+            check(ours.__getitems__(indices), wanted, finish)
             times = time_alternately(
-                partial(ours.__getitems__, draws),
-                lambda: collate([reference[draw] for draw in draws]),
+                partial(ours.__getitems__, indices),
+                lambda: collate([reference[index] for index in indices]),
                 rounds=rounds,
             )
             rate, reference_rate = ([images / spent for spent in each] for each in times)

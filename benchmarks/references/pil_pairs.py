@@ -16,7 +16,7 @@ from fastreid.data.data_utils import read_image
 from fastreid.data.transforms import ToTensor
 from PIL import Image, ImageEnhance
 
-from occluded_reid.data.loading import Draw
+from occluded_reid.data.reid_dataset import SampleIndex
 from occluded_reid.data.transforms.npo import NpoAugmentation, Rectangle, draw_rectangle
 from occluded_reid.utils.random import PrivateRandomness
 
@@ -37,12 +37,12 @@ class PairsInPIL:
         for path, patch in zip(self._patches, npo.patches, strict=True):
             Image.fromarray(patch.pixels).save(path)
 
-    def __getitem__(self, draw: Draw) -> dict[str, Any]:
-        path, identity, camera = self._items[draw.image]
-        with PrivateRandomness(draw.seed):
+    def __getitem__(self, index: SampleIndex) -> dict[str, Any]:
+        path, identity, camera = self._items[index.position]
+        with PrivateRandomness(index.seed):
             whole = self._transform(read_image(path))
         picture = Image.fromarray(whole.permute(1, 2, 0).numpy().astype(np.uint8))
-        occluded = ToTensor()(self._occluded(picture, np.random.default_rng(draw.seed)))
+        occluded = ToTensor()(self._occluded(picture, np.random.default_rng(index.seed)))
         return {
             "images": whole,
             "occluded_images": occluded,
@@ -50,7 +50,7 @@ class PairsInPIL:
             "targets": identity,
             "camids": camera,
             "img_paths": path,
-            "index": draw.image,
+            "index": index.position,
         }
 
     def _occluded(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:

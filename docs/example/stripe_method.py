@@ -20,7 +20,7 @@ from fastreid.config import CfgNode, configurable
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
-from occluded_reid.modeling.neck import build_neck
+from occluded_reid.modeling.layers import build_neck
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 

@@ -99,8 +99,10 @@ class GallerySearch:
         image = decoded(content)
         pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
         with self._model:
-            features, visibility = self._embedder.embed([pixels])
-        return Query(name[:LONGEST_NAME], features[0], visibility[0], thumbnail(image))
+            embedding = self._embedder.embed([pixels])
+        return Query(
+            name[:LONGEST_NAME], embedding.features[0], embedding.visibility[0], thumbnail(image)
+        )
 
     def chosen(self, key: str) -> Query:
         """Return the query that a gallery image is; its features stand in the index.

@@ -1,4 +1,4 @@
-"""A trained model as a function from pictures to vectors.
+"""A trained model as a function from images to feature vectors.
 
 Shapes: N images, H, W height and width in pixels, D feature dimensions, P parts.
 """
@@ -9,38 +9,36 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from itertools import islice
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-from fastreid.config import CfgNode
 from fastreid.data.transforms import build_transforms
 from PIL import Image
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import build_inference_model, weights_sha256
-from occluded_reid.config import AddKeys, get_cfg, load_config
+from occluded_reid.config import AddKeys, CfgNode, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.images import read_rgb
-from occluded_reid.evaluation.distances import FeatureDistances
 from occluded_reid.modeling.outputs import Embedding, embedding_of
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-# What a model that is only evaluated does not need, and what might not be at hand.
-_EVALUATED = ("MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False")
+# Training needs these, inference does not, and the files may be missing.
+_INFERENCE_OVERRIDES = ("MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False")
 
-# Keys of MODEL that no feature depends on.
-_WITHOUT_EFFECT = (
+# Keys of MODEL that leave the features unchanged.
+_IRRELEVANT_KEYS = (
     "BACKBONE.PRETRAIN",  # and PRETRAIN_PATH, PRETRAIN_NAME
     "BACKBONE.RECOMPUTE",
     "COMPILE",
     "DEVICE",
-    "EMA.",  # which weights are read is seen from the weights
+    "EMA.",  # the hash of the weights covers it
     "FREEZE_LAYERS",
     "HEADS.NUM_CLASSES",
     "LOSSES.",
@@ -48,35 +46,25 @@ _WITHOUT_EFFECT = (
 )
 
 
-class Embedded(NamedTuple):
-    """What a model says of N images.
-
-    Attributes:
-        features: (N, D) float32, compared by the model's metric.
-        visibility: (N, P) float32 in [0, 1], 1 = visible; P is 0 where a model does not tell.
-    """
-
-    features: np.ndarray
-    visibility: np.ndarray
-
-
 class Embedder:
-    """A model that takes pictures as cv2 and trackers give them; see :func:`load`.
+    """Embed images held in memory; :func:`load` builds one.
 
     Args:
-        model: with its weights, in evaluation mode, on the device of ``cfg``.
-        cfg: the model's configuration.
-        fingerprint: of weights and configuration.
-        batch_size: images that go through the model at a time.
-        bf16: compute in bfloat16 where autocast does.
+        model: The trained model, in evaluation mode, on the device of ``cfg``.
+        cfg: Its configuration.
+        fingerprint: Hash of the weights and of every setting that affects the features.
+        batch_size: Images per forward pass.
+        bf16: Run the forward pass under bfloat16 autocast.
 
     Attributes:
         metric: ``cosine``, ``euclidean`` or ``dot``.
         dim: D.
         num_parts: P.
-        stripes: whether the parts are stripes, from the top, or others, such as landmarks.
-        input_size: (H, W) that every picture is brought to.
-        fingerprint: 64 hex digits; those of another model, input size or metric are others.
+        stripes: Whether the parts are horizontal stripes from the top, not, say, landmarks.
+        input_size: (H, W) that every image is resized to.
+        transform: Turn an RGB PIL image into the model's input, (3, H, W) in 0-255.
+        precision: ``float32`` or ``bfloat16``, of the forward pass.
+        fingerprint: 64 hex digits; never compare features with different fingerprints.
     """
 
     def __init__(
@@ -92,89 +80,99 @@ class Embedder:
         self.fingerprint = fingerprint
         self.batch_size = batch_size
         self.device = torch.device(cfg.MODEL.DEVICE)
+        self.precision = "bfloat16" if bf16 else "float32"
+        self.transform = build_transforms(cfg, is_train=False)
         self._model = model
-        self._transform = build_transforms(cfg, is_train=False)
         self._flip = cfg.TEST.FLIP.ENABLED
-        self._bf16 = bf16
         blank = self.prepare(np.zeros((2, 1, 3), np.uint8))[None]
         self.input_size: tuple[int, int] = (blank.shape[2], blank.shape[3])
-        said = self._said_of(blank)
-        self.dim, self.num_parts = said.features.shape[1], said.visibility.shape[1]
-        self.stripes = said.stripes
+        embedding = self.embed_batch(blank)
+        self.dim, self.num_parts = embedding.features.shape[1], embedding.visibility.shape[1]
+        self.stripes = embedding.stripes
 
-    def embed(self, images: Iterable[np.ndarray]) -> Embedded:
-        """Return features and visibility of ``images``, in their order.
-
-        Args:
-            images: N arrays (H, W, 3) of uint8, blue first, of any sizes.
-
-        Raises:
-            UserError: one of them is no such array, or the weights are broken.
-        """
-        prepared = (self.prepare(image, place) for place, image in enumerate(images))
-        found = [self.embed_prepared(torch.stack(batch)) for batch in self._batches(prepared)]
-        none = Embedded(*(np.empty((0, width), np.float32) for width in (self.dim, self.num_parts)))
-        features, visibility = zip(none, *found, strict=True)
-        return Embedded(np.concatenate(features), np.concatenate(visibility))
-
-    def similarity(self, a: Embedded | np.ndarray, b: Embedded | np.ndarray) -> np.ndarray:
-        """Return the (Na, Nb) float32 similarities by the model's metric; higher is more alike.
-
-        They are cosines in [-1, 1], inner products, or minus squared Euclidean distances.
+    def embed(self, images: Iterable[np.ndarray]) -> Embedding:
+        """Compute features and visibility of images, in their order.
 
         Args:
-            a: what :meth:`embed` returned, or (Na, D) features.
-            b: likewise, Nb of them.
+            images: N uint8 arrays (H, W, 3) in BGR order, of any size, as cv2 reads them.
+
+        Returns:
+            float32 arrays: features (N, D), visibility (N, P).
 
         Raises:
-            UserError: features of another shape.
+            UserError: An image is not such an array, or the features are not finite.
+
+        >>> model = occluded_reid.load("logs/demo")  # doctest: +SKIP
+        >>> model.embed([cv2.imread("a.png"), cv2.imread("b.png")]).features.shape  # doctest: +SKIP
+        (2, 768)
         """
-        one, other = self._features_of(a), self._features_of(b)
-        distances = FeatureDistances(one, other, self.metric, self.device)[:, :]
+        prepared = (self.prepare(image, index) for index, image in enumerate(images))
+        batches = []
+        while batch := list(islice(prepared, self.batch_size)):
+            batches.append(self.embed_batch(torch.stack(batch)))
+        return self.concatenate(batches)
+
+    def similarity(self, a: Embedding | np.ndarray, b: Embedding | np.ndarray) -> np.ndarray:
+        """Compare two sets of images by the model's metric; higher is more similar.
+
+        Args:
+            a: What :meth:`embed` returned, or (Na, D) features.
+            b: The same for Nb images.
+
+        Returns:
+            (Na, Nb) float32: cosines, inner products, or negated squared Euclidean distances.
+
+        Raises:
+            UserError: The features have another dimension than the model's.
+        """
+        from occluded_reid.evaluation.distances import FeatureDistances
+
+        distances = FeatureDistances(
+            self._check_features(a), self._check_features(b), self.metric, self.device
+        )[:, :]
         return 1 - distances if self.metric == "cosine" else -distances
 
-    def prepare(self, image: np.ndarray, place: int = 0) -> torch.Tensor:
-        """Return a picture as evaluation gives it to the model: (3, H, W) in 0-255, red first.
+    def prepare(self, image: np.ndarray, index: int = 0) -> torch.Tensor:
+        """Turn an image into the model's input: (3, H, W) in 0-255, RGB.
 
         Args:
-            image: (H, W, 3) uint8, blue first, of any size.
-            place: its number, for the message.
+            image: (H, W, 3) uint8 in BGR order, of any size.
+            index: Its position, for the error message.
 
         Raises:
-            UserError: it is no such array.
+            UserError: It is not such an array.
         """
-        _check_image(image, place)
-        return self._transform(Image.fromarray(np.ascontiguousarray(image[:, :, ::-1])))
-
-    def embed_prepared(self, images: torch.Tensor) -> Embedded:
-        """Return what the model says of one batch of prepared images (N, 3, H, W).
-
-        Raises:
-            UserError: features that are not finite.
-        """
-        said = self._said_of(images)
-        return Embedded(said.features.float().cpu().numpy(), said.visibility.float().cpu().numpy())
+        _check_image(image, index)
+        return self.transform(Image.fromarray(np.ascontiguousarray(image[:, :, ::-1])))
 
     @torch.inference_mode()
-    def _said_of(self, images: torch.Tensor) -> Embedding:
+    def embed_batch(self, images: torch.Tensor) -> Embedding:
+        """Embed one batch (N, 3, H, W) of prepared images; see :meth:`embed`."""
         images = images.to(self.device, non_blocking=True)
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self._bf16):
-            said = embedding_of(self._model, {"images": images}, flip=self._flip)
-        if not said.features.isfinite().all():
-            raise UserError("the model's features are not finite: broken weights")
-        return said
+        bf16 = self.precision == "bfloat16"
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
+            embedding = embedding_of(self._model, {"images": images}, flip=self._flip)
+        if not embedding.features.isfinite().all():
+            raise UserError("the model's features are not finite; the weights are broken")
+        return embedding.numpy()
 
-    def _batches(self, items: Iterator[torch.Tensor]) -> Iterator[list[torch.Tensor]]:
-        while batch := list(islice(items, self.batch_size)):
-            yield batch
+    def concatenate(self, batches: Sequence[Embedding]) -> Embedding:
+        """Concatenate what :meth:`embed_batch` returned; no batch gives empty arrays."""
+        empty = (np.empty((0, size), np.float32) for size in (self.dim, self.num_parts))
+        parts = [Embedding(*empty), *batches]
+        return Embedding(
+            np.concatenate([part.features for part in parts]),
+            np.concatenate([part.visibility for part in parts]),
+            self.stripes,
+        )
 
-    def _features_of(self, given: Embedded | np.ndarray) -> torch.Tensor:
-        features = given.features if isinstance(given, Embedded) else given
+    def _check_features(self, given: Embedding | np.ndarray) -> torch.Tensor:
+        features = given.features if isinstance(given, Embedding) else given
         features = np.ascontiguousarray(features, np.float32)
         if features.ndim != 2 or features.shape[1] != self.dim:
             raise UserError(
-                f"features of shape {features.shape} cannot be compared by this model: "
-                f"(N, {self.dim}) is expected; were they made by another one?"
+                f"features of shape {features.shape} cannot be compared by this model; expected "
+                f"(N, {self.dim}). Are they from another model?"
             )
         return torch.from_numpy(features)
 
@@ -190,44 +188,45 @@ def load(
     trust_checkpoint: bool = False,
     add_keys: Iterable[AddKeys] | None = None,
 ) -> Embedder:
-    """Read a trained model; what only training needs is left out.
+    """Load a trained model, without the parts that only training needs.
 
     Args:
-        weights_or_run: a run's folder, or a weights file.
-        device: such as ``cpu`` or ``cuda:0``; None for what the configuration says, and the CPU
-            where there is no GPU.
-        config: the configuration; ``""`` for the config.yaml in the run's folder or beside the
-            weights.
-        overrides: of the configuration, ``KEY VALUE KEY VALUE ...``.
-        batch_size: images that go through the model at a time.
-        bf16: compute in bfloat16 where autocast does; features stay float32.
-        trust_checkpoint: read a file that holds Python objects, which can run code.
-        add_keys: the methods; None for all that are installed.
+        weights_or_run: A run's folder, or a weights file.
+        device: Such as ``cpu`` or ``cuda:0``; None takes ``MODEL.DEVICE``, or the CPU where there
+            is no GPU.
+        config: The configuration; by default the config.yaml in the run or beside the weights.
+        overrides: Configuration overrides, ``KEY VALUE KEY VALUE ...``.
+        batch_size: Images per forward pass.
+        bf16: Run the forward pass under bfloat16 autocast; features stay float32.
+        trust_checkpoint: Allow pickled Python objects, which can run code.
+        add_keys: The methods' configuration functions; None for all that are installed.
 
     Raises:
-        UserError: no weights, no configuration, no such device, or weights that do not fit.
+        UserError: No weights, no configuration, no such device, or weights that do not fit.
+
+    >>> model = load("logs/demo", "cuda", bf16=True)  # doctest: +SKIP
     """
     weights, config = _files_of(Path(weights_or_run), str(config))
     methods = installed_methods() if add_keys is None else tuple(add_keys)
     if not methods:
         logger.warning("No method is installed: pip install . (or -e .) in the repository")
-    words = [*overrides, *_EVALUATED]
+    overrides = [*overrides, *_INFERENCE_OVERRIDES]
     if device is not None:
         _check_device(device)
-        words += ["MODEL.DEVICE", device]
-    cfg = load_config(config, words, add_keys=methods)
+        overrides += ["MODEL.DEVICE", device]
+    cfg = load_config(config, overrides, add_keys=methods)
     if len(cfg.INPUT.SIZE_TEST) != 2 or min(cfg.INPUT.SIZE_TEST) < 1:
         raise UserError(f"INPUT.SIZE_TEST is {cfg.INPUT.SIZE_TEST}; height and width are expected")
     model = build_inference_model(cfg, str(weights), trust=trust_checkpoint)
-    fingerprint = _fingerprint(model, cfg, get_cfg(methods))
+    fingerprint = _compute_fingerprint(model, cfg, get_cfg(methods))
     return Embedder(model, cfg, fingerprint=fingerprint, batch_size=batch_size, bf16=bf16)
 
 
 def read_bgr(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image file as :meth:`Embedder.embed` asks: (H, W, 3) of uint8, blue first.
+    """Read an image file as :meth:`Embedder.embed` expects: (H, W, 3) uint8, BGR.
 
     Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: see :data:`images.READ_ERRORS`.
+        OSError, SyntaxError, ValueError, DecompressionBombError: See :data:`images.READ_ERRORS`.
     """
     return np.ascontiguousarray(np.asarray(read_rgb(path))[:, :, ::-1])
 
@@ -266,51 +265,47 @@ def _weights_in(run: Path) -> Path:
 
 def _check_device(device: str) -> None:
     try:
-        wanted = torch.device(device)
+        requested = torch.device(device)
     except RuntimeError as error:
-        raise UserError(f"there is no device {device!r}; it can be cpu, cuda or cuda:0") from error
-    if wanted.type == "cuda" and (wanted.index or 0) >= torch.cuda.device_count():
+        raise UserError(f"no device {device!r}; expected cpu, cuda or cuda:0") from error
+    if requested.type == "cuda" and (requested.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"the device is {device}, but PyTorch finds {torch.cuda.device_count()} GPUs; "
             "choose another, such as cpu"
         )
 
 
-def _check_image(image: Any, place: int) -> None:
-    expected = "an array (H, W, 3) of uint8, blue first, is expected, as cv2 gives"
+def _check_image(image: Any, index: int) -> None:
+    expected = "expected a BGR array (H, W, 3) of uint8, as cv2 reads"
     if not isinstance(image, np.ndarray):
-        raise UserError(f"image {place} is a {type(image).__name__}; {expected}")
+        raise UserError(f"image {index} is a {type(image).__name__}; {expected}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise UserError(f"image {place} has shape {image.shape} of {image.dtype}; {expected}")
+        raise UserError(f"image {index} has shape {image.shape} of {image.dtype}; {expected}")
     if not image.size:
-        raise UserError(f"image {place} is empty, {image.shape}; a box outside of its frame?")
+        raise UserError(f"image {index} is empty, {image.shape}; is its box outside the frame?")
 
 
-def _fingerprint(model: nn.Module, cfg: CfgNode, defaults: CfgNode) -> str:
-    """Return the sha256 over the weights and all that decides what becomes of a picture.
+def _compute_fingerprint(model: nn.Module, cfg: CfgNode, defaults: CfgNode) -> str:
+    """Hash the weights and every setting that affects the features.
 
-    The weights are those of inference: a run's and the published ones have the same fingerprint. Of
-    MODEL only what is not at its default counts, so that a method or a key that is added later
-    leaves the fingerprints of other models as they are.
+    The weights are those of inference, so a run and its published file share a fingerprint. MODEL
+    keys at their default are left out, so a new method or key leaves other fingerprints unchanged.
     """
-    changed = _changed(cfg.MODEL, defaults.MODEL)
+    default_values = dict(leaves(defaults.MODEL))
+    changed = {
+        key: value
+        for key, value in leaves(cfg.MODEL)
+        if not key.startswith(_IRRELEVANT_KEYS)
+        and not (key in default_values and value == default_values[key])
+    }
     description = {
         "weights": weights_sha256(model),
-        "model": {key: value for key, value in changed if not key.startswith(_WITHOUT_EFFECT)},
+        "model": changed,
         "metric": cfg.TEST.METRIC,
         "flip": cfg.TEST.FLIP.ENABLED,
         "size": cfg.INPUT.SIZE_TEST,
         "crop": cfg.INPUT.CROP.SIZE if cfg.INPUT.CROP.ENABLED else None,
+        # part of the hash: rewording it would invalidate every index and feature file
         "pixels": "red first, 0-255, resized by Pillow's bicubic",
     }
     return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
-
-
-def _changed(
-    node: Mapping[str, Any], default: Mapping[str, Any], prefix: str = ""
-) -> Iterator[tuple[str, Any]]:
-    for key, value in node.items():
-        if isinstance(value, dict):
-            yield from _changed(value, default.get(key, {}), f"{prefix}{key}.")
-        elif key not in default or value != default[key]:
-            yield f"{prefix}{key}", value

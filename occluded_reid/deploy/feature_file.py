@@ -1,9 +1,9 @@
-"""Features of a long list of images: in parts that outlive an interruption, then as one file.
+"""Features of a long image list: written in parts that survive an interruption, then as one file.
 
-Part k holds the images k * S to (k + 1) * S - 1 of the list, whoever writes it; so another number
-of processes can go on with what some have begun.
+Part k holds the images k * S to (k + 1) * S - 1 of the list, whichever process writes it, so a job
+can be continued by another number of processes.
 
-Shapes: N images that could be read, D feature dimensions, P parts of a person, S images in a part.
+Shapes: N readable images, D feature dimensions, P parts of a person, S images per part of a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from occluded_reid.data.datasets.base import IMAGE_SUFFIXES
-from occluded_reid.deploy.embedder import Embedded
+from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_folder, whole_file, write_errors_named
 
@@ -29,31 +29,32 @@ SUFFIXES = IMAGE_SUFFIXES | {".webp"}
 
 
 class ImageList(NamedTuple):
-    """What features are made of.
+    """Images that features are computed from.
 
     Attributes:
-        folder: that the paths start from.
-        paths: unicode, as they stand in the list, or below the folder in their order.
+        folder: The folder that the paths are relative to.
+        paths: (N,) unicode array, in the order of the list.
     """
 
     folder: str
     paths: np.ndarray
 
+    @property
     def sha256(self) -> str:
-        """Return the digest of the folder and of the paths in their order."""
-        digest = hashlib.sha256(_bytes(os.path.abspath(self.folder)))
+        """Hash of the folder and of the paths in their order."""
+        digest = hashlib.sha256(_encode(os.path.abspath(self.folder)))
         for path in self.paths:
-            digest.update(b"\0" + _bytes(path))
+            digest.update(b"\0" + _encode(path))
         return digest.hexdigest()
 
 
 class Job(NamedTuple):
-    """What all parts of one file agree on.
+    """Settings that all parts of one file share.
 
     Attributes:
-        images: digest of the list.
-        model: its fingerprint.
-        precision: number type of the model's arithmetic.
+        images: Hash of the image list.
+        model: The model's fingerprint.
+        precision: ``float32`` or ``bfloat16``, of the forward pass.
         part_size: S.
     """
 
@@ -63,20 +64,20 @@ class Job(NamedTuple):
     part_size: int
 
 
-class Broken(NamedTuple):
-    """An image that cannot be read: its place in the list, and why."""
+class UnreadableImage(NamedTuple):
+    """Position of an image in the list, and why it cannot be read."""
 
-    place: int
+    index: int
     reason: str
 
 
 class FeatureFile:
-    """An npz file that grows in the folder ``<path>.parts`` until all parts are there.
+    """An npz file whose parts are collected in the folder ``<path>.parts``.
 
     Args:
-        path: of the file.
-        job: what it is made of.
-        images: the list.
+        path: The file.
+        job: What it is made from.
+        images: The image list.
     """
 
     def __init__(self, path: str | os.PathLike[str], job: Job, images: ImageList):
@@ -87,58 +88,59 @@ class FeatureFile:
         self._images = images
 
     def is_finished(self) -> bool:
-        """Whether the file is there; it is before its parts are removed.
+        """Whether the file exists; its parts may exist for a moment longer.
 
         Raises:
-            UserError: it is there, but not of this job.
+            UserError: The file is from another job.
         """
         if not self.path.exists():
             return False
-        self._check(self.path, "delete it")
+        self._check_job(self.path, "delete it")
         return True
 
-    def missing(self) -> list[int]:
+    def list_missing_parts(self) -> list[int]:
         """Return the numbers of the parts that nobody has written yet."""
         return [number for number in range(self.num_parts) if not self._part(number).exists()]
 
     def check_parts(self) -> None:
-        """Refuse to go on with another job's parts.
-
-        Raises:
-            UserError: there is such a part, or a damaged one.
-        """
+        """Raise a UserError if a part is damaged or from another job."""
         for part in sorted(self.folder.glob("part_*.npz")):
-            self._check(part, f"delete the folder {self.folder}")
+            self._check_job(part, f"delete the folder {self.folder}")
 
     def write_part(
-        self, number: int, places: np.ndarray, embedded: Embedded, broken: Sequence[Broken]
+        self,
+        number: int,
+        indices: np.ndarray,
+        embedding: Embedding,
+        unreadable: Sequence[UnreadableImage],
     ) -> None:
-        """Write a part whole.
+        """Write a part atomically.
 
         Args:
             number: k.
-            places: (n,) places in the list of the images that could be read.
-            embedded: of these n images.
-            broken: the part's other images.
+            indices: (n,) positions in the list of the images that could be read.
+            embedding: Of these n images.
+            unreadable: The other images of the part.
         """
-        content = io.BytesIO()
         arrays: dict[str, Any] = {
-            **embedded._asdict(),
-            "places": places,
-            "broken": np.array([image.place for image in broken], np.int64),
-            "reasons": np.array([image.reason for image in broken], np.str_),
+            "features": embedding.features,
+            "visibility": embedding.visibility,
+            "places": indices.astype(np.int64),
+            "broken": np.array([image.index for image in unreadable], np.int64),
+            "reasons": np.array([image.reason for image in unreadable], np.str_),
             "job": np.array(json.dumps(self._job._asdict())),
         }
+        content = io.BytesIO()
         np.savez(content, **arrays)
         make_folder(self.folder)
         with whole_file(self._part(number)) as stream:
             stream.write(content.getbuffer())
 
-    def assemble(self, metric: str, dim: int, num_parts: int) -> list[Broken]:
-        """Make one file of all parts and remove them; one part at a time is held in memory.
+    def assemble(self, metric: str, dim: int, num_parts: int) -> list[UnreadableImage]:
+        """Join all parts into the file and remove them; memory holds one part at a time.
 
         Args:
-            metric: by which the features are compared.
+            metric: That the features are compared by.
             dim: D.
             num_parts: P.
 
@@ -146,90 +148,97 @@ class FeatureFile:
             The images that could not be read.
 
         Raises:
-            UserError: not one image could be read, or the disk is full.
+            UserError: Not one image could be read, or the disk is full.
         """
         paths = self._images.paths
-        done = sum(len(places) for places in self._each("places"))
-        reasons = [str(reason) for part in self._each("reasons") for reason in part]
-        places = np.concatenate(list(self._each("broken")))
-        broken = [Broken(int(each), why) for each, why in zip(places, reasons, strict=True)]
-        if not done:
+        readable = sum(len(indices) for indices in self._iterate_parts("places"))
+        reasons = [str(reason) for part in self._iterate_parts("reasons") for reason in part]
+        indices = np.concatenate(list(self._iterate_parts("broken")))
+        unreadable = [UnreadableImage(int(i), why) for i, why in zip(indices, reasons, strict=True)]
+        if not readable:
             shutil.rmtree(self.folder)
             raise UserError(
                 f"none of the {len(paths)} images can be read; the first is "
-                f"{os.path.join(self._images.folder, paths[0])} ({broken[0].reason})"
+                f"{os.path.join(self._images.folder, paths[0])} ({unreadable[0].reason})"
             )
-        whole = self.folder / "whole.npz"  # what a kill leaves of it goes with the folder
-        with whole_file(whole) as stream, zipfile.ZipFile(stream, "w") as archive:
-            write_array(archive, "features", np.float32, (done, dim), self._each("features"))
-            parts_seen = self._each("visibility")
-            write_array(archive, "visibility", np.float32, (done, num_parts), parts_seen)
-            of_parts = (paths[found] for found in self._each("places"))
-            write_array(archive, "paths", paths.dtype, (done,), of_parts)
-            write_array(archive, "broken", paths.dtype, (len(broken),), [paths[places]])
-            words = {"metric": metric, "fingerprint": self._job.model}
-            for name, word in (words | {"job": json.dumps(self._job._asdict())}).items():
-                write_array(archive, name, np.array(word).dtype, (), [np.array(word)])
+        arrays: dict[str, tuple[Any, tuple[int, ...], Iterable[np.ndarray]]] = {
+            "features": (np.float32, (readable, dim), self._iterate_parts("features")),
+            "visibility": (np.float32, (readable, num_parts), self._iterate_parts("visibility")),
+            "paths": (paths.dtype, (readable,), (paths[i] for i in self._iterate_parts("places"))),
+            "broken": (paths.dtype, (len(unreadable),), [paths[indices]]),
+        }
+        job = json.dumps(self._job._asdict())
+        for name, text in (("metric", metric), ("fingerprint", self._job.model), ("job", job)):
+            arrays[name] = (np.array(text).dtype, (), [np.array(text)])
+        joined = self.folder / "whole.npz"  # a killed process leaves it to the folder's removal
+        with whole_file(joined) as stream, zipfile.ZipFile(stream, "w") as archive:
+            for name, (dtype, shape, chunks) in arrays.items():
+                write_array(archive, name, dtype, shape, chunks)
         with write_errors_named(self.path):
-            whole.replace(self.path)
+            joined.replace(self.path)
         shutil.rmtree(self.folder)
-        return broken
+        return unreadable
 
     def remove_parts(self) -> None:
-        """Remove what a kill between the last two steps has left."""
+        """Remove the parts of a finished file, left if a process was killed while joining them."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _part(self, number: int) -> Path:
         return self.folder / f"part_{number:06d}.npz"
 
-    def _each(self, name: str) -> Iterator[np.ndarray]:
-        """Yield an array of each part, in the list's order."""
+    def _iterate_parts(self, name: str) -> Iterator[np.ndarray]:
+        """Yield one array of each part, in the list's order."""
         for number in range(self.num_parts):
             with np.load(self._part(number), allow_pickle=False) as part:
                 yield part[name]
 
-    def _check(self, path: Path, remedy: str) -> None:
+    def _check_job(self, path: Path, remedy: str) -> None:
         try:
             with np.load(path, allow_pickle=False) as content:
-                found = json.loads(str(content["job"]))
-        except FileNotFoundError:  # another process has just assembled the parts
+                job = json.loads(str(content["job"]))
+        except FileNotFoundError:  # another process has just joined the parts
             return
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
                 f"{path} is damaged or not one of ours ({error}); {remedy}, "
                 "or choose another --output"
             ) from error
-        wanted = self._job._asdict()
-        differing = ", ".join(key for key in wanted if found.get(key) != wanted[key])
+        expected = self._job._asdict()
+        differing = ", ".join(key for key in expected if job.get(key) != expected[key])
         if differing:
             raise UserError(
-                f"{path} was made of something else (it differs in: {differing}); {remedy}, "
+                f"{path} is from another job (it differs in: {differing}); {remedy}, "
                 "or choose another --output"
             )
 
 
 def list_images(source: str | os.PathLike[str]) -> ImageList:
-    """Return the images of a folder and those below it, or of a text file with a path per line.
+    """List the images below a folder, or those that a text file names, one path per line.
 
-    The lines are relative to the file's folder; they may hold spaces. Hidden files and links to
-    folders are passed over.
+    Paths in the file are relative to its folder and may contain spaces. In a folder, hidden files
+    and links to folders are skipped.
 
     Raises:
-        UserError: it is neither, or holds no image.
+        UserError: ``source`` is neither, or names no image.
+
+    >>> list_images("crops").paths  # doctest: +SKIP
+    array(['0001.jpg', 'camera2/0001.jpg'], dtype='<U16')
     """
     if os.path.isdir(source):
         folder = os.fspath(source)
-        found = sorted(_images_below(folder))
-        if not found:
+        paths = sorted(_find_images(folder))
+        if not paths:
             raise UserError(f"there are no images in {source} ({', '.join(sorted(SUFFIXES))})")
-        return ImageList(folder, np.array(found))
+        return ImageList(folder, np.array(paths))
     try:
         text = Path(source).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise UserError(f"cannot read {source} ({error.strerror}): a folder or a list") from error
+        raise UserError(
+            f"cannot read {source} ({error.strerror}); expected a folder or a list of images"
+        ) from error
     lines = [line for line in text.split("\n") if line]
     if not lines or "\0" in text:
-        raise UserError(f"{source} is no list of images: a text file with a path per line")
+        raise UserError(f"{source} is not a list of images: a text file with one path per line")
     return ImageList(os.path.dirname(source), np.array(lines))
 
 
@@ -240,9 +249,9 @@ def write_array(
     shape: tuple[int, ...],
     chunks: Iterable[np.ndarray],
 ) -> None:
-    """Write the array that ``chunks`` make up, one after the other, into an npz file.
+    """Write one array, given as consecutive chunks, into an npz file.
 
-    The file's bytes depend on the array alone, not on the time.
+    ``np.savez`` would need the whole array in memory. The bytes depend on the array alone.
     """
     dtype = np.dtype(dtype)
     header = {"descr": dtype.str, "fortran_order": False, "shape": shape}
@@ -252,7 +261,7 @@ def write_array(
             member.write(np.asarray(chunk, dtype).tobytes())
 
 
-def _images_below(folder: str) -> Iterator[str]:
+def _find_images(folder: str) -> Iterator[str]:
     for here, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = os.path.relpath(here, folder)
@@ -262,5 +271,5 @@ def _images_below(folder: str) -> Iterator[str]:
                 yield prefix + name
 
 
-def _bytes(text: str) -> bytes:
+def _encode(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")

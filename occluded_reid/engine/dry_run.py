@@ -12,7 +12,8 @@ from fastreid.utils.events import EventStorage
 from PIL import Image
 
 from occluded_reid.config import changed_copy
-from occluded_reid.data.loading import Item, build_test_loader, build_train_loader
+from occluded_reid.data.build import build_test_loader, build_train_loader
+from occluded_reid.data.reid_dataset import Item
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.modeling.build import build_model

@@ -16,9 +16,7 @@ from timm.utils import ModelEmaV3
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import changed_copy
-from occluded_reid.data.loading import (
-    build_train_loader,
-)
+from occluded_reid.data.build import build_train_loader
 from occluded_reid.engine.hooks import (
     EvalCheckpointHook,
     MetricsWriter,

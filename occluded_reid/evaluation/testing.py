@@ -14,8 +14,9 @@ from fastreid.utils import comm
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import build_untrained, load_trained
+from occluded_reid.data.build import build_test_loader, open_dataset
 from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protocol
-from occluded_reid.data.loading import DeviceLoader, build_test_loader, open_dataset
+from occluded_reid.data.loader import DeviceLoader
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.results import results_table, write_results

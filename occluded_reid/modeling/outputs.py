@@ -15,15 +15,20 @@ class Embedding(NamedTuple):
     """One vector per image, and how visible each part of the person is.
 
     Attributes:
-        features: (B, D), compared by ``TEST.METRIC``.
+        features: (B, D), compared by ``TEST.METRIC``: a tensor, or an array from :meth:`numpy`.
         visibility: (B, P) in [0, 1], 1 = visible; P is 0 where a model does not tell.
         stripes: whether the parts are P horizontal stripes of equal height, from the top; the
             visibility of other parts, such as landmarks, cannot be compared with a stripe's truth.
     """
 
-    features: torch.Tensor
-    visibility: torch.Tensor
+    features: Any
+    visibility: Any
     stripes: bool = True
+
+    def numpy(self) -> Embedding:
+        """Return the same with float32 arrays in place of tensors."""
+        arrays = (each.float().cpu().numpy() for each in (self.features, self.visibility))
+        return Embedding(*arrays, self.stripes)
 
 
 def as_embedding(output: torch.Tensor | Embedding) -> Embedding:

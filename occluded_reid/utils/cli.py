@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import sys
 from collections.abc import Callable
 
@@ -31,3 +32,11 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
         print("interrupted", file=sys.stderr)
         return 130
     return 0
+
+
+def positive_int(text: str) -> int:
+    """Parse an option that takes a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value

@@ -15,7 +15,7 @@ from aonet_plugin.head import AONetHead, first_patterns, similarity_vectors
 from aonet_plugin.landmarks import landmark_responses, visibility_scores
 from aonet_plugin.memory import LandmarkMemory
 from occluded_reid.evaluation import distance_matrix
-from occluded_reid.modeling.neck import build_neck
+from occluded_reid.modeling.layers import build_neck
 
 
 def head_of(landmarks: int = 3, dim: int = 4, *, memory: bool = True, **changed) -> AONetHead:

@@ -9,13 +9,13 @@ import torch.nn.functional as F
 from reference import aonet_algorithm_1, aonet_feature, aonet_standard_map
 
 from aonet_plugin.landmarks import (
-    feature_map,
     landmark_responses,
     normalized_maps,
     pool_landmarks,
     referenced_maps,
     visibility_scores,
 )
+from occluded_reid.modeling.layers import to_feature_map
 
 SHAPES = [  # B, P, C, H, W
     (1, 1, 1, 1, 1),
@@ -146,10 +146,10 @@ def test_an_aware_feature_is_the_standard_one_times_visibility():
 
 def test_tokens_are_laid_out_row_by_row_without_the_class_token():
     tokens = torch.arange(7.0)[None, :, None].expand(2, 7, 3)
-    laid_out = feature_map(tokens, (3, 2))
+    laid_out = to_feature_map(tokens, (3, 2))
     assert laid_out.shape == (2, 3, 3, 2)
     assert laid_out[1, 2].tolist() == [[1, 2], [3, 4], [5, 6]]
     maps = torch.randn(2, 3, 4, 2)
-    assert feature_map(maps, None) is maps
+    assert to_feature_map(maps, None) is maps
     with pytest.raises(ValueError, match="attribute grid"):
-        feature_map(tokens, None)
+        to_feature_map(tokens, None)

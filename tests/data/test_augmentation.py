@@ -14,10 +14,17 @@ from runs import batches, draw_market, in_a_child, tiny_cfg, train
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torchvision.transforms import functional as torchvision
 
-from occluded_reid.data import loading
-from occluded_reid.data.loading import build_train_loader
+from occluded_reid.data import build, loader
+from occluded_reid.data.build import build_train_loader
+from occluded_reid.data.cache import DecodedImages
+from occluded_reid.data.reid_dataset import BatchDataset, SampleIndex
 from occluded_reid.data.transforms.augmentation import build_augmentation
-from occluded_reid.data.transforms.batch_augmentation import BatchAugmentation, BatchChanges, padded
+from occluded_reid.data.transforms.batch_augmentation import (
+    BatchAugmentation,
+    BatchChanges,
+    padded,
+    stacked,
+)
 from occluded_reid.data.transforms.color import enhance
 from occluded_reid.data.transforms.npo import build_npo, resize
 from occluded_reid.data.transforms.occluder_patches import Patch
@@ -67,11 +74,11 @@ def augmented_like_on_a_gpu(monkeypatch):
 
     def train_dataset(cfg, items):
         augmentation = build_augmentation(cfg, build_npo(cfg))
-        decoded = loading.DecodedImages([item[0] for item in items], augmentation.resize)
-        dataset = loading.BatchDataset(items, decoded, augmentation, finished=False)
+        decoded = DecodedImages([item[0] for item in items], augmentation.resize)
+        dataset = BatchDataset(items, decoded, augmentation, finished=False)
         return dataset, BatchAugmentation(augmentation, torch.device("cpu"))
 
-    return lambda: monkeypatch.setattr(loading, "_train_dataset", train_dataset)
+    return lambda: monkeypatch.setattr(build, "_train_dataset", train_dataset)
 
 
 # --------------------------------------------------------------------------------- batches
@@ -150,9 +157,9 @@ def test_a_batch_without_readable_images_is_empty(tmp_path):
     cfg = tiny_cfg(tmp_path / "run", "INPUT.AUGMENTATION", "workers")
     gone = [("gone.jpg", "1", "1")]
     augmentation = build_augmentation(cfg, None)
-    images = loading.DecodedImages(["gone.jpg"], augmentation.resize)
-    dataset = loading.BatchDataset(gone, images, augmentation, finished=True)
-    batch = dataset.__getitems__([loading.Draw(0, 5)])
+    images = DecodedImages(["gone.jpg"], augmentation.resize)
+    dataset = BatchDataset(gone, images, augmentation, finished=True)
+    batch = dataset.__getitems__([SampleIndex(0, 5)])
     assert batch.keys() == {"unreadable"} and batch["unreadable"][0].path == "gone.jpg"
 
 
@@ -182,7 +189,7 @@ def test_a_training_gives_the_same_losses(tmp_path):
 def test_nothing_of_a_batch_is_read_on_the_host(tmp_path):
     cfg = tiny_cfg(tmp_path / "run", *KEYS["all in pairs"], "INPUT.AUGMENTATION", "device")
     augmentation = build_augmentation(cfg, build_npo(cfg))
-    changes = loading.stacked([augmentation.draw(seed) for seed in range(4)])
+    changes = stacked([augmentation.draw(seed) for seed in range(4)])
     with FakeTensorMode(allow_non_fake_inputs=True):
         gpu = torch.device("cuda")
         augment = BatchAugmentation(augmentation, gpu)
@@ -210,7 +217,7 @@ def test_a_batch_waits_for_its_copy_and_its_memory_for_the_work(monkeypatch):
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: working)
     monkeypatch.setattr(torch.Tensor, "record_stream", lambda x, _: notes.append(f"keep {int(x)}"))
     batches = ({"images": torch.tensor(n), "img_paths": ["x"]} for n in range(2))
-    for batch in loading._one_ahead(batches, torch.device("cuda")):
+    for batch in loader.prefetch(batches, torch.device("cuda")):
         notes.append(f"use {int(batch['images'])}")
     copy = ["copy begins", "copy is under way"]
     assert notes == [

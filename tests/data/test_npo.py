@@ -13,7 +13,8 @@ from PIL import Image
 from runs import batches, draw_market, tiny_cfg, train
 
 from occluded_reid.config import load_config
-from occluded_reid.data.loading import Draw, ReidDataset, Unreadable, build_train_loader
+from occluded_reid.data.build import build_train_loader
+from occluded_reid.data.reid_dataset import ReidDataset, SampleIndex, Unreadable
 from occluded_reid.data.transforms import occluder_patches as occluders
 from occluded_reid.data.transforms.color import change_colours
 from occluded_reid.data.transforms.npo import (
@@ -343,7 +344,7 @@ def test_views_do_not_depend_on_workers_or_on_what_ran_before(tmp_path, mode):
 def test_an_unreadable_image_stays_an_unreadable_image():
     npo = NpoAugmentation([flat(9, 9)])
     dataset = ReidDataset([("gone.jpg", "1", "1")], transform=lambda image: image, npo=npo)
-    assert isinstance(dataset[Draw(0, 5)], Unreadable)
+    assert isinstance(dataset[SampleIndex(0, 5)], Unreadable)
 
 
 def test_a_plain_baseline_trains_on_occluded_images(tmp_path):

@@ -17,6 +17,7 @@ from PIL import Image
 from runs import load_tool
 
 from occluded_reid.config import load_config
+from occluded_reid.data.build import open_dataset
 from occluded_reid.data.datasets import pasted_queries as module
 from occluded_reid.data.datasets.registry import (
     FolderDataset,
@@ -24,7 +25,6 @@ from occluded_reid.data.datasets.registry import (
     PastedQueries,
     build_dataset,
 )
-from occluded_reid.data.loading import open_dataset
 from occluded_reid.data.transforms import occluder_cutouts as cutouts
 from occluded_reid.data.transforms import paste as pasting
 from occluded_reid.data.transforms.occluder_cutouts import Cutout, drawn_cutouts, read_cutouts

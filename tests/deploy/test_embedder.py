@@ -1,4 +1,4 @@
-"""A loaded model says of arrays what evaluation says of files; what cannot be loaded is named."""
+"""A loaded model embeds arrays exactly as evaluation does files; load errors are named."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ import occluded_reid
 from fed_plugin import add_fed_config
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import methods
-from occluded_reid.data.loading import build_test_loader
+from occluded_reid.data.build import build_test_loader
 from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.evaluation import Evaluator, run_inference
 from occluded_reid.utils.errors import UserError
@@ -40,7 +40,7 @@ PAGE = Path(__file__).parents[2] / "docs" / "embedding.md"
 
 
 def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
-    """Leave what a run leaves, without training."""
+    """Write the files that a finished run leaves, without training."""
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
@@ -50,20 +50,20 @@ def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
 
 
 def two_runs(folder: Path) -> Path:
-    """Save two FED models that differ in their weights alone, as ``run`` and ``other``."""
+    """Save two FED models that differ only in their weights, as ``run`` and ``other``."""
     for seed, name in enumerate(("run", "other")):
         save_run(MODELS["FED"](folder / name), seed=seed)
     return folder
 
 
 def draw_crops(folder: Path, count: int = 6) -> list[Path]:
-    """Pictures of many sizes, without loss."""
-    random = np.random.default_rng(0)
+    """Write lossless images of many sizes."""
+    rng = np.random.default_rng(0)
     folder.mkdir(parents=True, exist_ok=True)
     paths = [folder / f"{number}.png" for number in range(count)]
     for number, path in enumerate(paths):
         size = 40 + 7 * number, 20 + 3 * number
-        coarse = random.integers(0, 256, (5, 3, 3), dtype=np.uint8)
+        coarse = rng.integers(0, 256, (5, 3, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize(size[::-1]).save(path)
     return paths
 
@@ -79,7 +79,7 @@ def fed_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_arrays_give_what_evaluation_finds_in_the_files(name, tmp_path):
+def test_arrays_and_files_give_the_same_features(name, tmp_path):
     cfg = MODELS[name](tmp_path / "run")
     folder = save_run(cfg)
     paths = [str(path) for path in draw_crops(tmp_path / "crops")]
@@ -92,52 +92,52 @@ def test_arrays_give_what_evaluation_finds_in_the_files(name, tmp_path):
     expected = evaluator.collected()
 
     embedder = occluded_reid.load(folder)
-    found = embedder.embed([cv2.imread(path) for path in paths])
-    assert found.features.dtype == found.visibility.dtype == np.float32
-    np.testing.assert_array_equal(found.features, expected.features.numpy())
-    np.testing.assert_array_equal(found.visibility, expected.visibility)
+    actual = embedder.embed([cv2.imread(path) for path in paths])
+    assert actual.features.dtype == actual.visibility.dtype == np.float32
+    np.testing.assert_array_equal(actual.features, expected.features.numpy())
+    np.testing.assert_array_equal(actual.visibility, expected.visibility)
     assert (embedder.dim, embedder.num_parts) == (
-        found.features.shape[1],
+        actual.features.shape[1],
         {"FED": 4, "AONet": 3}.get(name, 0),
     )
-    assert embedder.stripes == (name != "AONet")
+    assert embedder.stripes == actual.stripes == (name != "AONet")
     assert embedder.input_size == (32, 16) and embedder.metric == cfg.TEST.METRIC
-    likeness = embedder.similarity(found, found.features[:2])
+    similarity = embedder.similarity(actual, actual.features[:2])
     distances = evaluator.distances(expected.features, expected.features[:2])
-    np.testing.assert_allclose(likeness, (name != "AONet") - distances, atol=1e-6)
+    np.testing.assert_allclose(similarity, (name != "AONet") - distances, atol=1e-6)
 
 
-def test_batches_order_and_no_image_at_all(fed_run, crops):
+def test_batching_keeps_the_order_and_no_image_gives_empty_arrays(fed_run, crops):
     whole, small = occluded_reid.load(fed_run), occluded_reid.load(fed_run, batch_size=4)
-    found = small.embed(iter(crops))
+    actual = small.embed(iter(crops))
     expected = whole.embed(crops)
-    np.testing.assert_allclose(found.features, expected.features, atol=1e-5)
-    np.testing.assert_allclose(found.visibility, expected.visibility, atol=1e-5)
-    nobody = whole.embed([])
-    assert nobody.features.shape == (0, whole.dim) and nobody.visibility.shape == (0, 4)
-    assert whole.similarity(nobody, expected).shape == (0, len(crops))
+    np.testing.assert_allclose(actual.features, expected.features, atol=1e-5)
+    np.testing.assert_allclose(actual.visibility, expected.visibility, atol=1e-5)
+    empty = whole.embed([])
+    assert empty.features.shape == (0, whole.dim) and empty.visibility.shape == (0, 4)
+    assert whole.similarity(empty, expected).shape == (0, len(crops))
 
 
-def test_similarity_is_higher_for_what_is_more_alike(fed_run):
+def test_similarity_follows_the_metric(fed_run):
     one, other = np.random.default_rng(0).normal(size=(2, 3, 64)).astype(np.float32)
-    lengths = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(other, axis=1)
+    norms = np.linalg.norm(one, axis=1)[:, None] * np.linalg.norm(other, axis=1)
     expected = {
-        "cosine": one @ other.T / lengths,
+        "cosine": one @ other.T / norms,
         "dot": one @ other.T,
         "euclidean": -((one[:, None] - other[None]) ** 2).sum(2),
     }
     for metric, values in expected.items():
         model = occluded_reid.load(fed_run, overrides=["TEST.METRIC", metric])
         np.testing.assert_allclose(model.similarity(one, other), values, rtol=1e-4, atol=1e-4)
-    with pytest.raises(UserError, match=r"shape \(3, 5\) cannot .*\(N, 64\) is expected"):
+    with pytest.raises(UserError, match=r"shape \(3, 5\) cannot .*expected \(N, 64\)"):
         model.similarity(one[:, :5], other)
 
 
-def test_bfloat16_is_near_and_returned_as_float32(fed_run, crops):
-    exact = occluded_reid.load(fed_run).embed(crops)
-    found = occluded_reid.load(fed_run, bf16=True).embed(crops)
-    assert found.features.dtype == np.float32
-    assert 0 < np.abs(found.features - exact.features).max() < 0.1 * np.abs(exact.features).max()
+def test_bfloat16_is_close_and_returned_as_float32(fed_run, crops):
+    exact = occluded_reid.load(fed_run).embed(crops).features
+    rounded = occluded_reid.load(fed_run, bf16=True).embed(crops).features
+    assert rounded.dtype == np.float32
+    assert 0 < np.abs(rounded - exact).max() < 0.1 * np.abs(exact).max()
 
 
 @pytest.mark.parametrize(
@@ -147,15 +147,15 @@ def test_bfloat16_is_near_and_returned_as_float32(fed_run, crops):
         (np.zeros((9, 9), np.uint8), r"image 1 has shape \(9, 9\) of uint8"),
         (np.zeros((9, 9, 4), np.uint8), r"image 1 has shape \(9, 9, 4\)"),
         (np.zeros((0, 9, 3), np.uint8), "image 1 is empty"),
-        (None, "image 1 is a NoneType; an array"),  # cv2.imread of what is no picture
+        (None, "image 1 is a NoneType; expected a BGR array"),  # cv2.imread of a text file
     ],
 )
-def test_what_is_no_picture_is_named(fed_run, crops, image, message):
+def test_bad_images_are_named(fed_run, crops, image, message):
     with pytest.raises(UserError, match=message):
         occluded_reid.load(fed_run).embed([crops[0], image])
 
 
-def test_the_fingerprint_is_of_all_that_decides_on_features(fed_run, tmp_path):
+def test_the_fingerprint_covers_everything_that_affects_the_features(fed_run, tmp_path):
     def fingerprint(run: Path = fed_run, *overrides: str, **options: Any) -> str:
         return occluded_reid.load(run, overrides=overrides, **options).fingerprint
 
@@ -165,7 +165,7 @@ def test_the_fingerprint_is_of_all_that_decides_on_features(fed_run, tmp_path):
         fingerprint(batch_size=2, bf16=True, add_keys=[add_fed_config]),
         fingerprint(fed_run, "OUTPUT_DIR", "elsewhere", "MODEL.LOSSES.TRI.MARGIN", "0.1"),
         fingerprint(save_run(MODELS["FED"](tmp_path / "again"))),
-        fingerprint(_published(fed_run, tmp_path)),
+        fingerprint(_publish(fed_run, tmp_path)),
     ]
     assert set(same) == {first}
     others = [
@@ -181,8 +181,8 @@ def test_the_fingerprint_is_of_all_that_decides_on_features(fed_run, tmp_path):
     assert fingerprint(baseline) != fingerprint(baseline, "INPUT.SIZE_TEST", "[64, 32]")
 
 
-def _published(run: Path, folder: Path) -> Path:
-    """A weights file without what only training needs, its configuration beside it."""
+def _publish(run: Path, folder: Path) -> Path:
+    """Write the weights for inference alone, with the configuration beside them."""
     states = torch.load(run / "model_final.pth", weights_only=True)["model"]
     kept = {key: value for key, value in states.items() if key.startswith(("backbone", "heads"))}
     assert len(kept) < len(states)
@@ -191,13 +191,13 @@ def _published(run: Path, folder: Path) -> Path:
     return folder / "published.pth"
 
 
-def test_what_only_training_needs_is_deleted(fed_run):
+def test_training_parts_are_deleted(fed_run):
     model = occluded_reid.load(fed_run)._model
     assert {key.split(".")[0] for key in model.state_dict()} == {"backbone", "heads"}
     assert not model.training
 
 
-def test_a_run_that_has_not_ended_gives_its_last_or_its_best_weights(tmp_path, crops):
+def test_an_unfinished_run_gives_its_last_or_its_best_weights(tmp_path, crops):
     cfg = MODELS["baseline"](tmp_path / "run")
     folder = save_run(cfg, seed=1, name="model_best")
     best = occluded_reid.load(folder / "model_best.pth").fingerprint
@@ -212,21 +212,21 @@ def test_a_run_that_has_not_ended_gives_its_last_or_its_best_weights(tmp_path, c
     assert occluded_reid.load(folder).fingerprint == final not in (best, last)
 
 
-def test_weights_alone_need_a_configuration(fed_run, tmp_path):
+def test_a_weights_file_needs_a_configuration(fed_run, tmp_path):
     alone = tmp_path / "alone.pth"
     alone.write_bytes((fed_run / "model_final.pth").read_bytes())
     with pytest.raises(UserError, match=r"there is no .*config\.yaml; .*config=\.\.\."):
         occluded_reid.load(alone)
-    found = occluded_reid.load(alone, config=fed_run / "config.yaml")
-    assert found.fingerprint == occluded_reid.load(fed_run).fingerprint
+    model = occluded_reid.load(alone, config=fed_run / "config.yaml")
+    assert model.fingerprint == occluded_reid.load(fed_run).fingerprint
 
 
-def test_what_cannot_be_loaded_is_named(fed_run, tmp_path, monkeypatch):
+def test_load_errors_are_named(fed_run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there are no weights .*none.pth"):
         occluded_reid.load(tmp_path / "none.pth")
     with pytest.raises(UserError, match="model_final.pth, the one that last_checkpoint names"):
         occluded_reid.load(tmp_path)
-    with pytest.raises(UserError, match="there is no device 'gpu'"):
+    with pytest.raises(UserError, match="no device 'gpu'"):
         occluded_reid.load(fed_run, "gpu")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="the device is cuda:2, but PyTorch finds 2 GPUs"):
@@ -239,7 +239,7 @@ def test_what_cannot_be_loaded_is_named(fed_run, tmp_path, monkeypatch):
         occluded_reid.load(tmp_path)
 
 
-def test_weights_that_give_no_numbers_are_refused(fed_run, tmp_path):
+def test_weights_that_give_nan_are_refused(fed_run, tmp_path):
     content = torch.load(fed_run / "model_final.pth", weights_only=True)
     content["model"]["backbone.norm.weight"].fill_(float("nan"))
     torch.save(content, tmp_path / "broken.pth")
@@ -249,12 +249,12 @@ def test_weights_that_give_no_numbers_are_refused(fed_run, tmp_path):
 
 def test_files_are_read_as_cv2_reads_them(tmp_path):
     path = draw_crops(tmp_path, 1)[0]
-    found = read_bgr(path)
-    np.testing.assert_array_equal(found, cv2.imread(str(path)))
-    assert found.flags.c_contiguous
+    image = read_bgr(path)
+    np.testing.assert_array_equal(image, cv2.imread(str(path)))
+    assert image.flags.c_contiguous
 
 
-def test_the_installed_methods_are_those_of_the_commands(monkeypatch):
+def test_the_commands_know_the_installed_methods(monkeypatch):
     assert set(methods.installed_methods()) == set(load_tool("methods").ADD_KEYS)
     monkeypatch.setattr(methods, "entry_points", lambda group: [])
     assert len(load_tool("methods").ADD_KEYS) == 2  # a source tree that is not installed
@@ -264,7 +264,7 @@ def test_the_installed_methods_are_those_of_the_commands(monkeypatch):
         methods.installed_methods()
 
 
-def test_importing_the_package_does_not_import_what_loading_needs(monkeypatch):
+def test_importing_the_package_does_not_import_the_embedder(monkeypatch):
     name = "occluded_reid.deploy.embedder"
     monkeypatch.delitem(sys.modules, name)
     importlib.reload(occluded_reid)
@@ -274,15 +274,15 @@ def test_importing_the_package_does_not_import_what_loading_needs(monkeypatch):
         occluded_reid.lead  # noqa: B018
 
 
-def test_the_page_works_as_it_is_written(tmp_path, monkeypatch, capsys):
+def test_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     Path("logs").mkdir()
     save_run(MODELS["FED"](Path("logs/demo")))
     for name, path in zip("abc", draw_crops(tmp_path, 3), strict=True):
         path.rename(f"{name}.png")
     draw_crops(Path("crops"))
-    random = np.random.default_rng(0)
-    frames = random.integers(0, 256, (3, 90, 120, 3), dtype=np.uint8)
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (3, 90, 120, 3), dtype=np.uint8)
     boxes = np.array([[-5.0, 2, 20, 60], [40, 10, 70, 200], [119.5, 89.5, 130, 95]])
     code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
     names: dict[str, Any] = {"frames": frames, "detect": lambda frame: boxes}

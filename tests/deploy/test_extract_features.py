@@ -1,4 +1,4 @@
-"""Extraction: what is in the file, parts that outlive a kill, shares of several processes."""
+"""Feature extraction: the file, parts that survive a kill, several processes."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ from runs import forked, kill_self, load_tool, status_of
 from test_embedder import draw_crops, two_runs
 
 import occluded_reid
+from occluded_reid.deploy import bulk
 from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.deploy.feature_file import FeatureFile, list_images
 from occluded_reid.utils.errors import UserError
 
 tool = load_tool("extract_features")
 GOOD = ["0.png", "1.png", "2.png", "below it/0.png", "below it/1.png", "below it/2.png"]
-BROKEN = ["below it/half.jpg", "none.webp"]
+UNREADABLE = ["below it/half.jpg", "none.webp"]
 
 
 @pytest.fixture(scope="module")
@@ -29,26 +30,26 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Six pictures, one that is cut off, one that is none, and files that are to be passed over."""
-    folder = tmp_path_factory.mktemp("pictures")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Six images, a truncated one, a text file named as one, and files to be skipped."""
+    folder = tmp_path_factory.mktemp("images")
     draw_crops(folder, 3)
     draw_crops(folder / "below it", 3)
     draw_crops(folder / ".hidden", 1)
     whole = folder / "below it" / "half.jpg"
     Image.open(folder / "0.png").convert("RGB").save(whole)
     whole.write_bytes(whole.read_bytes()[:200])
-    (folder / "none.webp").write_text("no picture")
+    (folder / "none.webp").write_text("not an image")
     (folder / ".0.png").write_bytes((folder / "0.png").read_bytes())
-    (folder / "notes.txt").write_text("no picture either")
+    (folder / "notes.txt").write_text("not an image either")
     return folder
 
 
 @pytest.fixture
-def words(runs, pictures, tmp_path, monkeypatch) -> list[str]:
-    """Four parts of two images."""
-    monkeypatch.setattr(tool, "SECONDS_BETWEEN_LOOKS", 0.05)
-    given = {"--weights": runs / "run", "--input": pictures, "--output": tmp_path / "F.npz"}
+def words(runs, images, tmp_path, monkeypatch) -> list[str]:
+    """The command for four parts of two images."""
+    monkeypatch.setattr(bulk, "POLL_SECONDS", 0.05)
+    given = {"--weights": runs / "run", "--input": images, "--output": tmp_path / "F.npz"}
     return [*_options(given), "--part-size", "2", "--batch-size", "2", "--workers", "0"]
 
 
@@ -56,30 +57,30 @@ def _options(given: dict[str, Path]) -> list[str]:
     return [str(word) for pair in given.items() for word in pair]
 
 
-def read(path: Path) -> dict[str, Any]:
+def read_arrays(path: Path) -> dict[str, Any]:
     with np.load(path, allow_pickle=False) as file:
         return {name: file[name] for name in file.files}
 
 
 @pytest.fixture
 def expected(words, tmp_path) -> bytes:
-    """The file of an uninterrupted run, which is then out of the way."""
+    """The file of an uninterrupted run, moved out of the way."""
     assert tool.command(words) == 0
     return (tmp_path / "F.npz").rename(tmp_path / "expected.npz").read_bytes()
 
 
-def test_a_folder_gives_features_paths_and_what_was_broken(words, runs, pictures, tmp_path, capsys):
+def test_a_folder_gives_features_paths_and_unreadable_images(words, runs, images, tmp_path, capsys):
     assert tool.command(words) == 0
-    found = read(tmp_path / "F.npz")
+    arrays = read_arrays(tmp_path / "F.npz")
     model = occluded_reid.load(runs / "run", batch_size=2)
-    truth = model.embed([read_bgr(pictures / path) for path in GOOD])
-    assert found["paths"].tolist() == GOOD and found["paths"].dtype.kind == "U"
-    np.testing.assert_allclose(found["features"], truth.features, atol=1e-5)
-    np.testing.assert_allclose(found["visibility"], truth.visibility, atol=1e-5)
-    assert found["features"].dtype == found["visibility"].dtype == np.float32
-    assert found["broken"].tolist() == BROKEN
-    assert (str(found["metric"]), str(found["fingerprint"])) == ("cosine", model.fingerprint)
-    job = json.loads(str(found["job"]))
+    expected = model.embed([read_bgr(images / path) for path in GOOD])
+    assert arrays["paths"].tolist() == GOOD and arrays["paths"].dtype.kind == "U"
+    np.testing.assert_allclose(arrays["features"], expected.features, atol=1e-5)
+    np.testing.assert_allclose(arrays["visibility"], expected.visibility, atol=1e-5)
+    assert arrays["features"].dtype == arrays["visibility"].dtype == np.float32
+    assert arrays["broken"].tolist() == UNREADABLE
+    assert (str(arrays["metric"]), str(arrays["fingerprint"])) == ("cosine", model.fingerprint)
+    job = json.loads(str(arrays["job"]))
     assert job["precision"] == "float32" and job["model"] == model.fingerprint
     assert sorted(path.name for path in tmp_path.iterdir()) == ["F.npz"]
     printed = capsys.readouterr().out
@@ -87,27 +88,27 @@ def test_a_folder_gives_features_paths_and_what_was_broken(words, runs, pictures
     assert "below it/half.jpg (OSError: " in printed and "none.webp (UnidentifiedImage" in printed
 
 
-def test_a_list_keeps_its_order_and_starts_from_its_own_folder(words, pictures, tmp_path):
-    below, full, odd = "below it/1.png", str(pictures / "0.png"), "ä\u2028b.png"
+def test_a_list_keeps_its_order_and_is_relative_to_its_folder(words, images, tmp_path):
+    below, full, odd = "below it/1.png", str(images / "0.png"), "ä\u2028b.png"
     lines = [below, "gone.png", full, below, odd]
-    (pictures / "some list").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
-    assert tool.command([*words, "--input", str(pictures / "some list")]) == 0
-    found = read(tmp_path / "F.npz")
-    assert found["paths"].tolist() == [below, full, below]
-    assert found["broken"].tolist() == ["gone.png", odd]
-    np.testing.assert_allclose(found["features"][0], found["features"][2], atol=1e-5)
+    (images / "some list").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
+    assert tool.command([*words, "--input", str(images / "some list")]) == 0
+    arrays = read_arrays(tmp_path / "F.npz")
+    assert arrays["paths"].tolist() == [below, full, below]
+    assert arrays["broken"].tolist() == ["gone.png", odd]
+    np.testing.assert_allclose(arrays["features"][0], arrays["features"][2], atol=1e-5)
 
 
-def test_a_name_that_is_no_unicode_survives(tmp_path):
+def test_a_name_that_is_not_unicode_survives(tmp_path):
     (tmp_path / "list").write_bytes(b"\xff\xfe a.png\r\nb.png")
-    images = list_images(tmp_path / "list")
-    np.save(tmp_path / "paths.npy", images.paths)
+    listed = list_images(tmp_path / "list")
+    np.save(tmp_path / "paths.npy", listed.paths)
     paths = np.load(tmp_path / "paths.npy", allow_pickle=False)
     assert paths[0].encode("utf-8", "surrogateescape") == b"\xff\xfe a.png"
-    assert paths[1] == "b.png" and len(images.sha256()) == 64
+    assert paths[1] == "b.png" and len(listed.sha256) == 64
 
 
-def test_killed_and_run_again_gives_the_same_file(words, expected, tmp_path, monkeypatch):
+def test_a_killed_run_is_continued_to_the_same_file(words, expected, tmp_path, monkeypatch):
     done = []
     write = FeatureFile.write_part
 
@@ -137,14 +138,14 @@ def test_killed_while_the_parts_are_joined(step, words, expected, tmp_path, monk
         patch.setattr(step, lambda *_, **__: kill_self())
         assert status_of(forked(lambda: tool.command(words))) == -signal.SIGKILL
     assert {path.name for path in tmp_path.iterdir()} <= {"expected.npz", "F.npz", "F.npz.parts"}
-    monkeypatch.setattr(FeatureFile, "write_part", None)  # nothing is done again
+    monkeypatch.setattr(FeatureFile, "write_part", None)  # no part is computed again
     assert tool.command(words) == 0
     assert ("F.npz is there already" in capsys.readouterr().out) == (step == "shutil.rmtree")
     assert (tmp_path / "F.npz").read_bytes() == expected
     assert not (tmp_path / "F.npz.parts").exists()
 
 
-def test_each_process_takes_its_share_and_the_first_joins_them(
+def test_each_process_does_its_share_and_the_first_joins_them(
     words, expected, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("WORLD_SIZE", "2")
@@ -156,18 +157,20 @@ def test_each_process_takes_its_share_and_the_first_joins_them(
     assert (tmp_path / "F.npz").read_bytes() == expected
 
 
-def test_one_process_goes_on_with_what_two_have_begun(words, expected, tmp_path, monkeypatch):
+def test_one_process_continues_what_two_have_started(words, expected, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setenv("WORLD_SIZE", "2")
         patch.setenv("RANK", "1")
-        assert status_of(forked(lambda: tool.command(words))) == 0  # it silences the log
+        assert (
+            status_of(forked(lambda: tool.command(words))) == 0
+        )  # a fork, for it silences the log
     parts = sorted(path.name for path in (tmp_path / "F.npz.parts").iterdir())
     assert parts == ["part_000001.npz", "part_000003.npz"]
     assert tool.command(words) == 0
     assert (tmp_path / "F.npz").read_bytes() == expected
 
 
-@pytest.mark.slow  # forked readers in a process with threads: was seen to wait for ever once
+@pytest.mark.slow  # forked readers in a process with threads have hung once
 def test_workers_change_nothing(words, expected, tmp_path):
     assert tool.command([*words, "--workers", "2"]) == 0
     assert (tmp_path / "F.npz").read_bytes() == expected
@@ -183,34 +186,32 @@ def test_workers_change_nothing(words, expected, tmp_path):
         (["TEST.METRIC", "dot"], "model"),
     ],
 )
-def test_parts_and_files_of_something_else_are_refused(
-    change, differing, words, runs, pictures, tmp_path, monkeypatch, capsys
+def test_parts_and_files_of_another_job_are_refused(
+    change, differing, words, runs, images, tmp_path, monkeypatch, capsys
 ):
-    places = {"other": runs / "other", "below it": pictures / "below it"}
-    changed = [*words, *(str(places.get(word, word)) for word in change)]
+    folders = {"other": runs / "other", "below it": images / "below it"}
+    changed = [*words, *(str(folders.get(word, word)) for word in change)]
     with monkeypatch.context() as patch:
         patch.setenv("RANK", "1")
         patch.setenv("WORLD_SIZE", "4")
         assert status_of(forked(lambda: tool.command(words))) == 0
     assert tool.command(changed) == 2
     printed = capsys.readouterr().err
-    assert f"part_000001.npz was made of something else (it differs in: {differing})" in printed
+    assert f"part_000001.npz is from another job (it differs in: {differing})" in printed
     assert "delete the folder" in printed
     assert tool.command(words) == 0
     before = (tmp_path / "F.npz").read_bytes()
     assert tool.command(changed) == 2
-    assert f"F.npz was made of something else (it differs in: {differing})" in (
-        capsys.readouterr().err
-    )
+    assert f"F.npz is from another job (it differs in: {differing})" in (capsys.readouterr().err)
     assert (tmp_path / "F.npz").read_bytes() == before
 
 
-def test_lists_of_the_same_names_in_two_folders_are_two(pictures, tmp_path):
+def test_the_same_names_in_two_folders_are_two_lists(images, tmp_path):
     draw_crops(tmp_path, 3)
-    one, other = list_images(pictures / "below it"), list_images(tmp_path)
+    one, other = list_images(images / "below it"), list_images(tmp_path)
     assert one.paths[:3].tolist() == other.paths.tolist()
-    assert list_images(tmp_path).sha256() == other.sha256()
-    assert one._replace(paths=other.paths).sha256() != other.sha256()
+    assert list_images(tmp_path).sha256 == other.sha256
+    assert one._replace(paths=other.paths).sha256 != other.sha256
 
 
 @pytest.mark.parametrize("content", [b"half of a par", b"PK\3\4half of a par", b""])
@@ -222,7 +223,7 @@ def test_a_damaged_part_is_named(content, words, tmp_path, capsys):
     assert f"{part} is damaged or not one of ours" in capsys.readouterr().err
 
 
-def test_a_part_that_another_process_has_just_removed_is_no_fault(words, expected, tmp_path):
+def test_a_part_that_another_process_has_just_removed_is_ignored(words, expected, tmp_path):
     part = tmp_path / "F.npz.parts" / "part_000000.npz"
     part.parent.mkdir()
     part.symlink_to(tmp_path / "gone")  # listed, but not there when it is opened
@@ -230,7 +231,7 @@ def test_a_part_that_another_process_has_just_removed_is_no_fault(words, expecte
     assert (tmp_path / "F.npz").read_bytes() == expected
 
 
-def test_where_nothing_can_be_read_there_is_no_file(words, tmp_path, capsys):
+def test_no_file_is_written_if_no_image_can_be_read(words, tmp_path, capsys):
     (tmp_path / "list").write_text("gone.png\naway.png\nlost.png\n")
     assert tool.command([*words, "--input", str(tmp_path / "list")]) == 2
     printed = capsys.readouterr().err
@@ -238,14 +239,14 @@ def test_where_nothing_can_be_read_there_is_no_file(words, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list"]
 
 
-def test_what_is_no_list_is_named(pictures, tmp_path):
+def test_a_bad_list_is_named(images, tmp_path):
     with pytest.raises(UserError, match="there are no images in"):
         list_images(tmp_path)
     with pytest.raises(UserError, match="cannot read .*none"):
         list_images(tmp_path / "none")
     for content in (b"", b"\x89PNG\0\0\n"):
         (tmp_path / "file").write_bytes(content)
-        with pytest.raises(UserError, match="is no list of images"):
+        with pytest.raises(UserError, match="is not a list of images"):
             list_images(tmp_path / "file")
 
 

@@ -23,7 +23,8 @@ from runs import draw_market, final_states, forked, kill_self, status_of, tiny_c
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
-from occluded_reid.data.loading import ReidDataset, build_train_loader
+from occluded_reid.data.build import build_train_loader
+from occluded_reid.data.reid_dataset import ReidDataset
 from occluded_reid.engine import Trainer, prepare_run, spikes, train_step
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep

@@ -35,7 +35,7 @@ sys.path[:0] = [str(_TESTS / "helpers"), str(_TESTS), str(_TESTS.parent)]
 
 from gallery_search import Filter, GalleryIndex, Item  # noqa: E402
 from gallery_search.web.search import GallerySearch  # noqa: E402
-from occluded_reid.deploy.embedder import Embedded  # noqa: E402
+from occluded_reid.modeling.outputs import Embedding  # noqa: E402
 
 DIM, PARTS, CAMERAS, TOP = 96, 4, 4, 10
 BATCH = 20  # images that the writer adds at a time
@@ -63,9 +63,9 @@ def gallery_features(numbers: range) -> np.ndarray:
 class Drawn:
     """Stands for a model: a picture is its own feature."""
 
-    def embed(self, images: Any) -> Embedded:
+    def embed(self, images: Any) -> Embedding:
         found = np.stack([feature(image[:, :, ::-1]) for image in images])
-        return Embedded(found, np.full((len(found), PARTS), 0.5, np.float32))
+        return Embedding(found, np.full((len(found), PARTS), 0.5, np.float32))
 
 
 class Progress:

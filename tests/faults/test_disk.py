@@ -21,7 +21,7 @@ from test_gallery import add, create
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
-from occluded_reid.data.loading import open_dataset
+from occluded_reid.data.build import open_dataset
 from occluded_reid.engine import Trainer
 from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.hooks import truncate_metrics

@@ -9,8 +9,8 @@ from reference import fed_erasing, fed_part_pooling
 from torch import nn
 
 from fed.tiny import array
-from fed_plugin.head import FEDHead, PartErasing, erase, pool_stripes, split_tokens
-from occluded_reid.modeling.neck import build_neck
+from fed_plugin.head import FEDHead, PartErasing, erase, pool_stripes
+from occluded_reid.modeling.layers import build_neck, split_tokens
 from occluded_reid.utils.errors import UserError
 
 

@@ -14,7 +14,7 @@ from tiny_runs import states_of_a_run_that_was_killed_and_resumed
 from fed.tiny import fed_cfg, fed_run_cfg
 from fed_plugin import hooks
 from fed_plugin.hooks import digest_of
-from occluded_reid.data.loading import build_test_loader
+from occluded_reid.data.build import build_test_loader
 from occluded_reid.engine import Trainer, prepare_run
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError

@@ -21,13 +21,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import forked, kill_self, status_of
 
-from gallery_search import Filter, GalleryIndex, Item, halves, search_shards
+from gallery_search import Filter, GalleryIndex, Item, search_shards
 from gallery_search import approximation as approximations
 from gallery_search import database as databases
 from gallery_search import exact as exact_search
 from gallery_search import gallery as galleries
 from gallery_search import vectors as vector_files
-from gallery_search.halves import Halves
 from gallery_search.metadata import (
     checked_path,
     item_from_name,
@@ -36,7 +35,6 @@ from gallery_search.metadata import (
 )
 from occluded_reid.evaluation import distance_matrix
 from occluded_reid.evaluation.distances import METRICS
-from occluded_reid.evaluation.rounded import Rounded
 from occluded_reid.utils.errors import UserError
 
 DIM, PARTS = 4, 2
@@ -130,54 +128,6 @@ def test_exact_search_is_brute_force(metric, data, tmp_path_factory):
                     assert hit.item == known[hit.id][1] and hit.visibility.tolist() == [0.5, 0.5]
                 if metric != "cosine":  # equal ones in their order
                     assert [hit.id for hit in hits] == best
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_search_in_memory_is_exact(metric, tmp_path):
-    """Also without removed items, and with those that were added since."""
-    plain = create(tmp_path / "index", metric, 16)
-    add(plain, clustered(300, 16))
-    held = GalleryIndex(tmp_path / "index", in_memory=True)
-    queries = clustered(9, 16, seed=1)
-    assert held.search(queries[:1])[0][0].id == plain.search(queries[:1])[0][0].id
-    with plain.writer() as writer:
-        writer.remove([hit.id for hits in plain.search(queries, 2) for hit in hits])
-    add(plain, clustered(50, 16, seed=2), first=300)
-    for top in (1, 10, 1000):
-        for one, other in zip(held.search(queries, top), plain.search(queries, top), strict=True):
-            assert [hit.id for hit in one] == [hit.id for hit in other]
-    camera = Filter(cameras=("1",))
-    assert {hit.item.camera for hit in held.search(queries, 5, camera)[0]} == {"1"}
-
-
-def missed(held: Halves, features: np.ndarray, queries: np.ndarray, metric: str) -> list[bool]:
-    """Whether the nearest is not among the candidates, for each query that has some."""
-    truth = brute(queries.astype("d"), features.astype("d"), metric).argmax(1)
-    proposed = held.candidates(queries, 1, np.empty(0, np.int64))
-    pairs = zip(truth, proposed, strict=True)
-    return [best not in rows for best, rows in pairs if rows is not None]
-
-
-@pytest.mark.parametrize("metric", METRICS)
-def test_in_memory_the_nearest_is_always_among_the_candidates(metric, tmp_path, monkeypatch):
-    """Where bfloat16 alone would often miss it."""
-    random = np.random.default_rng(0)
-    centre = random.normal(size=(1, 8))
-    features, queries = (
-        exact_search.prepared(centre + 0.2 * random.normal(size=(count, 8)), "cosine", 8)
-        for count in (100, 900)
-    )
-    vector_files.append_vectors(tmp_path, 0, 0, features)
-    held = Halves(vector_files.Vectors(tmp_path, 0, 100, 8), metric)
-    monkeypatch.setattr(halves, "DEPTH", 60)
-    found = missed(held, features, queries, metric)
-    assert not any(found) and len(found) > 800
-    monkeypatch.setattr(halves, "DEPTH", 2)  # too many are as near: everything is compared
-    assert held.candidates(queries, 1, np.empty(0, np.int64)).count(None) > 100
-    monkeypatch.setattr(halves, "DEPTH", 60)
-    monkeypatch.setattr(Rounded, "rounding", 0)
-    monkeypatch.setattr(Rounded, "bounds", lambda *_: torch.zeros(len(queries)))
-    assert any(missed(held, features, queries, metric))
 
 
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])

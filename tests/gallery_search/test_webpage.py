@@ -31,7 +31,7 @@ from test_embedder import MODELS, save_run
 from gallery_search import GalleryIndex, Item
 from gallery_search.web import GallerySearch, QuestionError, fragments, pictures, server
 from gallery_search.web.pictures import PictureError, decoded, gallery_picture, thumbnail
-from occluded_reid.deploy.embedder import Embedded
+from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.visualization.sheet import HIDDEN, VISIBLE
 
 DIM, PARTS, COUNT = 96, 3, 12
@@ -56,9 +56,9 @@ def png(image: np.ndarray) -> bytes:
 class PixelsAsFeatures:
     """Stands for a model."""
 
-    def embed(self, images: Any) -> Embedded:
+    def embed(self, images: Any) -> Embedding:
         found = np.stack([feature(image[:, :, ::-1]) for image in images])
-        return Embedded(found, np.full((len(found), PARTS), 0.25, np.float32))
+        return Embedding(found, np.full((len(found), PARTS), 0.25, np.float32))
 
 
 @pytest.fixture

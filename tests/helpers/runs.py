@@ -20,7 +20,7 @@ from PIL import Image
 from torch import nn
 
 from occluded_reid.config import CfgNode, load_config
-from occluded_reid.data.loading import build_train_loader
+from occluded_reid.data.build import build_train_loader
 from occluded_reid.engine import Trainer, prepare_run
 
 IDENTITIES, CAMERAS = 8, 3

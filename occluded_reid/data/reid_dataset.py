@@ -1,0 +1,171 @@
+"""From lists of images to samples and batches on the CPU.
+
+A batch is a dict: ``images`` (B, 3, H, W) in 0-255, ``targets`` (B,), ``camids`` (B,),
+``img_paths`` (a list) and ``index`` (B,), the position in the data set. Training with ``INPUT.NPO``
+adds ``part_visibility`` (B, P) and, in pairs, ``occluded_images`` (B, 3, H, W).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from fastreid.data.common import CommDataset
+
+from occluded_reid.data.cache import Images
+from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.data.transforms.augmentation import Augmentation
+from occluded_reid.data.transforms.batch_augmentation import stacked
+from occluded_reid.data.transforms.npo import NpoAugmentation
+from occluded_reid.utils.random import PrivateRandomness
+
+Item = tuple[str, Any, Any]
+"""Path, identity and camera of an image."""
+
+
+class SampleIndex(NamedTuple):
+    """What a sampler asks for.
+
+    Attributes:
+        position: of the image in the data set.
+        seed: of its augmentation.
+    """
+
+    position: int
+    seed: int
+
+
+class Unreadable(NamedTuple):
+    """What a data set returns in place of an image that cannot be decoded."""
+
+    path: str
+    reason: str
+
+
+class ReidDataset(CommDataset):
+    """fast-reid's data set with seeded augmentation; it reports unreadable images.
+
+    Args:
+        items: (path, identity, camera) of each image.
+        transform: maps a PIL image to a (3, H, W) tensor.
+        relabel: renumber identities and cameras from 0.
+        npo: occludes the transformed image wherever the index brings a seed.
+    """
+
+    def __init__(
+        self,
+        items: list[Item],
+        transform: Callable[[Any], torch.Tensor],
+        relabel: bool = True,
+        npo: NpoAugmentation | None = None,
+    ):
+        super().__init__(items, transform, relabel)
+        self._npo = npo
+
+    def __getitem__(self, index: SampleIndex | int) -> dict[str, Any] | Unreadable:
+        if not isinstance(index, SampleIndex):
+            return self.read_sample(index)
+        with PrivateRandomness(index.seed):
+            sample = self.read_sample(index.position)
+        if self._npo is None or isinstance(sample, Unreadable):
+            return sample
+        return self._npo(sample, index.seed)
+
+    def read_sample(self, position: int) -> dict[str, Any] | Unreadable:
+        """Return the sample at ``position``, one row of the batch described above."""
+        path = self.img_items[position][0]
+        try:
+            image = read_rgb(path)
+        except READ_ERRORS as error:
+            return Unreadable(path, f"{type(error).__name__}: {error}")
+        return {"images": self.transform(image), **self.describe(position)}
+
+    def describe(self, position: int) -> dict[str, Any]:
+        """Return everything in the sample at ``position`` but its image."""
+        path, pid, camid = self.img_items[position][:3]
+        return {
+            "targets": self.pid_dict[pid] if self.relabel else pid,
+            "camids": self.cam_dict[camid] if self.relabel else camid,
+            "img_paths": path,
+            "index": position,
+        }
+
+
+class BatchDataset(ReidDataset):
+    """Reads and augments a whole batch at once, with the same pixels as sample by sample.
+
+    Args:
+        items: (path, identity, camera) of each image.
+        images: images of one size, in the order of the items.
+        augmentation: what is done to them.
+        finished: whether a batch is complete. Else it is cropped only, and holds as ``changes``
+            what ``BatchAugmentation`` is to do.
+    """
+
+    def __init__(
+        self, items: list[Item], images: Images, augmentation: Augmentation, *, finished: bool
+    ):
+        super().__init__(items, augmentation.resize)
+        self._images = images
+        self._augmentation = augmentation
+        self._finished = finished
+
+    def __getitems__(self, indices: Sequence[SampleIndex]) -> dict[str, Any]:
+        """Return a batch as :func:`collate` does; PyTorch's loader calls this."""
+        readable: list[tuple[SampleIndex, np.ndarray]] = []
+        unreadable = []
+        for index in indices:
+            image = self._images[index.position]
+            if isinstance(image, str):
+                unreadable.append(Unreadable(self.img_items[index.position][0], image))
+            else:
+                readable.append((index, image))
+        if not readable:
+            return {"unreadable": unreadable}
+        batch = collate([self.describe(index.position) for index, _ in readable])
+        return batch | self._augment(readable) | {"unreadable": unreadable}
+
+    def _augment(self, samples: Sequence[tuple[SampleIndex, np.ndarray]]) -> dict[str, Any]:
+        changes = []
+        crops = np.zeros((len(samples), 3, *self._augmentation.size), np.uint8)
+        with PrivateRandomness(samples[0][0].seed):
+            for (index, image), crop in zip(samples, crops, strict=True):
+                changes.append(self._augmentation.draw(index.seed))
+                self._augmentation.crop(image, changes[-1], crop)
+        images = torch.from_numpy(crops)
+        if self._finished:
+            return self._augmentation.finish(images, changes)
+        labels = self._augmentation.labels(changes)
+        return {"images": images, "changes": stacked(changes), **labels}
+
+
+def collate(samples: Sequence[dict[str, Any] | Unreadable] | dict[str, Any]) -> dict[str, Any]:
+    """Merge samples into a batch; ``unreadable`` lists those without an image.
+
+    Tensors, arrays and numbers are stacked, strings become a list. A batch is returned as it is.
+
+    Raises:
+        TypeError: a value of another type.
+    """
+    if isinstance(samples, dict):
+        return samples
+    readable = [sample for sample in samples if isinstance(sample, dict)]
+    batch: dict[str, Any] = {
+        key: _stack(key, [sample[key] for sample in readable]) for key in (readable or [{}])[0]
+    }
+    batch["unreadable"] = [sample for sample in samples if isinstance(sample, Unreadable)]
+    return batch
+
+
+def _stack(key: str, values: list[Any]) -> Any:
+    first = values[0]
+    if torch.is_tensor(first):
+        return torch.stack(values)
+    if isinstance(first, str):
+        return values
+    if isinstance(first, (bool, int, float, np.ndarray, np.generic)):
+        stacked_values = torch.as_tensor(np.stack(values))
+        return stacked_values.float() if stacked_values.is_floating_point() else stacked_values
+    raise TypeError(f"a sample's {key!r} is a {type(first).__name__}, which cannot be batched")

@@ -1,0 +1,116 @@
+"""Which images make a batch, as a function of the seed and the epoch."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+from fastreid.config import CfgNode
+from fastreid.data import samplers
+from fastreid.utils import comm
+from torch.utils.data import Sampler
+
+from occluded_reid.data.reid_dataset import Item, SampleIndex
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.random import PrivateRandomness, derive_seed
+
+_IDENTITY_SAMPLERS = ("BalancedIdentitySampler", "NaiveIdentitySampler")
+
+
+class EpochBatches(Sampler[list[SampleIndex]]):
+    """An endless stream of batches in which epoch ``e`` depends on ``(seed, e)`` alone.
+
+    Args:
+        build: builds one of fast-reid's samplers from a seed that all ranks share.
+        batch_size: images per batch on this rank.
+        batches_per_epoch: number of batches after which the next epoch begins.
+        seed: the run's seed.
+
+    Attributes:
+        start_epoch: the first epoch to yield, for a resumed run.
+        start_batch: the first batch of that epoch.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[int], Sampler[int]],
+        batch_size: int,
+        batches_per_epoch: int,
+        seed: int,
+    ):
+        self._build = build
+        self._batch_size = batch_size
+        self._batches_per_epoch = batches_per_epoch
+        self._seed = seed
+        self._rank = comm.get_rank()
+        self.start_epoch, self.start_batch = 0, 0
+
+    def __iter__(self) -> Iterator[list[SampleIndex]]:
+        for epoch in itertools.count(self.start_epoch):
+            shared_seed = derive_seed(self._seed, epoch)
+            positions = iter(self._build(shared_seed))
+            # fast-reid's samplers seed the global generators and draw from them
+            randomness = PrivateRandomness(shared_seed)
+            for batch in range(self._batches_per_epoch):
+                with randomness:
+                    chosen = list(itertools.islice(positions, self._batch_size))
+                if (epoch, batch) < (self.start_epoch, self.start_batch):
+                    continue
+                yield [
+                    SampleIndex(int(position), derive_seed(self._seed, epoch, self._rank, batch, i))
+                    for i, position in enumerate(chosen)
+                ]
+
+
+def build_sampler(cfg: CfgNode, items: list[Item], seed: int) -> Sampler[int]:
+    """Build fast-reid's sampler ``DATALOADER.SAMPLER_TRAIN`` with a seed.
+
+    Raises:
+        UserError: there is no sampler of that name.
+    """
+    name = cfg.DATALOADER.SAMPLER_TRAIN
+    per_rank = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
+    instances = cfg.DATALOADER.NUM_INSTANCE
+    if name == "TrainingSampler":
+        return samplers.TrainingSampler(len(items), seed=seed)
+    if name == "ImbalancedDatasetSampler":
+        return samplers.ImbalancedDatasetSampler(items, seed=seed)
+    if name == "SetReWeightSampler":
+        weights = cfg.DATALOADER.SET_WEIGHT
+        return samplers.SetReWeightSampler(items, per_rank, instances, weights, seed=seed)
+    if name in _IDENTITY_SAMPLERS:
+        return getattr(samplers, name)(items, per_rank, instances, seed=seed)
+    raise UserError(
+        f"DATALOADER.SAMPLER_TRAIN is {name}; fast-reid has {', '.join(samplers.__all__)}"
+    )
+
+
+def check_batch_size(cfg: CfgNode, items: list[Item]) -> None:
+    """Check that ``items`` can fill a batch; else fast-reid's samplers never return.
+
+    Raises:
+        UserError: too few images or identities, or sizes that do not divide each other.
+    """
+    batch, ranks = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
+    if batch % ranks:
+        raise UserError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {ranks} processes")
+    if len(items) < batch:
+        raise UserError(
+            f"the training set has {len(items)} images, SOLVER.IMS_PER_BATCH asks for {batch}"
+        )
+    if cfg.DATALOADER.SAMPLER_TRAIN not in _IDENTITY_SAMPLERS:
+        return
+    instances = cfg.DATALOADER.NUM_INSTANCE
+    if instances < 1 or (batch // ranks) % instances:
+        raise UserError(
+            f"a batch of {batch // ranks} images per process (SOLVER.IMS_PER_BATCH {batch}, "
+            f"{ranks} processes) is no multiple of DATALOADER.NUM_INSTANCE {instances}"
+        )
+    needed = batch // instances
+    identities = len({item[1] for item in items})
+    if identities < needed:
+        raise UserError(
+            f"a batch needs {needed} identities (SOLVER.IMS_PER_BATCH {batch} / "
+            f"DATALOADER.NUM_INSTANCE {instances}), the training set has {identities}: lower "
+            "SOLVER.IMS_PER_BATCH"
+        )

@@ -1,0 +1,211 @@
+"""Features of many images: the processes of a job share the parts and write one npz file."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.data.workers import read_batches, worker_options
+from occluded_reid.deploy.embedder import Embedder
+from occluded_reid.deploy.feature_file import FeatureFile, ImageList, Job, UnreadableImage
+from occluded_reid.utils.files import make_folder
+from occluded_reid.utils.progress import progress
+
+logger = logging.getLogger(__name__)
+
+POLL_SECONDS = 2.0
+MAX_NAMED = 20
+"""Unreadable images that the log names one by one."""
+
+
+class Batch(NamedTuple):
+    """Images that are ready for the model.
+
+    Attributes:
+        indices: Their positions in the list.
+        images: (n, 3, H, W); None if no image of the batch can be read.
+        unreadable: The other images of the batch.
+    """
+
+    indices: list[int]
+    images: torch.Tensor | None
+    unreadable: list[UnreadableImage]
+
+
+class _PreparedImages(Dataset[Any]):
+    def __init__(self, images: ImageList, embedder: Embedder):
+        self._images = images
+        self._transform = embedder.transform
+
+    def __getitem__(self, index: int) -> tuple[int, torch.Tensor] | UnreadableImage:
+        path = os.path.join(self._images.folder, self._images.paths[index])
+        try:
+            return index, self._transform(read_rgb(path))
+        except READ_ERRORS as error:
+            return UnreadableImage(index, f"{type(error).__name__}: {error}")
+
+
+def _collate(samples: list[tuple[int, torch.Tensor] | UnreadableImage]) -> Batch:
+    unreadable = [sample for sample in samples if isinstance(sample, UnreadableImage)]
+    read = [sample for sample in samples if not isinstance(sample, UnreadableImage)]
+    images = torch.stack([image for _, image in read]) if read else None
+    return Batch([index for index, _ in read], images, unreadable)
+
+
+def load_batches(
+    images: ImageList,
+    batches: Sequence[range],
+    embedder: Embedder,
+    *,
+    workers: int,
+    description: str,
+    show_progress: bool = True,
+) -> Iterable[Batch]:
+    """Read and prepare images, batch by batch.
+
+    Args:
+        images: The list.
+        batches: Positions in the list, for each batch.
+        embedder: The model that the images are prepared for.
+        workers: Reader processes; 0 reads in this one.
+        description: Shown beside the progress.
+        show_progress: Whether to report progress at all.
+    """
+    loader: DataLoader[Any] = DataLoader(
+        _PreparedImages(images, embedder),
+        batch_sampler=batches,  # type: ignore[arg-type]
+        collate_fn=_collate,
+        pin_memory=embedder.device.type == "cuda",
+        multiprocessing_context="fork" if workers else None,  # spawning would copy the model
+        **worker_options(workers),
+    )
+    prepared = read_batches(loader)
+    if not show_progress:
+        return prepared
+    return progress(prepared, total=len(batches), description=description, unit="batches")
+
+
+def log_unreadable(
+    images: ImageList, unreadable: Sequence[UnreadableImage], consequence: str
+) -> None:
+    """Warn of the images that cannot be read; ``consequence`` ends the summary."""
+    for index, reason in unreadable[:MAX_NAMED]:
+        logger.warning(f"Cannot read {images.paths[index]} ({reason})")
+    if unreadable:
+        count = f"{len(unreadable)} of {len(images.paths)}"
+        logger.warning(f"{count} images cannot be read; {consequence}")
+
+
+def join_job() -> tuple[int, int]:
+    """Read this process's rank and the number of processes, as torchrun sets them; pick its GPU.
+
+    Only rank 0 reports what it does; the others log warnings.
+    """
+    rank, world_size = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    if rank:
+        logging.disable(logging.INFO)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count())
+    return rank, world_size
+
+
+def extract_features(
+    embedder: Embedder,
+    images: ImageList,
+    output: str | os.PathLike[str],
+    *,
+    part_size: int = 2048,
+    workers: int = 0,
+    rank: int = 0,
+    world_size: int = 1,
+) -> None:
+    """Write the features of ``images`` to an npz file; rank 0 joins what all ranks wrote.
+
+    An interrupted call goes on where it was when it is repeated. See docs/embedding.md for the
+    arrays in the file.
+
+    Args:
+        embedder: The model.
+        images: What :func:`~occluded_reid.deploy.feature_file.list_images` returned.
+        output: The file; its parts lie in ``<output>.parts`` meanwhile.
+        part_size: Images per part.
+        workers: Reader processes.
+        rank: Of this process; it does the parts whose number modulo ``world_size`` is its rank.
+        world_size: Number of processes.
+
+    Raises:
+        UserError: The output holds features of another model, list or precision; no image can be
+            read; or the disk is full.
+    """
+    job = Job(images.sha256, embedder.fingerprint, embedder.precision, part_size)
+    file = FeatureFile(output, job, images)
+    make_folder(file.path.parent)
+    file.check_parts()
+    missing = file.list_missing_parts()  # before is_finished: another process may join the parts
+    if file.is_finished():
+        file.remove_parts()
+        print(f"{file.path} is there already")
+        return
+    total = len(images.paths)
+    parts = [part for part in missing if part % world_size == rank]
+    logger.info(f"{total} images; {len(parts)} of {file.num_parts} parts to do")
+    batches = [
+        range(start, min(start + embedder.batch_size, (part + 1) * part_size, total))
+        for part in parts
+        for start in range(
+            part * part_size, min((part + 1) * part_size, total), embedder.batch_size
+        )
+    ]
+    loaded = load_batches(
+        images, batches, embedder, workers=workers, description="Features", show_progress=rank == 0
+    )
+    _write_parts(file, loaded, part_size, embedder)
+    if rank == 0:
+        _wait_for_others(file)
+        unreadable = file.assemble(embedder.metric, embedder.dim, embedder.num_parts)
+        print(f"{file.path}: features of {total - len(unreadable)} images")
+        log_unreadable(
+            images,
+            unreadable,
+            "the array `broken` names them. To try them again, delete the file and repeat the "
+            "command",
+        )
+
+
+def _write_parts(
+    file: FeatureFile, batches: Iterable[Batch], part_size: int, embedder: Embedder
+) -> None:
+    """Embed the batches and write each part as soon as it is complete."""
+
+    def part_of(batch: Batch) -> int:
+        return (batch.indices[0] if batch.indices else batch.unreadable[0].index) // part_size
+
+    for part, batches_of_part in itertools.groupby(batches, part_of):
+        indices: list[int] = []
+        unreadable: list[UnreadableImage] = []
+        embeddings = []
+        for batch in batches_of_part:
+            indices += batch.indices
+            unreadable += batch.unreadable
+            if batch.images is not None:
+                embeddings.append(embedder.embed_batch(batch.images))
+        file.write_part(part, np.array(indices), embedder.concatenate(embeddings), unreadable)
+
+
+def _wait_for_others(file: FeatureFile) -> None:
+    for polls in itertools.count():
+        missing = file.list_missing_parts()
+        if not missing:
+            return
+        if polls % 30 == 0:
+            logger.info(f"Waiting for {len(missing)} parts of other processes in {file.folder}")
+        time.sleep(POLL_SECONDS)
