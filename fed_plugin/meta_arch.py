@@ -164,7 +164,7 @@ class FED(nn.Module):
 
     def training_hooks(self, cfg: CfgNode) -> list[HookBase]:
         """What a trainer must run with this model: the banks are filled before the first step."""
-        return [FillMemories(cfg)] if self.erased_memory is not None else []
+        return [FillMemories()] if self.erased_memory is not None else []
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor] | Embedding:
         """Return the weighted loss terms in training, an :class:`Embedding` in evaluation.

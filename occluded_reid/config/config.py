@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import difflib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -224,6 +224,24 @@ def _check_choices(cfg: CfgNode) -> None:
     without_gpu = not torch.cuda.is_available() or str(cfg.MODEL.DEVICE) == "cpu"
     if cfg.SOLVER.AMP.ENABLED and values["SOLVER.AMP.DTYPE"] == "float16" and without_gpu:
         raise UserError("SOLVER.AMP.DTYPE float16 needs a GPU; use bfloat16 on the CPU")
+
+
+def check_ranges(section: str, node: CfgNode, rules: Mapping[str, tuple[bool, str]]) -> None:
+    """Check the values of a section that its types cannot check.
+
+    >>> check_ranges("MODEL.FED", fed, {"NUM_PARTS": (fed.NUM_PARTS >= 1, "at least 1")})
+
+    Args:
+        section: name of the section, for the message.
+        node: the section.
+        rules: by key, whether its value fits, and what it must be.
+
+    Raises:
+        UserError: a value does not fit.
+    """
+    for key, (fits, expected) in rules.items():
+        if not fits:
+            raise UserError(f"{section}.{key} is {node[key]}; it must be {expected}")
 
 
 def _check_size(key: str, size: Sequence[Any]) -> None:

@@ -16,7 +16,8 @@ from timm.utils import ModelEmaV3
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import changed_copy
-from occluded_reid.data.build import build_train_loader
+from occluded_reid.data.build import build_test_loader, build_train_loader
+from occluded_reid.data.loader import DeviceLoader
 from occluded_reid.engine.hooks import (
     EvalCheckpointHook,
     MetricsWriter,
@@ -269,6 +270,15 @@ class Trainer(defaults.DefaultTrainer):
     def _test(self) -> None:
         model = self.ema.module if self.ema is not None else unwrapped(self.model)
         self._last_eval_results = testing.test(self.cfg, model, epoch=self.epoch)
+
+    def build_training_images_loader(self) -> DeviceLoader:
+        """Load this rank's share of the training images, once and in order, as in evaluation.
+
+        ``targets`` are those of training. FED's hook fills the memory banks with it.
+        """
+        dataset = self.data_loader.dataset
+        items = [(path, dataset.pid_dict[pid], 0) for path, pid, *_ in dataset.img_items]
+        return build_test_loader(self.cfg, items, [])[0]
 
     def _evaluate(self) -> float:
         """Evaluate; return (Rank-1 + mAP) / 2 on the first test set, fast-reid's ``metric``."""

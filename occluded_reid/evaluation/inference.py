@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Iterator
 from typing import Any
 
 import torch
+from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 
 from occluded_reid.evaluation.evaluator import Evaluator
@@ -37,7 +36,7 @@ def run_inference(
         The evaluator's report; empty on ranks other than 0.
     """
     evaluator.reset()
-    with evaluating(model):
+    with inference_context(model):
         for batch in progress(
             loader, total=len(loader), description=f"Features of {name}", unit="batches",
             logger=logger,
@@ -45,14 +44,3 @@ def run_inference(
             embedding = embedding_of(model.forward, batch, flip=flip)
             evaluator.process(batch, embedding)
     return evaluator.evaluate()
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put ``model`` into evaluation mode inside the block; its mode is restored after it."""
-    was_training = model.training
-    model.eval()
-    try:
-        yield
-    finally:
-        model.train(was_training)

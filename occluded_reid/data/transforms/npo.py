@@ -18,9 +18,9 @@ import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode
 
+from occluded_reid.config import check_ranges
 from occluded_reid.data.transforms.color import change_colours
 from occluded_reid.data.transforms.occluder_patches import Patch, occlusion_set
-from occluded_reid.utils.errors import UserError
 
 
 class Rectangle(NamedTuple):
@@ -272,6 +272,4 @@ def _check(npo: CfgNode) -> None:
         "NUM_STRIPES": (npo.NUM_STRIPES >= 1, "at least 1"),
         "COVERED": (0 <= npo.COVERED <= 1, "a fraction in [0, 1]"),
     }
-    for key, (fits, wanted) in rules.items():
-        if not fits:
-            raise UserError(f"INPUT.NPO.{key} is {npo[key]}; it must be {wanted}")
+    check_ranges("INPUT.NPO", npo, rules)
