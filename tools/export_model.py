@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Export a trained model: ONNX, OpenVINO or torch.export's format, and prove what it computes.
+"""Export a trained model to ONNX, OpenVINO or torch.export, and verify what the graph computes.
 
-One input, images (B, 3, H, W) of float32 in 0-255, red first; two outputs, features (not
-normalised) and visibility. What else its users must know stands beside it, in F.json.
+The graph has one input, images (B, 3, H, W) of float32 in 0-255, RGB, and two outputs, features
+(not normalized) and visibility. F.json beside it describes both.
 """
 
 from __future__ import annotations
@@ -10,28 +10,27 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from methods import ADD_KEYS
 
 from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import load_config
 from occluded_reid.deploy.export import export
-from occluded_reid.deploy.formats import FORMATS, PRECISIONS
 from occluded_reid.engine.defaults import setup_logging, weights_parser
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 
 
 def export_model(args: argparse.Namespace) -> None:
-    """Load, export, compare, write."""
+    """Load the model, export it, report how well the graph reproduces it."""
     setup_logging()
     config = args.config_file or str(Path(args.weights).with_name("config.yaml"))
     if not args.config_file and not Path(config).is_file():
         raise UserError(f"there is no {config} beside the weights: name one with --config-file")
     cfg = load_config(config, [*args.opts, "MODEL.DEVICE", "cpu"], add_keys=ADD_KEYS)
-    model = build_inference_model(cfg, args.weights, trust=args.trust_checkpoint)
-    about = export(
-        model,
+    description = export(
+        build_inference_model(cfg, args.weights, trust=args.trust_checkpoint),
         cfg,
         args.output,
         args.format,
@@ -39,21 +38,25 @@ def export_model(args: argparse.Namespace) -> None:
         calibration=args.calibration,
         evaluate=args.evaluate,
     )
-    parity = about["parity"]
+    _print_summary(args, description)
+
+
+def _print_summary(args: argparse.Namespace, description: dict[str, Any]) -> None:
+    parity = description["parity"]
     print(
-        f"{args.output}: features ({about['dim']},) compared by {about['metric']}, visibility "
-        f"({about['parts']},); greatest difference from the model "
+        f"{args.output}: features ({description['dim']},) compared by {description['metric']}, "
+        f"visibility ({description['parts']},); largest difference from the model "
         f"{parity['max_abs_difference']:.1e} in fp32 (at most {parity['tolerance']:g})"
     )
-    if accuracy := about.get("accuracy"):
+    if accuracy := description.get("accuracy"):
         loss = accuracy["one_minus_cosine"]
         print(
-            f"{args.precision}: 1 - cosine {loss['mean']:.1e} in the mean, {loss['max']:.1e} at "
-            f"most, on {accuracy['pictures']} pictures"
+            f"{args.precision}: 1 - cosine {loss['mean']:.1e} on average, at most "
+            f"{loss['max']:.1e}, on {accuracy['pictures']} images"
         )
-    for name, metrics in about.get("results", {}).items():
-        compared = (f"{m} {x['model']:.2f} -> {x['graph']:.2f}" for m, x in metrics.items())
-        print(f"{name}: {', '.join(compared)}")
+    for name, metrics in description.get("results", {}).items():
+        changes = (f"{m} {x['model']:.2f} -> {x['graph']:.2f}" for m, x in metrics.items())
+        print(f"{name}: {', '.join(changes)}")
     print(f"{args.output}.json")
 
 
@@ -62,14 +65,14 @@ def parser() -> argparse.ArgumentParser:
     options = weights_parser(__doc__, "default: config.yaml beside W")
     add = options.add_argument
     add("--weights", required=True, metavar="W", help="such as logs/RUN/model_final.pth")
-    add("--format", required=True, choices=FORMATS)
+    add("--format", required=True, choices=("torch", "onnx", "openvino"))
     add("--output", required=True, metavar="F", help="such as model.onnx, model.xml or model.pt2")
-    add("--precision", default="fp32", choices=PRECISIONS, help="of --format openvino")
+    add("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="of OpenVINO's graph")
     add(
         "--calibration",
         default="",
         metavar="DIR_OR_LIST",
-        help="pictures for int8; a fifth of them is kept to measure what it costs",
+        help="images for int8; every fifth is held out to measure the loss",
     )
     add(
         "--evaluate",

@@ -22,9 +22,9 @@ from torch import nn
 from cases.aonet_case import AONetCase, build_aonet
 from cases.fed_case import FEDCase, build_fed
 from occluded_reid.checkpoint.checkpointer import without_training_parts
-from occluded_reid.deploy.accuracy import feature_cost
-from occluded_reid.deploy.export import InferenceGraph, drawn_images, trace
-from occluded_reid.deploy.formats import Exported, Runner, as_openvino, require
+from occluded_reid.deploy.accuracy import measure_feature_error
+from occluded_reid.deploy.export import InferenceGraph, render_pedestrians, trace
+from occluded_reid.deploy.formats import ExportedGraph, Runner, check_packages, export_openvino
 from occluded_reid.utils.errors import UserError
 
 PICTURES = 12
@@ -70,9 +70,9 @@ class Network:
             return trace(self.graph, self.size)
 
     @functools.cached_property
-    def openvino(self) -> Exported:
+    def openvino(self) -> ExportedGraph:
         """OpenVINO's graph in float32."""
-        return as_openvino(self.program)
+        return export_openvino(self.program)
 
     def compare(self, way: Way, rounds: int) -> Figure:
         """Return the time of an image beside that of the model as it stands, in float32.
@@ -80,14 +80,14 @@ class Network:
         Raises:
             Unequal: their features point elsewhere.
         """
-        pictures = drawn_images(PICTURES, self.size, seed=0)
+        pictures = render_pedestrians(PICTURES, self.size, seed=0)
         eager = in_torch(self.graph)
 
         def one_by_one(images: torch.Tensor) -> list[np.ndarray]:
             outputs = zip(*map(way.run, images.split(1)), strict=True)
             return [np.concatenate(each) for each in outputs]
 
-        cost = feature_cost(self.graph, one_by_one, pictures)["one_minus_cosine"]
+        cost = measure_feature_error(self.graph, one_by_one, pictures)["one_minus_cosine"]
         require_equal(f"{self.title} in {way.precision}, 1 - cosine", cost["max"], 0,
                       atol=LIMITS[way.precision])  # fmt: skip
         image = pictures[:1]
@@ -109,7 +109,7 @@ def networks(fed: FEDCase, aonet: AONetCase) -> Iterator[Network]:
 def installed(kind: str) -> bool:
     """Say whether an export format's packages are there."""
     try:
-        require(kind)
+        check_packages(kind)
     except UserError:
         return False
     return True

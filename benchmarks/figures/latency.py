@@ -23,8 +23,8 @@ from cases.one_image import (
 )
 from harness.comparison import Figure
 
-from occluded_reid.deploy.export import drawn_images
-from occluded_reid.deploy.formats import as_bf16, as_int8
+from occluded_reid.deploy.export import render_pedestrians
+from occluded_reid.deploy.formats import lower_to_bf16, quantize_to_int8
 from occluded_reid.utils.errors import UserError
 
 NAMES = ("latency", "latency_int8", "latency_aonet", "latency_aonet_int8")
@@ -48,7 +48,7 @@ def in_bf16(network: Network) -> Way:
     """Return the way in bfloat16."""
     if installed("openvino"):
         try:
-            return Way(as_bf16(network.openvino).run, "bf16", "OpenVINO")
+            return Way(lower_to_bf16(network.openvino).run, "bf16", "OpenVINO")
         except UserError:  # this processor cannot
             pass
     return compiled(network, torch.bfloat16) if has_compiler() else autocast_bf16(network)
@@ -57,7 +57,7 @@ def in_bf16(network: Network) -> Way:
 def in_int8(network: Network) -> Way | None:
     """Return the way in 8 bits, if there is one."""
     if installed("openvino"):
-        drawn = drawn_images(PICTURES, network.size, seed=1)
-        made = as_int8(network.openvino, drawn, transformer=network.transformer)
+        drawn = render_pedestrians(PICTURES, network.size, seed=1)
+        made = quantize_to_int8(network.openvino, drawn, transformer=network.transformer)
         return Way(made.run, "int8", "OpenVINO")
     return dynamic_int8(network) if network.transformer else None

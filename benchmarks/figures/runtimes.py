@@ -24,7 +24,7 @@ from cases.one_image import (
 )
 from harness.comparison import Figure
 
-from occluded_reid.deploy.formats import Runner, as_onnx, onnx_runner
+from occluded_reid.deploy.formats import Runner, build_onnx_runner, export_onnx
 
 WAYS = ("autocast", "compiled", "compiled_bf16", "openvino", "onnxruntime")
 ONLY_TRANSFORMERS = ("dynamic_int8", "onnxruntime_int8")
@@ -58,7 +58,7 @@ def ways(network: Network) -> Iterator[tuple[str, Way]]:
     if installed("openvino"):
         yield "openvino", Way(network.openvino.run, "fp32", "OpenVINO")
     if installed("onnx"):
-        made = as_onnx(network.program)
+        made = export_onnx(network.program)
         yield "onnxruntime", Way(made.run, "fp32", "ONNX Runtime")
         if network.transformer:
             run = quantised(made.files[""])
@@ -75,4 +75,4 @@ def quantised(content: bytes) -> Runner:
         model = onnx.load_from_string(content)
         del model.graph.value_info[:]  # shapes from before the export turned some weights
         quantize_dynamic(model, path, op_types_to_quantize=["MatMul", "Gemm"])
-        return onnx_runner(path.read_bytes())
+        return build_onnx_runner(path.read_bytes())

@@ -1,4 +1,4 @@
-"""A trained model as one graph, and the proof that the graph computes what the model does.
+"""Export a trained model as one graph, and verify that the graph computes what the model does.
 
 Shapes: B images, H, W height and width in pixels, D feature dimensions, P parts.
 """
@@ -12,23 +12,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from fastreid.config import CfgNode
 from PIL import Image
 from torch import nn
 
-from occluded_reid.deploy.accuracy import feature_cost, ranking_cost, read_pictures, split_pictures
+from occluded_reid.config import CfgNode
+from occluded_reid.deploy.accuracy import (
+    measure_feature_error,
+    measure_ranking_loss,
+    read_calibration_images,
+    split_held_out,
+)
 from occluded_reid.deploy.formats import (
     OUTPUTS,
-    Exported,
+    ExportedGraph,
     Runner,
-    as_bf16,
-    as_int8,
-    as_onnx,
-    as_openvino,
-    as_torch,
-    require,
+    check_packages,
+    export_onnx,
+    export_openvino,
+    export_torch,
+    lower_to_bf16,
+    quantize_to_int8,
 )
-from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.modeling.outputs import as_embedding
 from occluded_reid.synthetic.plan import plan_pictures
 from occluded_reid.synthetic.scene.composition import render
 from occluded_reid.synthetic.sizes import size_named
@@ -36,16 +41,16 @@ from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_folder, whole_file, write_json
 
 TOLERANCE = 1e-4
-RANDOM_BATCHES, DRAWN_BATCHES = (1, 3, 8), (2, 5)
-MOST_DRAWN = 12
-_MAKERS = {"torch": as_torch, "onnx": as_onnx, "openvino": as_openvino}
+RANDOM_BATCHES, RENDERED_BATCHES = (1, 3, 8), (2, 5)
+MAX_RENDERED = 12
+_EXPORTERS = {"torch": export_torch, "onnx": export_onnx, "openvino": export_openvino}
 
 
 class InferenceGraph(nn.Module):
-    """A model as a function of one tensor, for exporters.
+    """A model as a function of one tensor, as exporters want it.
 
     Args:
-        model: in evaluation mode, without what only training needs.
+        model: In evaluation mode, without the parts that only training needs.
     """
 
     def __init__(self, model: nn.Module):
@@ -53,15 +58,13 @@ class InferenceGraph(nn.Module):
         self.model = model
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``features`` (B, D), not normalised, and ``visibility`` (B, P).
+        """Return ``features`` (B, D), not normalized, and ``visibility`` (B, P).
 
         Args:
-            images: (B, 3, H, W) float32, red first, in 0-255.
+            images: (B, 3, H, W) float32, RGB, in 0-255.
         """
-        output = self.model({"images": images})
-        if isinstance(output, Embedding):
-            return output.features, output.visibility
-        return output, output[:, :0]  # fast-reid's models tell of no parts
+        embedding = as_embedding(self.model({"images": images}))
+        return embedding.features, embedding.visibility
 
 
 def export(
@@ -74,55 +77,66 @@ def export(
     calibration: str = "",
     evaluate: bool = False,
 ) -> dict[str, Any]:
-    """Write the model as ``path`` and what its users must know as ``path``.json.
+    """Write the model's graph to ``path`` and its description to ``path``.json.
 
     Args:
-        model: on the CPU, in evaluation mode, without what only training needs.
-        cfg: its configuration.
-        path: of the graph; OpenVINO's ends in .xml, and its weights stand beside it, in .bin.
-        kind: ``onnx``, ``openvino``, or ``torch`` for torch.export's format.
-        precision: of OpenVINO's graph: ``fp32``, ``bf16`` or ``int8``.
-        calibration: pictures, a folder or a list, for ``int8`` and for measuring what a lower
-            precision costs; ``""`` measures on drawn ones.
-        evaluate: measure what the graph loses on ``DATASETS.TESTS``.
+        model: On the CPU, in evaluation mode, without the parts that only training needs.
+        cfg: Its configuration.
+        path: Of the graph; OpenVINO's ends in .xml, and its weights are written to .bin beside it.
+        kind: ``onnx``, ``openvino``, or ``torch`` for the format of ``torch.export``.
+        precision: Of OpenVINO's graph: ``fp32``, ``bf16`` or ``int8``.
+        calibration: Images, a folder or a list, that ``int8`` is calibrated by and that the loss
+            of a lower precision is measured on; ``""`` measures on rendered pedestrians.
+        evaluate: Also rank ``DATASETS.TESTS`` by model and graph.
 
     Returns:
         The content of ``path``.json.
 
     Raises:
-        UserError: a package is missing, options that do not go together, pictures or test sets that
-            cannot be read, or the graph does not compute what the model does; then nothing is
-            written.
+        UserError: A package is missing, options exclude each other, images or test sets cannot be
+            read, or the graph does not compute what the model does. Nothing is written then.
+
+    >>> export(model, cfg, "model.onnx", "onnx")["metric"]  # doctest: +SKIP
+    'cosine'
     """
     _check_options(kind, path, precision, calibration)
-    require(kind)
+    check_packages(kind)
     graph = InferenceGraph(model).eval()
     size = tuple(cfg.INPUT.SIZE_TEST)
-    pictures = read_pictures(calibration, cfg) if calibration else None
+    images = read_calibration_images(calibration, cfg) if calibration else None
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        made = _MAKERS[kind](trace(graph, size))
-    parity = _checked(compare(graph, made.run, size), path)
-    cost: dict[str, Any] = {}
+        exported = _EXPORTERS[kind](trace(graph, size))
+    parity = measure_parity(graph, exported.run, size)
+    if not parity["max_abs_difference"] <= TOLERANCE:  # also if it is NaN
+        raise UserError(
+            f"the exported graph differs from the model by {parity['max_abs_difference']:.2g}, "
+            f"more than {TOLERANCE:g}: {path} was not written"
+        )
+    loss: dict[str, Any] = {}
     if precision != "fp32":
-        made, cost["accuracy"] = _lowered(graph, made, precision, pictures, size)
+        exported, loss["accuracy"] = _lower_precision(graph, exported, precision, images, size)
     if evaluate:
-        cost["results"] = ranking_cost(cfg, model, made.run)
-    first = next(iter(made.files.values()))
-    about = {
+        loss["results"] = measure_ranking_loss(cfg, model, exported.run)
+    first = next(iter(exported.files.values()))
+    description = {
         "format": kind,
-        **made.facts,
-        **description(graph, cfg),
+        **exported.metadata,
+        **describe_graph(graph, cfg),
         "sha256": hashlib.sha256(first).hexdigest(),
         "parity": parity,
-        **cost,
+        **loss,
     }
-    _write(made.files, about, Path(path))
-    return about
+    make_folder(Path(path).parent)
+    for suffix, content in reversed(exported.files.items()):  # the weights before their graph
+        with whole_file(Path(path).with_suffix(suffix) if suffix else path) as stream:
+            stream.write(content)
+    write_json(f"{path}.json", description)
+    return description
 
 
 def trace(graph: InferenceGraph, size: tuple[int, ...]) -> torch.export.ExportedProgram:
-    """Return the model as a program for images of ``size``, (H, W), in batches of any size."""
+    """Trace the model for batches of any number of images of ``size`` (H, W)."""
     return torch.export.export(
         graph,
         (torch.zeros(2, 3, *size),),
@@ -132,59 +146,40 @@ def trace(graph: InferenceGraph, size: tuple[int, ...]) -> torch.export.Exported
 
 def _check_options(kind: str, path: str, precision: str, calibration: str) -> None:
     if kind == "openvino" and not path.endswith(".xml"):
-        raise UserError(f"--output {path}: OpenVINO's graph is a file that ends in .xml")
+        raise UserError(f"--output {path}: OpenVINO's graph needs a name that ends in .xml")
     if precision != "fp32" and kind != "openvino":
         raise UserError(f"--precision {precision} is for --format openvino")
     if precision == "fp32" and calibration:
         raise UserError("--calibration is for --precision bf16 or int8")
     if precision == "int8" and not calibration:
         raise UserError(
-            "--precision int8 needs --calibration: some 300 pictures of persons like those to "
-            "come, a folder or a list"
+            "--precision int8 needs --calibration: a folder or list of some 300 images of persons "
+            "as the deployed cameras see them"
         )
 
 
-def _checked(parity: dict[str, Any], path: str) -> dict[str, Any]:
-    """Refuse a graph in float32 that does not compute what the model does."""
-    if not parity["max_abs_difference"] <= TOLERANCE:  # also where it is not a number
-        raise UserError(
-            f"the exported graph differs from the model by {parity['max_abs_difference']:.2g}, "
-            f"more than {TOLERANCE:g}: {path} was not written"
-        )
-    return parity
-
-
-def _lowered(
+def _lower_precision(
     graph: nn.Module,
-    made: Exported,
+    exported: ExportedGraph,
     precision: str,
-    pictures: torch.Tensor | None,
+    images: torch.Tensor | None,
     size: tuple[int, ...],
-) -> tuple[Exported, dict[str, Any]]:
-    """Return OpenVINO's graph in another precision, and how far its outputs then are."""
+) -> tuple[ExportedGraph, dict[str, Any]]:
+    """Return OpenVINO's graph in another precision, and the error of its outputs."""
     if precision == "int8":
-        assert pictures is not None  # checked with the options
-        calibrating, held_out = split_pictures(pictures)
+        assert images is not None  # _check_options
+        calibrating, held_out = split_held_out(images)
         transformer = any(isinstance(module, nn.LayerNorm) for module in graph.modules())
-        made = as_int8(made, calibrating, transformer=transformer)
+        lowered = quantize_to_int8(exported, calibrating, transformer=transformer)
     else:
-        held_out = drawn_images(MOST_DRAWN, size, 0) if pictures is None else pictures
-        made = as_bf16(made)
-    about = {"drawn": pictures is None, **feature_cost(graph, made.run, held_out)}
-    return made, about
+        held_out = render_pedestrians(MAX_RENDERED, size, 0) if images is None else images
+        lowered = lower_to_bf16(exported)
+    error = {"drawn": images is None, **measure_feature_error(graph, lowered.run, held_out)}
+    return lowered, error
 
 
-def _write(files: dict[str, bytes], about: dict[str, Any], path: Path) -> None:
-    """Write the weights before the graph that reads them, and what is said of both last."""
-    make_folder(path.parent)
-    for suffix, content in reversed(files.items()):
-        with whole_file(path.with_suffix(suffix) if suffix else path) as stream:
-            stream.write(content)
-    write_json(f"{path}.json", about)
-
-
-def description(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:
-    """Return what the users of a graph must know, for JSON."""
+def describe_graph(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:
+    """Describe inputs, outputs, preprocessing and metric of a graph, for JSON."""
     size = list(cfg.INPUT.SIZE_TEST)
     with torch.no_grad():
         features, visibility = graph(torch.zeros(1, 3, *size))
@@ -208,49 +203,47 @@ def description(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:
     }
 
 
-def compare(graph: nn.Module, runner: Runner, size: tuple[int, ...]) -> dict[str, Any]:
-    """Return how far a runner's outputs are from the model's, on inputs that are new each time.
+def measure_parity(graph: nn.Module, run: Runner, size: tuple[int, ...]) -> dict[str, Any]:
+    """Measure how far a runner's outputs are from the model's, on inputs that are always new.
 
     Args:
-        graph: the model.
-        runner: takes images (B, 3, H, W), returns features and visibility.
+        graph: The model.
+        run: Runs the exported graph.
         size: (H, W).
     """
-    chance = torch.Generator()
-    seed = chance.seed() % 2**31
-    chance.manual_seed(seed)
-    inputs = [torch.rand(count, 3, *size, generator=chance) * 255 for count in RANDOM_BATCHES]
-    inputs += list(drawn_images(sum(DRAWN_BATCHES), size, seed).split(DRAWN_BATCHES))
-    greatest = {"features": 0.0, "visibility": 0.0}
+    rng = torch.Generator()
+    seed = rng.seed() % 2**31
+    rng.manual_seed(seed)
+    inputs = [torch.rand(count, 3, *size, generator=rng) * 255 for count in RANDOM_BATCHES]
+    inputs += render_pedestrians(sum(RENDERED_BATCHES), size, seed).split(RENDERED_BATCHES)
+    largest = {"features": 0.0, "visibility": 0.0}
     for images in inputs:
         with torch.no_grad():
-            wanted = graph(images)
-        for (name, before), ours, theirs in zip(
-            greatest.items(), wanted, runner(images), strict=True
-        ):
+            expected = graph(images)
+        for name, ours, theirs in zip(OUTPUTS, expected, run(images), strict=True):
             if ours.shape != theirs.shape:
                 raise UserError(
                     f"the exported graph gives {name} {theirs.shape}, the model "
                     f"{tuple(ours.shape)}: nothing was written"
                 )
             differences = np.abs(ours.numpy() - theirs).ravel()
-            greatest[name] = float(np.max([before, *differences]))  # keeps what is no number
+            largest[name] = float(np.max([largest[name], *differences]))  # np.max keeps NaN
     return {
-        "max_abs_difference": float(np.max(list(greatest.values()))),
-        **greatest,
+        "max_abs_difference": float(np.max(list(largest.values()))),
+        **largest,
         "tolerance": TOLERANCE,
         "random_batches": list(RANDOM_BATCHES),
-        "drawn_batches": list(DRAWN_BATCHES),
+        "drawn_batches": list(RENDERED_BATCHES),
         "seed": seed,
     }
 
 
-def drawn_images(count: int, size: tuple[int, ...], seed: int) -> torch.Tensor:
-    """Draw ``count`` occluded pedestrians (:mod:`occluded_reid.synthetic`) as (count, 3, H, W)."""
+def render_pedestrians(count: int, size: tuple[int, ...], seed: int) -> torch.Tensor:
+    """Render occluded pedestrians (:mod:`occluded_reid.synthetic`): (count, 3, H, W) in 0-255."""
     queries = [each for each in plan_pictures(size_named("tiny"), seed) if each.split == "query"]
-    pictures = []
-    for picture in queries[:count]:
-        image = Image.fromarray(render(picture, seed).image)
+    images = []
+    for query in queries[:count]:
+        image = Image.fromarray(render(query, seed).image)
         resized = image.resize((size[1], size[0]), Image.Resampling.BICUBIC)
-        pictures.append(torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float())
-    return torch.stack(pictures)
+        images.append(torch.from_numpy(np.asarray(resized).copy()).permute(2, 0, 1).float())
+    return torch.stack(images)

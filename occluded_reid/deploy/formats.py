@@ -1,4 +1,4 @@
-"""The formats a traced model can be written in, and how a graph in each of them is run.
+"""The formats that a traced model is exported to, each with a runner for its graph.
 
 Shapes: B images, H, W height and width in pixels, D feature dimensions, P parts.
 """
@@ -23,45 +23,38 @@ from occluded_reid.utils.errors import UserError
 OUTPUTS = ("features", "visibility")
 
 Runner = Callable[[torch.Tensor], list[np.ndarray]]
-"""Takes images (B, 3, H, W), returns features (B, D) and visibility (B, P).
+"""Maps images (B, 3, H, W) to features (B, D) and visibility (B, P).
 
-It runs in as many threads as PyTorch had when it was made.
+It uses as many threads as PyTorch had when the runner was built.
 """
 
-_OPENVINO = ("openvino", "nncf")
-_NEEDED = {
+_REQUIRED_PACKAGES = {
     "torch": (),
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
-    "openvino": _OPENVINO,
+    "openvino": ("openvino", "nncf"),
 }
-FORMATS = tuple(_NEEDED)
-
-# What a graph of each precision is compiled with. Without it OpenVINO chooses by the processor.
-_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
-PRECISIONS = tuple(_HINTS)
+# OpenVINO would choose the precision by the processor if it were not told.
+_PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
-class Exported(NamedTuple):
-    """A graph as it will stand on the disk, already read back.
+class ExportedGraph(NamedTuple):
+    """A graph as its files hold it.
 
     Attributes:
-        files: contents; the first is the graph, the others stand beside it, by their suffix.
-        run: runs what the files hold.
-        facts: what its users must know of the format, for JSON.
+        files: Content by suffix: the graph first, then the files beside it.
+        run: Run the graph, read back from ``files``.
+        metadata: What a user of the format must know, for JSON.
     """
 
     files: dict[str, bytes]
     run: Runner
-    facts: dict[str, Any]
+    metadata: dict[str, Any]
 
 
-def require(kind: str) -> None:
-    """Check that the packages of a format are installed.
-
-    Raises:
-        UserError: some are not; the message says how to get them.
-    """
-    missing = [name for name in _NEEDED[kind] if importlib.util.find_spec(name) is None]
+def check_packages(kind: str) -> None:
+    """Raise a UserError with the command to type if packages of a format are missing."""
+    required = _REQUIRED_PACKAGES[kind]
+    missing = [name for name in required if importlib.util.find_spec(name) is None]
     if missing:
         raise UserError(
             f"--format {kind} needs {', '.join(missing)}: pip install 'occluded-reid[{kind}]', "
@@ -69,21 +62,21 @@ def require(kind: str) -> None:
         )
 
 
-def as_torch(program: torch.export.ExportedProgram) -> Exported:
-    """Return the program in torch.export's own format."""
+def export_torch(program: torch.export.ExportedProgram) -> ExportedGraph:
+    """Export to the format of ``torch.export``."""
     stream = io.BytesIO()
     torch.export.save(program, stream)
-    loaded = torch.export.load(io.BytesIO(stream.getvalue())).module()
+    module = torch.export.load(io.BytesIO(stream.getvalue())).module()
 
     def run(images: torch.Tensor) -> list[np.ndarray]:
         with torch.no_grad():
-            return [output.numpy() for output in loaded(images)]
+            return [output.numpy() for output in module(images)]
 
-    return Exported({"": stream.getvalue()}, run, {"opset": None})
+    return ExportedGraph({"": stream.getvalue()}, run, {"opset": None})
 
 
-def as_onnx(program: torch.export.ExportedProgram) -> Exported:
-    """Return the program as ONNX, run by onnxruntime.
+def export_onnx(program: torch.export.ExportedProgram) -> ExportedGraph:
+    """Export to ONNX; ONNX Runtime runs it.
 
     Raises:
         UserError: PyTorch is too old.
@@ -91,7 +84,7 @@ def as_onnx(program: torch.export.ExportedProgram) -> Exported:
     import onnx
 
     try:
-        made = torch.onnx.export(
+        model = torch.onnx.export(
             program,
             dynamo=True,
             external_data=False,
@@ -101,18 +94,18 @@ def as_onnx(program: torch.export.ExportedProgram) -> Exported:
         )
     except TypeError as error:
         raise UserError("--format onnx needs PyTorch 2.6 or newer") from error
-    assert made is not None
+    assert model is not None
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
-        made.save(str(path), external_data=False)
+        model.save(str(path), external_data=False)
         content = path.read_bytes()
     opsets = onnx.load_from_string(content).opset_import
     opset = next(each.version for each in opsets if each.domain in ("", "ai.onnx"))
-    return Exported({"": content}, onnx_runner(content), {"opset": opset})
+    return ExportedGraph({"": content}, build_onnx_runner(content), {"opset": opset})
 
 
-def onnx_runner(content: bytes) -> Runner:
-    """Return what runs a graph in ONNX by onnxruntime."""
+def build_onnx_runner(content: bytes) -> Runner:
+    """Build a runner for an ONNX graph by ONNX Runtime."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
@@ -121,8 +114,8 @@ def onnx_runner(content: bytes) -> Runner:
     return lambda images: session.run(list(OUTPUTS), {"images": images.numpy()})
 
 
-def as_openvino(program: torch.export.ExportedProgram) -> Exported:
-    """Return the program as OpenVINO's graph in float32."""
+def export_openvino(program: torch.export.ExportedProgram) -> ExportedGraph:
+    """Export to OpenVINO in float32."""
     import openvino
 
     model = openvino.convert_model(program)
@@ -130,72 +123,78 @@ def as_openvino(program: torch.export.ExportedProgram) -> Exported:
     model.reshape([-1, 3, height, width])
     for output, name in zip(model.outputs, OUTPUTS, strict=True):
         output.get_tensor().set_names({name})
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, "model.xml")
-        openvino.save_model(model, path, compress_to_fp16=False)
-        return _compiled(path.read_bytes(), path.with_suffix(".bin").read_bytes(), "fp32")
+    return _save_openvino(model, "fp32")
 
 
-def as_bf16(made: Exported) -> Exported:
-    """Return OpenVINO's graph computed in bfloat16; the files are the same.
+def lower_to_bf16(graph: ExportedGraph) -> ExportedGraph:
+    """Run OpenVINO's graph in bfloat16; its files stay the same.
 
     Raises:
-        UserError: this processor cannot compute so.
+        UserError: This processor has no bfloat16 units.
     """
-    return _compiled(made.files[""], made.files[".bin"], "bf16")
+    return _compile_openvino(graph.files[""], graph.files[".bin"], "bf16")
 
 
-def as_int8(made: Exported, pictures: torch.Tensor, *, transformer: bool) -> Exported:
-    """Return OpenVINO's graph with heavy layers that compute in 8 bits.
+def quantize_to_int8(
+    graph: ExportedGraph, images: torch.Tensor, *, transformer: bool
+) -> ExportedGraph:
+    """Quantize the heavy layers of OpenVINO's graph after training (NNCF).
 
-    Post-training quantisation (NNCF): weights are rounded to 8 bits, and so are activations, whose
-    ranges are those met on ``pictures``.
+    Weights are rounded to 8 bits; so are activations, by their ranges on the calibration images.
 
     Args:
-        made: in float32.
-        pictures: (N, 3, H, W) in 0-255, like those to come.
-        transformer: the model is one; some of its layers then stay in float32.
+        graph: In float32.
+        images: (N, 3, H, W) in 0-255, for calibration.
+        transformer: Whether the model is a transformer, some of whose layers stay in float32.
     """
     import nncf
     import openvino
 
     nncf.set_log_level(logging.ERROR)
-    samples = [picture[None].numpy() for picture in pictures]
-    with warnings.catch_warnings(), tempfile.TemporaryDirectory() as folder:
+    samples = [image[None].numpy() for image in images]
+    with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model = nncf.quantize(
-            openvino.Core().read_model(*made.files.values()),
+            openvino.Core().read_model(*graph.files.values()),
             nncf.Dataset(samples),
             subset_size=len(samples),
             model_type=nncf.ModelType.TRANSFORMER if transformer else None,
         )
-        path = Path(folder, "model.xml")
-        openvino.save_model(model, path, compress_to_fp16=False)
-        return _compiled(path.read_bytes(), path.with_suffix(".bin").read_bytes(), "int8")
+    return _save_openvino(model, "int8")
 
 
-def _compiled(xml: bytes, weights: bytes, precision: str) -> Exported:
+def _save_openvino(model: Any, precision: str) -> ExportedGraph:
     import openvino
 
-    options = {"INFERENCE_PRECISION_HINT": _HINTS[precision]}
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.xml")
+        openvino.save_model(model, path, compress_to_fp16=False)
+        xml, weights = path.read_bytes(), path.with_suffix(".bin").read_bytes()
+    return _compile_openvino(xml, weights, precision)
+
+
+def _compile_openvino(xml: bytes, weights: bytes, precision: str) -> ExportedGraph:
+    import openvino
+
+    options = {"INFERENCE_PRECISION_HINT": _PRECISION_HINTS[precision]}
     core = openvino.Core()
     threads = {"INFERENCE_NUM_THREADS": torch.get_num_threads()}
     compiled = core.compile_model(core.read_model(xml, weights), "CPU", options | threads)
-    found = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
-    if found != _HINTS[precision]:
+    actual = compiled.get_property("INFERENCE_PRECISION_HINT").get_type_name()
+    if actual != _PRECISION_HINTS[precision]:
         raise UserError(
-            f"this processor cannot compute in {precision}: OpenVINO takes {found} instead, and "
-            "what the other costs cannot be measured here; use --precision fp32 or int8"
+            f"this processor cannot compute in {precision} (OpenVINO falls back to {actual}), so "
+            "its accuracy cannot be measured; use --precision fp32 or int8"
         )
 
     def run(images: torch.Tensor) -> list[np.ndarray]:
         outputs = compiled(images.numpy())
         return [np.array(outputs[name]) for name in OUTPUTS]
 
-    facts = {
+    metadata = {
         "opset": None,
         "precision": precision,
         "compile_with": options,
         "weights_sha256": hashlib.sha256(weights).hexdigest(),
     }
-    return Exported({"": xml, ".bin": weights}, run, facts)
+    return ExportedGraph({"": xml, ".bin": weights}, run, metadata)

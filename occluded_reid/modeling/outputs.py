@@ -35,7 +35,7 @@ def as_embedding(output: torch.Tensor | Embedding) -> Embedding:
     """Return a model's output by name; fast-reid's models return the features alone."""
     if isinstance(output, Embedding):
         return output
-    return Embedding(output, output.new_zeros(len(output), 0))
+    return Embedding(output, output[:, :0])  # torch.export would fix the batch of len(output)
 
 
 def embedding_of(

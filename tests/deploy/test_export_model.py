@@ -1,4 +1,4 @@
-"""tools/export_model.py: one graph that computes what the model does, or no file."""
+"""tools/export_model.py: a graph that computes what the model does, or no file."""
 
 from __future__ import annotations
 
@@ -20,12 +20,14 @@ from runs import draw_market, load_tool, tiny_cfg
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import build_inference_model, build_untrained
+from occluded_reid.config import load_config
 from occluded_reid.data.images import read_rgb
-from occluded_reid.deploy import accuracy as export_cost
+from occluded_reid.deploy import accuracy
 from occluded_reid.deploy import export as exporting
 from occluded_reid.modeling.outputs import Embedding
 
 tool = load_tool("export_model")
+ADD_KEYS = load_tool("methods").ADD_KEYS
 PAGE = Path(__file__).parents[2] / "docs" / "deploying.md"
 PARTS = {"FED": 4, "AONet": 3, "Baseline": 0}
 METHODS = ["FED", *(pytest.param(name, marks=pytest.mark.slow) for name in ("AONet", "Baseline"))]
@@ -36,8 +38,8 @@ VIT = (
 )  # fmt: skip
 
 
-def saved(folder: Path, method: str) -> Path:
-    """Write the weights and the configuration of a tiny model with statistics of its own."""
+def save_model(folder: Path, method: str) -> Path:
+    """Write weights and configuration of a tiny model with random running statistics."""
     torch.manual_seed(0)
     if method == "FED":
         cfg, model = fed_cfg(*VIT), fed_model(*VIT)
@@ -54,35 +56,35 @@ def saved(folder: Path, method: str) -> Path:
     return folder / "model.pth"
 
 
-def exported(
+def run_export(
     folder: Path, method: str, suffix: str, kind: str = "", *options: str
 ) -> tuple[Path, dict]:
     path = folder / f"model.{suffix}"
-    words = ["--weights", str(saved(folder, method)), "--format", kind or suffix, *options]
+    words = ["--weights", str(save_model(folder, method)), "--format", kind or suffix, *options]
     assert tool.command([*words, "--output", str(path)]) == 0
     return path, json.loads(Path(f"{path}.json").read_text())
 
 
-def fresh(about: dict, count: int) -> torch.Tensor:
+def random_images(about: dict, count: int) -> torch.Tensor:
     return torch.rand(count, 3, *about["input_size"]) * 255
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_torch_export_computes_what_the_model_does(tmp_path, method):
-    path, about = exported(tmp_path, method, "torch")
-    cfg = tool.load_config(str(tmp_path / "config.yaml"), [], add_keys=tool.ADD_KEYS)
+    path, about = run_export(tmp_path, method, "torch")
+    cfg = load_config(str(tmp_path / "config.yaml"), [], add_keys=ADD_KEYS)
     model = build_inference_model(cfg, str(tmp_path / "model.pth"))
     program = torch.export.load(path)
     for count in (1, 4, 7):
-        images = fresh(about, count)
+        images = random_images(about, count)
         features, visibility = program.module()(images)
-        wanted = model({"images": images.clone()})
-        wanted = wanted if isinstance(wanted, Embedding) else Embedding(wanted, visibility)
-        torch.testing.assert_close(features, wanted.features, rtol=0, atol=1e-4)
-        torch.testing.assert_close(visibility, wanted.visibility, rtol=0, atol=1e-4)
+        expected = model({"images": images.clone()})
+        expected = expected if isinstance(expected, Embedding) else Embedding(expected, visibility)
+        torch.testing.assert_close(features, expected.features, rtol=0, atol=1e-4)
+        torch.testing.assert_close(visibility, expected.visibility, rtol=0, atol=1e-4)
         assert visibility.shape == (count, PARTS[method])
-    # nothing of training, by names and by number
+    # no part that only training needs, by name and by count
     names = "|".join(program.state_dict)
     assert not re.search("classifier|diffusion|erased_memory|diffused_memory|heads.weight", names)
     whole = sum(value.numel() for value in build_untrained(cfg).parameters())
@@ -103,18 +105,18 @@ def test_onnx_computes_what_the_model_does(tmp_path, method):
     import onnx
     import onnxruntime
 
-    path, about = exported(tmp_path, method, "onnx")
-    cfg = tool.load_config(str(tmp_path / "config.yaml"), [], add_keys=tool.ADD_KEYS)
+    path, about = run_export(tmp_path, method, "onnx")
+    cfg = load_config(str(tmp_path / "config.yaml"), [], add_keys=ADD_KEYS)
     graph = exporting.InferenceGraph(build_inference_model(cfg, str(tmp_path / "model.pth")))
     session = onnxruntime.InferenceSession(str(path))
     assert [each.name for each in session.get_inputs()] == ["images"]
     assert [each.name for each in session.get_outputs()] == ["features", "visibility"]
     for count in (1, 4, 7):
-        images = fresh(about, count)
-        for found, wanted in zip(
+        images = random_images(about, count)
+        for actual, expected in zip(
             session.run(None, {"images": images.numpy()}), graph(images), strict=True
         ):
-            np.testing.assert_allclose(found, wanted.numpy(), rtol=0, atol=1e-4)
+            np.testing.assert_allclose(actual, expected.numpy(), rtol=0, atol=1e-4)
     weights = onnx.load(path).graph.initializer
     names = "|".join(each.name for each in weights)
     assert not re.search("classifier|diffusion|erased_memory|diffused_memory|heads.weight", names)
@@ -129,16 +131,16 @@ def test_onnx_computes_what_the_model_does(tmp_path, method):
 @torch.no_grad()
 @pytest.mark.parametrize("method", METHODS)
 def test_openvino_computes_what_the_model_does(tmp_path, method):
-    path, about = exported(tmp_path, method, "xml", "openvino")
-    cfg = tool.load_config(str(tmp_path / "config.yaml"), [], add_keys=tool.ADD_KEYS)
+    path, about = run_export(tmp_path, method, "xml", "openvino")
+    cfg = load_config(str(tmp_path / "config.yaml"), [], add_keys=ADD_KEYS)
     graph = exporting.InferenceGraph(build_inference_model(cfg, str(tmp_path / "model.pth")))
-    compiled = compiled_by_openvino(path, about)
+    compiled = compile_openvino(path, about)
     assert [each.any_name for each in compiled.inputs] == ["images"]
     for count in (1, 4, 7):
-        images = fresh(about, count)
-        found = compiled(images.numpy())
-        for name, wanted in zip(("features", "visibility"), graph(images), strict=True):
-            np.testing.assert_allclose(found[name], wanted.numpy(), rtol=0, atol=1e-4)
+        images = random_images(about, count)
+        actual = compiled(images.numpy())
+        for name, expected in zip(("features", "visibility"), graph(images), strict=True):
+            np.testing.assert_allclose(actual[name], expected.numpy(), rtol=0, atol=1e-4)
     assert about["compile_with"] == {"INFERENCE_PRECISION_HINT": "f32"}
     assert about["precision"] == "fp32" and "accuracy" not in about
     weights = path.with_suffix(".bin").read_bytes()
@@ -148,28 +150,28 @@ def test_openvino_computes_what_the_model_does(tmp_path, method):
 
 @pytest.mark.extras
 @torch.no_grad()
-def test_int8_says_what_it_costs_on_pictures_it_was_not_calibrated_by(tmp_path):
-    pictures = draw_pictures(tmp_path / "pictures", 15)
-    words = ["--precision", "int8", "--calibration", str(tmp_path / "pictures")]
-    path, about = exported(tmp_path, "FED", "xml", "openvino", *words)
-    cfg = tool.load_config(str(tmp_path / "config.yaml"), [], add_keys=tool.ADD_KEYS)
+def test_int8_reports_its_error_on_images_that_did_not_calibrate_it(tmp_path):
+    paths = save_images(tmp_path / "images", 15)
+    words = ["--precision", "int8", "--calibration", str(tmp_path / "images")]
+    path, about = run_export(tmp_path, "FED", "xml", "openvino", *words)
+    cfg = load_config(str(tmp_path / "config.yaml"), [], add_keys=ADD_KEYS)
     graph = exporting.InferenceGraph(build_inference_model(cfg, str(tmp_path / "model.pth")))
     transform = build_transforms(cfg, is_train=False)
-    held_out = torch.stack([transform(read_rgb(pictures[place])) for place in (0, 5, 10)])
-    found = compiled_by_openvino(path, about)(held_out.numpy())["features"]
-    loss = 1 - F.cosine_similarity(torch.from_numpy(found), graph(held_out)[0])
-    said = about["accuracy"]
-    assert said["pictures"] == 3 and not said["drawn"]
-    assert said["one_minus_cosine"]["mean"] == pytest.approx(loss.mean().item(), abs=1e-5)
-    assert 1e-6 < said["one_minus_cosine"]["max"] < 0.2
-    assert about["parity"]["max_abs_difference"] <= 1e-4  # of the graph before it was quantised
+    held_out = torch.stack([transform(read_rgb(paths[index])) for index in (0, 5, 10)])
+    actual = compile_openvino(path, about)(held_out.numpy())["features"]
+    loss = 1 - F.cosine_similarity(torch.from_numpy(actual), graph(held_out)[0])
+    error = about["accuracy"]
+    assert error["pictures"] == 3 and not error["drawn"]
+    assert error["one_minus_cosine"]["mean"] == pytest.approx(loss.mean().item(), abs=1e-5)
+    assert 1e-6 < error["one_minus_cosine"]["max"] < 0.2
+    assert about["parity"]["max_abs_difference"] <= 1e-4  # of the graph before quantization
     assert "u8" in path.read_text() or "i8" in path.read_text()
 
 
 @pytest.mark.extras
-def test_bf16_says_what_it_costs_or_that_it_cannot_be_measured_here(tmp_path, capsys):
+def test_bf16_reports_its_error_or_why_it_cannot_be_measured(tmp_path, capsys):
     path = tmp_path / "model.xml"
-    words = ["--weights", str(saved(tmp_path, "FED")), "--format", "openvino", "--output"]
+    words = ["--weights", str(save_model(tmp_path, "FED")), "--format", "openvino", "--output"]
     code = tool.command([*words, str(path), "--precision", "bf16"])
     if code:
         assert "this processor cannot compute in bf16" in capsys.readouterr().err
@@ -181,30 +183,30 @@ def test_bf16_says_what_it_costs_or_that_it_cannot_be_measured_here(tmp_path, ca
     assert 0 < about["accuracy"]["one_minus_cosine"]["mean"] < 1e-2
 
 
-def compiled_by_openvino(path: Path, about: dict):
+def compile_openvino(path: Path, about: dict):
     import openvino
 
     return openvino.Core().compile_model(str(path), "CPU", about["compile_with"])
 
 
-def draw_pictures(folder: Path, count: int) -> list[Path]:
-    """Write drawn pedestrians; return their paths in the order of their names."""
+def save_images(folder: Path, count: int) -> list[Path]:
+    """Write rendered pedestrians; return their paths, sorted by name."""
     folder.mkdir()
-    drawn = exporting.drawn_images(min(count, 12), (60, 30), 1)
+    rendered = exporting.render_pedestrians(min(count, 12), (60, 30), 1)
     paths = []
     for number in range(count):
-        pixels = drawn[number % 12].roll(number, dims=2).permute(1, 2, 0).byte().numpy()
+        pixels = rendered[number % 12].roll(number, dims=2).permute(1, 2, 0).byte().numpy()
         paths.append(folder / f"{number:02d}.png")
         Image.fromarray(pixels).save(paths[-1])
     return paths
 
 
 def run_the_page(path: Path) -> None:
-    """Run the block of docs/deploying.md for a format on a model and a drawn picture."""
-    found = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
-    (block,) = (each for each in found if f'"model{path.suffix}"' in each)
-    picture = exporting.drawn_images(1, (60, 30), 0)[0].permute(1, 2, 0).byte().numpy()
-    Image.fromarray(picture).save(path.parent / "person.jpg")
+    """Run the Python of docs/deploying.md for a format on a model and a rendered image."""
+    blocks = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    (block,) = (each for each in blocks if f'"model{path.suffix}"' in each)
+    image = exporting.render_pedestrians(1, (60, 30), 0)[0].permute(1, 2, 0).byte().numpy()
+    Image.fromarray(image).save(path.parent / "person.jpg")
     code = block.replace(f'"model{path.suffix}', f'"{path}')
     code = code.replace('"person.jpg"', f'"{path.parent}/person.jpg"')
     space: dict = {}
@@ -213,60 +215,63 @@ def run_the_page(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["onnx", "x.onnx", "--precision", "int8"], "int8 is for --format openvino"),
-        (["openvino", "x.onnx"], "OpenVINO's graph is a file that ends in .xml"),
-        (["openvino", "x.xml", "--precision", "int8"], "int8 needs --calibration: some 300"),
+        (["openvino", "x.onnx"], "OpenVINO's graph needs a name that ends in .xml"),
+        (
+            ["openvino", "x.xml", "--precision", "int8"],
+            "int8 needs --calibration: a folder or list",
+        ),
         (["openvino", "x.xml", "--calibration", "y"], "--calibration is for --precision bf16"),
     ],
 )
-def test_options_that_do_not_go_together(options, said):
+def test_options_that_exclude_each_other_are_refused(options, message):
     kind, path, *others = options
     words = dict(zip(others[::2], others[1::2], strict=True))
     named = {name.strip("-"): value for name, value in words.items()}
-    with pytest.raises(exporting.UserError, match=said):
+    with pytest.raises(exporting.UserError, match=message):
         exporting.export(nn.Identity(), fed_cfg(), path, kind, **named)
 
 
-def test_pictures_for_calibration(tmp_path):
+def test_calibration_images_are_read_and_split(tmp_path):
     cfg = fed_cfg()
-    paths = draw_pictures(tmp_path / "pictures", 12)
-    pictures = export_cost.read_pictures(str(tmp_path / "pictures"), cfg)
-    assert pictures.shape == (12, 3, *cfg.INPUT.SIZE_TEST)
-    calibrating, held_out = export_cost.split_pictures(pictures)
-    assert torch.equal(held_out, pictures[[0, 5, 10]]) and len(calibrating) == 9
-    paths[3].write_bytes(b"no picture")
+    paths = save_images(tmp_path / "images", 12)
+    images = accuracy.read_calibration_images(str(tmp_path / "images"), cfg)
+    assert images.shape == (12, 3, *cfg.INPUT.SIZE_TEST)
+    calibrating, held_out = accuracy.split_held_out(images)
+    assert torch.equal(held_out, images[[0, 5, 10]]) and len(calibrating) == 9
+    paths[3].write_bytes(b"not an image")
     with pytest.raises(exporting.UserError, match=r"cannot read the image .*03\.png"):
-        export_cost.read_pictures(str(tmp_path / "pictures"), cfg)
+        accuracy.read_calibration_images(str(tmp_path / "images"), cfg)
     for path in paths[9:]:
         path.unlink()
-    with pytest.raises(exporting.UserError, match="has 9 pictures; calibration needs 10"):
-        export_cost.read_pictures(str(tmp_path / "pictures"), cfg)
+    with pytest.raises(exporting.UserError, match="has 9 images; calibration needs 10"):
+        accuracy.read_calibration_images(str(tmp_path / "images"), cfg)
 
 
-def test_what_a_graph_costs_in_features():
+def test_the_feature_error_by_hand():
     def graph(images):
         return images[:, :2, 0, 0], images[:, 2:, 0, 0]
 
-    def turned(images):  # by 60 degrees, twice as long, 0.25 less visible
+    def rotated(images):  # by 60 degrees, twice the norm, 0.25 less visible
         x, y = images[:, 0, 0, 0], images[:, 1, 0, 0]
         features = torch.stack([x - 3**0.5 * y, 3**0.5 * x + y], dim=1)
         return [features.numpy(), (images[:, 2:, 0, 0] - 0.25).numpy()]
 
-    found = export_cost.feature_cost(graph, turned, torch.rand(11, 3, 1, 1) + 0.1)
-    assert found["pictures"] == 11
-    assert found["one_minus_cosine"] == pytest.approx({"mean": 0.5, "max": 0.5}, abs=1e-5)
-    assert found["length_ratio"] == pytest.approx({"min": 2, "max": 2}, abs=1e-5)
-    assert found["max_visibility_difference"] == pytest.approx(0.25, abs=1e-6)
+    actual = accuracy.measure_feature_error(graph, rotated, torch.rand(11, 3, 1, 1) + 0.1)
+    assert actual["pictures"] == 11
+    assert actual["one_minus_cosine"] == pytest.approx({"mean": 0.5, "max": 0.5}, abs=1e-5)
+    assert actual["length_ratio"] == pytest.approx({"min": 2, "max": 2}, abs=1e-5)
+    assert actual["max_visibility_difference"] == pytest.approx(0.25, abs=1e-6)
     with pytest.raises(exporting.UserError, match="not finite"):
-        export_cost.feature_cost(
+        accuracy.measure_feature_error(
             graph, lambda images: [each.numpy() * np.nan for each in graph(images)],
             torch.rand(2, 3, 1, 1),
         )  # fmt: skip
 
 
-def test_what_a_graph_costs_in_the_ranking(tmp_path, monkeypatch):
+def test_the_ranking_loss_of_a_graph(tmp_path, monkeypatch):
     monkeypatch.setenv("FASTREID_DATASETS", str(draw_market(tmp_path / "data")))
     cfg = tiny_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 5)
     model = build_untrained(cfg).eval()
@@ -274,18 +279,18 @@ def test_what_a_graph_costs_in_the_ranking(tmp_path, monkeypatch):
     def run(images):
         return [model({"images": images}).detach().numpy()]
 
-    def blind(images):
+    def constant(images):
         return [np.ones((len(images), 16), np.float32)]
 
-    same = export_cost.ranking_cost(cfg, model, run)["Market1501"]
+    same = accuracy.measure_ranking_loss(cfg, model, run)["Market1501"]
     assert same["mAP"]["loss"] == 0 and same["mAP"]["model"] == same["mAP"]["graph"] > 50
-    worse = export_cost.ranking_cost(cfg, model, blind)["Market1501"]
+    worse = accuracy.measure_ranking_loss(cfg, model, constant)["Market1501"]
     assert worse["mAP"]["loss"] == pytest.approx(same["mAP"]["model"] - worse["mAP"]["graph"])
     assert worse["mAP"]["loss"] > 20
 
 
 class Drifting(nn.Module):
-    """Computes something else than the graph that was taken from it."""
+    """Computes something else than its exported graph."""
 
     def __init__(self, error: float):
         super().__init__()
@@ -299,7 +304,7 @@ class Drifting(nn.Module):
 
 
 @pytest.mark.parametrize("error", [2e-4, float("nan")])
-def test_a_graph_that_computes_something_else_is_not_written(tmp_path, error):
+def test_a_graph_that_differs_from_the_model_is_not_written(tmp_path, error):
     cfg = fed_cfg()
     with pytest.raises(exporting.UserError, match=r"differs from the model by .*was not written"):
         exporting.export(Drifting(error).eval(), cfg, str(tmp_path / "model.pt2"), "torch")
@@ -307,14 +312,14 @@ def test_a_graph_that_computes_something_else_is_not_written(tmp_path, error):
     assert exporting.export(Drifting(0.0).eval(), cfg, str(tmp_path / "model.pt2"), "torch")
 
 
-def test_what_is_compared_on_is_new_each_time_and_looks_real():
-    one, other = (exporting.drawn_images(2, (32, 16), seed) for seed in (1, 2))
+def test_parity_is_measured_on_new_random_and_rendered_images():
+    one, other = (exporting.render_pedestrians(2, (32, 16), seed) for seed in (1, 2))
     assert one.shape == (2, 3, 32, 16) and one.min() >= 0 and one.max() <= 255
     assert not torch.equal(one, other)
     seen = []
     graph = lambda images: (images[:, :, 0, 0], images[:, :1, 0, 0])  # noqa: E731
     for _ in range(2):
-        exporting.compare(
+        exporting.measure_parity(
             graph, lambda images: seen.append(images) or [each.numpy() for each in graph(images)],
             (32, 16),
         )  # fmt: skip
@@ -322,8 +327,8 @@ def test_what_is_compared_on_is_new_each_time_and_looks_real():
     assert not torch.equal(seen[0], seen[5])
 
 
-def test_mistakes_are_named(tmp_path, capsys, monkeypatch):
-    weights = saved(tmp_path, "FED")
+def test_user_errors_are_named(tmp_path, capsys, monkeypatch):
+    weights = save_model(tmp_path, "FED")
     words = ["--weights", str(weights), "--output", str(tmp_path / "x.onnx"), "--format", "onnx"]
     find = importlib.util.find_spec
     optional = ("onnx", "onnxscript", "onnxruntime", "openvino", "nncf")
@@ -331,8 +336,8 @@ def test_mistakes_are_named(tmp_path, capsys, monkeypatch):
         importlib.util, "find_spec", lambda name: None if name in optional else find(name)
     )
     assert tool.command(words) == 2
-    said = capsys.readouterr().err
-    assert "needs onnx, onnxscript, onnxruntime: pip install 'occluded-reid[onnx]'" in said
+    error = capsys.readouterr().err
+    assert "needs onnx, onnxscript, onnxruntime: pip install 'occluded-reid[onnx]'" in error
     words[-3:] = [str(tmp_path / "x.xml"), "--format", "openvino"]
     assert tool.command(words) == 2
     assert "needs openvino, nncf: pip install 'occluded-reid[openvino]'" in capsys.readouterr().err
