@@ -1,13 +1,17 @@
 """fast-reid 1.4.0 on today's Python and PyTorch: the one file that knows about versions.
 
-fast-reid was written for Python 3.8, PyTorch 1.13 and NVIDIA GPUs. Importing :mod:`occluded_reid`
-calls :func:`apply`, after which fast-reid imports, trains and evaluates on Python 3.10-3.13 and
-PyTorch 2.4-2.15, with or without a GPU. Nothing on disk is edited, and PyTorch, torchvision and the
-standard library are left as they were.
+fast-reid was written for Python 3.8, PyTorch 1.13 and NVIDIA GPUs. Import this module first, and
+fast-reid imports, trains and evaluates on Python 3.10-3.13 and PyTorch 2.4-2.15, with or without a
+GPU::
 
-One function repairs one thing. Its docstring says what fails, where in fast-reid (file:line), since
-when, and what is done about it; it returns None, or the reason why this installation needs no
-repair. ``_PATCHES`` lists them in order, :func:`applied` tells what became of each.
+    import occluded_reid.compat  # noqa: F401
+
+Nothing is imported ahead of time. A finder on ``sys.meta_path`` repairs each module of fast-reid as
+it is imported, whoever imports it; modules that were there before are repaired at once. Nothing on
+disk is edited, and PyTorch, torchvision and the standard library are left as they were.
+
+One function repairs one thing. Its decorator names the modules that it repairs, its docstring says
+what fails, where in fast-reid (file:line), since when, and what is done about it.
 """
 
 from __future__ import annotations
@@ -16,7 +20,6 @@ import codecs
 import collections
 import contextlib
 import functools
-import importlib
 import importlib.util
 import inspect
 import logging
@@ -27,8 +30,11 @@ import threading
 import time
 import types
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from importlib import metadata
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from typing import Any
 
 import numpy as np
@@ -37,31 +43,97 @@ from torch import distributed as dist
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader
 
-_RECORD = "_occluded_reid_compat"  # attribute of the fastreid package: what was done to it
+Patch = Callable[[Any], None]
+Context = Callable[[], AbstractContextManager[None]]
+
+# By the full name of the module that they repair.
+_PATCHES: dict[str, list[Patch]] = {}  # called with the module once it has been executed
+_CONTEXTS: dict[str, list[Context]] = {}  # entered while it is being executed
+_REPAIRED = "_occluded_reid_repaired"  # attribute of a module whose patches have run
 _lock = threading.RLock()
 
 
-def apply() -> None:
-    """Make fast-reid work on this installation. Calling it again does nothing.
+def _after(*modules: str) -> Callable[[Patch], Patch]:
+    """Run a patch on each of fast-reid's ``modules`` after its import."""
 
-    Raises:
-        ImportError: fast-reid is missing, or torch and torchvision do not fit each other.
+    def register(patch: Patch) -> Patch:
+        for name in modules:
+            _PATCHES.setdefault(f"fastreid.{name}", []).append(patch)
+        return patch
+
+    return register
+
+
+def _during(*modules: str) -> Callable[[Context], Context]:
+    """Hold a context while each of ``modules`` is imported."""
+
+    def register(context: Context) -> Context:
+        for name in modules:
+            _CONTEXTS.setdefault(name, []).append(context)
+        return context
+
+    return register
+
+
+class FastreidFinder(MetaPathFinder):
+    """Finds the modules that need a repair, and repairs them as part of their import."""
+
+    def find_spec(
+        self, fullname: str, path: Sequence[str] | None, target: types.ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if fullname not in _PATCHES and fullname not in _CONTEXTS:
+            return None
+        spec = PathFinder.find_spec(fullname, path, target)
+        if spec is not None and spec.loader is not None:
+            execute = functools.partial(_execute_repaired, spec.loader.exec_module)
+            vars(spec.loader)["exec_module"] = execute
+        return spec
+
+
+def _execute_repaired(execute: Callable[[types.ModuleType], None], module: Any) -> None:
+    with contextlib.ExitStack() as stack:
+        for context in _CONTEXTS.get(module.__name__, []):
+            stack.enter_context(context())
+        execute(module)
+    for patch in _PATCHES.get(module.__name__, []):
+        patch(module)
+    setattr(module, _REPAIRED, True)
+
+
+def _repair_imported() -> None:
+    """Repair what was imported before this module.
+
+    fast-reid imports its functions with ``from``, and so may a user who imported fast-reid first.
+    What a module defines is therefore replaced wherever it is held; names that it only imported are
+    replaced in that module alone.
     """
-    _require_fastreid()
-    _require_matching_torchvision()
-    import fastreid
+    replacements: dict[int, tuple[object, object]] = {}
+    for name, patches in _PATCHES.items():
+        module = sys.modules.get(name)
+        if module is None or hasattr(module, _REPAIRED):
+            continue
+        before = dict(vars(module))
+        for patch in patches:
+            patch(module)
+        setattr(module, _REPAIRED, True)
+        for key, old in before.items():
+            new = vars(module)[key]
+            if new is not old and getattr(old, "__module__", None) == name:
+                replacements[id(old)] = old, new
+    if not replacements:
+        return
+    for module in list(sys.modules.values()):
+        for key, value in list(getattr(module, "__dict__", {}).items()):
+            if id(value) in replacements:
+                setattr(module, key, replacements[id(value)][1])
 
-    with _lock:
-        record = vars(fastreid).setdefault(_RECORD, {})
-        for patch in _PATCHES:
-            if patch.__name__ not in record:
-                reason = patch()
-                record[patch.__name__] = f"not needed: {reason}" if reason else "applied"
 
-
-def applied() -> dict[str, str]:
-    """Return each patch's name with ``applied`` or ``not needed: reason``, for a bug report."""
-    return dict(getattr(sys.modules.get("fastreid"), _RECORD, {}))
+def _install() -> None:
+    """Put the finder before all others, in the place of one that a reloaded compat left there."""
+    is_ours = FastreidFinder.__qualname__
+    sys.meta_path[:] = [one for one in sys.meta_path if type(one).__qualname__ != is_ours]
+    sys.meta_path.insert(0, FastreidFinder())
+    _repair_imported()
 
 
 def _require_fastreid() -> None:
@@ -74,16 +146,19 @@ def _require_fastreid() -> None:
         )
 
 
-def _require_matching_torchvision() -> None:
+# ------------------------------------------------------------------------------ imports
+
+
+@_during("torchvision")
+@contextlib.contextmanager
+def torchvision_mismatch() -> Iterator[None]:
     """Explain the failure of a torchvision that was built for another torch.
 
     ``operator torchvision::nms does not exist`` is what a CPU build of torch beside the default
     torchvision says.
     """
     try:
-        import torchvision  # noqa: F401
-    except ModuleNotFoundError:
-        raise
+        yield
     except (ImportError, RuntimeError, OSError) as error:
         raise ImportError(
             f"torchvision {metadata.version('torchvision')} does not fit torch "
@@ -91,71 +166,66 @@ def _require_matching_torchvision() -> None:
         ) from error
 
 
-def _module(name: str) -> Any:
-    """Return fast-reid's module ``name``; several are hidden behind a function of their name."""
-    return importlib.import_module(f"fastreid.{name}")
-
-
-def _rebind(old: object, new: object) -> None:
-    """Let every module that holds ``old`` under some name hold ``new`` instead.
-
-    fast-reid imports its functions with ``from``, and so may a user who imported fast-reid first.
-    """
-    for module in list(sys.modules.values()):
-        for name, value in list(getattr(module, "__dict__", {}).items()):
-            if value is old:
-                setattr(module, name, new)
-
-
-# ------------------------------------------------------------------------------ imports
-
-
-def legacy_names() -> str | None:
-    """Import the two files that use names which are gone, while these names exist.
+@_during("fastreid.data.build", "fastreid.evaluation.testing")
+@contextlib.contextmanager
+def legacy_names() -> Iterator[None]:
+    """Provide two names that are gone while the files that import them are executed.
 
     data/build.py:11-12 and evaluation/testing.py:5 import ``torch._six`` (removed in torch 2.0) and
     ``collections.Mapping`` (removed in Python 3.10). Both are there during the import only.
     """
-    stub_six = importlib.util.find_spec("torch._six") is None
-    stub_mapping = not hasattr(collections, "Mapping")
-    if stub_six:
-        sys.modules["torch._six"] = types.ModuleType("torch._six")
-        vars(sys.modules["torch._six"])["string_classes"] = (str, bytes)
-    if stub_mapping:
-        vars(collections)["Mapping"] = Mapping
-    try:
-        _module("data.build")
-        _module("evaluation.testing")
-    finally:
+    with _lock:
+        stub_six = importlib.util.find_spec("torch._six") is None
+        stub_mapping = not hasattr(collections, "Mapping")
         if stub_six:
-            del sys.modules["torch._six"]
+            sys.modules["torch._six"] = types.ModuleType("torch._six")
+            vars(sys.modules["torch._six"])["string_classes"] = (str, bytes)
         if stub_mapping:
-            del vars(collections)["Mapping"]
-    return None if stub_six or stub_mapping else "torch._six and collections.Mapping exist"
+            vars(collections)["Mapping"] = Mapping
+        try:
+            yield
+        finally:
+            if stub_six:
+                del sys.modules["torch._six"]
+            if stub_mapping:
+                del vars(collections)["Mapping"]
 
 
-def no_runtime_compile() -> None:
-    """Let the evaluator rank in Python where its Cython module has not been built.
+@_during("fastreid.evaluation.rank", "fastreid.evaluation.roc")
+@contextlib.contextmanager
+def cython_warning() -> Iterator[None]:
+    """Silence the warning that the Cython module has not been built.
 
-    evaluation/rank_cylib/__init__.py:15-20 runs ``make``, with whatever ``python3`` and compiler
-    PATH holds, and ends the process if that fails; the other ranks then wait for ever. rank.py and
-    roc.py fall back to Python by themselves, with a warning that is of no use to anyone here.
+    evaluation/rank.py:13 and roc.py:17 fall back to Python by themselves; the warning is of no use
+    to anyone here.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Cython r")
-        _module("evaluation.rank")
-        _module("evaluation.roc")
-    _module("evaluation").ReidEvaluator._compile_dependencies = lambda self: None
+        yield
 
 
-def gdown() -> str | None:
+@_after("evaluation.reid_evaluation")
+def no_runtime_compile(module: Any) -> None:
+    """Let the evaluator rank in Python where its Cython module has not been built.
+
+    evaluation/rank_cylib/__init__.py:15-20 runs ``make``, with whatever ``python3`` and compiler
+    PATH holds, and ends the process if that fails; the other ranks then wait for ever.
+    """
+    module.ReidEvaluator._compile_dependencies = lambda self: None
+
+
+@_after(
+    *(f"modeling.backbones.{name}" for name in ("resnet", "osnet", "resnext")),
+    *(f"modeling.backbones.regnet.{name}" for name in ("regnet", "effnet")),
+)
+def gdown(module: Any) -> None:
     """Load a cached pretrained file without gdown, and say where to put one that is missing.
 
     modeling/backbones/resnet.py:248 (also osnet, resnext, regnet, effnet) imports gdown before it
     looks for the file. Where gdown is missing, a stand-in takes its place during that call.
     """
     if importlib.util.find_spec("gdown") is not None:
-        return "gdown is installed"
+        return
 
     def download(url: str, output: str, **_: object) -> None:
         raise FileNotFoundError(
@@ -166,21 +236,17 @@ def gdown() -> str | None:
     stand_in = types.ModuleType("gdown")
     vars(stand_in)["download"] = download
 
-    def with_stand_in(load: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(load)
-        def init_pretrained_weights(key: str) -> Any:
-            sys.modules["gdown"] = stand_in
-            try:
-                return load(key)
-            finally:
-                del sys.modules["gdown"]
+    load = module.init_pretrained_weights
 
-        return init_pretrained_weights
+    @functools.wraps(load)
+    def init_pretrained_weights(key: str) -> Any:
+        sys.modules["gdown"] = stand_in
+        try:
+            return load(key)
+        finally:
+            del sys.modules["gdown"]
 
-    for name in ("resnet", "osnet", "resnext", "regnet.regnet", "regnet.effnet"):
-        backbone = _module(f"modeling.backbones.{name}")
-        backbone.init_pretrained_weights = with_stand_in(backbone.init_pretrained_weights)
-    return None
+    module.init_pretrained_weights = init_pretrained_weights
 
 
 # --------------------------------------------------------------------------------- data
@@ -214,17 +280,24 @@ class DeviceLoader(DataLoader):
         }
 
 
-def dataloader() -> None:
+@_after("data.data_utils")
+def dataloader(module: Any) -> None:
     """Load data without a GPU, and raise what goes wrong while loading.
 
     data/data_utils.py:151 makes a CUDA stream (``Found no NVIDIA driver``). Its prefetch thread
     (:126) dies silently of any exception, a broken image for example, and the main thread waits for
-    ever, on a GPU as well. Batches go to ``cfg.MODEL.DEVICE`` instead of the GPU of the local rank
-    wherever there is a config, and test loaders no longer start four workers (build.py:131) where
-    ``DATALOADER.NUM_WORKERS`` asks for fewer.
+    ever, on a GPU as well.
     """
-    build = _module("data.build")
-    _rebind(build.DataLoaderX, DeviceLoader)
+    module.DataLoaderX = DeviceLoader
+
+
+@_after("data.build")
+def loader_config(module: Any) -> None:
+    """Let loaders heed the configuration wherever there is one.
+
+    Batches go to ``cfg.MODEL.DEVICE`` instead of the GPU of the local rank, and test loaders no
+    longer start four workers (data/build.py:131) where ``DATALOADER.NUM_WORKERS`` asks for fewer.
+    """
 
     def heeding_cfg(original: Callable[..., Any], from_config: Callable[..., Any]) -> Any:
         @functools.wraps(original)
@@ -240,20 +313,20 @@ def dataloader() -> None:
 
         return build_loader
 
-    _module("engine.defaults")  # holds both names too
     for kind in ("train", "test"):
-        original = getattr(build, f"build_reid_{kind}_loader")
-        _rebind(original, heeding_cfg(original, getattr(build, f"_{kind}_loader_from_config")))
+        name = f"build_reid_{kind}_loader"
+        from_config = getattr(module, f"_{kind}_loader_from_config")
+        setattr(module, name, heeding_cfg(getattr(module, name), from_config))
 
 
-def to_tensor() -> None:
+@_after("data.transforms.functional")
+def to_tensor(module: Any) -> None:
     """Turn PIL images into tensors through numpy.
 
     data/transforms/functional.py:46 builds a typed storage (deprecated since torch 2.0), and :38-44
     ask numpy 2 for an array without a copy, which it refuses. Values and shapes stay the same.
     """
-    functional = _module("data.transforms.functional")
-    original = functional.to_tensor
+    original = module.to_tensor
     dtypes = {"I": np.int32, "I;16": np.int16, "F": np.float32}
 
     @functools.wraps(original)
@@ -267,10 +340,11 @@ def to_tensor() -> None:
         planes = planes.contiguous()
         return planes.float() if planes.dtype == torch.uint8 else planes
 
-    _rebind(original, pil_to_tensor)
+    module.to_tensor = pil_to_tensor
 
 
-def random_affine() -> None:
+@_after("data.transforms.build")
+def random_affine(module: Any) -> None:
     """Accept the old argument names of torchvision's ``RandomAffine`` (``INPUT.AFFINE``).
 
     data/transforms/build.py:81 says ``resample`` and ``fillcolor``, which are ``interpolation`` and
@@ -283,13 +357,14 @@ def random_affine() -> None:
         return transforms.RandomAffine(*args, interpolation=mode, fill=fillcolor, **kwargs)
 
     names = {**vars(transforms), "RandomAffine": old_random_affine}
-    _module("data.transforms.build").T = types.SimpleNamespace(**names)
+    module.T = types.SimpleNamespace(**names)
 
 
 # ----------------------------------------------------------------------------- training
 
 
-def preprocess_image() -> None:
+@_after("modeling.meta_arch.baseline", "modeling.meta_arch.mgn")
+def preprocess_image(module: Any) -> None:
     """Normalise images out of place, on the model's device, from any number type.
 
     modeling/meta_arch/baseline.py:130 and mgn.py:256 write into the caller's tensor: flip test
@@ -303,11 +378,15 @@ def preprocess_image() -> None:
             raise TypeError(f"images must be a tensor or in a dict, but are {type(images)}")
         return images.to(self.device).sub(self.pixel_mean).div_(self.pixel_std)
 
-    for name, model in (("baseline", "Baseline"), ("mgn", "MGN")):
-        getattr(_module(f"modeling.meta_arch.{name}"), model).preprocess_image = normalise
+    _architecture(module).preprocess_image = normalise
 
 
-def losses_in_float32() -> None:
+def _architecture(module: Any) -> Any:
+    return module.MGN if hasattr(module, "MGN") else module.Baseline
+
+
+@_after("modeling.meta_arch.baseline", "modeling.meta_arch.mgn")
+def losses_in_float32(module: Any) -> None:
     """Compute the losses outside of autocast.
 
     engine/train_loop.py:338 runs the whole model under autocast, and the triplet loss's distances
@@ -315,22 +394,21 @@ def losses_in_float32() -> None:
     of size 3, bfloat16 put a feature at 5.5 from itself and at 0 from one at a distance of 0.4.
     """
 
-    def wrap(original: Callable[..., Any]) -> Callable[..., Any]:
-        @functools.wraps(original)
-        def losses(self: Any, *arguments: Any) -> Any:
-            *outputs, labels = arguments
-            with torch.autocast(labels.device.type, enabled=False):
-                single = [{key: value.float() for key, value in of.items()} for of in outputs]
-                return original(self, *single, labels)
+    architecture = _architecture(module)
+    original = architecture.losses
 
-        return losses
+    @functools.wraps(original)
+    def losses(self: Any, *arguments: Any) -> Any:
+        *outputs, labels = arguments
+        with torch.autocast(labels.device.type, enabled=False):
+            single = [{key: value.float() for key, value in of.items()} for of in outputs]
+            return original(self, *single, labels)
 
-    for name, model in (("baseline", "Baseline"), ("mgn", "MGN")):
-        architecture = getattr(_module(f"modeling.meta_arch.{name}"), model)
-        architecture.losses = wrap(architecture.losses)
+    architecture.losses = losses
 
 
-def zero_grad() -> None:
+@_after("solver.build")
+def zero_grad(module: Any) -> None:
     """Keep the flat gradients that the optimizer and the parameters share.
 
     engine/train_loop.py:248 and :346 call ``optimizer.zero_grad()``, which drops gradients since
@@ -338,29 +416,27 @@ def zero_grad() -> None:
     this cuts the connection: backward fills the views, ``step`` sees no gradient, and no parameter
     ever changes. No message, only a loss that does not fall.
     """
-    solver = _module("solver.build")
-    original = solver.build_optimizer
+    original = module.build_optimizer
 
     @functools.wraps(original)
     def build_optimizer(cfg: Any, model: Any, contiguous: bool = True) -> Any:
         optimizer, params = original(cfg, model, contiguous)
-        if isinstance(params, solver.ContiguousParams):
+        if isinstance(params, module.ContiguousParams):
             fill = functools.partial(optimizer.zero_grad, set_to_none=False)
             optimizer.zero_grad = lambda set_to_none=False: fill()
         return optimizer, params
 
-    _module("engine.defaults")  # holds the name too
-    _rebind(original, build_optimizer)
+    module.build_optimizer = build_optimizer
 
 
-def amp() -> None:
+@_after("engine.train_loop")
+def amp(module: Any) -> None:
     """Train in mixed precision on the model's device, and without deprecated names.
 
     engine/train_loop.py:335 asserts CUDA; :325 and :336 use ``torch.cuda.amp`` (deprecated in torch
     2.4). On a CPU the model runs in bfloat16, which needs no gradient scaling.
     """
-    loop = _module("engine.train_loop")
-    trainer, original_init = loop.AMPTrainer, loop.AMPTrainer.__init__
+    original_init = module.AMPTrainer.__init__
 
     @functools.wraps(original_init)
     def init(
@@ -392,20 +468,20 @@ def amp() -> None:
         self._write_metrics(losses, waited)
         self.grad_scaler.step(self.optimizer)
         self.grad_scaler.update()
-        if isinstance(self.param_wrapper, loop.ContiguousParams):
+        if isinstance(self.param_wrapper, module.ContiguousParams):
             self.param_wrapper.assert_buffer_is_valid()
 
-    trainer.__init__, trainer.run_step = init, run_step
+    module.AMPTrainer.__init__, module.AMPTrainer.run_step = init, run_step
 
 
-def finished_run() -> None:
+@_after("engine.defaults")
+def finished_run(module: Any) -> None:
     """Return from ``train`` at once when every epoch of a resumed run is done.
 
     engine/hooks.py:380 asks for ``trainer.epoch``, which exists only after a first epoch
     (``AttributeError``).
     """
-    trainer = _module("engine.defaults").DefaultTrainer
-    original = trainer.train
+    original = module.DefaultTrainer.train
 
     @functools.wraps(original)
     def train(self: Any) -> Any:
@@ -416,28 +492,29 @@ def finished_run() -> None:
         )
         return None
 
-    trainer.train = train
+    module.DefaultTrainer.train = train
 
 
-def short_run() -> None:
+@_after("utils.events")
+def short_run(module: Any) -> None:
     """Print the last step of a run of fewer than four steps once, not twice.
 
     hooks.py:179-183 lets the printer write after the last step and again after the epoch. Before
     there are timings, utils/events.py:216 divides by the steps in between (ZeroDivisionError): a
     small data set, or the resumed rest of a run.
     """
-    events = _module("utils.events")
-    original = events.CommonMetricPrinter.write
+    original = module.CommonMetricPrinter.write
 
     @functools.wraps(original)
     def write(self: Any) -> None:
-        if self._last_write is None or self._last_write[0] != events.get_event_storage().iter:
+        if self._last_write is None or self._last_write[0] != module.get_event_storage().iter:
             original(self)
 
-    events.CommonMetricPrinter.write = write
+    module.CommonMetricPrinter.write = write
 
 
-def profiler() -> None:
+@_after("engine.hooks")
+def profiler(module: Any) -> None:
     """Profile with the present argument name.
 
     engine/hooks.py:305 passes ``use_cuda``, which ``torch.autograd.profiler.profile`` replaced by
@@ -451,10 +528,11 @@ def profiler() -> None:
             self._profiler = torch.autograd.profiler.profile(use_device=device)
             self._profiler.__enter__()
 
-    _module("engine.hooks").AutogradProfiler.before_step = before_step
+    module.AutogradProfiler.before_step = before_step
 
 
-def checkpoint_load() -> None:
+@_after("utils.checkpoint")
+def checkpoint_load(module: Any) -> None:
     """Load checkpoints without running code from them, numpy numbers and arrays included.
 
     utils/checkpoint.py:216 leaves ``weights_only`` to PyTorch: up to 2.5 a file may run any code,
@@ -465,7 +543,7 @@ def checkpoint_load() -> None:
         with _numpy_is_safe():
             return torch.load(f, map_location="cpu", weights_only=True)
 
-    _module("utils.checkpoint").Checkpointer._load_file = load_file
+    module.Checkpointer._load_file = load_file
 
 
 @contextlib.contextmanager
@@ -494,13 +572,13 @@ def _numpy_is_safe() -> Iterator[None]:
 # --------------------------------------------------------------------------- evaluation
 
 
-def inference_context() -> None:
+@_after("evaluation.evaluator")
+def inference_context(module: Any) -> None:
     """Give a model its training mode back also after an exception.
 
     evaluation/evaluator.py:153-165 has no ``finally``: a failed evaluation leaves the model in eval
     mode.
     """
-    original = _module("evaluation.evaluator").inference_context
 
     @contextlib.contextmanager
     def restoring(model: torch.nn.Module) -> Iterator[None]:
@@ -511,21 +589,20 @@ def inference_context() -> None:
         finally:
             model.train(training)
 
-    _rebind(original, functools.wraps(original)(restoring))
+    module.inference_context = functools.wraps(module.inference_context)(restoring)
 
 
-def jaccard() -> None:
+@_after("utils.compute_dist")
+def jaccard(module: Any) -> None:
     """Search the neighbours for re-ranking on the CPU where faiss cannot do it on a GPU.
 
     utils/compute_dist.py:68-76 wants CUDA, ``faiss.StandardGpuResources`` (not in faiss-cpu) and
     ``faiss.cast_integer_to_long_ptr`` (utils/faiss_utils.py:17; in neither package since 1.7.3).
     The result is that of fast-reid's own CPU search, ``search_option=3``.
     """
-    import faiss
-
-    original = _module("utils.compute_dist").compute_jaccard_distance
+    original = module.compute_jaccard_distance
     needed = ("StandardGpuResources", "cast_integer_to_long_ptr")
-    on_gpu = torch.cuda.is_available() and all(hasattr(faiss, name) for name in needed)
+    on_gpu = torch.cuda.is_available() and all(hasattr(module.faiss, name) for name in needed)
 
     @functools.wraps(original)
     def compute_jaccard_distance(
@@ -537,35 +614,36 @@ def jaccard() -> None:
     ) -> np.ndarray:
         return original(features, k1, k2, search_option if on_gpu else 3, fp16)
 
-    _rebind(original, compute_jaccard_distance)
+    module.compute_jaccard_distance = compute_jaccard_distance
 
 
-def euclidean() -> None:
+@_after("utils.compute_dist")
+def euclidean(module: Any) -> None:
     """Compute squared Euclidean distances with the present signature of ``addmm_``.
 
     utils/compute_dist.py:183 passes beta and alpha by position (deprecated since torch 1.5).
     """
-    original = _module("utils.compute_dist").compute_euclidean_distance
 
-    @functools.wraps(original)
+    @functools.wraps(module.compute_euclidean_distance)
     @torch.no_grad()
     def compute_euclidean_distance(features: torch.Tensor, others: torch.Tensor) -> np.ndarray:
         squares = features.pow(2).sum(1, keepdim=True) + others.pow(2).sum(1)
         return squares.addmm_(features, others.t(), beta=1, alpha=-2).cpu().numpy()
 
-    _rebind(original, compute_euclidean_distance)
+    module.compute_euclidean_distance = compute_euclidean_distance
 
 
 # ------------------------------------------------------------------- several processes
 
 
-def launch() -> None:
+@_after("engine.launch")
+def launch(module: Any) -> None:
     """Start worker processes through :func:`distributed_worker`.
 
     engine/launch.py:77-92 asserts CUDA and hard-wires NCCL. Besides, a spawned process unpickles
     the worker before it imports anything of ours, so the worker must live in this package.
     """
-    _module("engine.launch")._distributed_worker = distributed_worker
+    module._distributed_worker = distributed_worker
 
 
 def distributed_worker(
@@ -583,6 +661,8 @@ def distributed_worker(
     DataLoader workers are forked: the children of a spawned process would be spawned too, and each
     would import PyTorch again (41 of 44 seconds in a toy run).
     """
+    from fastreid.utils import comm
+
     on_cpu = not torch.cuda.is_available() or _asks_for_cpu(args)
     if not on_cpu and per_machine > torch.cuda.device_count():
         raise RuntimeError(
@@ -595,7 +675,7 @@ def distributed_worker(
     ranks = {"rank": rank, "world_size": world_size}
     join_process_group(dist_url, local_rank, per_machine, on_cpu=on_cpu, **ranks)
     main_func(*args)
-    _module("utils.comm").synchronize()
+    comm.synchronize()
     dist.destroy_process_group()
 
 
@@ -611,7 +691,8 @@ def join_process_group(
         on_cpu: communicate over gloo, else over NCCL.
         ranks: ``rank`` and ``world_size``, unless ``url`` tells them.
     """
-    comm = _module("utils.comm")
+    from fastreid.utils import comm
+
     if not on_cpu:
         torch.cuda.set_device(local_rank)
     dist.init_process_group("gloo" if on_cpu else "nccl", init_method=url, **ranks)
@@ -633,7 +714,8 @@ def _asks_for_cpu(args: Iterable[Any]) -> bool:
     return False
 
 
-def ddp_wrap() -> None:
+@_after("engine.defaults")
+def ddp_wrap(module: Any) -> None:
     """Wrap a model on any device, with equal buffers on all ranks at the start.
 
     engine/defaults.py:209-212 passes ``device_ids`` (ValueError for a CPU model) and
@@ -659,10 +741,11 @@ def ddp_wrap() -> None:
             buffer.copy_(content)
         return wrapped
 
-    _module("engine.defaults").DistributedDataParallel = wrap
+    module.DistributedDataParallel = wrap
 
 
-def byte_storage() -> None:
+@_after("utils.comm")
+def byte_storage(module: Any) -> None:
     """Send pickled objects between ranks without a typed storage.
 
     utils/comm.py:106 uses ``torch.ByteStorage`` (deprecated since torch 2.0: a warning per rank).
@@ -672,28 +755,8 @@ def byte_storage() -> None:
         device = "cuda" if dist.get_backend(group) == "nccl" else "cpu"
         return torch.frombuffer(bytearray(pickle.dumps(data)), dtype=torch.uint8).to(device)
 
-    _module("utils.comm")._serialize_to_tensor = serialize_to_tensor
+    module._serialize_to_tensor = serialize_to_tensor
 
 
-_PATCHES: tuple[Callable[[], str | None], ...] = (
-    legacy_names,  # first: the others import what it makes importable
-    no_runtime_compile,
-    gdown,
-    dataloader,
-    to_tensor,
-    random_affine,
-    preprocess_image,
-    losses_in_float32,
-    zero_grad,
-    amp,
-    finished_run,
-    short_run,
-    profiler,
-    checkpoint_load,
-    inference_context,
-    jaccard,
-    euclidean,
-    launch,
-    ddp_wrap,
-    byte_storage,
-)
+_require_fastreid()
+_install()

@@ -6,6 +6,4 @@ import os
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
-from occluded_reid import compat  # noqa: E402
-
-compat.apply()
+import occluded_reid.compat  # noqa: E402, F401

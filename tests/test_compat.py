@@ -1,8 +1,9 @@
-"""fast-reid's own parts on this machine, after nothing but ``import occluded_reid``."""
+"""fast-reid's own parts on this machine, after nothing but ``import occluded_reid.compat``."""
 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import importlib.util
 import json
 import logging
@@ -19,7 +20,7 @@ import pytest
 import torch
 from PIL import Image
 
-import occluded_reid  # noqa: F401
+import occluded_reid.compat
 
 # isort: split
 from compat_two_processes import work
@@ -33,8 +34,7 @@ from fastreid.solver import build_lr_scheduler, build_optimizer
 from fastreid.utils.checkpoint import Checkpointer
 from fastreid.utils.events import EventStorage
 
-from occluded_reid import compat
-
+compat = occluded_reid.compat
 TESTS = Path(__file__).resolve().parent
 SIZE = (64, 32)  # any narrower, and oneDNN's bfloat16 convolutions yield NaN on some CPUs
 
@@ -188,9 +188,11 @@ def count_moved(model, before):
 CYTHON_IS_BUILT = importlib.util.find_spec("fastreid.evaluation.rank_cylib.rank_cy") is not None
 FAILURES = {
     "legacy_names": "torch._six|Mapping",
+    "cython_warning": None if CYTHON_IS_BUILT else "Cython rank evaluation",
     "no_runtime_compile": None if CYTHON_IS_BUILT else "'make'",
     "gdown": None if importlib.util.find_spec("gdown") else "No module named 'gdown'",
     "dataloader": "NVIDIA|CUDA",
+    "loader_config": "assert loader.num_workers == 1",
     "to_tensor": "TypedStorage is deprecated",
     "random_affine": "unexpected keyword argument 'resample'",
     "preprocess_image": "AssertionError",
@@ -209,17 +211,19 @@ FAILURES = {
     "byte_storage": "TypedStorage is deprecated",
 }
 ORDERS = (
+    "nothing_is_imported_ahead",
     "config_first",
     "transforms_first",
     "names_held_by_the_user",
-    "applied_twice",
+    "imported_twice",
+    "reloaded",
     "nothing_else_changed",
 )
 
 
 @pytest.fixture(scope="session")
 def outcomes(tmp_path_factory):
-    """Run ``compat_checks.py`` once: every check with its patch and without it."""
+    """Run ``compat_checks.py`` once: every check with its patch, early and late, and without."""
     command = [
         sys.executable,
         str(TESTS / "helpers" / "compat_checks.py"),
@@ -234,13 +238,15 @@ def outcomes(tmp_path_factory):
 
 
 def test_every_patch_is_listed():
-    assert list(compat.applied()) == list(FAILURES)
-    assert all(re.match("applied$|not needed: .", text) for text in compat.applied().values())
+    registered = (*compat._CONTEXTS.values(), *compat._PATCHES.values())
+    names = {patch.__name__ for patches in registered for patch in patches}
+    assert names == {*FAILURES, "torchvision_mismatch"}
 
 
+@pytest.mark.parametrize("when", ["with", "late"])
 @pytest.mark.parametrize("patch", FAILURES)
-def test_patch_works(outcomes, patch):
-    assert outcomes[patch]["with"] == "ok"
+def test_patch_works(outcomes, patch, when):
+    assert outcomes[patch][when] == "ok"
 
 
 @pytest.mark.parametrize("patch", FAILURES)
@@ -262,20 +268,18 @@ def test_missing_fastreid_names_the_command(monkeypatch):
         importlib.util, "find_spec", lambda name: None if name == "fastreid" else find(name)
     )
     with pytest.raises(ModuleNotFoundError, match="pip install --no-deps fastreid==1.4.0") as error:
-        compat.apply()
+        compat._require_fastreid()
     assert "\n" not in str(error.value)
 
 
-def test_torchvision_of_another_torch_is_explained(monkeypatch):
-    class Broken:
-        def find_spec(self, name, *_):
-            if name == "torchvision":
-                raise RuntimeError("operator torchvision::nms does not exist")
-
+def test_torchvision_of_another_torch_is_explained(monkeypatch, tmp_path):
+    (tmp_path / "torchvision").mkdir()
+    source = 'raise RuntimeError("operator torchvision::nms does not exist")'
+    (tmp_path / "torchvision" / "__init__.py").write_text(source)
     monkeypatch.delitem(sys.modules, "torchvision")
-    monkeypatch.setattr(sys, "meta_path", [Broken(), *sys.meta_path])
+    monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ImportError, match="torchvision .* does not fit torch") as error:
-        compat.apply()
+        importlib.import_module("torchvision")
     assert "\n" not in str(error.value)
 
 

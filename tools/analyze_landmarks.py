@@ -22,7 +22,7 @@ from aonet_plugin.meta_arch import AONet
 from occluded_reid.checkpoint.checkpointer import build_untrained, load_trained
 from occluded_reid.config import CfgNode
 from occluded_reid.data.build import build_test_loader, open_dataset
-from occluded_reid.engine import argument_parser, load_run_config
+from occluded_reid.engine.defaults import argument_parser, load_run_config
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json

@@ -16,7 +16,7 @@ from tabulate import tabulate
 from occluded_reid.checkpoint.checkpointer import build_untrained
 from occluded_reid.config import CfgNode, changed_copy
 from occluded_reid.data.datasets import registry as datasets
-from occluded_reid.engine import argument_parser, load_run_config
+from occluded_reid.engine.defaults import argument_parser, load_run_config
 from occluded_reid.modeling.complexity import Complexity, complexity
 from occluded_reid.synthetic.sizes import size_named
 from occluded_reid.utils.cli import run_command

@@ -11,7 +11,7 @@ from pathlib import Path
 import train_net
 import visualize
 
-from occluded_reid.evaluation import results_table
+from occluded_reid.evaluation.results import results_table
 
 CONFIG = Path(__file__).parents[1] / "projects" / "FED" / "configs" / "synthetic.yml"
 FOLDER = Path("logs", "demo")

@@ -9,8 +9,10 @@ import sys
 from methods import ADD_KEYS
 
 from occluded_reid.config import CfgNode
-from occluded_reid.engine import Trainer, argument_parser, launch, load_run_config, prepare_run
+from occluded_reid.engine.defaults import argument_parser, load_run_config, prepare_run
 from occluded_reid.engine.dry_run import dry_run
+from occluded_reid.engine.launch import launch
+from occluded_reid.engine.trainer import Trainer
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.utils.cli import run_command
 

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from harness.comparison import Figure, figure, require_equal, time_alternately
 
 from figures.rerank import draw
-from occluded_reid.evaluation import FeatureDistances, rank_queries
+from occluded_reid.evaluation.distances import FeatureDistances
+from occluded_reid.evaluation.ranking import rank_queries
 
 NAMES = ("evaluation",)
 

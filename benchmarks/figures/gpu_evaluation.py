@@ -12,7 +12,8 @@ from harness.comparison import Figure, figure, require_equal, time_alternately
 from figures.evaluation import draw_labels
 from figures.ranking import KIND, QUERIES
 from figures.rerank import draw
-from occluded_reid.evaluation import FeatureDistances, rank_queries
+from occluded_reid.evaluation.distances import FeatureDistances
+from occluded_reid.evaluation.ranking import rank_queries
 
 NAMES = ("gpu_evaluation",)
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from harness.comparison import Figure, figure, require_equal, time_alternately
 
 from figures.search import TOP
-from occluded_reid.evaluation import FeatureDistances
+from occluded_reid.evaluation.distances import FeatureDistances
 
 NAMES = ("gpu_search", "gpu_search_one")
 

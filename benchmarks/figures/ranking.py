@@ -14,7 +14,7 @@ import numpy as np
 from fastreid.evaluation.rank import IS_CYTHON_AVAI, evaluate_rank
 from harness.comparison import Figure, figure, require_equal, time_alternately
 
-from occluded_reid.evaluation import rank_queries
+from occluded_reid.evaluation.ranking import rank_queries
 
 NAMES = ("ranking", "ranking_memory")
 KIND = "Cython" if IS_CYTHON_AVAI else "Python"

@@ -9,7 +9,8 @@ import torch
 from fastreid.evaluation.rerank import re_ranking
 from harness.comparison import Figure, figure, require_equal, time_alternately
 
-from occluded_reid.evaluation import RerankedDistances, distance_matrix
+from occluded_reid.evaluation.distances import distance_matrix
+from occluded_reid.evaluation.reranking import RerankedDistances
 
 NAMES = ("rerank",)
 

@@ -7,7 +7,7 @@ from harness.comparison import Figure, figure, require_equal, time_alternately
 from references.weighted_cosines import similarities
 
 from aonet_plugin.head import similarity_vectors
-from occluded_reid.evaluation import distance_matrix
+from occluded_reid.evaluation.distances import distance_matrix
 
 NAMES = ("similarity", "similarity_bf16")
 

@@ -1,5 +1,3 @@
 """Weights: kept, read safely, and converted from other code bases."""
 
-from occluded_reid import compat
-
-compat.apply()
+import occluded_reid.compat  # noqa: F401

@@ -1,10 +1,7 @@
 """Every key of the configuration, and how it is read."""
 
-from occluded_reid import compat
-
-compat.apply()
-
-from occluded_reid.config.config import (  # noqa: E402
+import occluded_reid.compat  # noqa: F401
+from occluded_reid.config.config import (
     AddKeys,
     CfgNode,
     changed_copy,
@@ -14,7 +11,7 @@ from occluded_reid.config.config import (  # noqa: E402
     load_config,
     replays_cuda_graphs,
 )
-from occluded_reid.config.defaults import add_occluded_reid_config  # noqa: E402
+from occluded_reid.config.defaults import add_occluded_reid_config
 
 __all__ = [
     "AddKeys",

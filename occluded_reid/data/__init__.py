@@ -1,5 +1,3 @@
 """From image files to batches."""
 
-from occluded_reid import compat
-
-compat.apply()
+import occluded_reid.compat  # noqa: F401

@@ -1,10 +1,7 @@
 """Backbones, layers and what a model returns."""
 
-from occluded_reid import compat
-
-compat.apply()
-
-from occluded_reid.modeling.layers import build_neck  # noqa: E402
-from occluded_reid.modeling.outputs import Embedding  # noqa: E402
+import occluded_reid.compat  # noqa: F401
+from occluded_reid.modeling.layers import build_neck
+from occluded_reid.modeling.outputs import Embedding
 
 __all__ = ["Embedding", "build_neck"]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
+
+import occluded_reid.compat  # noqa: F401  (here, for utils itself does without PyTorch)
+
+# isort: split
 from fastreid.utils import comm
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel

@@ -12,7 +12,8 @@ from typing import Any, TypeVar
 import numpy as np
 
 from occluded_reid.data.images import read_rgb
-from occluded_reid.evaluation import Collected, Ranking
+from occluded_reid.evaluation.gather import Collected
+from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.visualization.sheet import BLUE, GREEN, GREY, ORANGE, PURPLE, Section, Tile
 
 OCCLUSIONS = {"none": GREY, "horizontal": BLUE, "vertical": GREEN, "pedestrian": PURPLE}

@@ -14,7 +14,7 @@ from aonet_plugin.attention import GatedAttention, MultiHeadAttention, build_att
 from aonet_plugin.head import AONetHead, first_patterns, similarity_vectors
 from aonet_plugin.landmarks import landmark_responses, visibility_scores
 from aonet_plugin.memory import LandmarkMemory
-from occluded_reid.evaluation import distance_matrix
+from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.modeling.layers import build_neck
 
 

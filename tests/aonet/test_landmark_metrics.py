@@ -12,7 +12,8 @@ from runs import draw_market, load_tool
 
 from aonet.tiny import aonet_run_cfg
 from aonet_plugin.landmark_metrics import landmark_report, mean_cosine, share_in_sight, usual_rows
-from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine.defaults import prepare_run
+from occluded_reid.engine.trainer import Trainer
 
 
 def test_the_mean_cosine_is_that_of_a_loop_over_pairs():

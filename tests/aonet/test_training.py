@@ -12,7 +12,7 @@ from tiny_runs import states_of_a_run_that_was_killed_and_resumed
 
 from aonet.tiny import aonet_run_cfg
 from occluded_reid.checkpoint.checkpointer import Checkpointer
-from occluded_reid.engine import prepare_run
+from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.evaluation import testing
 from occluded_reid.modeling.build import build_model

@@ -11,7 +11,7 @@ import pytest
 from fastreid.evaluation.rank import eval_market1501
 
 from occluded_reid.data.datasets.registry import build_dataset
-from occluded_reid.evaluation import rank_queries
+from occluded_reid.evaluation.ranking import rank_queries
 
 Name = Callable[[int, int, int], str]  # of an identity, a camera, a number
 

@@ -26,7 +26,8 @@ from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import methods
 from occluded_reid.data.build import build_test_loader
 from occluded_reid.deploy.embedder import read_bgr
-from occluded_reid.evaluation import Evaluator, run_inference
+from occluded_reid.evaluation.evaluator import Evaluator
+from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.utils.errors import UserError
 
 CLASSES = ("MODEL.HEADS.NUM_CLASSES", 8)

@@ -14,7 +14,7 @@ import torch
 from ranks import statuses_of_ranks
 from runs import TINY, draw_market, final_states, forked, load_tool, status_of, tiny_cfg
 
-from occluded_reid.engine import launch
+from occluded_reid.engine.launch import launch
 from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.errors import UserError
 

@@ -25,9 +25,11 @@ from torch import nn
 from occluded_reid.checkpoint import checkpointer as checkpoints
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.reid_dataset import ReidDataset
-from occluded_reid.engine import Trainer, prepare_run, spikes, train_step
+from occluded_reid.engine import spikes, train_step
+from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.engine.trainer import Trainer
 from occluded_reid.evaluation import testing
 from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.errors import UserError

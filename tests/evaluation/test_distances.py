@@ -7,9 +7,8 @@ import pytest
 import torch
 from fastreid.utils.compute_dist import build_dist
 
-from occluded_reid.evaluation import FeatureDistances, distance_matrix
 from occluded_reid.evaluation import distances as module
-from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.evaluation.distances import METRICS, FeatureDistances, distance_matrix
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])

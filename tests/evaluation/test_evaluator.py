@@ -15,13 +15,9 @@ from ranks import on_ranks
 from runs import tiny_cfg
 from torch import nn
 
-from occluded_reid.evaluation import (
-    Evaluator,
-    results_table,
-    run_inference,
-    write_results,
-)
+from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.gather import rows_on_first_rank
+from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.occlusion_metrics import (
     by_occlusion,
     calibration,
@@ -31,7 +27,7 @@ from occluded_reid.evaluation.occlusion_metrics import (
 )
 from occluded_reid.evaluation.per_query import names_of, read_per_query
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.evaluation.results import with_intervals
+from occluded_reid.evaluation.results import results_table, with_intervals, write_results
 from occluded_reid.modeling.outputs import Embedding, embedding_of
 from occluded_reid.utils.errors import UserError
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from occluded_reid.evaluation import FeatureDistances, distances, knn
-from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.evaluation import distances, knn
+from occluded_reid.evaluation.distances import METRICS, FeatureDistances
 from occluded_reid.evaluation.knn import half_type, nearest_images
 from occluded_reid.evaluation.rounded import Rounded
 

@@ -8,9 +8,10 @@ import torch
 import torch.nn.functional as F
 from fastreid.evaluation.query_expansion import aqe
 
-from occluded_reid.evaluation import distance_matrix, distances, expand, query_expansion
-from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.evaluation import distances, query_expansion
+from occluded_reid.evaluation.distances import METRICS, distance_matrix
 from occluded_reid.evaluation.duplicates import hidden_copies, image_of_each, own_copies
+from occluded_reid.evaluation.query_expansion import expand
 
 
 def positive_features(count=24, dim=6):

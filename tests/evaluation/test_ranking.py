@@ -11,9 +11,9 @@ from fastreid.evaluation.rank import eval_market1501
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from occluded_reid.evaluation import FeatureDistances, rank_queries
 from occluded_reid.evaluation import distances as module
-from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.evaluation.distances import METRICS, FeatureDistances
+from occluded_reid.evaluation.ranking import rank_queries
 
 
 def test_three_queries_by_hand():

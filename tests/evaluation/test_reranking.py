@@ -7,15 +7,10 @@ import pytest
 import torch
 from fastreid.evaluation.rerank import re_ranking
 
-from occluded_reid.evaluation import (
-    RerankedDistances,
-    distance_matrix,
-    distances,
-    knn,
-    reranking,
-)
-from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.evaluation import distances, knn, reranking
+from occluded_reid.evaluation.distances import METRICS, distance_matrix
 from occluded_reid.evaluation.duplicates import image_of_each
+from occluded_reid.evaluation.reranking import RerankedDistances
 
 
 def reranked_by_sets(original, queries, k1, k2, weight):

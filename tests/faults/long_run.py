@@ -20,8 +20,9 @@ sys.path[:0] = [str(_TESTS / "helpers"), str(_TESTS), str(_TESTS.parent)]
 from fed.tiny import fed_run_cfg  # noqa: E402
 from runs import draw_market  # noqa: E402
 
-from occluded_reid.engine import Trainer, prepare_run  # noqa: E402
+from occluded_reid.engine.defaults import prepare_run  # noqa: E402
 from occluded_reid.engine.hooks import HookBase  # noqa: E402
+from occluded_reid.engine.trainer import Trainer  # noqa: E402
 
 ITERATIONS_PER_EPOCH = 6  # 48 drawn images in batches of 8
 WARM = 0.25  # of the run is left out: allocators and caches fill up

@@ -22,10 +22,10 @@ from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.data.build import open_dataset
-from occluded_reid.engine import Trainer
 from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.hooks import truncate_metrics
 from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.engine.trainer import Trainer
 from occluded_reid.synthetic.generation import generate
 from occluded_reid.utils import files
 from occluded_reid.utils.errors import UserError

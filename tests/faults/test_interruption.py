@@ -25,9 +25,10 @@ from test_train_net import LAUNCHED, REPOSITORY, words
 
 from faults.kill import run_trials
 from fed_plugin import hooks
-from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.interruption import StopRequest
 from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.engine.trainer import Trainer
 from occluded_reid.utils.errors import UserError
 
 STATEFUL = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 2)

@@ -16,7 +16,7 @@ from torch import nn
 
 from faults.long_run import growth, long_run
 from occluded_reid.config import CfgNode
-from occluded_reid.engine import prepare_run
+from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.train_step import wrap_model
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.modeling.build import build_model

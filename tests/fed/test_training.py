@@ -15,7 +15,8 @@ from fed.tiny import fed_cfg, fed_run_cfg
 from fed_plugin import hooks
 from fed_plugin.hooks import digest_identities
 from occluded_reid.data.build import build_test_loader
-from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine.defaults import prepare_run
+from occluded_reid.engine.trainer import Trainer
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError
 

@@ -33,8 +33,7 @@ from gallery_search.metadata import (
     parse_time,
     read_table,
 )
-from occluded_reid.evaluation import distance_matrix
-from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.evaluation.distances import METRICS, distance_matrix
 from occluded_reid.utils.errors import UserError
 
 DIM, PARTS = 4, 2

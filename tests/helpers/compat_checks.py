@@ -1,16 +1,16 @@
 """One small check per patch of :mod:`occluded_reid.compat`, run with the patch and without it.
 
-``python compat_checks.py FOLDER`` imports fast-reid once, then forks for every case: each child
-applies all patches (``with``) or all but one (``without``) and runs the check of that patch. The
-outcomes are printed as JSON, ``{patch: {"with": "ok", "without": "the traceback"}}``. Orders of
-import are tried in the same way.
+``python compat_checks.py FOLDER`` imports compat before fast-reid, then forks for every check
+(``with``). In a second process it imports fast-reid with no patch at all, then forks for every
+case: each child repairs what is imported with all patches (``late``) or all but one (``without``)
+and runs the check of that patch. The outcomes are printed as JSON, ``{patch: {"with": "ok",
+"late": "ok", "without": "the traceback"}}``. Orders of import are tried in the same way.
 """
 
 from __future__ import annotations
 
 import contextlib
 import importlib
-import importlib.util
 import io
 import json
 import os
@@ -25,10 +25,6 @@ import torch
 from PIL import Image
 
 FOLDER = Path(sys.argv[1]) if len(sys.argv) > 1 else Path()
-
-
-def load_compat():
-    return importlib.import_module("occluded_reid.compat")
 
 
 def module(name):
@@ -81,17 +77,20 @@ def one_process_group():
 def legacy_names():
     import collections
 
-    module("data")
-    module("evaluation")
-    module("engine")
+    for name in ("data.build", "evaluation.testing"):
+        importlib.reload(module(name))
     assert "torch._six" not in sys.modules
     assert not hasattr(collections, "Mapping")
+
+
+def cython_warning():
+    for name in ("rank", "roc"):
+        importlib.reload(module(f"evaluation.{name}"))
 
 
 def no_runtime_compile():
     os.environ["PATH"] = ""  # so that without the patch nothing is built either
     module("evaluation").ReidEvaluator(toy_cfg(), 1)
-    assert not any("cython" in str(w.message).lower() for w in legacy_names.warnings)
 
 
 def gdown():
@@ -118,6 +117,13 @@ def dataloader():
         batches = list(loader)
         assert [b["targets"].tolist() for b in batches] == [[0, 1], [2, 3]]
         assert batches[0]["img_paths"] == ["a", "a"]
+
+
+def loader_config():
+    warnings.filterwarnings("ignore", message="This DataLoader will create")
+    cfg = toy_cfg("DATALOADER.NUM_WORKERS", 1)
+    loader, _ = module("data").build_reid_test_loader(cfg, test_set=[0], num_query=0)
+    assert loader.num_workers == 1 and loader.device == torch.device("cpu")
 
 
 def to_tensor():
@@ -353,25 +359,39 @@ def byte_storage():
 # ------------------------------------------------- orders of import, and what is left behind
 
 
+def load_all():
+    """Import every module that has a patch, and what imports them."""
+    compat = load_compat()
+    importlib.import_module("fastreid.engine")
+    for name in {**compat._PATCHES, **compat._CONTEXTS}:
+        importlib.import_module(name)
+
+
+def load_compat():
+    return importlib.import_module("occluded_reid.compat")
+
+
+def nothing_is_imported_ahead():
+    load_compat()
+    assert [name for name in sys.modules if name.startswith("fastreid")] == []
+    module("config")
+    assert not {"fastreid.data", "fastreid.engine", "fastreid.evaluation"} & set(sys.modules)
+
+
 def config_first():
     import fastreid.config
 
-    # isort: split
-    import occluded_reid.config  # noqa: F401
-
-    # isort: split
+    load_compat()
     from fastreid.data import build_reid_train_loader  # noqa: F401
     from fastreid.engine import DefaultTrainer  # noqa: F401
 
-    assert occluded_reid and fastreid.config.get_cfg()
+    assert fastreid.config.get_cfg()
 
 
 def transforms_first():
     with contextlib.suppress(ImportError):  # this is how one learns that something is missing
         importlib.import_module("fastreid.data.transforms")
-    import occluded_reid.config  # noqa: F401
-
-    # isort: split
+    load_compat()
     from fastreid.data.transforms import build_transforms
 
     build_transforms(toy_cfg("INPUT.AFFINE.ENABLED", True))
@@ -384,27 +404,32 @@ def names_held_by_the_user():
     user = types.ModuleType("user")
     vars(user).update(Baseline=Baseline, build=build_model, optimizer=build_optimizer)
     sys.modules["user"] = user
-    import occluded_reid.config  # noqa: F401
+    load_compat()
 
     assert user.optimizer is module("solver").build_optimizer is not build_optimizer
     assert user.Baseline.preprocess_image.__module__ == "occluded_reid.compat"
 
 
-def applied_twice():
-    import occluded_reid.config  # noqa: F401
-    from occluded_reid import compat
-
+def imported_twice():
+    load_all()
+    finders = len(sys.meta_path)
     load = module("utils.checkpoint").Checkpointer._load_file
     train = module("engine").DefaultTrainer.train
-    assert occluded_reid and len(compat.applied()) == len(compat._PATCHES)
-    compat.apply()
-    importlib.reload(compat).apply()
+    importlib.reload(load_compat())
     assert module("utils.checkpoint").Checkpointer._load_file is load
-    assert module("engine").DefaultTrainer.train is train
-    for name in ("occluded_reid", "occluded_reid.compat", "occluded_reid.config"):
+    for name in ("occluded_reid", "occluded_reid.compat"):
         del sys.modules[name]
-    importlib.import_module("occluded_reid.config")
+    load_compat()
     assert module("engine").DefaultTrainer.train is train
+    assert len(sys.meta_path) == finders
+
+
+def reloaded():
+    compat = load_compat()
+    defaults = importlib.reload(module("engine.defaults"))
+    train = defaults.DefaultTrainer.train
+    assert train.__code__.co_filename == compat.__file__
+    assert train.__wrapped__.__code__.co_filename == defaults.__file__  # repaired once
 
 
 def nothing_else_changed():
@@ -423,7 +448,7 @@ def nothing_else_changed():
         if callable(value)
     }
     assert len(before) > 10_000
-    import occluded_reid.config  # noqa: F401
+    load_all()
 
     for (name, key), value in before.items():
         held, _, attribute = key.partition(".")
@@ -433,28 +458,43 @@ def nothing_else_changed():
 
 
 ORDERS = (
+    nothing_is_imported_ahead,
     config_first,
     transforms_first,
     names_held_by_the_user,
-    applied_twice,
+    imported_twice,
+    reloaded,
     nothing_else_changed,
 )
 
 
-# ------------------------------------------------------------------------ with, without
+# ------------------------------------------------------------------------ with, late, without
 
 
-def run(patch, compat, *, without):
-    """Apply all patches or all but ``patch``, then run its check with warnings as errors."""
+def run(check):
+    """Run a patch's check with warnings as errors."""
     torch.manual_seed(0)
-    if without:
-        compat._PATCHES = tuple(p for p in compat._PATCHES if p.__name__ != patch)
-    with warnings.catch_warnings(record=True) as legacy_names.warnings:
-        warnings.simplefilter("always")
-        compat.apply()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        globals()[patch]()
+        check()
+
+
+def run_with(names):
+    """Import compat first, then fast-reid, and write the outcome of every check to with.json."""
+    load_all()
+    outcomes = {name: outcome(run, globals()[name]) for name in names}
+    (FOLDER / "with.json").write_text(json.dumps(outcomes))
+
+
+def run_late(name, patches, contexts, *, without):
+    """Repair what is imported, with all patches or all but ``name``, then run its check."""
+    left_out = {name} if without else set()
+    for registry, full in ((load_compat()._PATCHES, patches), (load_compat()._CONTEXTS, contexts)):
+        registry.clear()
+        for module_name, functions in full.items():
+            registry[module_name] = [one for one in functions if one.__name__ not in left_out]
+    load_compat()._repair_imported()
+    run(globals()[name])
 
 
 def outcome(function, *args, **kwargs):
@@ -488,18 +528,26 @@ def main():
     result = {order.__name__: outcome(order) for order in ORDERS}
 
     compat = load_compat()
-    names = [patch.__name__ for patch in compat._PATCHES]
+    patches, contexts = dict(compat._PATCHES), dict(compat._CONTEXTS)
+    registered = [one for many in (*patches.values(), *contexts.values()) for one in many]
+    names = {one.__name__ for one in registered} - {"torchvision_mismatch"}
+    result["import"] = outcome(run_with, names)
+    with_patch = json.loads((FOLDER / "with.json").read_text())
 
-    def both(name):
-        return {
-            key: outcome(run, name, compat, without=key == "without") for key in ("with", "without")
+    compat._PATCHES.clear()
+    compat._CONTEXTS.pop("fastreid.evaluation.rank")
+    compat._CONTEXTS.pop("fastreid.evaluation.roc")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        load_all()
+    for name in patches:
+        vars(importlib.import_module(name)).pop(compat._REPAIRED, None)
+    for name in names:
+        late = {
+            key: outcome(run_late, name, patches, contexts, without=key == "without")
+            for key in ("late", "without")
         }
-
-    result["legacy_names"] = both("legacy_names")
-    compat.legacy_names()
-    importlib.import_module("fastreid.engine")
-    vars(sys.modules["fastreid"])[compat._RECORD] = {"legacy_names": "applied"}
-    result.update({name: both(name) for name in names[1:]})
+        result[name] = {"with": with_patch[name], **late}
     print("\n" + json.dumps(result))
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import distributed as dist
 
-import occluded_reid.config  # noqa: F401
+import occluded_reid.compat  # noqa: F401
 
 # isort: split
 from fastreid.data import build as data_build

@@ -21,7 +21,8 @@ from torch import nn
 
 from occluded_reid.config import CfgNode, load_config
 from occluded_reid.data.build import build_train_loader
-from occluded_reid.engine import Trainer, prepare_run
+from occluded_reid.engine.defaults import prepare_run
+from occluded_reid.engine.trainer import Trainer
 
 IDENTITIES, CAMERAS = 8, 3
 TOOLS = Path(__file__).parents[2] / "tools"
