@@ -18,7 +18,7 @@ from occluded_reid.config import CfgNode, changed_copy
 from occluded_reid.data.datasets import registry as datasets
 from occluded_reid.engine.defaults import argument_parser, load_run_config
 from occluded_reid.modeling.complexity import Complexity, complexity
-from occluded_reid.synthetic.sizes import size_named
+from occluded_reid.synthetic.plan import get_size
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.files import write_json
 
@@ -56,7 +56,7 @@ def published_identities(cfg: CfgNode, name: str) -> int:
     """Return how many identities a data set trains on by its description; 0 if it says none."""
     kind: Any = getattr(datasets, name.partition(":")[0], None)
     if kind is datasets.SyntheticOccluded:
-        return size_named(cfg.DATASETS.SYNTHETIC.SIZE).train_ids
+        return get_size(cfg.DATASETS.SYNTHETIC.SIZE).train_ids
     train = getattr(kind, "expected", {}).get("train")
     return train.identities if train else 0
 

@@ -34,9 +34,8 @@ from occluded_reid.deploy.formats import (
     quantize_to_int8,
 )
 from occluded_reid.modeling.outputs import as_embedding
-from occluded_reid.synthetic.plan import plan_pictures
+from occluded_reid.synthetic.plan import get_size, plan_images
 from occluded_reid.synthetic.scene.composition import render
-from occluded_reid.synthetic.sizes import size_named
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_folder, whole_file, write_json
 
@@ -240,7 +239,7 @@ def measure_parity(graph: nn.Module, run: Runner, size: tuple[int, ...]) -> dict
 
 def render_pedestrians(count: int, size: tuple[int, ...], seed: int) -> torch.Tensor:
     """Render occluded pedestrians (:mod:`occluded_reid.synthetic`): (count, 3, H, W) in 0-255."""
-    queries = [each for each in plan_pictures(size_named("tiny"), seed) if each.split == "query"]
+    queries = [each for each in plan_images(get_size("tiny"), seed) if each.split == "query"]
     images = []
     for query in queries[:count]:
         image = Image.fromarray(render(query, seed).image)

@@ -1,7 +1,7 @@
-"""A person re-identification data set drawn by us, with exact truth about each occlusion."""
+"""A person re-identification data set that is drawn, with exact truth about each occlusion."""
 
 from occluded_reid.synthetic.generation import generate, verify
-from occluded_reid.synthetic.sizes import SIZES, Size
+from occluded_reid.synthetic.plan import SIZES, Size
 from occluded_reid.synthetic.streams import VERSION
 from occluded_reid.synthetic.truth import Occluder, Truth, read_truth
 

@@ -1,4 +1,4 @@
-"""Which pictures the data set holds: identity, camera, split and kind of occlusion of each."""
+"""The sizes of the data set, and the images that each holds."""
 
 from __future__ import annotations
 
@@ -9,34 +9,86 @@ from typing import Literal
 import numpy as np
 
 from occluded_reid.synthetic.scene.camera import NUM_CAMERAS
-from occluded_reid.synthetic.sizes import SPLITS, Size
-from occluded_reid.synthetic.streams import Stream, stream
+from occluded_reid.synthetic.streams import Stream, make_rng
+from occluded_reid.utils.errors import UserError
 
 Occlusion = Literal["none", "horizontal", "vertical", "pedestrian"]
 OCCLUSIONS: tuple[Occlusion, ...] = ("none", "horizontal", "vertical", "pedestrian")
-# Shares of OCCLUSIONS in each split. As in Occluded-DukeMTMC all queries and a tenth of the gallery
-# are occluded (its README), and about a tenth of the training images.
-_SHARES = {
+SPLITS = ("bounding_box_train", "query", "query_holistic", "bounding_box_test")
+# Shares of OCCLUSIONS in each split. As in Occluded-DukeMTMC, all queries, a tenth of the gallery
+# (its README) and about a tenth of the training images are occluded.
+_OCCLUSION_SHARES = {
     "bounding_box_train": (0.90, 0.05, 0.025, 0.025),
     "query": (0.0, 0.46, 0.28, 0.26),
     "query_holistic": (1.0, 0.0, 0.0, 0.0),
     "bounding_box_test": (0.90, 0.04, 0.03, 0.03),
 }
-_MIN_GALLERY = 3
-_MIN_TRAIN = 4
+_MIN_IMAGES = {"bounding_box_train": 4, "query": 1, "query_holistic": 1, "bounding_box_test": 3}
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One picture to draw.
+class Size:
+    """Numbers of identities and images.
 
     Attributes:
-        split: its folder, one of :data:`occluded_reid.synthetic.sizes.SPLITS`.
+        train_ids: training identities; none of them is tested.
+        train_images: training images.
+        query_ids: identities with queries.
+        query_images: occluded queries.
+        holistic_images: unoccluded queries of the same identities.
+        gallery_ids: identities in the gallery: those of the queries, and distractors.
+        gallery_images: gallery images.
+    """
+
+    train_ids: int
+    train_images: int
+    query_ids: int
+    query_images: int
+    holistic_images: int
+    gallery_ids: int
+    gallery_images: int
+
+    def count_images(self) -> dict[str, int]:
+        """Return the number of images in each of :data:`SPLITS`."""
+        counts = self.train_images, self.query_images, self.holistic_images, self.gallery_images
+        return dict(zip(SPLITS, counts, strict=True))
+
+    @property
+    def num_images(self) -> int:
+        """Number of images in all splits."""
+        return sum(self.count_images().values())
+
+
+SIZES: dict[str, Size] = {
+    "tiny": Size(8, 64, 6, 12, 6, 8, 40),
+    "small": Size(100, 1600, 64, 192, 128, 72, 720),
+    # The counts of Occluded-DukeMTMC, which has no holistic queries: their number is our choice.
+    "paper": Size(702, 15618, 519, 2210, 1038, 1110, 17661),
+}
+
+
+def get_size(name: str) -> Size:
+    """Look up a size.
+
+    Raises:
+        UserError: no size has that name.
+    """
+    if name not in SIZES:
+        raise UserError(f"no synthetic set has the size {name!r}; choose one of {', '.join(SIZES)}")
+    return SIZES[name]
+
+
+@dataclass(frozen=True)
+class PlannedImage:
+    """One image to draw.
+
+    Attributes:
+        split: its folder, one of :data:`SPLITS`.
         identity: the person shown.
-        camera: its number from 1.
-        index: number among the pictures of this identity in this split.
+        camera: number from 1.
+        index: number among the images of this identity in this split.
         occlusion: what stands in front.
-        number: running number in the whole data set.
+        number: number in the whole data set.
     """
 
     split: str
@@ -52,54 +104,48 @@ class Picture:
         return f"{self.split}/{self.identity:04d}_c{self.camera}_{self.number:06d}.jpg"
 
 
-def plan_pictures(size: Size, seed: int) -> list[Picture]:
-    """All pictures of the data set in the order of their running numbers.
+def plan_images(size: Size, seed: int) -> list[PlannedImage]:
+    """List all images of the data set in the order of their numbers.
 
-    Each tested identity is seen by at least three cameras, its gallery pictures by at least two of
-    them; so each query has a true match in another camera.
+    Each tested identity is seen by at least three cameras, and at least two of them contribute to
+    the gallery: each query has a true match from another camera.
+
+    >>> [image.path for image in plan_images(get_size("tiny"), seed=0)][:2]
+    ['bounding_box_train/0001_c4_000000.jpg', 'bounding_box_train/0001_c6_000001.jpg']
     """
-    pictures: list[Picture] = []
-    for split, identities, total, minimum in _divisions(size):
-        rng = stream(seed, Stream.PLAN, SPLITS.index(split), size.num_images)
-        counts = _counts(rng, total, len(identities), minimum)
-        for identity, count in zip(identities, counts, strict=True):
-            for camera, index, occlusion in _of_identity(split, identity, int(count), seed):
-                pictures.append(Picture(split, identity, camera, index, occlusion, len(pictures)))
-    return pictures
-
-
-def _divisions(size: Size) -> list[tuple[str, range, int, int]]:
-    """For each split its identities, its images, and the fewest images of one identity."""
     first = size.train_ids + 1
-    train, queries = range(1, first), range(first, first + size.query_ids)
+    queries = range(first, first + size.query_ids)
     gallery = range(first, first + size.gallery_ids)
-    return [
-        ("bounding_box_train", train, size.train_images, _MIN_TRAIN),
-        ("query", queries, size.query_images, 1),
-        ("query_holistic", queries, size.holistic_images, 1),
-        ("bounding_box_test", gallery, size.gallery_images, _MIN_GALLERY),
-    ]
+    identities_of_splits = (range(1, first), queries, queries, gallery)
+    images: list[PlannedImage] = []
+    for (split, total), identities in zip(
+        size.count_images().items(), identities_of_splits, strict=True
+    ):
+        rng = make_rng(seed, Stream.PLAN, SPLITS.index(split), size.num_images)
+        spare = total - _MIN_IMAGES[split] * len(identities)
+        extra = rng.multinomial(spare, np.full(len(identities), 1 / len(identities)))
+        for identity, count in zip(identities, extra + _MIN_IMAGES[split], strict=True):
+            for index, (camera, occlusion) in enumerate(
+                _plan_identity(split, identity, int(count), seed)
+            ):
+                images.append(PlannedImage(split, identity, camera, index, occlusion, len(images)))
+    return images
 
 
-def _counts(rng: np.random.Generator, total: int, parts: int, minimum: int) -> np.ndarray:
-    """Numbers, each at least ``minimum``, that add up to ``total``."""
-    return minimum + rng.multinomial(total - minimum * parts, np.full(parts, 1 / parts))
-
-
-def _of_identity(
+def _plan_identity(
     split: str, identity: int, count: int, seed: int
-) -> Iterator[tuple[int, int, Occlusion]]:
-    """Camera, index and occlusion of each picture of one identity in one split."""
-    rng = stream(seed, Stream.PLAN, 100 + SPLITS.index(split), identity)
-    cameras = cameras_of(identity, seed)
+) -> Iterator[tuple[int, Occlusion]]:
+    """Yield camera and occlusion of each image of an identity in a split."""
     offset = SPLITS.index(split)
+    rng = make_rng(seed, Stream.PLAN, 100 + offset, identity)
+    cameras = _choose_cameras(identity, seed)
     for index in range(count):
-        camera = cameras[(index + offset) % len(cameras)]
-        yield camera, index, OCCLUSIONS[int(rng.choice(4, p=_SHARES[split]))]
+        occlusion = OCCLUSIONS[int(rng.choice(4, p=_OCCLUSION_SHARES[split]))]
+        yield cameras[(index + offset) % len(cameras)], occlusion
 
 
-def cameras_of(identity: int, seed: int) -> list[int]:
-    """The three to six cameras that see an identity, in random order."""
-    rng = stream(seed, Stream.PLAN, 200, identity)
+def _choose_cameras(identity: int, seed: int) -> list[int]:
+    """Choose the three to six cameras that see an identity, in random order."""
+    rng = make_rng(seed, Stream.PLAN, 200, identity)
     order = rng.permutation(NUM_CAMERAS) + 1
     return [int(camera) for camera in order[: int(rng.integers(3, 7))]]

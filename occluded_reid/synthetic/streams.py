@@ -1,48 +1,60 @@
-"""Random numbers that depend on names, never on the order of the work.
+"""Random generators addressed by name, so that the order of the work does not matter.
 
-Each thing that is drawn (a scene, a person, one picture) has its own stream, addressed by integers.
-So the pixels are the same for one worker or twenty, and in whatever order they run.
+Each thing that is drawn (a scene, a person, an image) has its own generator, addressed by integers.
+One worker and twenty therefore draw the same pixels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from enum import IntEnum
+from typing import TypeVar
 
 import numpy as np
 
+T = TypeVar("T")
+
 VERSION = 2
-"""Version of the drawings. It rises whenever the same seed would give other pixels."""
+"""Version of the drawings. Raise it whenever the same seed would give other pixels."""
 
 
 class Stream(IntEnum):
-    """What a random stream is for; the first number of its address."""
+    """The purpose of a generator: the first number of its address."""
 
     CAMERA = 1
     SCENE = 2
     GROUP = 3
     IDENTITY = 4
     TRACK = 5
-    PICTURE = 6
+    IMAGE = 6
     PLAN = 7
     NOISE_FIELD = 8
 
 
-def stream(seed: int, purpose: Stream, *address: int) -> np.random.Generator:
-    """The generator at one address.
+def make_rng(seed: int, purpose: Stream, *address: int) -> np.random.Generator:
+    """Return the generator at an address.
 
     Args:
         seed: the data set's seed, not negative.
         purpose: what is drawn.
-        address: numbers that tell this thing from its siblings, such as identity and camera.
+        address: integers that identify the thing among its kind, such as identity and camera.
     """
     return np.random.default_rng(np.random.SeedSequence([VERSION, seed, int(purpose), *address]))
 
 
-def between(rng: np.random.Generator, low: float, high: float) -> float:
-    """A uniform number in [low, high)."""
+def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+    """Sample a number in [low, high)."""
     return float(rng.uniform(low, high))
 
 
-def chance(rng: np.random.Generator, probability: float) -> bool:
-    """True with the given probability."""
+def bernoulli(rng: np.random.Generator, probability: float) -> bool:
+    """Return True with the given probability."""
     return bool(rng.random() < probability)
+
+
+def choose(rng: np.random.Generator, items: Sequence[T], weights: Sequence[float] = ()) -> T:
+    """Choose one of the items, with equal or with the given relative weights."""
+    if not weights:
+        return items[int(rng.integers(len(items)))]
+    shares = np.asarray(weights, np.float64)
+    return items[int(rng.choice(len(items), p=shares / shares.sum()))]

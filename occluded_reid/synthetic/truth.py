@@ -1,4 +1,4 @@
-"""The exact truth about each picture: who, where, and what hides how much of the person."""
+"""The exact truth about each image: who, where, and what hides how much of the person."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import dataclasses
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,12 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Occluder:
-    """A thing in front of the person.
+    """An object in front of the person.
 
     Attributes:
         kind: one of :data:`.occluders.styles.OCCLUDER_KINDS`, or ``"pedestrian"``.
         orientation: ``"horizontal"`` or ``"vertical"``.
-        box: x0, y0, x1, y1 in pixels of the stored picture, clipped to it; x1 and y1 excluded.
+        box: x0, y0, x1, y1 in pixels of the stored image, clipped to it; x1 and y1 excluded.
     """
 
     kind: str
@@ -36,13 +37,13 @@ class Truth:
     """One line of ``truth.jsonl``; its keys are these names.
 
     Attributes:
-        path: path of the picture relative to the data set's folder.
+        path: path of the image relative to the data set's folder.
         identity: the person shown.
         camera: number of the camera from 1.
-        split: the picture's folder.
+        split: the image's folder.
         size: width and height in pixels.
-        person_box: box of the person's whole silhouette inside the picture, as in `Occluder.box`.
-        visible_fraction: visible pixels of the silhouette over all of them inside the picture.
+        person_box: box of the person's whole silhouette inside the image, as in `Occluder.box`.
+        visible_fraction: visible share of the silhouette's pixels inside the image.
         stripe_person_pixels: pixels of the silhouette in each of 16 stripes from top to bottom.
         stripe_visible_pixels: the visible ones among them.
         stripe_coverage: covered share of the area of each of 4 stripes from top to bottom.
@@ -64,12 +65,12 @@ class Truth:
     occlusion: str
 
     def to_json(self) -> str:
-        """One line of JSON with sorted keys."""
+        """Return one line of JSON with sorted keys."""
         return json.dumps(dataclasses.asdict(self), sort_keys=True)
 
     @classmethod
     def from_json(cls, line: str) -> Truth:
-        """The inverse of :meth:`to_json`."""
+        """Invert :meth:`to_json`."""
         fields = json.loads(line)
         occluders = tuple(
             Occluder(one["kind"], one["orientation"], tuple(one["box"]))
@@ -79,14 +80,17 @@ class Truth:
         return cls(**{**fields, **lists}, occluders=occluders)
 
 
-def stripe_sums(mask: np.ndarray, stripes: int) -> tuple[int, ...]:
-    """Pixels of a mask in stripes of equal height.
+def count_stripe_pixels(mask: np.ndarray, stripes: int) -> tuple[int, ...]:
+    """Count the pixels of a mask in stripes of equal height.
 
-    A row belongs to the stripe in which its middle lies; so 4 stripes are sums of 4 out of 16.
+    A row belongs to the stripe that holds its middle, so 4 stripes are sums over 4 of 16 each.
+
+    >>> count_stripe_pixels(np.tri(4, dtype=bool), 2)
+    (3, 7)
 
     Args:
         mask: (h, w) bool.
-        stripes: their number.
+        stripes: their number, a divisor of 16.
     """
     height = mask.shape[0]
     stripe_of_row = (2 * np.arange(height) + 1) * STRIPES // (2 * height) * stripes // STRIPES
@@ -94,16 +98,16 @@ def stripe_sums(mask: np.ndarray, stripes: int) -> tuple[int, ...]:
     return tuple(int(value) for value in sums)
 
 
-def mask_box(mask: np.ndarray) -> Box:
-    """The smallest box around a mask; all zeros if it is empty."""
+def bound_mask(mask: np.ndarray) -> Box:
+    """Return the smallest box around a mask; all zeros if it is empty."""
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not rows.size:
         return 0, 0, 0, 0
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
-def visible_fraction(person: np.ndarray, covered: np.ndarray) -> float:
-    """Visible share of a person's silhouette, to 4 decimals.
+def measure_visible_fraction(person: np.ndarray, covered: np.ndarray) -> float:
+    """Return the visible share of a person's silhouette, to 4 decimals.
 
     Args:
         person: (h, w) bool, the whole silhouette as if nothing stood in front.
@@ -112,28 +116,38 @@ def visible_fraction(person: np.ndarray, covered: np.ndarray) -> float:
     return round(float((person & ~covered).sum() / max(int(person.sum()), 1)), 4)
 
 
-def stripe_coverage(covered: np.ndarray) -> tuple[float, ...]:
-    """Covered share of the area of each of four stripes, to 4 decimals."""
-    areas = stripe_sums(np.ones_like(covered), COVERAGE_STRIPES)
-    sums = stripe_sums(covered, COVERAGE_STRIPES)
-    return tuple(round(part / area, 4) for part, area in zip(sums, areas, strict=True))
+def measure_masks(person: np.ndarray, covered: np.ndarray) -> dict[str, Any]:
+    """Return the fields of :class:`Truth` that follow from the masks.
+
+    Args:
+        person: as for :func:`measure_visible_fraction`.
+        covered: as for :func:`measure_visible_fraction`.
+    """
+    areas = count_stripe_pixels(np.ones_like(covered), COVERAGE_STRIPES)
+    sums = count_stripe_pixels(covered, COVERAGE_STRIPES)
+    return {
+        "person_box": bound_mask(person),
+        "visible_fraction": measure_visible_fraction(person, covered),
+        "stripe_person_pixels": count_stripe_pixels(person, STRIPES),
+        "stripe_visible_pixels": count_stripe_pixels(person & ~covered, STRIPES),
+        "stripe_coverage": tuple(round(s / area, 4) for s, area in zip(sums, areas, strict=True)),
+    }
 
 
 def read_truth(folder: str | Path) -> dict[str, Truth]:
-    """The truth of a generated data set.
+    """Read the truth of a generated data set.
 
     Args:
         folder: what :func:`occluded_reid.synthetic.generate` returned.
 
     Returns:
-        The truth for each path relative to the folder.
+        The truth by path relative to the folder.
 
     Raises:
         UserError: the folder holds no truth file.
     """
     file = Path(folder) / "truth.jsonl"
     if not file.is_file():
-        raise UserError(f"{folder} holds no truth.jsonl; make the set with generate() first")
-    with open(file, encoding="utf-8") as lines:
-        truths = [Truth.from_json(line) for line in lines]
+        raise UserError(f"{folder} holds no truth.jsonl; generate the set again")
+    truths = map(Truth.from_json, file.read_text(encoding="utf-8").splitlines())
     return {truth.path: truth for truth in truths}

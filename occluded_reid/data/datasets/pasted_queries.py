@@ -19,16 +19,7 @@ from occluded_reid.data.datasets.msmt17 import MSMT17
 from occluded_reid.data.images import read_errors_named, read_rgb
 from occluded_reid.data.transforms.occluder_cutouts import Cutout, drawn_cutouts, read_cutouts
 from occluded_reid.data.transforms.paste import SHARES, Pasted, paste_one, person_zone
-from occluded_reid.synthetic.truth import (
-    STRIPES,
-    Occluder,
-    Truth,
-    mask_box,
-    read_truth,
-    stripe_coverage,
-    stripe_sums,
-    visible_fraction,
-)
+from occluded_reid.synthetic.truth import Occluder, Truth, bound_mask, measure_masks, read_truth
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_once, whole_file, write_errors_named
 from occluded_reid.utils.progress import progress
@@ -211,11 +202,7 @@ def _truth(name: str, image: LabelledImage, pasted: Pasted) -> Truth:
         camera=image.camid + 1,
         split="query",
         size=(covered.shape[1], covered.shape[0]),
-        person_box=mask_box(zone),
-        visible_fraction=visible_fraction(zone, covered),
-        stripe_person_pixels=stripe_sums(zone, STRIPES),
-        stripe_visible_pixels=stripe_sums(zone & ~covered, STRIPES),
-        stripe_coverage=stripe_coverage(covered),
-        occluders=(Occluder(cutout.kind, cutout.orientation, mask_box(covered)),),
+        occluders=(Occluder(cutout.kind, cutout.orientation, bound_mask(covered)),),
         occlusion=cutout.occlusion,
+        **measure_masks(zone, covered),
     )

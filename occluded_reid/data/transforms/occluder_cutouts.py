@@ -22,7 +22,7 @@ from PIL import Image
 
 from occluded_reid.data.images import read_errors_named
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
-from occluded_reid.synthetic.truth import Box, mask_box
+from occluded_reid.synthetic.truth import Box, bound_mask
 from occluded_reid.utils.errors import UserError
 
 LIST = "occluders.csv"
@@ -146,7 +146,7 @@ def _decode(path: Path) -> np.ndarray:
     advice = f"replace it, or take it out of {LIST}"
     with read_errors_named(f"the cut-out {path}", advice), Image.open(path) as file:
         pixels = np.asarray(file.convert("RGBA"))
-    x0, y0, x1, y1 = mask_box(pixels[..., 3] > 127)
+    x0, y0, x1, y1 = bound_mask(pixels[..., 3] > 127)
     if x0 == x1:
         raise UserError(f"the cut-out {path} is transparent; take it out of {LIST}")
     return pixels[y0:y1, x0:x1].copy()

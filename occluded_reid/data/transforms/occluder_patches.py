@@ -19,7 +19,7 @@ from PIL import Image, ImageOps
 from occluded_reid.data.images import read_errors_named
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.scene import scenery
-from occluded_reid.synthetic.scene.camera import NUM_CAMERAS, camera_of, develop
+from occluded_reid.synthetic.scene.camera import NUM_CAMERAS, build_camera, develop
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -116,14 +116,14 @@ def _draw(kind: str, rng: np.random.Generator) -> Patch:
     else:
         height, width = int(rng.integers(45, 90)), int(rng.integers(70, 120))
     number = int(rng.integers(NUM_CAMERAS)) + 1
-    scene = scenery.scene(_PLACE_SEED, number)
+    scene = scenery.render_background(_PLACE_SEED, number)
     top = int(rng.integers(scene.shape[0] - height + 1))
     left = int(rng.integers(scene.shape[1] - width + 1))
     behind = scene[top : top + height, left : left + width]
     picture = draw_occluder(kind, rng, height, width, "training")
     alpha = picture[..., 3:] / np.float32(255)
     light = picture[..., :3] * alpha + behind * (1 - alpha)
-    camera = camera_of(_PLACE_SEED, number)
+    camera = build_camera(_PLACE_SEED, number)
     seen = develop(light.astype(np.float32), camera, rng.uniform(0.92, 1.08), rng)
     return Patch(_compressed(seen, camera.quality), height / width)
 

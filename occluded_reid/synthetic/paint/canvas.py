@@ -1,8 +1,9 @@
-"""Shapes with soft edges, painted one over the other on a layer.
+"""Shapes with soft edges, painted over each other on a layer.
 
 H, W: size of the layer; h, w: size of the box around one shape. Points are (x, y) in pixels, y
-pointing down. Colours are RGB in [0, 255]. A shape is a :class:`Region`: a coverage mask, and
-coordinates *across* and *along* it, from which textures and shading are computed.
+pointing down. Colors are RGB in [0, 255]. A shape is a :class:`Region`: a coverage mask, and
+coordinates *across* and *along* it, from which textures and shading are computed. A shape outside
+of the layer is an empty region, which paints nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import cv2
 import numpy as np
 
 Point = tuple[float, float]
-Colour = Sequence[float] | np.ndarray
+Color = Sequence[float] | np.ndarray
 _SUBPIXEL_BITS = 4
 
 
@@ -25,7 +26,7 @@ class Region:
     Attributes:
         top: first row of the box.
         left: first column of the box.
-        mask: (h, w) float32 in [0, 1], how much of each pixel the shape covers.
+        mask: (h, w) float32 in [0, 1], the share of each pixel that the shape covers.
         across: (h, w) float32 in [-1, 1], from the left edge of the shape to its right edge.
         along: (h, w) float32 in [0, 1], from its upper end (or start) to its lower end.
     """
@@ -37,21 +38,24 @@ class Region:
     along: np.ndarray
 
     def with_mask(self, mask: np.ndarray) -> Region:
-        """The same box and coordinates with another mask."""
+        """Return the same box and coordinates with another mask."""
         return Region(self.top, self.left, mask, self.across, self.along)
+
+
+_EMPTY = Region(0, 0, *(np.zeros((0, 0), np.float32) for _ in range(3)))
 
 
 @dataclass
 class Layer:
-    """A transparent picture: premultiplied colour (H, W, 3) and alpha (H, W) in [0, 1]."""
+    """A transparent image: premultiplied color (H, W, 3) and alpha (H, W) in [0, 1]."""
 
     height: int
     width: int
-    colour: np.ndarray = field(init=False)
+    color: np.ndarray = field(init=False)
     alpha: np.ndarray = field(init=False)
 
     def __post_init__(self) -> None:
-        self.colour = np.zeros((self.height, self.width, 3), np.float32)
+        self.color = np.zeros((self.height, self.width, 3), np.float32)
         self.alpha = np.zeros((self.height, self.width), np.float32)
 
     @property
@@ -60,44 +64,53 @@ class Layer:
         return self.height, self.width
 
     def paint(
-        self, region: Region | None, colour: Colour, opacity: float = 1.0, inside: bool = False
+        self, region: Region, color: Color, opacity: float = 1.0, inside: bool = False
     ) -> None:
         """Lay a shape over what is there.
 
         Args:
-            region: the shape; None, a shape outside of the layer, paints nothing.
-            colour: one RGB colour, or (h, w, 3) with a colour for each pixel of the box.
+            region: the shape.
+            color: one RGB color, or (h, w, 3) with a color for each pixel of the box.
             opacity: 1 hides what lies below, 0 shows it.
-            inside: paint only where the layer is opaque already, as a print on cloth.
+            inside: paint only where the layer is opaque already, like a print on cloth.
         """
-        if region is None:
-            return
         h, w = region.mask.shape
         rows, columns = slice(region.top, region.top + h), slice(region.left, region.left + w)
         mask = region.mask if opacity == 1.0 else region.mask * np.float32(opacity)
         alpha = self.alpha[rows, columns]
         if inside:
             mask = mask * alpha
-        below = self.colour[rows, columns]
-        below += (np.asarray(colour, np.float32) - below) * mask[..., None]
+        below = self.color[rows, columns]
+        below += (np.asarray(color, np.float32) - below) * mask[..., None]
         alpha += (1 - alpha) * mask
 
-    def rgba(self) -> np.ndarray:
-        """The layer as (H, W, 4) uint8 with colours that are not premultiplied."""
-        straight = self.colour / np.maximum(self.alpha, 1e-3)[..., None]
+    def composite(self, other: Layer, left: int, top: int) -> None:
+        """Lay another layer over this one at a position that may lie partly outside."""
+        x0, y0 = max(left, 0), max(top, 0)
+        x1, y1 = min(left + other.width, self.width), min(top + other.height, self.height)
+        if x0 >= x1 or y0 >= y1:
+            return
+        cut = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
+        below, alpha = self.color[y0:y1, x0:x1], self.alpha[y0:y1, x0:x1]
+        below += other.color[cut] - below * other.alpha[cut][..., None]
+        alpha += (1 - alpha) * other.alpha[cut]
+
+    def to_rgba(self) -> np.ndarray:
+        """Return (H, W, 4) uint8 with colors that are not premultiplied."""
+        straight = self.color / np.maximum(self.alpha, 1e-3)[..., None]
         channels = np.dstack([straight, self.alpha * 255])
         return np.clip(np.rint(channels), 0, 255).astype(np.uint8)
 
 
-def _box(size: tuple[int, int], low: Point, high: Point) -> tuple[int, int, int, int] | None:
-    """Rows and columns (top, bottom, left, right) around two corners, clipped to the layer."""
+def _clip_box(size: tuple[int, int], low: Point, high: Point) -> tuple[int, int, int, int] | None:
+    """Return top, bottom, left, right around two corners, clipped to the layer; None if outside."""
     left, top = max(int(np.floor(low[0])) - 1, 0), max(int(np.floor(low[1])) - 1, 0)
     right, bottom = min(int(np.ceil(high[0])) + 2, size[1]), min(int(np.ceil(high[1])) + 2, size[0])
     return (top, bottom, left, right) if top < bottom and left < right else None
 
 
-def _pixels(box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Centres of the box's pixels: x as (1, w), y as (h, 1)."""
+def _pixel_grid(box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Return the coordinates of the box's pixels: x as (1, w), y as (h, 1)."""
     top, bottom, left, right = box
     return (
         np.arange(left, right, dtype=np.float32)[None, :],
@@ -112,26 +125,26 @@ def limb(
     start_radius: float,
     end_radius: float,
     flat_end: bool = False,
-) -> Region | None:
-    """A tapered tube with round ends: an arm, a leg, a strap, a pole.
+) -> Region:
+    """Shape a tapered tube with round ends: an arm, a leg, a strap, a pole.
 
     Args:
         size: (H, W) of the layer.
-        start: centre of the first end.
-        end: centre of the second end.
+        start: center of the first end.
+        end: center of the second end.
         start_radius: half the thickness at the start, in pixels.
         end_radius: half the thickness at the end.
-        flat_end: cut the second end straight, as a sleeve.
+        flat_end: cut the second end straight, like a sleeve.
     """
     reach = max(start_radius, end_radius)
-    box = _box(
+    box = _clip_box(
         size,
         (min(start[0], end[0]) - reach, min(start[1], end[1]) - reach),
         (max(start[0], end[0]) + reach, max(start[1], end[1]) + reach),
     )
     if box is None:
-        return None
-    x, y = _pixels(box)
+        return _EMPTY
+    x, y = _pixel_grid(box)
     x, y = x - np.float32(start[0]), y - np.float32(start[1])
     dx, dy = np.float32(end[0] - start[0]), np.float32(end[1] - start[1])
     length = max(float(np.hypot(dx, dy)), 1e-3)
@@ -150,70 +163,68 @@ def limb(
 def loft(
     size: tuple[int, int],
     levels: Sequence[float],
-    centres: Sequence[float],
+    centers: Sequence[float],
     half_widths: Sequence[float],
-) -> Region | None:
-    """An upright shape given by its width at some heights: a torso, a skirt, a head of hair.
+) -> Region:
+    """Shape an upright outline by its width at some heights: a torso, a skirt, a head of hair.
 
     Args:
         size: (H, W) of the layer.
         levels: y of each given height in pixels, rising.
-        centres: x of the middle at each height.
+        centers: x of the middle at each height.
         half_widths: half the width at each height.
     """
     reach = max(half_widths)
-    box = _box(size, (min(centres) - reach, levels[0]), (max(centres) + reach, levels[-1]))
+    box = _clip_box(size, (min(centers) - reach, levels[0]), (max(centers) + reach, levels[-1]))
     if box is None or levels[-1] <= levels[0]:
-        return None
-    x, y = _pixels(box)
+        return _EMPTY
+    x, y = _pixel_grid(box)
     rows = y[:, 0]
-    centre = np.interp(rows, levels, centres).astype(np.float32)[:, None]
+    center = np.interp(rows, levels, centers).astype(np.float32)[:, None]
     half = np.interp(rows, levels, half_widths).astype(np.float32)
     window = max(int((levels[-1] - levels[0]) / 14) | 1, 1)
     padded = np.pad(half, window // 2, mode="edge")
     half = np.convolve(padded, np.full(window, 1 / window, np.float32), "valid")[:, None]
     ends = np.clip(y - levels[0] + 0.5, 0, 1) * np.clip(levels[-1] - y + 0.5, 0, 1)
-    mask = np.clip(half - np.abs(x - centre) + 0.5, 0, 1) * ends
-    across = np.clip((x - centre) / np.maximum(half, 0.5), -1, 1)
+    mask = np.clip(half - np.abs(x - center) + 0.5, 0, 1) * ends
+    across = np.clip((x - center) / np.maximum(half, 0.5), -1, 1)
     along = np.clip((y - levels[0]) / np.float32(levels[-1] - levels[0]), 0, 1)
     return Region(
         box[0], box[2], mask.astype(np.float32), across, np.broadcast_to(along, across.shape)
     )
 
 
-def ellipse(
-    size: tuple[int, int], centre: Point, radius_x: float, radius_y: float
-) -> Region | None:
-    """An upright ellipse."""
+def ellipse(size: tuple[int, int], center: Point, radius_x: float, radius_y: float) -> Region:
+    """Shape an upright ellipse."""
     radius_x, radius_y = max(radius_x, 0.3), max(radius_y, 0.3)
-    box = _box(
+    box = _clip_box(
         size,
-        (centre[0] - radius_x, centre[1] - radius_y),
-        (centre[0] + radius_x, centre[1] + radius_y),
+        (center[0] - radius_x, center[1] - radius_y),
+        (center[0] + radius_x, center[1] + radius_y),
     )
     if box is None:
-        return None
-    x, y = _pixels(box)
-    across = (x - np.float32(centre[0])) / np.float32(radius_x)
-    down = (y - np.float32(centre[1])) / np.float32(radius_y)
+        return _EMPTY
+    x, y = _pixel_grid(box)
+    across = (x - np.float32(center[0])) / np.float32(radius_x)
+    down = (y - np.float32(center[1])) / np.float32(radius_y)
     distance = (1 - np.hypot(across, down)) * np.float32(min(radius_x, radius_y))
     mask = np.clip(distance + 0.5, 0, 1)
     along = np.broadcast_to(np.clip(down * 0.5 + 0.5, 0, 1), mask.shape)
     return Region(box[0], box[2], mask, np.broadcast_to(np.clip(across, -1, 1), mask.shape), along)
 
 
-def polygon(size: tuple[int, int], points: Sequence[Point]) -> Region | None:
-    """A filled polygon; its coordinates run over its bounding box."""
+def polygon(size: tuple[int, int], points: Sequence[Point]) -> Region:
+    """Shape a polygon; its coordinates run over its bounding box."""
     corners = np.asarray(points, np.float64)
     low, high = corners.min(axis=0), corners.max(axis=0)
-    box = _box(size, (low[0], low[1]), (high[0], high[1]))
+    box = _clip_box(size, (low[0], low[1]), (high[0], high[1]))
     if box is None:
-        return None
+        return _EMPTY
     top, bottom, left, right = box
     filled = np.zeros((bottom - top, right - left), np.uint8)
     shifted = np.rint((corners - (left, top)) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
     cv2.fillPoly(filled, [shifted], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
-    x, y = _pixels(box)
+    x, y = _pixel_grid(box)
     across = np.clip(2 * (x - low[0]) / max(high[0] - low[0], 1e-3) - 1, -1, 1)
     along = np.clip((y - low[1]) / max(high[1] - low[1], 1e-3), 0, 1)
     mask = filled.astype(np.float32) / 255
@@ -226,6 +237,6 @@ def polygon(size: tuple[int, int], points: Sequence[Point]) -> Region | None:
     )
 
 
-def rectangle(size: tuple[int, int], low: Point, high: Point) -> Region | None:
-    """An upright rectangle from its upper left to its lower right corner."""
+def rectangle(size: tuple[int, int], low: Point, high: Point) -> Region:
+    """Shape an upright rectangle from its upper left to its lower right corner."""
     return polygon(size, [low, (high[0], low[1]), high, (low[0], high[1])])

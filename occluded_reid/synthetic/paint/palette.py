@@ -1,17 +1,19 @@
-"""Colours of clothes, skin, hair and things, with the frequencies of a street in daylight."""
+"""Colors of clothes, skin, hair and bags, as frequent as on a street in daylight."""
 
 from __future__ import annotations
 
 import numpy as np
 
+from occluded_reid.synthetic.streams import choose
+
 RGB = tuple[float, float, float]
 
-# Name: (colour, weight). Dark, grey and blue cloth prevails, as on any street.
+# Name: (color, weight). Dark, gray and blue cloth prevails.
 CLOTH: dict[str, tuple[RGB, float]] = {
     "black": ((34, 33, 36), 12),
     "charcoal": ((62, 63, 68), 8),
-    "grey": ((122, 123, 126), 7),
-    "pale grey": ((176, 178, 180), 6),
+    "gray": ((122, 123, 126), 7),
+    "pale gray": ((176, 178, 180), 6),
     "white": ((222, 221, 217), 8),
     "navy": ((38, 46, 78), 9),
     "blue": ((54, 88, 150), 6),
@@ -32,7 +34,7 @@ CLOTH: dict[str, tuple[RGB, float]] = {
 TROUSER_CLOTH: dict[str, tuple[RGB, float]] = {
     "black": ((36, 35, 38), 13),
     "charcoal": ((64, 65, 70), 8),
-    "grey": ((118, 120, 124), 8),
+    "gray": ((118, 120, 124), 8),
     "navy": ((42, 50, 80), 9),
     "denim": ((68, 90, 130), 12),
     "dark denim": ((46, 58, 88), 10),
@@ -46,7 +48,7 @@ TROUSER_CLOTH: dict[str, tuple[RGB, float]] = {
 }
 SHOES: dict[str, tuple[RGB, float]] = {
     "black": ((30, 30, 32), 10),
-    "grey": ((110, 112, 116), 3),
+    "gray": ((110, 112, 116), 3),
     "white": ((218, 218, 214), 6),
     "brown": ((96, 66, 44), 4),
     "tan": ((170, 128, 80), 2),
@@ -55,7 +57,7 @@ SHOES: dict[str, tuple[RGB, float]] = {
 }
 BAGS: dict[str, tuple[RGB, float]] = {
     "black": ((32, 32, 36), 9),
-    "grey": ((112, 114, 120), 4),
+    "gray": ((112, 114, 120), 4),
     "navy": ((42, 52, 92), 4),
     "brown": ((112, 76, 50), 4),
     "red": ((168, 44, 46), 3),
@@ -89,30 +91,31 @@ HAIR_WEIGHTS = (6, 6, 5, 3, 2, 1, 1, 2, 1)
 
 
 def pick(rng: np.random.Generator, table: dict[str, tuple[RGB, float]], jitter: float = 9) -> RGB:
-    """A colour of the table by its weights, shifted a little in lightness and hue.
+    """Pick a color from a table by its weights, and jitter it.
 
     Args:
-        rng: source of chance.
+        rng: random generator.
         table: such as :data:`CLOTH`.
-        jitter: standard deviation of the shift, in grey levels.
+        jitter: see :func:`jitter_color`.
     """
-    colours = [colour for colour, _ in table.values()]
-    weights = np.array([weight for _, weight in table.values()])
-    return nearby(rng, colours[int(rng.choice(len(colours), p=weights / weights.sum()))], jitter)
+    colors, weights = zip(*table.values(), strict=True)
+    return jitter_color(rng, choose(rng, colors, weights), jitter)
 
 
-def nearby(rng: np.random.Generator, colour: RGB, jitter: float) -> RGB:
-    """A colour that differs from the given one by about ``jitter`` grey levels."""
+def jitter_color(rng: np.random.Generator, color: RGB, jitter: float) -> RGB:
+    """Shift a color at random by about ``jitter`` gray levels in lightness, half of it in hue."""
     shift = rng.normal(0, jitter) + rng.normal(0, jitter * 0.45, 3)
-    red, green, blue = (float(np.clip(c + s, 14, 242)) for c, s in zip(colour, shift, strict=True))
+    red, green, blue = (float(np.clip(c + s, 14, 242)) for c, s in zip(color, shift, strict=True))
     return red, green, blue
 
 
-def contrasting(rng: np.random.Generator, colour: RGB, table: dict[str, tuple[RGB, float]]) -> RGB:
-    """A colour of the table that stands out against the given one."""
+def pick_contrasting(
+    rng: np.random.Generator, color: RGB, table: dict[str, tuple[RGB, float]]
+) -> RGB:
+    """Pick a color from a table that stands out against the given one."""
     for _ in range(12):
         other = pick(rng, table)
-        if float(np.abs(np.subtract(other, colour)).sum()) > 130:
+        if float(np.abs(np.subtract(other, color)).sum()) > 130:
             return other
-    lightness = sum(colour) / 3
+    lightness = sum(color) / 3
     return (228, 226, 220) if lightness < 128 else (30, 30, 34)

@@ -1,7 +1,7 @@
-"""Cloth patterns, folds, noise and the shading of round things.
+"""Cloth patterns, noise, and the shading of round surfaces.
 
-Patterns are functions of surface coordinates in metres: ``u`` around the body or limb and ``v``
-down along it; so the stripes of a sleeve match those of the chest, and shrink with distance.
+Patterns are functions of surface coordinates in meters: ``u`` around the body or limb and ``v``
+down along it. So the stripes of a sleeve match those of the chest, and shrink with distance.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Region
-from occluded_reid.synthetic.streams import Stream, stream
+from occluded_reid.synthetic.streams import Stream, make_rng
 
 PATTERNS = (
     "plain",
@@ -34,10 +34,10 @@ _FIELD = 1024
 
 @dataclass(frozen=True)
 class Light:
-    """Where the light comes from.
+    """Direction and contrast of the light.
 
     Attributes:
-        side: -1 from the left, 1 from the right of the picture.
+        side: -1 from the left, 1 from the right of the image.
         contrast: 0 for an overcast sky, about 0.6 for low sun.
     """
 
@@ -46,26 +46,28 @@ class Light:
 
 
 @functools.cache
-def noise_field(cell: int, stretch: int = 1) -> np.ndarray:
-    """(1024, 1024) float32 smooth noise of mean 0 and deviation 1, the same in each process.
+def build_noise_field(cell: int, stretch: int = 1) -> np.ndarray:
+    """Build (1024, 1024) float32 smooth noise of mean 0 and deviation 1, equal in all processes.
 
     Args:
-        cell: size of its spots in pixels.
-        stretch: how many times longer than wide the spots are, for folds and wood.
+        cell: width of its spots in pixels.
+        stretch: height of the spots over their width, for folds and wood.
     """
-    rng = stream(0, Stream.NOISE_FIELD, cell, stretch)
+    rng = make_rng(0, Stream.NOISE_FIELD, cell, stretch)
     rows, columns = max(_FIELD // (cell * stretch), 2), max(_FIELD // cell, 2)
     coarse = rng.standard_normal((rows, columns)).astype(np.float32)
     field = cv2.resize(coarse, (_FIELD, _FIELD), interpolation=cv2.INTER_CUBIC)
     return (field - field.mean()) / field.std()
 
 
-def noise(
+def sample_noise(
     rng: np.random.Generator, shape: tuple[int, ...], cell: int, stretch: int = 1
 ) -> np.ndarray:
-    """A random cut (h, w) out of :func:`noise_field`; a shape larger than it is enlarged."""
-    field = noise_field(cell, stretch)
+    """Cut (h, w) at random out of :func:`build_noise_field`; a shape larger than it is enlarged."""
     height, width = min(shape[0], _FIELD), min(shape[1], _FIELD)
+    if height == 0:  # an empty region leaves the generator as it is
+        return np.zeros((0, 0), np.float32)
+    field = build_noise_field(cell, stretch)
     top = int(rng.integers(0, _FIELD - height + 1))
     left = int(rng.integers(0, _FIELD - width + 1))
     cut = field[top : top + height, left : left + width]
@@ -74,15 +76,9 @@ def noise(
     return cut
 
 
-def round_shading(region: Region, light: Light, roundness: float = 1.0) -> np.ndarray:
-    """(h, w, 1) brightness factors of a tube that stands where the region does.
-
-    Args:
-        region: its ``across`` gives the angle of the surface.
-        light: direction and contrast.
-        roundness: 1 for a full tube, less for something flatter.
-    """
-    across = region.across * np.float32(0.94 * roundness)
+def shade_tube(region: Region, light: Light) -> np.ndarray:
+    """Return (h, w, 1) brightness factors of an upright tube in place of the region."""
+    across = region.across * np.float32(0.94)
     facing = np.sqrt(1 - across * across)
     sun = np.maximum(across * np.float32(light.side) * 0.75 + facing * 0.66, 0)
     ambient = 0.72 + 0.28 * facing
@@ -90,41 +86,41 @@ def round_shading(region: Region, light: Light, roundness: float = 1.0) -> np.nd
     return ((1 - contrast) * ambient + contrast * (0.45 + 0.85 * sun))[..., None]
 
 
-def _wave(phase: np.ndarray, sharpness: float = 4.0) -> np.ndarray:
-    """A square wave in [0, 1] with soft edges, of period 1."""
-    return np.clip(0.5 + np.float32(sharpness) * np.sin(np.float32(2 * np.pi) * phase), 0, 1)
+def _square_wave(phase: np.ndarray) -> np.ndarray:
+    """Return a square wave in [0, 1] with soft edges, of period 1."""
+    return np.clip(0.5 + np.float32(4) * np.sin(np.float32(2 * np.pi) * phase), 0, 1)
 
 
-def _spots(u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
-    field = noise_field(32)
+def _sample_spots(u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
+    field = build_noise_field(32)
     rows = (np.asarray(v * frequency * 40).astype(np.int32)) % _FIELD
     columns = (np.asarray(u * frequency * 40).astype(np.int32)) % _FIELD
     return np.clip(field[rows, columns] * 3 + 0.3, 0, 1)
 
 
-def pattern_weights(
+def compute_pattern_weights(
     pattern: str, u: np.ndarray, v: np.ndarray, frequency: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """How much of the second and of the third colour shows at each point.
+    """Return the weights of the second and of the third color at each point.
 
     Args:
         pattern: one of :data:`PATTERNS`.
-        u: (h, w) metres around the body.
-        v: (h, w) metres below the shoulder line or the waist.
-        frequency: repeats per metre, 5 (broad) to 25 (fine).
+        u: (h, w) meters around the body.
+        v: (h, w) meters below the shoulder line or the waist.
+        frequency: repeats per meter, 5 (broad) to 25 (fine).
 
     Returns:
-        Two (h, w) arrays in [0, 1], or None where one colour is all.
+        Two (h, w) arrays in [0, 1], or None for a pattern of one color.
     """
     zero = np.zeros((1, 1), np.float32)
     if pattern == "stripes":
-        return _wave(v * frequency), zero
+        return _square_wave(v * frequency), zero
     if pattern == "pinstripes":
         return np.clip(np.sin(u * np.float32(2 * np.pi * frequency)) * 4 - 2.6, 0, 1), zero
     if pattern == "checks":
-        return 0.5 * (_wave(v * frequency) + _wave(u * frequency)), zero
+        return 0.5 * (_square_wave(v * frequency) + _square_wave(u * frequency)), zero
     if pattern == "plaid":
-        broad = 0.5 * (_wave(v * frequency * 0.6) + _wave(u * frequency * 0.6))
+        broad = 0.5 * (_square_wave(v * frequency * 0.6) + _square_wave(u * frequency * 0.6))
         lines = np.maximum(
             np.clip(np.sin(v * np.float32(7.5 * frequency)) * 5 - 4, 0, 1),
             np.clip(np.sin(u * np.float32(7.5 * frequency)) * 5 - 4, 0, 1),
@@ -134,7 +130,7 @@ def pattern_weights(
         product = np.sin(u * np.float32(7 * frequency)) * np.sin(v * np.float32(7 * frequency))
         return np.clip(product * 5 - 2.2, 0, 1), zero
     if pattern == "camouflage":
-        return _spots(u, v, 6.0), _spots(u + 3.1, v + 1.7, 6.0) * 0.8
+        return _sample_spots(u, v, 6.0), _sample_spots(u + 3.1, v + 1.7, 6.0) * 0.8
     if pattern == "gradient":
         return np.clip(v * 1.7, 0, 1), zero
     if pattern == "yoke":
@@ -142,5 +138,5 @@ def pattern_weights(
     if pattern == "band":
         return np.clip((0.055 - np.abs(v - 0.24)) * 80, 0, 1), zero
     if pattern == "zigzag":
-        return _wave(v * frequency * 0.7 + np.abs((u * 9) % 1 - 0.5)), zero
+        return _square_wave(v * frequency * 0.7 + np.abs((u * 9) % 1 - 0.5)), zero
     return None

@@ -1,4 +1,4 @@
-"""Who a person is: body, hair, clothes and belongings."""
+"""The appearance of a person: body, hair, clothes and belongings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ PRINTS = ("none", "box", "disc", "letters", "triangle", "bars")
 
 @dataclass(frozen=True)
 class Body:
-    """Measures in metres; widths are half widths."""
+    """Body measures in meters; widths are half widths."""
 
     height: float
     shoulder: float
@@ -30,9 +30,9 @@ class Body:
 
 @dataclass(frozen=True)
 class Cloth:
-    """What a garment is made of."""
+    """Colors and pattern of a garment."""
 
-    colour: RGB
+    color: RGB
     second: RGB
     third: RGB
     pattern: str
@@ -47,25 +47,25 @@ class Upper:
         kind: one of :data:`UPPER_KINDS`.
         cloth: its main cloth.
         sleeve: 0 without sleeves, 0.5 to the elbow, 1 to the wrist.
-        sleeve_colour: colour of the sleeves where it differs, else None.
-        hem: metres below the waist.
+        sleeve_color: color of the sleeves where it differs, else None.
+        hem: meters below the waist.
         open_front: whether a jacket stands open.
-        inner: colour of the shirt under an open jacket.
+        inner: color of the shirt under an open jacket.
         chest_print: print on the front, one of :data:`PRINTS`.
         back_print: print on the back.
-        print_colour: colour of both.
+        print_color: color of both.
     """
 
     kind: str
     cloth: Cloth
     sleeve: float
-    sleeve_colour: RGB | None
+    sleeve_color: RGB | None
     hem: float
     open_front: bool
     inner: RGB
     chest_print: str
     back_print: str
-    print_colour: RGB
+    print_color: RGB
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,7 @@ class Lower:
         kind: one of :data:`LOWER_KINDS`.
         cloth: its cloth.
         length: 1 reaches the ankles, 0.5 the knees.
-        side_stripe: colour of a stripe down the side, or None.
+        side_stripe: color of a stripe down the side, or None.
     """
 
     kind: str
@@ -87,19 +87,19 @@ class Lower:
 
 @dataclass(frozen=True)
 class Shoes:
-    """Shoes, as boots or low ones."""
+    """Boots or low shoes."""
 
-    colour: RGB
+    color: RGB
     sole: RGB
     boots: bool
 
 
 @dataclass(frozen=True)
 class Bag:
-    """A carried thing, one of :data:`BAG_KINDS`; ``side`` is 1 for the left hand, -1 the right."""
+    """A bag, one of :data:`BAG_KINDS`; ``side`` is 1 for the left hand, -1 for the right."""
 
     kind: str
-    colour: RGB
+    color: RGB
     trim: RGB
     size: float
     side: int
@@ -107,7 +107,7 @@ class Bag:
 
 @dataclass(frozen=True)
 class Appearance:
-    """All that is constant about an identity."""
+    """Everything that is constant about an identity."""
 
     body: Body
     skin: RGB
@@ -116,7 +116,7 @@ class Appearance:
     beard: bool
     glasses: bool
     headwear: str | None
-    headwear_colour: RGB
+    headwear_color: RGB
     upper: Upper
     lower: Lower
     shoes: Shoes

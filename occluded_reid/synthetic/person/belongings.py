@@ -1,8 +1,6 @@
-"""Bags: carried on the back, across the shoulder, in the hand, or pulled along."""
+"""Bags: on the back, across the shoulder, in the hand, or pulled along."""
 
 from __future__ import annotations
-
-import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Point, limb, loft, rectangle
 from occluded_reid.synthetic.person.appearance import Bag
@@ -10,14 +8,14 @@ from occluded_reid.synthetic.person.figure import Figure
 
 
 def paint_bag_behind(figure: Figure) -> None:
-    """What of a bag is hidden by the person: a backpack seen from the front or the side."""
+    """Paint what the person partly hides: a backpack seen from the front or the side."""
     bag = figure.look.bag
     if bag is not None and bag.kind == "backpack" and figure.facing > -0.35:
         _paint_backpack(figure, bag)
 
 
 def paint_bag_before(figure: Figure) -> None:
-    """What of a bag lies over the clothes."""
+    """Paint what lies over the clothes."""
     bag = figure.look.bag
     if bag is None:
         return
@@ -33,33 +31,34 @@ def paint_bag_before(figure: Figure) -> None:
 
 
 def _paint_backpack(figure: Figure, bag: Bag) -> None:
+    """Paint a backpack; ``w`` and ``h`` are half its width and height in pixels."""
     body, neck = figure.look.body, figure.joints["neck"]
     up = body.height - 2.75 * body.head
-    middle = figure.projection.joint(0.0, up - 0.27, -body.depth - 0.07)
-    half = figure.projection.half_width(0.155 * bag.size, 0.085 * bag.size)
-    tall = figure.px(0.225 * bag.size)
-    levels = [middle.y - tall, middle.y - 0.8 * tall, middle.y + 0.8 * tall, middle.y + tall]
-    part = loft(figure.layer.size, levels, [middle.x] * 4, [0.6 * half, half, 1.04 * half, half])
-    figure.paint_plain(part, bag.colour, 0.06)
+    middle = figure.projection.project(0.0, up - 0.27, -body.depth - 0.07)
+    w = figure.projection.project_width(0.155 * bag.size, 0.085 * bag.size)
+    h = figure.px(0.225 * bag.size)
+    levels = [middle.y - h, middle.y - 0.8 * h, middle.y + 0.8 * h, middle.y + h]
+    part = loft(figure.layer.size, levels, [middle.x] * 4, [0.6 * w, w, 1.04 * w, w])
+    figure.paint_plain(part, bag.color, 0.06)
     if figure.facing > -0.35:
         return
-    x, y = middle.x, middle.y + 0.35 * tall
+    x, y = middle.x, middle.y + 0.35 * h
     size = figure.layer.size
-    low = rectangle(size, (x - 0.7 * half, y - 0.25 * tall), (x + 0.7 * half, y + 0.45 * tall))
-    figure.paint_plain(low, bag.trim, 0.06)
-    figure.darken(limb(size, (x - half, y - 0.5 * tall), (x + half, y - 0.5 * tall), 1, 1), 0.5)
-    top = (neck.x, middle.y - tall)
-    figure.darken(limb(size, top, (top[0], top[1] + 0.15 * tall), 0.2 * half, 0.2 * half), 0.3)
+    pocket = rectangle(size, (x - 0.7 * w, y - 0.25 * h), (x + 0.7 * w, y + 0.45 * h))
+    figure.paint_plain(pocket, bag.trim, 0.06)
+    figure.darken(limb(size, (x - w, y - 0.5 * h), (x + w, y - 0.5 * h), 1, 1), 0.5)
+    top = (neck.x, middle.y - h)
+    figure.darken(limb(size, top, (top[0], top[1] + 0.15 * h), 0.2 * w, 0.2 * w), 0.3)
 
 
 def _paint_backpack_straps(figure: Figure, bag: Bag) -> None:
     body = figure.look.body
     up = body.height - 2.75 * body.head
     for sign in (-1, 1):
-        start = figure.projection.joint(sign * 0.105, up - 0.06, 0.05)
-        end = figure.projection.joint(sign * 0.13, up - 0.36, body.depth * 0.8)
+        start = figure.projection.project(sign * 0.105, up - 0.06, 0.05)
+        end = figure.projection.project(sign * 0.13, up - 0.36, body.depth * 0.8)
         strap = limb(figure.layer.size, start.point, end.point, figure.px(0.021), figure.px(0.018))
-        figure.paint_plain(strap, bag.colour)
+        figure.paint_plain(strap, bag.color)
 
 
 def _paint_shoulder_bag(figure: Figure, bag: Bag) -> None:
@@ -67,14 +66,13 @@ def _paint_shoulder_bag(figure: Figure, bag: Bag) -> None:
     up = body.height - 2.75 * body.head
     hip_up = body.height * body.leg + 0.02
     front = 1 if figure.facing > 0 else -1
-    start = figure.projection.joint(-bag.side * 0.11, up - 0.05, front * 0.05)
-    end = figure.projection.joint(bag.side * (body.hip + 0.02), hip_up + 0.08, front * 0.05)
+    start = figure.projection.project(-bag.side * 0.11, up - 0.05, front * 0.05)
+    end = figure.projection.project(bag.side * (body.hip + 0.02), hip_up + 0.08, front * 0.05)
     strap = limb(size, start.point, end.point, figure.px(0.017), figure.px(0.017))
     figure.paint_plain(strap, bag.trim)
-    middle = figure.projection.joint(bag.side * (body.hip + 0.05), hip_up - 0.03, 0.0)
-    if middle.depth < -0.1:
-        return
-    _paint_box(figure, bag, middle.point, (0.14, 0.06), 0.11)
+    middle = figure.projection.project(bag.side * (body.hip + 0.05), hip_up - 0.03, 0.0)
+    if middle.depth >= -0.1:
+        _paint_box(figure, bag, middle.point, (0.14, 0.06), 0.11)
 
 
 def _paint_hand_luggage(figure: Figure, bag: Bag) -> None:
@@ -87,7 +85,7 @@ def _paint_hand_luggage(figure: Figure, bag: Bag) -> None:
         _paint_box(figure, bag, (hand.x, hand.y + figure.px(0.25)), (0.09, 0.17), 0.17)
         _paint_handles(figure, bag, hand.point, figure.px(0.09))
     else:
-        behind = figure.projection.joint(bag.side * 0.22, 0.0, -0.42)
+        behind = figure.projection.project(bag.side * 0.22, 0.0, -0.42)
         ground = figure.joints["left toe"].y + figure.joints["right toe"].y
         foot = (behind.x, 0.5 * ground - figure.px(0.32))
         pole = limb(figure.layer.size, hand.point, foot, figure.px(0.014), figure.px(0.014))
@@ -105,16 +103,15 @@ def _paint_handles(figure: Figure, bag: Bag, hand: Point, drop: float) -> None:
 def _paint_box(
     figure: Figure, bag: Bag, middle: Point, half_sizes: tuple[float, float], half_height: float
 ) -> None:
-    """A soft box of half breadth across the body and half depth along it, in metres."""
-    half = max(figure.projection.half_width(half_sizes[0], half_sizes[1]) * bag.size, 1.0)
-    tall = figure.px(half_height * bag.size)
+    """Paint a soft box; ``half_sizes`` are across and along the body, in meters."""
+    w = max(figure.projection.project_width(*half_sizes) * bag.size, 1.0)
+    h = figure.px(half_height * bag.size)
     x, y = middle
     size = figure.layer.size
-    levels = [y - tall, y - 0.7 * tall, y + 0.9 * tall, y + tall]
-    part = loft(size, levels, [x] * 4, [0.86 * half, half, 1.06 * half, half])
-    figure.paint_plain(part, bag.colour, 0.07)
-    flap = rectangle(size, (x - 0.8 * half, y - 0.8 * tall), (x + 0.8 * half, y - 0.35 * tall))
-    if flap is not None:
-        figure.layer.paint(flap, figure.shaded(flap, bag.trim), 0.8, inside=True)
-    if np.sum(bag.colour) > 250:
-        figure.darken(limb(size, (x - half, y + tall), (x + half, y + tall), 1, 1), 0.3)
+    levels = [y - h, y - 0.7 * h, y + 0.9 * h, y + h]
+    part = loft(size, levels, [x] * 4, [0.86 * w, w, 1.06 * w, w])
+    figure.paint_plain(part, bag.color, 0.07)
+    flap = rectangle(size, (x - 0.8 * w, y - 0.8 * h), (x + 0.8 * w, y - 0.35 * h))
+    figure.layer.paint(flap, figure.shade(flap, bag.trim), 0.8, inside=True)
+    if sum(bag.color) > 250:
+        figure.darken(limb(size, (x - w, y + h), (x + w, y + h), 1, 1), 0.3)

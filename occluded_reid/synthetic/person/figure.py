@@ -1,4 +1,4 @@
-"""One person while being drawn: layer, joints, light, and how cloth and skin are coloured."""
+"""A person while being drawn: layer, joints, light, and the colors of cloth and skin."""
 
 from __future__ import annotations
 
@@ -8,22 +8,27 @@ import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Layer, Region
 from occluded_reid.synthetic.paint.palette import RGB
-from occluded_reid.synthetic.paint.texture import Light, noise, pattern_weights, round_shading
+from occluded_reid.synthetic.paint.texture import (
+    Light,
+    compute_pattern_weights,
+    sample_noise,
+    shade_tube,
+)
 from occluded_reid.synthetic.person.appearance import Appearance, Cloth
 from occluded_reid.synthetic.person.pose import Joint, Projection
 
 
 @dataclass(frozen=True)
 class Figure:
-    """What each part of the drawing needs.
+    """The state that all parts of the drawing share.
 
     Attributes:
         layer: where the person is painted.
-        look: who the person is.
-        joints: see :func:`occluded_reid.synthetic.person.pose.skeleton`.
+        look: the person's appearance.
+        joints: see :func:`occluded_reid.synthetic.person.pose.build_skeleton`.
         projection: the camera's view of the body.
         light: direction and contrast of the light.
-        rng: chance for folds and the like.
+        rng: random generator for folds and the like.
     """
 
     layer: Layer
@@ -43,52 +48,51 @@ class Figure:
         """1 faces the camera, -1 shows the back."""
         return float(np.cos(self.projection.yaw))
 
-    def px(self, metres: float) -> float:
-        """A length in pixels."""
-        return metres * self.projection.scale
+    def px(self, meters: float) -> float:
+        """Convert a length to pixels."""
+        return meters * self.projection.scale
 
-    def angle(self, region: Region) -> np.ndarray:
-        """(h, w) angle around the trunk of each point of a region; 0 is the middle of the front."""
+    def compute_angles(self, region: Region) -> np.ndarray:
+        """Return the (h, w) angles of a region around the trunk; 0 is the middle of the front."""
         angle = np.arcsin(region.across * np.float32(0.98)) - np.float32(self.yaw)
         return (angle + np.float32(np.pi)) % np.float32(2 * np.pi) - np.float32(np.pi)
 
-    def cloth(
+    def shade_cloth(
         self, region: Region, cloth: Cloth, u: np.ndarray, v: np.ndarray, folds: float = 0.06
     ) -> np.ndarray:
-        """(h, w, 3) colours of a garment with pattern, shading and folds.
+        """Return the (h, w, 3) colors of a garment with pattern, shading and folds.
 
         Args:
-            region: where it lies.
-            cloth: colours and pattern.
-            u: (h, w) metres around the body.
-            v: (h, w) metres downwards.
+            region: its shape.
+            cloth: colors and pattern.
+            u: (h, w) meters around the body.
+            v: (h, w) meters down.
             folds: strength of the folds.
         """
-        colour: np.ndarray = np.asarray(cloth.colour, np.float32)
-        weights = pattern_weights(cloth.pattern, u, v, cloth.frequency)
+        color: np.ndarray = np.asarray(cloth.color, np.float32)
+        weights = compute_pattern_weights(cloth.pattern, u, v, cloth.frequency)
         if weights is not None:
             second = np.asarray(cloth.second, np.float32)
             third = np.asarray(cloth.third, np.float32)
-            colour = colour + (second - colour) * weights[0][..., None]
-            colour = colour + (third - colour) * weights[1][..., None]
+            color = color + (second - color) * weights[0][..., None]
+            color = color + (third - color) * weights[1][..., None]
         elif cloth.pattern == "heather":
-            grain = noise(self.rng, region.mask.shape, 2)
-            colour = colour * (1 + 0.16 * grain[..., None])
-        return self.shaded(region, colour, folds)
+            grain = sample_noise(self.rng, region.mask.shape, 2)
+            color = color * (1 + 0.16 * grain[..., None])
+        return self.shade(region, color, folds)
 
-    def shaded(self, region: Region, colour: np.ndarray | RGB, folds: float = 0.0) -> np.ndarray:
-        """(h, w, 3) colours under the light, with soft folds."""
-        factor = round_shading(region, self.light)
+    def shade(self, region: Region, color: np.ndarray | RGB, folds: float = 0.0) -> np.ndarray:
+        """Return the (h, w, 3) colors under the light, with soft folds."""
+        factor = shade_tube(region, self.light)
         if folds:
-            wave = noise(self.rng, region.mask.shape, 8, 3)
+            wave = sample_noise(self.rng, region.mask.shape, 8, 3)
             factor = factor * (1 + np.float32(folds) * wave[..., None])
-        return np.asarray(colour, np.float32) * factor
+        return np.asarray(color, np.float32) * factor
 
-    def paint_plain(self, region: Region | None, colour: RGB, folds: float = 0.0) -> None:
-        """Paint a region in one shaded colour."""
-        if region is not None:
-            self.layer.paint(region, self.shaded(region, colour, folds))
+    def paint_plain(self, region: Region, color: RGB, folds: float = 0.0) -> None:
+        """Paint a region in one shaded color."""
+        self.layer.paint(region, self.shade(region, color, folds))
 
-    def darken(self, region: Region | None, strength: float) -> None:
-        """A soft shadow on what is painted already."""
+    def darken(self, region: Region, strength: float) -> None:
+        """Lay a soft shadow over what is painted already."""
         self.layer.paint(region, (12.0, 12.0, 16.0), strength, inside=True)

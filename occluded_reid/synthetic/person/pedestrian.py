@@ -1,4 +1,4 @@
-"""A whole person, painted from the far side to the near side."""
+"""A whole person, painted from back to front."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from occluded_reid.synthetic.person.belongings import paint_bag_before, paint_ba
 from occluded_reid.synthetic.person.figure import Figure
 from occluded_reid.synthetic.person.head import paint_hair_behind, paint_head, paint_neck
 from occluded_reid.synthetic.person.legs import paint_hips, paint_leg
-from occluded_reid.synthetic.person.pose import Pose, Projection, skeleton
+from occluded_reid.synthetic.person.pose import Pose, Projection, build_skeleton
 from occluded_reid.synthetic.person.trunk import paint_arm, paint_trunk
 
 _FAR = -0.05
@@ -26,20 +26,20 @@ def draw_pedestrian(
     light: Light,
     rng: np.random.Generator,
 ) -> Layer:
-    """Paint one person on a transparent layer.
+    """Paint a person on a transparent layer.
 
     Args:
         size: (H, W) of the layer in pixels.
-        look: who it is.
-        pose: the moment of the walk.
+        look: the person's appearance.
+        pose: the pose.
         foot: (x, y) of the ground between the feet, in pixels.
-        scale: pixels per metre.
+        scale: pixels per meter.
         light: direction and contrast.
-        rng: chance for folds.
+        rng: random generator for folds.
     """
     layer = Layer(*size)
     projection = Projection(foot[0], foot[1], scale, pose.yaw, pose.pitch)
-    joints = skeleton(look.body, pose, projection)
+    joints = build_skeleton(look.body, pose, projection)
     figure = Figure(layer, look, joints, projection, light, rng)
     legs = sorted(("left", "right"), key=lambda side: joints[f"{side} knee"].depth)
     arms = sorted(("left", "right"), key=lambda side: joints[f"{side} elbow"].depth)
@@ -51,7 +51,7 @@ def draw_pedestrian(
     for side in legs:
         paint_leg(figure, side)
         if side == legs[0]:
-            layer.colour *= np.float32(0.9)
+            layer.color *= np.float32(0.9)
     paint_hips(figure)
     paint_neck(figure)
     paint_trunk(figure)

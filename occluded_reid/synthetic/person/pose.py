@@ -1,7 +1,7 @@
-"""How a person stands before the camera: a walking skeleton, turned, and projected to pixels.
+"""The pose of a person: a walking skeleton, turned, and projected to pixels.
 
-Body axes: X to the person's left, Y up, Z forwards, in metres, the origin on the ground. Screen
-axes: x to the right, y down, in pixels, and a depth in metres that grows towards the camera.
+Body axes: X to the person's left, Y up, Z forward, in meters, the origin on the ground. Screen
+axes: x to the right, y down, in pixels, and a depth in meters that grows toward the camera.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from occluded_reid.synthetic.person.appearance import Body
-from occluded_reid.synthetic.streams import between, chance
+from occluded_reid.synthetic.streams import bernoulli, uniform
 
 ARM_MODES = ("swing", "pocket", "phone", "call", "down")
 _ARM_WEIGHTS = (0.62, 0.12, 0.1, 0.05, 0.11)
@@ -24,10 +24,10 @@ class Pose:
     Attributes:
         yaw: 0 faces the camera, pi/2 walks to the right, pi shows the back (radians).
         pitch: how far the camera looks down (radians).
-        phase: moment of the walking cycle (radians).
+        phase: phase of the gait cycle (radians).
         stride: swing of the thighs (radians); about 0.05 for a standing person.
         lean: forward lean of the trunk (radians).
-        arms: what the left and the right arm do, of :data:`ARM_MODES`.
+        arms: modes of the left and the right arm, of :data:`ARM_MODES`.
     """
 
     yaw: float
@@ -54,12 +54,12 @@ class Joint:
 
 @dataclass(frozen=True)
 class Projection:
-    """From body axes to the screen.
+    """Projection from body axes to the screen.
 
     Attributes:
         foot_x: x of the point on the ground between the feet.
         foot_y: y of that point.
-        scale: pixels per metre.
+        scale: pixels per meter.
         yaw: see :class:`Pose`.
         pitch: see :class:`Pose`.
     """
@@ -70,8 +70,8 @@ class Projection:
     yaw: float
     pitch: float
 
-    def joint(self, left: float, up: float, forward: float) -> Joint:
-        """The screen position of one point of the body."""
+    def project(self, left: float, up: float, forward: float) -> Joint:
+        """Return the screen position of a point of the body."""
         side = left * np.cos(self.yaw) + forward * np.sin(self.yaw)
         depth = forward * np.cos(self.yaw) - left * np.sin(self.yaw)
         down = depth * np.sin(self.pitch) - up * np.cos(self.pitch)
@@ -81,49 +81,49 @@ class Projection:
             float(depth),
         )
 
-    def half_width(self, half_breadth: float, half_depth: float) -> float:
-        """Half the width in pixels of an elliptic section of the trunk as it is turned."""
+    def project_width(self, half_breadth: float, half_depth: float) -> float:
+        """Return half the width in pixels of an elliptic section of the turned trunk."""
         breadth, depth = half_breadth * np.cos(self.yaw), half_depth * np.sin(self.yaw)
         return float(np.hypot(breadth, depth) * self.scale)
 
 
-def draw_pose(
+def sample_pose(
     rng: np.random.Generator, yaw: float, pitch: float, arms: tuple[str, str] | None = None
 ) -> Pose:
-    """A random moment of a walk in a given direction.
+    """Sample a pose of a walk in a given direction.
 
     Args:
-        rng: source of chance.
+        rng: random generator.
         yaw: direction of the walk (radians).
         pitch: downward look of the camera (radians).
-        arms: what the arms do; drawn where None.
+        arms: modes of the arms; sampled if None.
     """
-    walking = chance(rng, 0.85)
+    walking = bernoulli(rng, 0.85)
     return Pose(
         yaw=yaw,
         pitch=pitch,
-        phase=between(rng, 0, 2 * np.pi),
-        stride=between(rng, 0.3, 0.52) if walking else between(rng, 0.03, 0.1),
-        lean=between(rng, 0.0, 0.09),
-        arms=arms or draw_arms(rng),
+        phase=uniform(rng, 0, 2 * np.pi),
+        stride=uniform(rng, 0.3, 0.52) if walking else uniform(rng, 0.03, 0.1),
+        lean=uniform(rng, 0.0, 0.09),
+        arms=arms or sample_arms(rng),
     )
 
 
-def draw_arms(rng: np.random.Generator) -> tuple[str, str]:
-    """What the two arms do."""
+def sample_arms(rng: np.random.Generator) -> tuple[str, str]:
+    """Sample the modes of the two arms."""
     left, right = rng.choice(len(ARM_MODES), size=2, p=_ARM_WEIGHTS)
     return ARM_MODES[int(left)], ARM_MODES[int(right)]
 
 
-def skeleton(body: Body, pose: Pose, projection: Projection) -> dict[str, Joint]:
-    """The joints on the screen.
+def build_skeleton(body: Body, pose: Pose, projection: Projection) -> dict[str, Joint]:
+    """Build the joints on the screen.
 
     Returns:
         ``pelvis``, ``waist``, ``chest``, ``neck``, ``head`` and for each side (``left``, ``right``)
         ``hip``, ``knee``, ``ankle``, ``toe``, ``shoulder``, ``elbow``, ``hand``, keyed such as
         ``left knee``.
     """
-    points = _legs(body, pose)
+    points = _place_legs(body, pose)
     lowest = min(points[f"{side} ankle"][1] for side in ("left", "right"))
     lift = 0.075 - lowest
     pelvis = body.height * body.leg
@@ -133,14 +133,14 @@ def skeleton(body: Body, pose: Pose, projection: Projection) -> dict[str, Joint]
     points["neck"] = (0.0, neck, (neck - pelvis) * np.sin(pose.lean))
     middle = body.height - 1.32 * body.head
     points["head"] = (0.0, middle, (middle - pelvis) * np.sin(pose.lean) + 0.02)
-    points.update(_arms(body, pose, neck))
+    points.update(_place_arms(body, pose, neck))
     return {
-        name: projection.joint(left, up + lift, forward)
+        name: projection.project(left, up + lift, forward)
         for name, (left, up, forward) in points.items()
     }
 
 
-def _legs(body: Body, pose: Pose) -> dict[str, tuple[float, float, float]]:
+def _place_legs(body: Body, pose: Pose) -> dict[str, tuple[float, float, float]]:
     points = {}
     length = body.height * body.leg - 0.075
     for side, sign in (("left", 1), ("right", -1)):
@@ -171,7 +171,7 @@ def _legs(body: Body, pose: Pose) -> dict[str, tuple[float, float, float]]:
     return points
 
 
-def _arms(body: Body, pose: Pose, neck: float) -> dict[str, tuple[float, float, float]]:
+def _place_arms(body: Body, pose: Pose, neck: float) -> dict[str, tuple[float, float, float]]:
     points = {}
     upper, fore = 0.172 * body.height, 0.155 * body.height
     for side, sign, mode in (("left", 1, pose.arms[0]), ("right", -1, pose.arms[1])):

@@ -1,4 +1,4 @@
-"""Trunk and arms with the garments on them."""
+"""Trunk, arms and the garments on them."""
 
 from __future__ import annotations
 
@@ -7,26 +7,25 @@ from dataclasses import replace
 import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Point, Region, ellipse, limb, loft
-from occluded_reid.synthetic.paint.prints import print_weights
+from occluded_reid.synthetic.paint.prints import compute_print_weights
 from occluded_reid.synthetic.person.appearance import Cloth, Upper
 from occluded_reid.synthetic.person.figure import Figure
-from occluded_reid.synthetic.person.legs import stride_at
+from occluded_reid.synthetic.person.legs import measure_stride
 
-# Metres that a garment adds to the half width of the trunk.
+# Meters that a garment adds to the half width of the trunk.
 _THICKNESS = {"jacket": 0.016, "coat": 0.022, "hoodie": 0.02, "sweater": 0.012, "vest": 0.022}
 
 
 def paint_trunk(figure: Figure) -> None:
-    """The upper garment with its print, opening, collar, belt or hood."""
+    """Paint the upper garment with its print, opening, and collar or hood."""
     upper = figure.look.upper
-    part = _trunk_region(figure, upper)
-    if part is None:
+    part = _shape_trunk(figure, upper)
+    if not part.mask.size:
         return
-    angle = figure.angle(part)
+    angle = figure.compute_angles(part)
     length = part.mask.shape[0] / figure.projection.scale
     v = part.along * np.float32(length)
-    colour = figure.cloth(part, upper.cloth, angle * np.float32(0.16), v)
-    figure.layer.paint(part, colour)
+    figure.layer.paint(part, figure.shade_cloth(part, upper.cloth, angle * np.float32(0.16), v))
     if upper.kind in ("jacket", "vest", "coat"):
         _paint_opening(figure, part, angle)
     elif upper.kind == "shirt":
@@ -34,19 +33,19 @@ def paint_trunk(figure: Figure) -> None:
         figure.darken(part.with_mask(part.mask * line), 0.35)
     for kind, middle in ((upper.chest_print, 0.0), (upper.back_print, np.pi)):
         away = angle if middle == 0.0 else (angle % np.float32(2 * np.pi)) - np.float32(np.pi)
-        weights = print_weights(kind, away * np.float32(0.16), v - np.float32(0.25))
+        weights = compute_print_weights(kind, away * np.float32(0.16), v - np.float32(0.25))
         if weights is not None and not (middle == 0.0 and upper.open_front):
             printed = part.with_mask(part.mask * weights)
-            figure.layer.paint(printed, figure.shaded(part, upper.print_colour), 0.92)
+            figure.layer.paint(printed, figure.shade(part, upper.print_color), 0.92)
     _paint_collar(figure, upper)
 
 
-def _trunk_region(figure: Figure, upper: Upper) -> Region | None:
-    """The outline of the upper garment."""
+def _shape_trunk(figure: Figure, upper: Upper) -> Region:
+    """Outline the upper garment."""
     body, joints = figure.look.body, figure.joints
     neck, chest, waist, pelvis = (joints[name] for name in ("neck", "chest", "waist", "pelvis"))
     extra = _THICKNESS.get(upper.kind, 0.006)
-    width = figure.projection.half_width
+    width = figure.projection.project_width
     shoulder = width(body.shoulder - 0.02 + extra, body.depth * 0.75 + extra)
     hips = width(body.hip + extra, body.depth + extra)
     flare = {"coat": 1.12, "dress": 1.45}.get(upper.kind, 1.0)
@@ -67,92 +66,85 @@ def _trunk_region(figure: Figure, upper: Upper) -> Region | None:
         width(body.waist + extra, body.depth + extra),
         hips,
     ]
-    centres = [neck.x, neck.x, neck.x, chest.x, waist.x, pelvis.x]
+    centers = [neck.x, neck.x, neck.x, chest.x, waist.x, pelvis.x]
     if hem > levels[-1] + 1:
         levels.append(hem)
-        half_widths.append(max(hips * flare, stride_at(figure, hem)))
-        centres.append(pelvis.x)
+        half_widths.append(max(hips * flare, measure_stride(figure, hem)))
+        centers.append(pelvis.x)
     else:
         levels[-1] = max(hem, levels[-2] + 1)
-    return loft(figure.layer.size, levels, centres, half_widths)
+    return loft(figure.layer.size, levels, centers, half_widths)
 
 
 def _paint_opening(figure: Figure, part: Region, angle: np.ndarray) -> None:
-    """The front of a jacket: open with the shirt showing, or closed with a zip."""
+    """Paint the front of a jacket: open with the shirt showing, or closed with a zipper."""
     upper = figure.look.upper
     if upper.open_front:
         gap = np.clip(np.float32(0.42) - np.abs(angle) - 0.25 * part.along, -1, 1)
         inner = part.with_mask(part.mask * np.clip(gap * 14, 0, 1))
-        figure.layer.paint(inner, figure.shaded(part, upper.inner, 0.05))
+        figure.layer.paint(inner, figure.shade(part, upper.inner, 0.05))
         edge = part.with_mask(part.mask * np.clip((0.045 - np.abs(gap)) * 30, 0, 1))
         figure.darken(edge, 0.4)
     else:
         zip_line = np.clip((0.03 - np.abs(angle)) * 50, 0, 1)
-        figure.layer.paint(part.with_mask(part.mask * zip_line), upper.print_colour, 0.7)
+        figure.layer.paint(part.with_mask(part.mask * zip_line), upper.print_color, 0.7)
 
 
 def _paint_collar(figure: Figure, upper: Upper) -> None:
-    """A collar, a hood, or the round neck of a shirt with the skin in it."""
+    """Paint a collar, a hood, or a round neckline with the skin in it."""
     neck, size, facing = figure.joints["neck"], figure.layer.size, figure.facing
     ahead = figure.px(0.03) * np.sin(figure.yaw)
     if upper.kind == "hoodie":
-        centre = (neck.x - 1.6 * ahead, neck.y + figure.px(0.045 if facing < 0 else 0.0))
-        hood = ellipse(size, centre, figure.px(0.115), figure.px(0.085 if facing < 0 else 0.05))
-        figure.paint_plain(hood, upper.cloth.colour, 0.08)
-        figure.darken(ellipse(size, centre, figure.px(0.09), figure.px(0.03)), 0.35)
+        center = (neck.x - 1.6 * ahead, neck.y + figure.px(0.045 if facing < 0 else 0.0))
+        hood = ellipse(size, center, figure.px(0.115), figure.px(0.085 if facing < 0 else 0.05))
+        figure.paint_plain(hood, upper.cloth.color, 0.08)
+        figure.darken(ellipse(size, center, figure.px(0.09), figure.px(0.03)), 0.35)
     elif upper.kind in ("jacket", "coat", "shirt", "vest"):
-        stand = loft(
-            size,
-            [neck.y - figure.px(0.035), neck.y + figure.px(0.03)],
-            [neck.x, neck.x],
-            [figure.px(0.062), figure.px(0.085)],
-        )
-        figure.paint_plain(stand, upper.cloth.colour)
+        levels = [neck.y - figure.px(0.035), neck.y + figure.px(0.03)]
+        collar = loft(size, levels, [neck.x] * 2, [figure.px(0.062), figure.px(0.085)])
+        figure.paint_plain(collar, upper.cloth.color)
         figure.darken(ellipse(size, (neck.x, neck.y + figure.px(0.03)), figure.px(0.08), 1.5), 0.3)
     if facing > 0.1:
         depth = 0.075 if upper.kind in ("shirt", "jacket", "coat", "vest") else 0.045
-        cut = ellipse(
-            size,
-            (neck.x + ahead, neck.y - figure.px(0.005)),
-            figure.px(0.058 * facing + 0.01),
-            figure.px(depth),
-        )
-        figure.paint_plain(cut, figure.look.skin)
+        center = (neck.x + ahead, neck.y - figure.px(0.005))
+        neckline = ellipse(size, center, figure.px(0.058 * facing + 0.01), figure.px(depth))
+        figure.paint_plain(neckline, figure.look.skin)
 
 
 def paint_arm(figure: Figure, side: str) -> None:
-    """One arm with its sleeve and hand."""
+    """Paint an arm with its sleeve and hand."""
     look, size, upper = figure.look, figure.layer.size, figure.look.upper
     names = ("shoulder", "elbow", "hand")
     shoulder, elbow, hand = (figure.joints[f"{side} {name}"] for name in names)
-    thick = look.body.limb
     figure.paint_plain(ellipse(size, hand.point, figure.px(0.042), figure.px(0.05)), look.skin)
-    bare = [figure.px(radius * thick) for radius in (0.05, 0.042, 0.03)]
+    bare = [figure.px(radius * look.body.limb) for radius in (0.05, 0.042, 0.03)]
     if upper.sleeve < 1:
         figure.paint_plain(limb(size, shoulder.point, elbow.point, bare[0], bare[1]), look.skin)
         figure.paint_plain(limb(size, elbow.point, hand.point, bare[1], bare[2]), look.skin)
     if upper.sleeve == 0:
         return
     extra = figure.px(0.008 + 0.6 * _THICKNESS.get(upper.kind, 0.004))
-    colour = upper.sleeve_colour
-    cloth = upper.cloth if colour is None else replace(upper.cloth, colour=colour, pattern="plain")
+    color = upper.sleeve_color
+    cloth = upper.cloth if color is None else replace(upper.cloth, color=color, pattern="plain")
     if cloth.pattern in ("yoke", "band", "gradient"):
         cloth = replace(cloth, pattern="plain")
     reach = min(upper.sleeve / 0.52, 1.0)
-    _sleeve(figure, shoulder.point, elbow.point, (bare[0] + extra, bare[1] + extra), cloth, reach)
+    _paint_sleeve(
+        figure, shoulder.point, elbow.point, (bare[0] + extra, bare[1] + extra), cloth, reach
+    )
     if upper.sleeve == 1:
-        _sleeve(figure, elbow.point, hand.point, (bare[1] + extra, bare[2] + extra), cloth, 0.9)
+        _paint_sleeve(
+            figure, elbow.point, hand.point, (bare[1] + extra, bare[2] + extra), cloth, 0.9
+        )
 
 
-def _sleeve(
+def _paint_sleeve(
     figure: Figure, start: Point, end: Point, radii: tuple[float, float], cloth: Cloth, share: float
 ) -> None:
-    """A tube of cloth around the given share of one half of the arm."""
+    """Paint a tube of cloth around a share of one half of the arm."""
     stop = (start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]))
     last = radii[0] + share * (radii[1] - radii[0])
     part = limb(figure.layer.size, start, stop, radii[0], last * 1.06, flat_end=share < 1)
-    if part is None:
-        return
     u = np.arcsin(part.across * np.float32(0.98)) * np.float32(0.055)
     v = part.along * np.float32(0.3 * share)
-    figure.layer.paint(part, figure.cloth(part, cloth, u, v, folds=0.1))
+    figure.layer.paint(part, figure.shade_cloth(part, cloth, u, v, folds=0.1))

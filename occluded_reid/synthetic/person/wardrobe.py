@@ -1,8 +1,7 @@
-"""Choosing what each identity looks like.
+"""The appearance of each identity.
 
 Identities come in groups of :data:`GROUP_SIZE`. In every fifth group most members wear the same
-colours, as colleagues or schoolmates do; only a pattern, a bag, the hair or the build tells them
-apart.
+colors, like colleagues in uniform; only a pattern, a bag, the hair or the build tells them apart.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from occluded_reid.synthetic.person.appearance import (
     Shoes,
     Upper,
 )
-from occluded_reid.synthetic.streams import Stream, between, chance, stream
+from occluded_reid.synthetic.streams import Stream, bernoulli, choose, make_rng, uniform
 
 GROUP_SIZE = 3
 _ALIKE_GROUPS = 0.2
@@ -42,141 +41,132 @@ _PATTERN_WEIGHTS = (40, 8, 9, 3, 6, 7, 4, 3, 5, 6, 6, 3)
 
 
 @functools.lru_cache(maxsize=4096)
-def appearance_of(identity: int, seed: int) -> Appearance:
-    """The looks of one identity.
-
-    Args:
-        identity: its number.
-        seed: the data set's seed.
-    """
-    group = stream(seed, Stream.GROUP, identity // GROUP_SIZE)
-    leader, alike = draw_appearance(group), chance(group, _ALIKE_GROUPS)
-    rng = stream(seed, Stream.IDENTITY, identity)
-    own = draw_appearance(rng)
+def build_appearance(identity: int, seed: int) -> Appearance:
+    """Build the appearance of an identity in the data set of a seed."""
+    group = make_rng(seed, Stream.GROUP, identity // GROUP_SIZE)
+    leader, alike = sample_appearance(group), bernoulli(group, _ALIKE_GROUPS)
+    rng = make_rng(seed, Stream.IDENTITY, identity)
+    own = sample_appearance(rng)
     upper, lower = own.upper, own.lower
-    if alike and chance(rng, 0.8):
-        upper = _in_colours_of(rng, upper, leader.upper)
-    if alike and chance(rng, 0.8):
-        cloth = replace(lower.cloth, colour=palette.nearby(rng, leader.lower.cloth.colour, 6))
+    if alike and bernoulli(rng, 0.8):
+        upper = _match_colors(rng, upper, leader.upper)
+    if alike and bernoulli(rng, 0.8):
+        cloth = replace(lower.cloth, color=palette.jitter_color(rng, leader.lower.cloth.color, 6))
         lower = replace(lower, cloth=cloth)
     shoes = own.shoes
-    if alike and chance(rng, 0.5):
-        shoes = replace(shoes, colour=leader.shoes.colour)
+    if alike and bernoulli(rng, 0.5):
+        shoes = replace(shoes, color=leader.shoes.color)
     return replace(own, upper=upper, lower=lower, shoes=shoes)
 
 
-def _in_colours_of(rng: np.random.Generator, upper: Upper, leader: Upper) -> Upper:
-    """The garment in its leader's colour, and often of its cut."""
-    cloth = replace(upper.cloth, colour=palette.nearby(rng, leader.cloth.colour, 6))
-    if chance(rng, 0.5):
+def _match_colors(rng: np.random.Generator, upper: Upper, leader: Upper) -> Upper:
+    """Give a garment the color of the leader's, and often its cut."""
+    cloth = replace(upper.cloth, color=palette.jitter_color(rng, leader.cloth.color, 6))
+    if bernoulli(rng, 0.5):
         cloth = replace(cloth, second=leader.cloth.second)
-    if chance(rng, 0.5):
+    if bernoulli(rng, 0.5):
         upper = replace(upper, kind=leader.kind, sleeve=leader.sleeve, hem=leader.hem)
     return replace(upper, cloth=cloth, inner=leader.inner)
 
 
-def _weighted(rng: np.random.Generator, names: tuple[str, ...], weights: tuple[float, ...]) -> str:
-    shares = np.array(weights, np.float64)
-    return names[int(rng.choice(len(names), p=shares / shares.sum()))]
-
-
-def draw_appearance(rng: np.random.Generator) -> Appearance:
-    """A person at random."""
+def sample_appearance(rng: np.random.Generator) -> Appearance:
+    """Sample a random person."""
     build = float(np.clip(rng.normal(0, 1), -1.8, 2.2))
     body = Body(
-        height=between(rng, 1.54, 1.92),
-        shoulder=between(rng, 0.185, 0.235) + 0.012 * build,
-        waist=between(rng, 0.135, 0.16) + 0.022 * build,
-        hip=between(rng, 0.155, 0.18) + 0.016 * build,
-        depth=between(rng, 0.105, 0.125) + 0.020 * build,
-        leg=between(rng, 0.455, 0.505),
-        limb=between(rng, 0.92, 1.08) + 0.11 * build,
-        head=between(rng, 0.077, 0.087),
+        height=uniform(rng, 1.54, 1.92),
+        shoulder=uniform(rng, 0.185, 0.235) + 0.012 * build,
+        waist=uniform(rng, 0.135, 0.16) + 0.022 * build,
+        hip=uniform(rng, 0.155, 0.18) + 0.016 * build,
+        depth=uniform(rng, 0.105, 0.125) + 0.020 * build,
+        leg=uniform(rng, 0.455, 0.505),
+        limb=uniform(rng, 0.92, 1.08) + 0.11 * build,
+        head=uniform(rng, 0.077, 0.087),
     )
-    style = _weighted(rng, HAIR_STYLES, _HAIR_WEIGHTS)
-    hair_shares = np.array(palette.HAIR_WEIGHTS, np.float64) / sum(palette.HAIR_WEIGHTS)
+    style = choose(rng, HAIR_STYLES, _HAIR_WEIGHTS)
     return Appearance(
         body=body,
-        skin=palette.nearby(rng, palette.SKIN[int(rng.integers(len(palette.SKIN)))], 5),
+        skin=palette.jitter_color(rng, choose(rng, palette.SKIN), 5),
         hair_style=style,
-        hair=palette.nearby(rng, palette.HAIR[int(rng.choice(9, p=hair_shares))], 4),
-        beard=style in ("bald", "crop", "short") and chance(rng, 0.3),
-        glasses=chance(rng, 0.25),
-        headwear=_weighted(rng, HEADWEAR_KINDS, (8, 5, 3, 3)) if chance(rng, 0.2) else None,
-        headwear_colour=palette.pick(rng, palette.CLOTH),
-        upper=_upper(rng),
-        lower=_lower(rng),
-        shoes=_shoes(rng),
-        bag=_bag(rng) if chance(rng, 0.6) else None,
+        hair=palette.jitter_color(rng, choose(rng, palette.HAIR, palette.HAIR_WEIGHTS), 4),
+        beard=style in ("bald", "crop", "short") and bernoulli(rng, 0.3),
+        glasses=bernoulli(rng, 0.25),
+        headwear=choose(rng, HEADWEAR_KINDS, (8, 5, 3, 3)) if bernoulli(rng, 0.2) else None,
+        headwear_color=palette.pick(rng, palette.CLOTH),
+        upper=_sample_upper(rng),
+        lower=_sample_lower(rng),
+        shoes=_sample_shoes(rng),
+        bag=_sample_bag(rng) if bernoulli(rng, 0.6) else None,
     )
 
 
-def _cloth(rng: np.random.Generator, table: dict[str, tuple[RGB, float]], pattern: str) -> Cloth:
-    colour = palette.pick(rng, table)
+def _sample_cloth(
+    rng: np.random.Generator, table: dict[str, tuple[RGB, float]], pattern: str
+) -> Cloth:
+    color = palette.pick(rng, table)
     return Cloth(
-        colour=colour,
-        second=palette.contrasting(rng, colour, palette.CLOTH),
+        color=color,
+        second=palette.pick_contrasting(rng, color, palette.CLOTH),
         third=palette.pick(rng, palette.CLOTH),
         pattern=pattern,
-        frequency=between(rng, 7, 17),
+        frequency=uniform(rng, 7, 17),
     )
 
 
-def _upper(rng: np.random.Generator) -> Upper:
-    kind = _weighted(rng, UPPER_KINDS, _UPPER_WEIGHTS)
-    pattern = _weighted(rng, PATTERNS, _PATTERN_WEIGHTS)
-    if kind in ("coat", "jacket") and chance(rng, 0.6):
+def _sample_upper(rng: np.random.Generator) -> Upper:
+    kind = choose(rng, UPPER_KINDS, _UPPER_WEIGHTS)
+    pattern = choose(rng, PATTERNS, _PATTERN_WEIGHTS)
+    if kind in ("coat", "jacket") and bernoulli(rng, 0.6):
         pattern = "plain"
-    cloth = _cloth(rng, palette.CLOTH, pattern)
-    short = {"t-shirt": 0.46, "shirt": 1.0, "vest": 0.0, "dress": 0.4}.get(kind, 1.0)
-    if kind in ("shirt", "dress") and chance(rng, 0.35):
-        short = 0.48 if kind == "shirt" else 1.0
-    hem = {"coat": between(rng, 0.42, 0.72), "dress": between(rng, 0.48, 0.85)}.get(
-        kind, between(rng, 0.10, 0.24)
+    cloth = _sample_cloth(rng, palette.CLOTH, pattern)
+    sleeve = {"t-shirt": 0.46, "shirt": 1.0, "vest": 0.0, "dress": 0.4}.get(kind, 1.0)
+    if kind in ("shirt", "dress") and bernoulli(rng, 0.35):
+        sleeve = 0.48 if kind == "shirt" else 1.0
+    hem = {"coat": uniform(rng, 0.42, 0.72), "dress": uniform(rng, 0.48, 0.85)}.get(
+        kind, uniform(rng, 0.10, 0.24)
     )
-    sleeves_differ = kind in ("t-shirt", "jacket", "hoodie") and chance(rng, 0.22)
-    prints = [PRINTS[int(rng.integers(1, len(PRINTS)))] for _ in range(2)]
+    sleeves_differ = kind in ("t-shirt", "jacket", "hoodie") and bernoulli(rng, 0.22)
+    prints = [choose(rng, PRINTS[1:]) for _ in range(2)]
     printed = pattern in ("plain", "heather", "gradient", "yoke") and kind != "coat"
     return Upper(
         kind=kind,
         cloth=cloth,
-        sleeve=short,
-        sleeve_colour=palette.pick(rng, palette.CLOTH) if sleeves_differ else None,
+        sleeve=sleeve,
+        sleeve_color=palette.pick(rng, palette.CLOTH) if sleeves_differ else None,
         hem=hem,
-        open_front=kind in ("jacket", "coat", "vest") and chance(rng, 0.5),
-        inner=palette.contrasting(rng, cloth.colour, palette.CLOTH),
-        chest_print=prints[0] if printed and chance(rng, 0.5) else "none",
-        back_print=prints[1] if printed and chance(rng, 0.35) else "none",
-        print_colour=palette.contrasting(rng, cloth.colour, palette.CLOTH),
+        open_front=kind in ("jacket", "coat", "vest") and bernoulli(rng, 0.5),
+        inner=palette.pick_contrasting(rng, cloth.color, palette.CLOTH),
+        chest_print=prints[0] if printed and bernoulli(rng, 0.5) else "none",
+        back_print=prints[1] if printed and bernoulli(rng, 0.35) else "none",
+        print_color=palette.pick_contrasting(rng, cloth.color, palette.CLOTH),
     )
 
 
-def _lower(rng: np.random.Generator) -> Lower:
-    kind = _weighted(rng, LOWER_KINDS, _LOWER_WEIGHTS)
-    pattern = _weighted(rng, ("plain", "heather", "plaid", "dots", "stripes"), (82, 9, 4, 3, 2))
-    cloth = _cloth(rng, palette.TROUSER_CLOTH, "plain" if kind == "jeans" else pattern)
+def _sample_lower(rng: np.random.Generator) -> Lower:
+    kind = choose(rng, LOWER_KINDS, _LOWER_WEIGHTS)
+    pattern = choose(rng, ("plain", "heather", "plaid", "dots", "stripes"), (82, 9, 4, 3, 2))
+    cloth = _sample_cloth(rng, palette.TROUSER_CLOTH, "plain" if kind == "jeans" else pattern)
     if kind == "jeans":
-        colour = palette.TROUSER_CLOTH[("denim", "dark denim", "pale denim")[int(rng.integers(3))]]
-        cloth = replace(cloth, colour=palette.nearby(rng, colour[0], 8))
-    length = {"shorts": between(rng, 0.36, 0.55), "skirt": between(rng, 0.34, 0.75)}.get(kind)
+        color, _ = palette.TROUSER_CLOTH[choose(rng, ("denim", "dark denim", "pale denim"))]
+        cloth = replace(cloth, color=palette.jitter_color(rng, color, 8))
+    length = {"shorts": uniform(rng, 0.36, 0.55), "skirt": uniform(rng, 0.34, 0.75)}.get(kind)
     if length is None:
-        length = between(rng, 0.82, 0.9) if chance(rng, 0.18) else between(rng, 0.96, 1.0)
-    stripe = palette.contrasting(rng, cloth.colour, palette.CLOTH)
-    striped = kind in ("trousers", "leggings", "shorts") and chance(rng, 0.16)
+        length = uniform(rng, 0.82, 0.9) if bernoulli(rng, 0.18) else uniform(rng, 0.96, 1.0)
+    stripe = palette.pick_contrasting(rng, cloth.color, palette.CLOTH)
+    striped = kind in ("trousers", "leggings", "shorts") and bernoulli(rng, 0.16)
     return Lower(kind, cloth, length, stripe if striped else None)
 
 
-def _shoes(rng: np.random.Generator) -> Shoes:
-    colour = palette.pick(rng, palette.SHOES)
-    sole = (216.0, 214.0, 208.0) if chance(rng, 0.5) else (46.0, 44.0, 44.0)
-    return Shoes(colour, sole, chance(rng, 0.2))
+def _sample_shoes(rng: np.random.Generator) -> Shoes:
+    color = palette.pick(rng, palette.SHOES)
+    sole = (216.0, 214.0, 208.0) if bernoulli(rng, 0.5) else (46.0, 44.0, 44.0)
+    return Shoes(color, sole, bernoulli(rng, 0.2))
 
 
-def _bag(rng: np.random.Generator) -> Bag:
+def _sample_bag(rng: np.random.Generator) -> Bag:
     return Bag(
-        kind=_weighted(rng, BAG_KINDS, _BAG_WEIGHTS),
-        colour=palette.pick(rng, palette.BAGS),
+        kind=choose(rng, BAG_KINDS, _BAG_WEIGHTS),
+        color=palette.pick(rng, palette.BAGS),
         trim=palette.pick(rng, palette.BAGS),
-        size=between(rng, 0.85, 1.2),
-        side=1 if chance(rng, 0.5) else -1,
+        size=uniform(rng, 0.85, 1.2),
+        side=1 if bernoulli(rng, 0.5) else -1,
     )

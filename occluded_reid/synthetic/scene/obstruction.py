@@ -1,4 +1,4 @@
-"""Placing occluders and other pedestrians in front of a person."""
+"""Place occluders and other pedestrians in front of a person."""
 
 from __future__ import annotations
 
@@ -7,25 +7,25 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-from occluded_reid.synthetic.occluders.styles import ORIENTATION, Use, occluder_layer
+from occluded_reid.synthetic.occluders.styles import ORIENTATION, Use, paint_occluder
 from occluded_reid.synthetic.paint.canvas import Layer, Point
 from occluded_reid.synthetic.person.pedestrian import draw_pedestrian
-from occluded_reid.synthetic.person.pose import draw_pose
-from occluded_reid.synthetic.person.wardrobe import appearance_of
+from occluded_reid.synthetic.person.pose import sample_pose
+from occluded_reid.synthetic.person.wardrobe import build_appearance
 from occluded_reid.synthetic.scene.camera import Camera
-from occluded_reid.synthetic.streams import between, chance
-from occluded_reid.synthetic.truth import Box, Occluder, mask_box, visible_fraction
+from occluded_reid.synthetic.streams import bernoulli, choose, uniform
+from occluded_reid.synthetic.truth import Box, Occluder, bound_mask, measure_visible_fraction
 
 VISIBLE_RANGE = (0.48, 0.88)
-"""Visible fractions that an occluded picture should have."""
+"""Visible fractions that an occluded image should have."""
 
 _TRIES = 8
-_NEIGHBOURS = 60
+_NEIGHBORS = 60
 _HORIZONTAL = ("car", "bicycle", "fence", "wall", "board", "bush", "umbrella")
 _HORIZONTAL_SHARES = (0.26, 0.06, 0.15, 0.13, 0.13, 0.17, 0.10)
 _VERTICAL = ("pole", "sign", "trunk", "pillar")
 _VERTICAL_SHARES = (0.28, 0.24, 0.26, 0.22)
-# Width over height of the box of a kind that must not be stretched.
+# Width over height of the kinds that must not be stretched.
 _ASPECTS = {"car": (1.9, 2.6), "bicycle": (1.5, 1.8), "umbrella": (1.7, 2.2)}
 
 
@@ -36,11 +36,11 @@ class Scene:
     Attributes:
         person: the painted person, on the supersampled canvas.
         foot: where the person stands, in canvas pixels.
-        scale: canvas pixels per metre.
+        scale: canvas pixels per meter.
         camera: the camera.
-        identity: who the person is.
+        identity: the person's identity.
         seed: the data set's seed.
-        stored: height and width of the stored picture.
+        size: height and width of the stored image.
     """
 
     person: Layer
@@ -49,7 +49,7 @@ class Scene:
     camera: Camera
     identity: int
     seed: int
-    stored: tuple[int, int]
+    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Obstruction:
     """What stands in front.
 
     Attributes:
-        layer: the painted occluders, on the supersampled canvas.
-        person: (h, w) bool silhouette of the whole person in the stored picture.
-        covered: (h, w) bool pixels of the occluders in the stored picture.
-        occluders: their kinds and boxes.
+        layer: the painted occluder, on the supersampled canvas.
+        person: (h, w) bool silhouette of the whole person in the stored image.
+        covered: (h, w) bool pixels of the occluder in the stored image.
+        occluders: its kind and box.
     """
 
     layer: Layer
@@ -69,146 +69,115 @@ class Obstruction:
     occluders: tuple[Occluder, ...]
 
 
-def clear_view(scene: Scene) -> Obstruction:
-    """Nothing in front."""
-    person = stored_mask(scene.person.alpha, scene.stored)
+def leave_clear(scene: Scene) -> Obstruction:
+    """Place nothing in front."""
+    person = downsample_mask(scene.person.alpha, scene.size)
     return Obstruction(Layer(*scene.person.size), person, np.zeros_like(person), ())
 
 
 def obstruct(scene: Scene, occlusion: str, use: Use, rng: np.random.Generator) -> Obstruction:
-    """Place something in front, anew until about the wished part of the person is visible.
+    """Place something in front; retry until the visible part has about the wanted size.
 
     Args:
         scene: the person.
         occlusion: ``"horizontal"``, ``"vertical"`` or ``"pedestrian"``.
-        use: which styles of occluders to draw.
-        rng: chance.
+        use: the styles of occluders to draw.
+        rng: random generator.
 
     Returns:
-        The first try within :data:`VISIBLE_RANGE`, else the one that comes closest to it.
+        The first try within :data:`VISIBLE_RANGE`, or else the closest one.
     """
-    person = stored_mask(scene.person.alpha, scene.stored)
-    box = mask_box(scene.person.alpha > 0.5)
-    best, best_miss = clear_view(scene), np.inf
+    place = {
+        "horizontal": _place_horizontal,
+        "vertical": _place_vertical,
+        "pedestrian": _place_pedestrian,
+    }[occlusion]
+    best, best_miss = leave_clear(scene), np.inf
+    person = best.person
+    box = bound_mask(scene.person.alpha > 0.5)
     for _ in range(_TRIES):
-        front = _placed(scene, person, box, occlusion, use, rng)
-        fraction = visible_fraction(front.person, front.covered)
+        kind, layer = place(scene, box, use, rng)
+        covered = downsample_mask(layer.alpha, scene.size)
+        fraction = measure_visible_fraction(person, covered)
         miss = max(VISIBLE_RANGE[0] - fraction, fraction - VISIBLE_RANGE[1])
         if miss < best_miss:
-            best, best_miss = front, miss
+            occluder = Occluder(kind, ORIENTATION.get(kind, "vertical"), bound_mask(covered))
+            best, best_miss = Obstruction(layer, person, covered, (occluder,)), miss
         if miss <= 0:
             break
     return best
 
 
-def stored_mask(alpha: np.ndarray, stored: tuple[int, int]) -> np.ndarray:
-    """(h, w) bool: where a supersampled (H, W) alpha covers more than half of a stored pixel."""
-    return cv2.resize(alpha, stored[::-1], interpolation=cv2.INTER_AREA) > 0.5
+def downsample_mask(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Return (h, w) bool: where a supersampled (H, W) alpha covers more than half of a pixel."""
+    return cv2.resize(alpha, size[::-1], interpolation=cv2.INTER_AREA) > 0.5
 
 
-def _placed(
-    scene: Scene, person: np.ndarray, box: Box, occlusion: str, use: Use, rng: np.random.Generator
-) -> Obstruction:
-    layer = Layer(*scene.person.size)
-    if occlusion == "pedestrian":
-        parts = [_pedestrian(scene, box, layer, rng)]
-    elif occlusion == "horizontal":
-        parts = [_horizontal(scene, box, layer, use, rng)]
-    else:
-        parts = [_vertical(scene, box, layer, use, rng)]
-    covered = np.zeros_like(person)
-    occluders = []
-    for kind, alpha in parts:
-        mask = stored_mask(alpha, scene.stored)
-        covered |= mask
-        orientation = ORIENTATION.get(kind, "vertical")
-        occluders.append(Occluder(kind, orientation, mask_box(mask)))
-    return Obstruction(layer, person, covered, tuple(occluders))
-
-
-def _pedestrian(
-    scene: Scene, box: Box, layer: Layer, rng: np.random.Generator
-) -> tuple[str, np.ndarray]:
-    """Another person, nearer to the camera and to one side."""
-    offset = int(rng.integers(1, _NEIGHBOURS))
-    other = scene.identity + offset
-    look = appearance_of(other, scene.seed)
-    nearer = between(rng, 1.02, 1.22)
-    side = 1 if chance(rng, 0.5) else -1
-    shift = side * between(rng, 0.2, 0.46) * scene.scale
+def _place_pedestrian(
+    scene: Scene, box: Box, use: Use, rng: np.random.Generator
+) -> tuple[str, Layer]:
+    """Place another person, closer to the camera and to one side."""
+    other = scene.identity + int(rng.integers(1, _NEIGHBORS))
+    closer = uniform(rng, 1.02, 1.22)
+    side = 1 if bernoulli(rng, 0.5) else -1
+    shift = side * uniform(rng, 0.2, 0.46) * scene.scale
+    size = scene.person.size
     foot = (
         scene.foot[0] + shift,
-        scene.foot[1] + (nearer - 1) * between(rng, 0.6, 1.6) * 0.5 * layer.height,
+        scene.foot[1] + (closer - 1) * uniform(rng, 0.6, 1.6) * 0.5 * size[0],
     )
-    walk = scene.camera.walk + (np.pi if chance(rng, 0.5) else 0.0)
-    pose = draw_pose(rng, float(walk + rng.normal(0, 0.5)), scene.camera.pitch)
-    front = draw_pedestrian(
-        layer.size, look, pose, foot, scene.scale * nearer, scene.camera.light, rng
-    )
-    _lay(layer, front, 0, 0)
-    return "pedestrian", front.alpha
+    walk = scene.camera.walk + (np.pi if bernoulli(rng, 0.5) else 0.0)
+    pose = sample_pose(rng, float(walk + rng.normal(0, 0.5)), scene.camera.pitch)
+    look, light = build_appearance(other, scene.seed), scene.camera.light
+    return "pedestrian", draw_pedestrian(size, look, pose, foot, scene.scale * closer, light, rng)
 
 
-def _horizontal(
-    scene: Scene, box: Box, layer: Layer, use: Use, rng: np.random.Generator
-) -> tuple[str, np.ndarray]:
-    """Something that hides the lower part of the body, or an umbrella over the upper part."""
-    kind = _HORIZONTAL[int(rng.choice(len(_HORIZONTAL), p=_HORIZONTAL_SHARES))]
+def _place_horizontal(
+    scene: Scene, box: Box, use: Use, rng: np.random.Generator
+) -> tuple[str, Layer]:
+    """Place an object that hides the lower body, or an umbrella over the upper body."""
+    kind = choose(rng, _HORIZONTAL, _HORIZONTAL_SHARES)
     left, top, right, bottom = box
-    tall = bottom - top
-    cover = between(rng, 0.2, 0.43) * tall
+    canvas = scene.person
+    cover = uniform(rng, 0.2, 0.43) * (bottom - top)
     if kind == "umbrella":
-        high = cover * between(rng, 1.0, 1.3)
-        upper = top + 0.75 * cover - high
+        height = cover * uniform(rng, 1.0, 1.3)
+        y = top + 0.75 * cover - height
     else:
-        upper = bottom - cover
-        high = cover + between(rng, 0.02, 0.12) * layer.height
-    wide = max(right - left, 0.5 * layer.width) * between(rng, 1.1, 1.9)
+        y = bottom - cover
+        height = cover + uniform(rng, 0.02, 0.12) * canvas.height
+    width = max(right - left, 0.5 * canvas.width) * uniform(rng, 1.1, 1.9)
     if kind in _ASPECTS:
-        wide = high * between(rng, *_ASPECTS[kind])
-    middle = (left + right) / 2 + between(rng, -0.5, 0.5) * max(wide - 0.75 * (right - left), 0)
-    thing = occluder_layer(kind, rng, max(round(high), 8), max(round(wide), 8), use)
-    return kind, _stand_before(scene, layer, thing, round(middle - wide / 2), round(upper))
+        width = height * uniform(rng, *_ASPECTS[kind])
+    middle = (left + right) / 2 + uniform(rng, -0.5, 0.5) * max(width - 0.75 * (right - left), 0)
+    occluder = paint_occluder(kind, rng, max(round(height), 8), max(round(width), 8), use)
+    return kind, _light_and_place(scene, occluder, round(middle - width / 2), round(y))
 
 
-def _vertical(
-    scene: Scene, box: Box, layer: Layer, use: Use, rng: np.random.Generator
-) -> tuple[str, np.ndarray]:
-    """Something upright that hides one side of the body or its middle."""
-    kind = _VERTICAL[int(rng.choice(len(_VERTICAL), p=_VERTICAL_SHARES))]
-    left, top, right, bottom = box
-    wide = between(rng, 0.26, 0.46) * max(right - left, 0.36 * layer.width)
+def _place_vertical(
+    scene: Scene, box: Box, use: Use, rng: np.random.Generator
+) -> tuple[str, Layer]:
+    """Place an upright object that hides one side of the body or its middle."""
+    kind = choose(rng, _VERTICAL, _VERTICAL_SHARES)
+    left, _, right, _ = box
+    canvas = scene.person
+    width = uniform(rng, 0.26, 0.46) * max(right - left, 0.36 * canvas.width)
     if kind == "sign":
-        wide *= 1.9
-    middle = between(rng, left + 0.12 * (right - left), right - 0.12 * (right - left))
-    upper = between(rng, -0.12, -0.02) * layer.height
-    high = layer.height * between(rng, 1.05, 1.2) - upper
-    if kind == "sign" and chance(rng, 0.5):
-        upper = between(rng, 0.0, 0.35) * layer.height
-    thing = occluder_layer(kind, rng, max(round(high), 8), max(round(wide), 8), use)
-    return kind, _stand_before(scene, layer, thing, round(middle - wide / 2), round(upper))
+        width *= 1.9
+    middle = uniform(rng, left + 0.12 * (right - left), right - 0.12 * (right - left))
+    y = uniform(rng, -0.12, -0.02) * canvas.height
+    height = canvas.height * uniform(rng, 1.05, 1.2) - y
+    if kind == "sign" and bernoulli(rng, 0.5):
+        y = uniform(rng, 0.0, 0.35) * canvas.height
+    occluder = paint_occluder(kind, rng, max(round(height), 8), max(round(width), 8), use)
+    return kind, _light_and_place(scene, occluder, round(middle - width / 2), round(y))
 
 
-def _stand_before(scene: Scene, layer: Layer, thing: Layer, left: int, top: int) -> np.ndarray:
-    """Lay an occluder in the camera's light onto the layer; returns its alpha there."""
+def _light_and_place(scene: Scene, occluder: Layer, left: int, top: int) -> Layer:
+    """Put an occluder, in the camera's light, on a layer of the canvas's size."""
     light = scene.camera.light
-    slope = np.linspace(-1, 1, thing.width, dtype=np.float32) * np.float32(light.side)
-    thing.colour *= (1 + np.float32(0.25 * light.contrast) * slope)[None, :, None]
-    alone = Layer(*layer.size)
-    _lay(alone, thing, left, top)
-    _lay(layer, alone, 0, 0)
-    return alone.alpha
-
-
-def _lay(layer: Layer, thing: Layer, left: int, top: int) -> None:
-    """Composite one layer over another at a place that may lie partly outside."""
-    x0, y0 = max(left, 0), max(top, 0)
-    x1, y1 = min(left + thing.width, layer.width), min(top + thing.height, layer.height)
-    if x0 >= x1 or y0 >= y1:
-        return
-    cut = slice(y0 - top, y1 - top), slice(x0 - left, x1 - left)
-    alpha = thing.alpha[cut]
-    below = layer.colour[y0:y1, x0:x1]
-    below += thing.colour[cut] - below * alpha[..., None]
-    deep = layer.alpha[y0:y1, x0:x1]
-    deep += (1 - deep) * alpha
+    slope = np.linspace(-1, 1, occluder.width, dtype=np.float32) * np.float32(light.side)
+    occluder.color *= (1 + np.float32(0.25 * light.contrast) * slope)[None, :, None]
+    layer = Layer(*scene.person.size)
+    layer.composite(occluder, left, top)
+    return layer
