@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from occluded_reid.evaluation.distances import TILE, FeatureDistances, spans
 from occluded_reid.evaluation.duplicates import hidden_copies
-from occluded_reid.evaluation.knn import nearest_images
+from occluded_reid.evaluation.knn import find_neighbors
 
 
 @torch.no_grad()
@@ -49,7 +49,7 @@ def expand(
     count = min(count, len(features) - len(hidden))
     for _ in range(times):
         distances = FeatureDistances(features, features, metric, device)
-        nearest, _ = nearest_images(distances, count, hidden)
+        nearest, _ = find_neighbors(distances, count, hidden)
         features = _means(features, nearest, alpha, dot=metric == "dot")[images]
     return features
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from occluded_reid.evaluation.distances import TILE, TINY, FeatureDistances, spans
 from occluded_reid.evaluation.duplicates import hidden_copies
-from occluded_reid.evaluation.knn import nearest_images
+from occluded_reid.evaluation.knn import find_neighbors
 
 
 class SparseRows(NamedTuple):
@@ -74,7 +74,7 @@ class RerankedDistances:
         hidden = hidden_copies(images)
         self._original = FeatureDistances(features, features, metric, device)
         count = min(max(k1 + 1, k2), len(features) - len(hidden))
-        nearest, self._ranges = nearest_images(self._original, count, hidden)
+        nearest, self._ranges = find_neighbors(self._original, count, hidden)
         expanded = _reciprocal_sets(nearest[:, : k1 + 1], round(k1 / 2) + 1)
         encodings = _mean_over(self._encodings(expanded), nearest[:, :k2])
         self._encoded_queries = _chosen(encodings, torch.arange(queries, device=nearest.device))
