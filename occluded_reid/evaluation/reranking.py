@@ -1,61 +1,52 @@
-"""k-reciprocal re-ranking (Zhong et al., CVPR 2017), sparse: nothing of N x N is held.
+"""k-reciprocal re-ranking (Zhong et al., CVPR 2017) on sparse matrices; nothing N x N is dense.
 
-Shapes: Q queries, G gallery images, N = Q + G images, K neighbours, E non-zero entries.
+Shapes: Q queries, G gallery images, N = Q + G images, K = k1 + 1 neighbors, E non-zero entries.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 
 from occluded_reid.evaluation.distances import TILE, TINY, FeatureDistances, spans
 from occluded_reid.evaluation.duplicates import hidden_copies
 from occluded_reid.evaluation.knn import find_neighbors
 
-
-class SparseRows(NamedTuple):
-    """A matrix of N rows with few entries in each.
-
-    Attributes:
-        starts: (N + 1,) where each row begins in the other two.
-        columns: (E,) ascending in each row.
-        values: (E,).
-    """
-
-    starts: torch.Tensor
-    columns: torch.Tensor
-    values: torch.Tensor
+SparseMatrix = Any
+"""A scipy.sparse.csr_array; scipy is imported where it is used."""
 
 
 class RerankedDistances:
-    """(Q, G) distances ``(1 - lambda) Jaccard + lambda original``; see :class:`similarity.Tiles`.
+    """(Q, G) distances ``(1 - lambda) Jaccard + lambda original``; see :class:`distances.Tiles`.
 
-    As the authors compute them: an image's k1 nearest others that have it among *their* k1 nearest
-    are its reciprocal neighbours R; those of a member with k1 / 2 join where more than two thirds
-    of them are in R. An image is encoded by ``exp(-original)`` over R, scaled to a sum of 1 and
-    averaged over its first k2 neighbours, itself one of them. Jaccard is 1 - sum of the minima over
-    sum of the maxima of two encodings.
+    The k1 nearest neighbors of an image that have it among *their* k1 nearest are its reciprocal
+    neighbors R. The k1 / 2 reciprocal neighbors of a member join R if more than two thirds of them
+    are in R. An image is encoded by ``exp(-original)`` over R, scaled to a sum of 1 and averaged
+    over its k2 nearest images, itself included. Jaccard is 1 - sum of minima / sum of maxima of two
+    encodings.
 
-    The original distance is squared euclidean in the paper's code, divided by the row's largest.
-    Here: ``(d - min) / (max - min)`` of the image's distances d by the model's own metric. For
-    ``euclidean`` and ``cosine`` (half the squared distance of unit vectors) the smallest is that
-    to the image itself, 0, and this is the paper's. For ``dot`` it maps minus the inner product
-    onto [0, 1] as well; the order and, as in the ranking itself, independence of the query's length
-    are kept, and nothing is normalised that AONet needs. An image is its own first neighbour, at
-    distance 0. Of neighbours at equal distances any may be taken.
+    The paper's original distance is squared euclidean, divided by the largest of the row. Here it
+    is ``(d - min) / (max - min)`` of the distances d of an image by the model's own metric. For
+    ``euclidean`` and ``cosine`` (half the squared distance of unit vectors) the minimum is 0, the
+    distance to the image itself, and the two agree. For ``dot`` minus the inner product is mapped
+    onto [0, 1]: this keeps the order, does not depend on the norm of the query, and normalizes no
+    gallery vector, since AONet's norms carry visibility. An image is its own first neighbor, at
+    distance 0. Ties between neighbors are broken arbitrarily.
+
+    >>> distances = RerankedDistances(features, 2210, "cosine", k1=20, k2=6, weight=0.3)
+    >>> ranking = rank_queries(distances, *identities, *cameras)
 
     Args:
         features: (N, D), queries first.
         queries: Q.
         metric: ``cosine``, ``euclidean`` or ``dot``.
-        k1: size of the neighbourhood.
-        k2: images in the mean of encodings; 1 leaves it out.
+        k1: size of the neighborhood.
+        k2: number of encodings in the average; 1 means no averaging.
         weight: lambda in [0, 1].
-        images: which image each of N is (:func:`copies.image_of_each`); None: all differ.
-        device: where it is computed.
+        images: which image each of N is (:func:`duplicates.image_of_each`); None: all differ.
+        device: computes distances and neighbors; the sparse part runs on the CPU.
     """
 
     def __init__(
@@ -71,15 +62,16 @@ class RerankedDistances:
         device: torch.device | str = "cpu",
     ):
         images = torch.arange(len(features)) if images is None else images
-        hidden = hidden_copies(images)
+        duplicates = hidden_copies(images)
         self._original = FeatureDistances(features, features, metric, device)
-        count = min(max(k1 + 1, k2), len(features) - len(hidden))
-        nearest, self._ranges = find_neighbors(self._original, count, hidden)
-        expanded = _reciprocal_sets(nearest[:, : k1 + 1], round(k1 / 2) + 1)
-        encodings = _mean_over(self._encodings(expanded), nearest[:, :k2])
-        self._encoded_queries = _chosen(encodings, torch.arange(queries, device=nearest.device))
-        encoded_gallery = _chosen(encodings, images[queries:].to(nearest.device))
-        self._members = _transposed(encoded_gallery, len(features))
+        count = min(max(k1 + 1, k2), len(features) - len(duplicates))
+        neighbors, self._ranges = find_neighbors(self._original, count, duplicates)
+        nearest = neighbors.cpu().numpy()
+        members = _expand_reciprocal_sets(nearest[:, : k1 + 1], round(k1 / 2) + 1)
+        nearest = nearest[:, :k2]
+        encodings = _mark(nearest) @ self._encode(members) / nearest.shape[1]
+        self._query_encodings = encodings[:queries]
+        self._gallery_by_member = encodings[images[queries:].numpy()].T.tocsr()  # (N, G)
         self._weight = weight
         self.shape = queries, len(features) - queries
 
@@ -91,120 +83,61 @@ class RerankedDistances:
         queries, images = self.shape
         columns = slice(queries + gallery.start, queries + gallery.stop)
         low, high = self._ranges[rows, :1], self._ranges[rows, 1:]
-        mixed = self._original.tile(rows, columns).sub_(low).div_((high - low).clamp_min(TINY))
-        mixed.mul_(self._weight).add_(1 - self._weight)
-        for part in spans(len(mixed), max(1, TILE // (32 * images))):  # stays in the cache
-            asking = range(rows.start, rows.stop)[part]
-            common = self._common(slice(asking.start, asking.stop))[:, gallery]
-            mixed[part] -= (1 - self._weight) * common / (2 - common)
-        return mixed.cpu().numpy()
+        original = self._original.tile(rows, columns).sub_(low).div_((high - low).clamp_min(TINY))
+        mixed = original.mul_(self._weight).cpu().numpy()
+        for part in spans(len(mixed), max(1, TILE // (8 * images))):
+            minima = self._sum_minima(slice(rows.start + part.start, rows.start + part.stop))
+            minima = minima[:, gallery]
+            mixed[part] += (1 - self._weight) * (1 - minima / (2 - minima))
+        return mixed
 
-    def _common(self, queries: slice) -> torch.Tensor:
-        """Return the sums (q, G) of the minima of some queries' encodings and the gallery's.
-
-        Encodings sum to 1, so the maxima sum to 2 minus this. Where no member is shared it is 0.
-        """
-        starts, columns, values = self._encoded_queries
-        own = slice(int(starts[queries.start]), int(starts[queries.stop]))
-        entries, lengths = _entries(self._members.starts, columns[own])
-        minima = torch.minimum(
-            self._members.values[entries], values[own].repeat_interleave(lengths)
+    def _encode(self, members: SparseMatrix) -> SparseMatrix:
+        """Return each image's encoding over its ``members``, (N, N) with rows that sum to 1."""
+        columns = torch.from_numpy(members.indices).long()
+        rows = torch.arange(len(self._ranges)).repeat_interleave(
+            torch.from_numpy(np.diff(members.indptr))
         )
-        number = torch.arange(queries.stop - queries.start, device=starts.device)
-        number = number.repeat_interleave(starts[queries.start : queries.stop + 1].diff())
-        count, images = queries.stop - queries.start, self.shape[1]
-        keys = number.repeat_interleave(lengths) * images + self._members.columns[entries]
-        # summed in float64: the order of additions is not defined on a GPU
-        return torch.bincount(keys, minima.double(), minlength=count * images).view(count, images)
-
-    def _encodings(self, members: torch.Tensor) -> SparseRows:
-        """Return the encoding over R of each image, from keys ``image * N + member``, ascending."""
-        count = self._original.shape[0]
-        rows, columns = members // count, members % count
-        low, high = self._ranges[rows].unbind(1)
+        low, high = self._ranges[rows.to(self._ranges.device)].unbind(1)
         scaled = (self._original.pairs(rows, columns) - low) / (high - low).clamp_min(TINY)
         scaled[rows == columns] = 0
-        weights = torch.exp(-scaled)
-        sums = torch.bincount(rows, weights.double(), minlength=count)
-        return SparseRows(_starts(rows, count), columns, weights / sums[rows].float())
+        members.data = np.exp(-scaled.double().cpu().numpy())
+        members.data /= members.sum(axis=1)[rows]
+        return members
+
+    def _sum_minima(self, queries: slice) -> np.ndarray:
+        """Return the sums (q, G) of the minima of the queries' and the gallery's encodings.
+
+        Encodings sum to 1, so the sums of the maxima are 2 minus this. Only shared members count.
+        """
+        from scipy.sparse import csr_array
+
+        query = self._query_encodings[queries]
+        shared = self._gallery_by_member[query.indices]  # (E, G): for each entry of a query
+        entries = np.repeat(query.data, np.diff(shared.indptr))
+        shared.data = np.minimum(shared.data, entries)
+        of_query = csr_array((np.ones(query.nnz), np.arange(query.nnz), query.indptr))
+        return (of_query @ shared).toarray()
 
 
-def _reciprocal_sets(nearest: torch.Tensor, half: int) -> torch.Tensor:
-    """Return the expanded reciprocal neighbours as keys ``image * N + member``, ascending.
+def _expand_reciprocal_sets(nearest: np.ndarray, half: int) -> SparseMatrix:
+    """Return the expanded reciprocal neighbors of each image as the non-zeros of (N, N).
 
     Args:
-        nearest: (N, K) each image's first neighbours, itself first.
-        half: the neighbours, itself counted, of which a member's own set is made.
+        nearest: (N, K) neighbors of each image, itself first.
+        half: how many of them, the image itself included, make up the set of a member.
     """
-    count, width = nearest.shape
-    near = nearest[:, :half]
-    mutual, mutual_near = _mutual(nearest), _mutual(near)
-    keys = []
-    for rows in spans(count, max(1, TILE // (8 * count))):
-        first, is_first = nearest[rows], mutual[rows]  # (rows, K)
-        second, is_second = near[first], mutual_near[first]  # (rows, K, half)
-        members = first.new_zeros(len(first), count, dtype=torch.bool).scatter_(1, first, is_first)
-        overlap = (members.gather(1, second.flatten(1)).view_as(second) & is_second).sum(2)
-        joins = is_first & (3 * overlap > 2 * is_second.sum(2))
-        own = torch.arange(rows.start, rows.stop, device=nearest.device) * count
-        found = (
-            (own[:, None] + first)[is_first],
-            (own[:, None, None] + second)[is_second & joins[..., None]],
-        )
-        keys.append(torch.cat(found).unique())
-    return torch.cat(keys)
+    neighbors, near = _mark(nearest), _mark(nearest[:, :half])
+    reciprocal, small = neighbors.multiply(neighbors.T), near.multiply(near.T)  # symmetric
+    joins = reciprocal.multiply(reciprocal @ small).tocsr()  # sizes of the intersections
+    joins.data = (3 * joins.data > 2 * small.sum(axis=1)[joins.indices]).astype(np.int32)
+    return (reciprocal + joins @ small).tocsr()
 
 
-def _mutual(nearest: torch.Tensor) -> torch.Tensor:
-    """Return (N, K) bool: whether an image stands among the first K of its neighbour, too."""
-    count, width = nearest.shape
-    own = torch.arange(count, device=nearest.device)
-    found = [
-        (nearest[nearest[rows]] == own[rows, None, None]).any(2)
-        for rows in spans(count, max(1, TILE // width**2))
-    ]
-    return torch.cat(found)
+def _mark(columns: np.ndarray) -> SparseMatrix:
+    """Return (N, N) with ones in row i at ``columns[i]``, (N, K)."""
+    from scipy.sparse import csr_array
 
-
-def _mean_over(matrix: SparseRows, rows: torch.Tensor) -> SparseRows:
-    """Return the matrix whose row i is the mean of ``matrix``'s rows ``rows[i]``; rows (N, K)."""
-    count, width = rows.shape
-    keys, values = [], []
-    for part in spans(count, max(1, TILE // (width * 2048))):
-        entries, lengths = _entries(matrix.starts, rows[part].flatten())
-        own = torch.arange(part.start, part.stop, device=rows.device).repeat_interleave(width)
-        key = own.repeat_interleave(lengths) * count + matrix.columns[entries]
-        key, place = key.unique(return_inverse=True)
-        keys.append(key)
-        values.append(torch.bincount(place, matrix.values[entries].double() / width).float())
-    key = torch.cat(keys)
-    return SparseRows(_starts(key // count, count), key % count, torch.cat(values))
-
-
-def _chosen(matrix: SparseRows, rows: torch.Tensor) -> SparseRows:
-    """Return the matrix whose row i is ``matrix``'s row ``rows[i]``."""
-    entries, lengths = _entries(matrix.starts, rows)
-    starts = F.pad(lengths.cumsum(0), (1, 0))
-    return SparseRows(starts, matrix.columns[entries], matrix.values[entries])
-
-
-def _transposed(matrix: SparseRows, columns: int) -> SparseRows:
-    """Return the transpose of a matrix of so many columns."""
-    lengths = matrix.starts.diff()
-    rows = torch.arange(len(lengths), device=lengths.device).repeat_interleave(lengths)
-    order = matrix.columns.argsort(stable=True)
-    starts = _starts(matrix.columns[order], columns)
-    return SparseRows(starts, rows[order], matrix.values[order])
-
-
-def _starts(rows: torch.Tensor, count: int) -> torch.Tensor:
-    """Return (count + 1,): where each row begins in ``rows``, which ascend."""
-    return torch.searchsorted(rows, torch.arange(count + 1, device=rows.device))
-
-
-def _entries(starts: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the positions of all entries of ``rows``, row after row, and each row's number."""
-    lengths = starts[rows + 1] - starts[rows]
-    before = lengths.cumsum(0) - lengths
-    steps = torch.arange(int(lengths.sum()), device=rows.device)
-    return steps + (starts[rows] - before).repeat_interleave(lengths), lengths
+    count, width = columns.shape
+    starts = np.arange(count + 1) * width
+    ones = np.ones(columns.size, np.int32)
+    return csr_array((ones, columns.ravel(), starts), shape=(count, count))
