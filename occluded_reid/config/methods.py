@@ -7,12 +7,19 @@ pyproject.toml; so this package reads every method's runs without importing one 
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
 
-from occluded_reid.config import AddKeys
+from occluded_reid.config.config import AddKeys
 from occluded_reid.utils.errors import UserError
 
 GROUP = "occluded_reid.methods"
+
+# So that a source tree works without an installation.
+_OURS = (
+    EntryPoint("aonet", "aonet_plugin:add_aonet_config", GROUP),
+    EntryPoint("fed", "fed_plugin:add_fed_config", GROUP),
+)
 
 
 def installed_methods() -> tuple[AddKeys, ...]:
@@ -20,14 +27,18 @@ def installed_methods() -> tuple[AddKeys, ...]:
 
     Raises:
         UserError: a method cannot be imported.
+
+    >>> cfg = load_config("projects/FED/configs/market1501.yml", add_keys=installed_methods())
     """
-    found: list[AddKeys] = []
-    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+    methods = {entry.name: entry for entry in _OURS if find_spec(entry.module) is not None}
+    methods |= {entry.name: entry for entry in entry_points(group=GROUP)}
+    add_keys: list[AddKeys] = []
+    for name, entry in sorted(methods.items()):
         try:
-            found.append(entry.load())
+            add_keys.append(entry.load())
         except (ImportError, AttributeError) as error:
             raise UserError(
-                f"the method {entry.name} ({entry.value}) cannot be imported: {error}; "
+                f"the method {name} ({entry.value}) cannot be imported: {error}; "
                 "install it again or remove it"
             ) from error
-    return tuple(found)
+    return tuple(add_keys)

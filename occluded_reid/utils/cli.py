@@ -1,4 +1,7 @@
-"""What the commands share: a mistake becomes one message, and options have one name everywhere."""
+"""What the commands share: exit codes, one message for a user's mistake, and options.
+
+Nothing here imports PyTorch, so that ``--help`` answers at once.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,13 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
 
     Args:
         main: the command's body, called without arguments.
-        debug: let the error pass with its traceback instead.
+        debug: raise the error with its traceback instead.
 
     Returns:
         The process's exit code: 0, 2 after a user's mistake, 130 after Ctrl-C.
+
+    >>> run_command(lambda: None)
+    0
     """
     try:
         main()
@@ -35,8 +41,57 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
 
 
 def positive_int(text: str) -> int:
-    """Parse an option that takes a whole number from 1."""
+    """Parse an integer of at least 1, as ``type`` of an argparse option."""
     value = int(text)
     if value < 1:
-        raise argparse.ArgumentTypeError(f"{value} is below 1")
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {value}")
     return value
+
+
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser that shows ``description``, a module's docstring, as it is laid out."""
+    return argparse.ArgumentParser(
+        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+
+
+def add_common_options(
+    parser: argparse.ArgumentParser, *, config_help: str = "a configuration file"
+) -> None:
+    """Add the options of every command that reads a configuration and weights.
+
+    ``--config-file``, ``--trust-checkpoint``, ``--debug``, and ``KEY VALUE`` overrides as ``opts``.
+    """
+    add = parser.add_argument
+    add("--config-file", default="", metavar="FILE", help=config_help)
+    add(
+        "--trust-checkpoint",
+        action="store_true",
+        help="read checkpoints that hold Python objects: such a file can run code",
+    )
+    add("--debug", action="store_true", help="show the traceback of an error")
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration overrides")
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add fast-reid's options for training and evaluation, and ours, to the common ones."""
+    add = parser.add_argument
+    add(
+        "--also",
+        action="append",
+        default=[],
+        metavar="FILE",
+        help="a configuration to read after --config-file, such as configs/test_all.yml",
+    )
+    add("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
+    add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="one training and one evaluation step on generated images; no data set is needed",
+    )
+    add("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (1)")
+    add("--num-machines", type=int, default=1, metavar="N", help="machines of the job (1)")
+    add("--machine-rank", type=int, default=0, metavar="R", help="this machine's rank (0)")
+    add("--dist-url", default="auto", metavar="URL", help="where the processes meet (a free port)")
+    add_common_options(parser)

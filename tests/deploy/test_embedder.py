@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import re
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,6 @@ from runs import load_tool, tiny_cfg
 import occluded_reid
 from fed_plugin import add_fed_config
 from occluded_reid.checkpoint.checkpointer import Checkpointer
-from occluded_reid.config import methods
 from occluded_reid.data.build import build_test_loader
 from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.evaluation.evaluator import Evaluator
@@ -253,16 +251,6 @@ def test_files_are_read_as_cv2_reads_them(tmp_path):
     image = read_bgr(path)
     np.testing.assert_array_equal(image, cv2.imread(str(path)))
     assert image.flags.c_contiguous
-
-
-def test_the_commands_know_the_installed_methods(monkeypatch):
-    assert set(methods.installed_methods()) == set(load_tool("methods").ADD_KEYS)
-    monkeypatch.setattr(methods, "entry_points", lambda group: [])
-    assert len(load_tool("methods").ADD_KEYS) == 2  # a source tree that is not installed
-    broken = EntryPoint("gone", "no_such_package:add_config", methods.GROUP)
-    monkeypatch.setattr(methods, "entry_points", lambda group: [broken])
-    with pytest.raises(UserError, match="the method gone .* cannot be imported"):
-        methods.installed_methods()
 
 
 def test_importing_the_package_does_not_import_the_embedder(monkeypatch):

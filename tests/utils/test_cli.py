@@ -1,0 +1,67 @@
+"""Exit codes and the options that the commands share."""
+
+from __future__ import annotations
+
+import argparse
+
+import pytest
+
+from occluded_reid.utils.cli import add_run_options, build_parser, positive_int, run_command
+from occluded_reid.utils.errors import UserError
+
+
+def fail(error: BaseException) -> None:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (UserError("no folder X"), 2, "error: no folder X\n"),
+        (KeyboardInterrupt(), 130, "interrupted\n"),
+    ],
+)
+def test_a_mistake_is_one_message_and_an_exit_code(error, code, message, capsys) -> None:
+    assert run_command(lambda: fail(error)) == code
+    assert capsys.readouterr() == ("", message)
+    with pytest.raises(type(error)):
+        run_command(lambda: fail(error), debug=True)
+
+
+def test_other_errors_pass() -> None:
+    assert run_command(lambda: None) == 0
+    with pytest.raises(ZeroDivisionError):
+        run_command(lambda: 1 / 0)
+
+
+def test_options_of_a_run() -> None:
+    parser = build_parser(__doc__)
+    add_run_options(parser)
+    args = parser.parse_args([])
+    assert (args.config_file, args.also, args.opts, args.dist_url) == ("", [], [], "auto")
+    assert (args.num_gpus, args.num_machines, args.machine_rank) == (1, 1, 0)
+    assert not (
+        args.resume or args.eval_only or args.dry_run or args.debug or args.trust_checkpoint
+    )
+    words = [
+        "--config-file",
+        "a.yml",
+        "--also",
+        "b.yml",
+        "--also",
+        "c.yml",
+        "--eval-only",
+        "SEED",
+        "1",
+        "--resume",
+    ]
+    args = parser.parse_args(words)
+    assert (args.config_file, args.also, args.eval_only) == ("a.yml", ["b.yml", "c.yml"], True)
+    assert args.opts == ["SEED", "1", "--resume"] and not args.resume  # overrides come last
+
+
+def test_positive_int() -> None:
+    assert positive_int("3") == 3
+    for text in ("0", "-1"):
+        with pytest.raises(argparse.ArgumentTypeError, match="at least 1"):
+            positive_int(text)
