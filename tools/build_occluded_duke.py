@@ -9,8 +9,8 @@ from pathlib import Path
 
 from occluded_reid.data.datasets.registry import build_dataset, dataset_root
 from occluded_reid.data.prepare.occluded_duke import build_occluded_duke
-from occluded_reid.engine.defaults import setup_logging
 from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.logs import setup_logging
 
 
 def build(args: argparse.Namespace) -> None:

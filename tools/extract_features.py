@@ -26,7 +26,7 @@ def extract(args: argparse.Namespace) -> None:
     from occluded_reid.deploy.bulk import extract_features, join_job
     from occluded_reid.deploy.embedder import load
     from occluded_reid.deploy.feature_file import list_images
-    from occluded_reid.engine.defaults import setup_logging
+    from occluded_reid.utils.logs import setup_logging
 
     setup_logging()
     rank, world_size = join_job()

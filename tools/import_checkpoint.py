@@ -26,10 +26,11 @@ from occluded_reid.checkpoint.convert import (
 )
 from occluded_reid.checkpoint.pretrained import read_weights
 from occluded_reid.config import CfgNode, load_config
-from occluded_reid.engine.defaults import setup_logging, weights_parser
+from occluded_reid.engine.defaults import weights_parser
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
+from occluded_reid.utils.logs import setup_logging
 
 OFFICIAL = "official-fed"
 

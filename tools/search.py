@@ -36,12 +36,12 @@ from occluded_reid.data.images import READ_ERRORS, read_errors_named, read_rgb
 from occluded_reid.deploy.bulk import load_batches, log_unreadable
 from occluded_reid.deploy.embedder import Embedder, load, read_bgr
 from occluded_reid.deploy.feature_file import ImageList, list_images
-from occluded_reid.engine.defaults import setup_logging
 from occluded_reid.evaluation.distances import spans
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.cli import positive_int, run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_folder, whole_file, write_json
+from occluded_reid.utils.logs import setup_logging
 from occluded_reid.visualization.sheet import BLUE, GREY, ORANGE, TILE, Section, Tile, sheet
 
 logger = logging.getLogger("occluded_reid.search")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import sys
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,18 +15,18 @@ from fastreid.config import CfgNode
 from fastreid.engine.defaults import default_argument_parser
 from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
-from fastreid.utils.logger import setup_logger
 
 from occluded_reid.config import AddKeys, changed_copy, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.utils.distributed import same_on_all_ranks
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_folder, whole_file, write_errors_named
+from occluded_reid.utils.logs import setup_logging
 from occluded_reid.utils.random import seed_everything, seed_from_clock
 
 logger = logging.getLogger(__name__)
 
-LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
+NO_BREAK_SPACE = "\u00a0"
 
 DATA_KEYS = ("DATASETS.NAMES", "DATASETS.SYNTHETIC", "DATASETS.COMBINEALL")
 """Prefixes of keys that a resumed run must not change."""
@@ -104,22 +103,6 @@ def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) 
     return cfg
 
 
-def setup_logging(folder: str | None = None) -> None:
-    """Log to the terminal (rank 0, without debug messages) and to ``folder/log.txt`` (all ranks).
-
-    Args:
-        folder: must exist; None logs to the terminal only.
-    """
-    setup_logger.cache_clear()
-    for name in LOGGERS:
-        log = logging.getLogger(name)
-        log.handlers.clear()
-        rank = comm.get_rank()
-        setup_logger(folder, distributed_rank=rank, name=name, color=sys.stdout.isatty())
-        if rank == 0:
-            log.handlers[0].setLevel(logging.INFO)  # the terminal's
-
-
 def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNode:
     """Create ``OUTPUT_DIR``, open its log, write config.yaml and seed everything.
 
@@ -170,16 +153,20 @@ def _log_config(cfg: CfgNode) -> None:
     for key, value in leaves(cfg):
         if key not in defaults or value != defaults[key]:
             section, name = key.split(".", 1) if "." in key else ("", key)
-            sections.setdefault(section, []).append(f"{name} {value}")
+            pair = f"{name} {value}".replace(" ", NO_BREAK_SPACE)
+            sections.setdefault(section, []).append(pair)
     lines = [
         textwrap.fill(
-            f"{section}: {', '.join(pairs)}" if section else ", ".join(pairs),
-            width=100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False,
-        )
+            f"{section} {', '.join(pairs)}".lstrip(), 100, break_on_hyphens=False,
+            initial_indent="  ", subsequent_indent="    ",
+        ).replace(NO_BREAK_SPACE, " ")
         for section, pairs in sections.items()
     ]  # fmt: skip
     logger.info("Keys that differ from the defaults:\n" + "\n".join(lines))
-    logger.info(f"Seed {cfg.SEED}, rank {comm.get_rank()} of {comm.get_world_size()}")
+    logger.info(
+        f"Rank {comm.get_rank()} of {comm.get_world_size()}, seed {cfg.SEED}. The whole "
+        f"configuration is in {cfg.OUTPUT_DIR}/log.txt"
+    )
 
 
 def compare_with_saved(cfg: CfgNode, path: Path, *, resumed: bool) -> None:

@@ -13,10 +13,8 @@ from fastreid.engine.hooks import PeriodicWriter
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from tqdm import tqdm
-from tqdm.contrib.logging import logging_redirect_tqdm
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
-from occluded_reid.engine.defaults import LOGGERS
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank, unwrapped
 from occluded_reid.utils.files import whole_file
 from occluded_reid.utils.progress import SECONDS_BETWEEN_LINES, on_terminal
@@ -122,10 +120,7 @@ class ProgressBar(HookBase):
     """Shows the iterations of the run and the loss, on the main process's terminal."""
 
     def before_train(self) -> None:
-        """Show the bar; log lines appear above it."""
-        loggers = [logging.getLogger(name) for name in LOGGERS]
-        self._redirect: Any = logging_redirect_tqdm(loggers=loggers)
-        self._redirect.__enter__()
+        """Show the bar."""
         self._bar = tqdm(
             total=self.trainer.max_iter, initial=self.trainer.start_iter, desc="Training", unit="it"
         )
@@ -142,7 +137,6 @@ class ProgressBar(HookBase):
     def after_train(self) -> None:
         """Remove the bar."""
         self._bar.close()
-        self._redirect.__exit__(None, None, None)
 
 
 def truncate_metrics(path: Path, iteration: int) -> None:

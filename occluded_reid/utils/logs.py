@@ -1,0 +1,67 @@
+"""The log: on the terminal what a person needs, in log.txt everything."""
+
+from __future__ import annotations
+
+import logging
+import sys
+
+from fastreid.utils import comm
+from termcolor import colored
+from tqdm import tqdm
+
+LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
+
+
+def setup_logging(folder: str | None = None) -> None:
+    """Log to the terminal (on rank 0) and to ``folder/log.txt`` (on every rank).
+
+    Debug messages reach the file only.
+
+    Args:
+        folder: an existing folder; None logs to the terminal only.
+    """
+    handlers: list[logging.Handler] = []
+    rank = comm.get_rank()
+    if rank == 0:
+        handlers.append(TerminalHandler())
+    if folder is not None:
+        suffix = f".rank{rank}" if rank else ""
+        file_handler = logging.FileHandler(f"{folder}/log.txt{suffix}", encoding="utf-8")
+        file_format = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
+        file_handler.setFormatter(logging.Formatter(file_format, "%m/%d %H:%M:%S"))
+        handlers.append(file_handler)
+    for name in LOGGERS:
+        logger = logging.getLogger(name)
+        for handler in logger.handlers:
+            handler.close()
+        logger.handlers = list(handlers)
+        logger.setLevel(logging.DEBUG)
+        logger.propagate = False
+
+
+class TerminalHandler(logging.Handler):
+    """Prints messages above the progress bars; messages on a data set only once.
+
+    A data set is opened again for each evaluation.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(logging.INFO)
+        self.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S"))
+        self._shown: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one message."""
+        message = record.getMessage()
+        if record.name.startswith("occluded_reid.data"):
+            if message in self._shown:
+                return
+            self._shown.add(message)
+        text = self.format(record)
+        if record.levelno >= logging.WARNING:
+            text = text.replace("] ", f"] {colored(record.levelname, 'red')} ", 1)
+        try:
+            tqdm.write(text, file=sys.stdout)
+            sys.stdout.flush()
+        except OSError:  # a closed pipe must not end the run
+            self.handleError(record)
