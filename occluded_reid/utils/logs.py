@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import sys
 
-from fastreid.utils import comm
 from termcolor import colored
 from tqdm import tqdm
 
@@ -20,8 +19,11 @@ def setup_logging(folder: str | None = None) -> None:
     Args:
         folder: an existing folder; None logs to the terminal only.
     """
+    from torch import distributed  # slow to import
+
     handlers: list[logging.Handler] = []
-    rank = comm.get_rank()
+    in_group = distributed.is_available() and distributed.is_initialized()
+    rank = distributed.get_rank() if in_group else 0
     if rank == 0:
         handlers.append(TerminalHandler())
     if folder is not None:

@@ -7,6 +7,7 @@ import logging
 from pathlib import Path
 
 import pytest
+import torch
 from runs import draw_market, tiny_cfg, train
 
 from occluded_reid.engine import hooks
@@ -43,7 +44,8 @@ def test_debug_messages_and_the_log_of_other_ranks_stay_off_the_terminal(
     setup_logging(str(tmp_path))
     logger.debug("many details")
     logger.error("one error")
-    monkeypatch.setattr("fastreid.utils.comm.get_rank", lambda: 1)
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_rank", lambda: 1)
     setup_logging(str(tmp_path))
     logger.info("of rank 1")
     assert capsys.readouterr().out.endswith("] ERROR one error\n")
