@@ -23,8 +23,14 @@ from cases.aonet_case import AONetCase, build_aonet
 from cases.fed_case import FEDCase, build_fed
 from occluded_reid.checkpoint.checkpointer import without_training_parts
 from occluded_reid.deploy.accuracy import measure_feature_error
-from occluded_reid.deploy.export import InferenceGraph, render_pedestrians, trace
-from occluded_reid.deploy.formats import ExportedGraph, Runner, check_packages, export_openvino
+from occluded_reid.deploy.export import render_pedestrians, trace
+from occluded_reid.deploy.formats import (
+    ExportedGraph,
+    InferenceGraph,
+    Runner,
+    check_packages,
+    export_openvino,
+)
 from occluded_reid.utils.errors import UserError
 
 PICTURES = 12

@@ -25,6 +25,7 @@ from occluded_reid.deploy.accuracy import (
 from occluded_reid.deploy.formats import (
     OUTPUTS,
     ExportedGraph,
+    InferenceGraph,
     Runner,
     check_packages,
     export_onnx,
@@ -33,7 +34,6 @@ from occluded_reid.deploy.formats import (
     lower_to_bf16,
     quantize_to_int8,
 )
-from occluded_reid.modeling.outputs import as_embedding
 from occluded_reid.synthetic.plan import get_size, plan_images
 from occluded_reid.synthetic.scene.composition import render
 from occluded_reid.utils.errors import UserError
@@ -43,27 +43,6 @@ TOLERANCE = 1e-4
 RANDOM_BATCHES, RENDERED_BATCHES = (1, 3, 8), (2, 5)
 MAX_RENDERED = 12
 _EXPORTERS = {"torch": export_torch, "onnx": export_onnx, "openvino": export_openvino}
-
-
-class InferenceGraph(nn.Module):
-    """A model as a function of one tensor, as exporters want it.
-
-    Args:
-        model: In evaluation mode, without the parts that only training needs.
-    """
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.model = model
-
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``features`` (B, D), not normalized, and ``visibility`` (B, P).
-
-        Args:
-            images: (B, 3, H, W) float32, RGB, in 0-255.
-        """
-        embedding = as_embedding(self.model({"images": images}))
-        return embedding.features, embedding.visibility
 
 
 def export(

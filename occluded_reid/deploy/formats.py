@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch import nn
 
+from occluded_reid.modeling.outputs import as_embedding
 from occluded_reid.utils.errors import UserError
 
 OUTPUTS = ("features", "visibility")
@@ -35,6 +37,27 @@ _REQUIRED_PACKAGES = {
 }
 # OpenVINO would choose the precision by the processor if it were not told.
 _PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
+
+
+class InferenceGraph(nn.Module):
+    """A model as a function of one tensor, as exporters want it.
+
+    Args:
+        model: In evaluation mode, without the parts that only training needs.
+    """
+
+    def __init__(self, model: nn.Module):
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return ``features`` (B, D), not normalized, and ``visibility`` (B, P).
+
+        Args:
+            images: (B, 3, H, W) float32, RGB, in 0-255.
+        """
+        embedding = as_embedding(self.model({"images": images}))
+        return embedding.features, embedding.visibility
 
 
 class ExportedGraph(NamedTuple):

@@ -1,8 +1,9 @@
-"""What a model costs, counted by hand and by the command; no weights are ever fetched."""
+"""Costs of a model, by hand and by tools/analyze_model.py; pretrained weights are never read."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from runs import TINY, load_tool
 from torch import nn
 
-from occluded_reid.modeling.complexity import complexity
+from occluded_reid.deploy.complexity import measure_complexity
 
 analyze_model = load_tool("analyze_model")
 AONET = Path(__file__).parents[2] / "projects" / "AONet" / "configs" / "occ_duke.yml"
@@ -40,23 +41,23 @@ class Small(nn.Module):
         return self.heads(mixed.softmax(dim=2).sum(dim=1))
 
 
-def test_the_costs_of_a_small_model_by_hand():
-    found = complexity(Small(), (8, 4))
+def test_the_cost_of_a_small_model_by_hand():
+    cost = measure_complexity(Small(), (8, 4))
     convolution, norm, products, linear = 8 * 4 * 12, 2 * 8 * 4, 2 * 2 * 8 * 8 * 2, 4 * 5
     inference = 3 * 4 * 4 + 2 * 4 + (4 * 5 + 5) + 2 * 4
-    assert found.macs_inference == convolution + norm + products + linear
-    assert found.params_inference == inference
-    assert found.params_total == inference + 7 * 5 + 7 * 5  # the classifier has two names
-    costs = {each.name: each for each in found.modules}
+    assert cost.macs_inference == convolution + norm + products + linear
+    assert cost.params_inference == inference
+    assert cost.params_total == inference + 7 * 5 + 7 * 5  # the classifier has two names
+    costs = {each.name: each for each in cost.modules}
     assert costs["backbone.0"].macs == convolution and costs["heads"].macs == linear
     assert costs["memory"] == ("memory", 8, 0, False)
     assert costs["bank"] == ("bank", 35, 0, True) and costs["classifier"].training_only
-    assert "softmax" in found.not_counted
-    assert "scaled_dot_product_attention" not in found.not_counted
+    assert "softmax" in cost.not_counted
+    assert "scaled_dot_product_attention" not in cost.not_counted
 
 
 def test_the_parts_of_a_module_add_up():
-    modules = complexity(Small(), (8, 4)).modules
+    modules = measure_complexity(Small(), (8, 4)).modules
     whole = next(each for each in modules if each.name == "backbone")
     parts = [each for each in modules if each.name.startswith("backbone.")]
     assert len(parts) == 2
@@ -64,21 +65,23 @@ def test_the_parts_of_a_module_add_up():
     assert sum(each.macs for each in parts) == whole.macs
 
 
-def test_aonet_stands_beside_table_7(tmp_path, capsys):
+def test_aonet_is_printed_beside_table_7(tmp_path, capsys):
     file = tmp_path / "new" / "costs.json"
     words = ["--config-file", str(AONET), "--json", str(file)]
-    # nothing is read from where there is nothing
+    # the pretrained weights do not exist
     words += ["MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", "nothing.pth"]
     assert analyze_model.command(words) == 0
-    found = json.loads(file.read_text())
-    assert (found["params_total"], found["params_inference"]) == (30_219_841, 28_782_145)
-    assert found["gmacs_inference"] == pytest.approx(4.105, abs=5e-4)
-    assert found["paper"] == {"table": "Table 7", "gflops": 6.22, "params_in_millions": 30.22}
-    assert found["input_size"] == [256, 128] and found["identities"] == 702
+    content = json.loads(file.read_text())
+    assert (content["params_total"], content["params_inference"]) == (30_219_841, 28_782_145)
+    assert content["gmacs_inference"] == pytest.approx(4.105, abs=5e-4)
+    assert content["paper"] == {"table": "Table 7", "gflops": 6.22, "params_in_millions": 30.22}
+    assert content["input_size"] == [256, 128] and content["identities"] == 702
     captured = capsys.readouterr()
     for text in ("30,219,841", "28,782,145", "Table 7", "6.22", "702 identities, as published"):
         assert text in captured.out
     assert captured.out.count("Not counted: ") == 1 and "Unsupported" not in captured.err
+    marked = re.findall(r"^\| ([\w.]+) .*\| training only \|$", captured.out, re.MULTILINE)
+    assert marked == ["classifier", "classifier.weight"]
 
 
 @pytest.fixture
@@ -102,17 +105,17 @@ def tiny(tmp_path) -> list[str]:
         (["DATASETS.NAMES", "('MyPeople',)"], 0, "none are published for MyPeople"),
     ],
 )
-def test_a_baseline_of_fastreid(tmp_path, tiny, capsys, overrides, identities, text):
+def test_a_baseline(tmp_path, tiny, capsys, overrides, identities, text):
     assert analyze_model.command([*tiny, *overrides]) == 0
     printed = capsys.readouterr().out
     assert text in printed and "of the paper" not in printed
-    found = json.loads((tmp_path / "costs.json").read_text())
-    assert found["identities"] == identities and "paper" not in found
-    assert found["params_total"] - found["params_inference"] == identities * 16
-    training_only = [each["name"] for each in found["modules"] if each["training_only"]]
+    content = json.loads((tmp_path / "costs.json").read_text())
+    assert content["identities"] == identities and "paper" not in content
+    assert content["params_total"] - content["params_inference"] == identities * 16
+    training_only = [each["name"] for each in content["modules"] if each["training_only"]]
     assert training_only == (["heads.weight"] if identities else [])
 
 
-def test_a_model_that_does_not_exist_is_named(tiny, capsys):
+def test_an_unknown_model_is_named(tiny, capsys):
     assert analyze_model.command([*tiny, "MODEL.META_ARCHITECTURE", "AONett"]) == 2
     assert "AONett" in capsys.readouterr().err
