@@ -26,7 +26,7 @@ def analyze(args: argparse.Namespace) -> None:
     from occluded_reid.config import changed_copy, load_config
     from occluded_reid.config.methods import installed_methods
     from occluded_reid.deploy.complexity import measure_complexity
-    from occluded_reid.engine.defaults import setup_logging
+    from occluded_reid.utils.logs import setup_logging
     from occluded_reid.utils.files import write_json
 
     setup_logging()
