@@ -1,6 +1,6 @@
-"""The feature diffusion module: other people's features mixed into a person's. Training only.
+"""The feature diffusion module (FDM, Sec. 3.2). Training only.
 
-Shapes: B images in the batch, P parts, C channels, D = P * C, I identities, K neighbours.
+Shapes: B images in the batch, P parts, C channels, D = P * C, I identities, K neighbors.
 """
 
 from __future__ import annotations
@@ -10,17 +10,20 @@ import torch.nn.functional as F
 from torch import nn
 
 from fed_plugin.memory import cosine_to_centres
-from occluded_reid.modeling.layers import build_neck, to_float32
+from occluded_reid.modeling.layers import to_float32
 
 
 @torch.no_grad()
 def nearest_other_identities(
     features: torch.Tensor, centres: torch.Tensor, identities: torch.Tensor, num_neighbors: int
 ) -> torch.Tensor:
-    """Return the memory search's result: the rows (B, K) of the nearest centres (Sec. 3.2).
+    """Search the memory: indices (B, K) of the nearest centres of other identities (Sec. 3.2).
 
-    Nearest by cosine, the image's own identity left out. With fewer than ``num_neighbors`` other
-    identities K is their number.
+    Nearest by cosine. With fewer than ``num_neighbors`` other identities, K is their number.
+
+    >>> centres = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
+    >>> nearest_other_identities(torch.tensor([[1.0, 0.0]]), centres, torch.tensor([0]), 1)
+    tensor([[1]])
 
     Args:
         features: (B, D).
@@ -34,41 +37,37 @@ def nearest_other_identities(
 
 
 class CentreAttention(nn.Module):
-    """Multi-head cross attention from a feature to its neighbours' centres (Eq. 4-6).
+    """Multi-head cross attention from a feature to its neighbors' centres (Eq. 4-6).
 
     Args:
         dim: D.
         num_heads: divides D.
         scale: factor of the logits; 0 for 1 / sqrt(D / heads).
-
-    Raises:
-        ValueError: the heads do not divide D.
+        output_bias: whether the output projection has a bias.
     """
 
-    def __init__(self, *, dim: int, num_heads: int, scale: float = 0.0):
+    def __init__(self, *, dim: int, num_heads: int, scale: float = 0.0, output_bias: bool = False):
         super().__init__()
-        if dim % num_heads:
-            raise ValueError(f"{num_heads} heads (MODEL.FED.NUM_HEADS) cannot share {dim} channels")
         self.num_heads = num_heads
         self.scale = scale or (dim // num_heads) ** -0.5
         self.query = nn.Linear(dim, dim, bias=False)  # W^1
         self.key = nn.Linear(dim, dim, bias=False)  # W^2
         self.value = nn.Linear(dim, dim, bias=False)  # W^3
-        self.output = nn.Linear(dim, dim, bias=False)  # joins the heads; not in the paper
+        self.output = nn.Linear(dim, dim, bias=output_bias)  # joins the heads; not in the paper
 
     def forward(
         self, features: torch.Tensor, centres: torch.Tensor, neighbors: torch.Tensor
     ) -> torch.Tensor:
-        """Return f_d (B, D): for each feature the weighted sum of its neighbours' values.
+        """Return f_d (B, D): for each feature the weighted sum of its neighbors' values.
 
         Args:
             features: (B, D).
             centres: (I, D).
-            neighbors: (B, K), rows of ``centres``. With K = 0 the sum is empty, that is zero.
+            neighbors: (B, K), indices of centres. With K = 0 the sum is zero.
         """
-        return self.output(self.mixed(features, centres, neighbors).flatten(1))
+        return self.output(self.attend(features, centres, neighbors).flatten(1))
 
-    def mixed(
+    def attend(
         self, features: torch.Tensor, centres: torch.Tensor, neighbors: torch.Tensor
     ) -> torch.Tensor:
         """Return each head's weighted sum of values (B, heads, D / heads)."""
@@ -76,18 +75,18 @@ class CentreAttention(nn.Module):
         key, value = (
             layer.weight.unflatten(0, (self.num_heads, -1)) for layer in (self.key, self.value)
         )  # (heads, d, D)
-        # q (W c) = (q W) c, and the sum of w W c is W times the sum of w c: the layers are applied
-        # to B rows, not to all I centres, nor to the B K that were found
-        wanted = torch.einsum("bhd,hdc->bhc", query, key)  # (B, heads, D)
+        # q (W c) = (q W) c, and the sum of w W c is W times the sum of w c: project B rows in
+        # place of I centres or B K neighbors
+        projected_query = torch.einsum("bhd,hdc->bhc", query, key)  # (B, heads, D)
         near = F.embedding(neighbors, centres)  # (B, K, D)
-        logits = torch.einsum("bhc,bkc->bhk", wanted, near) * self.scale
+        logits = torch.einsum("bhc,bkc->bhk", projected_query, near) * self.scale
         weights = to_float32(logits).softmax(dim=2)  # Eq. 5
         mixture = torch.einsum("bhk,bkc->bhc", weights.to(near.dtype), near)
         return torch.einsum("bhc,hdc->bhd", mixture, value)  # Eq. 6
 
 
 class FeedForward(nn.Module):
-    """FFN_1 and FFN_2: ``LayerNorm(x + W_2 GELU(W_1 x))``, on each part by itself.
+    """FFN_1 and FFN_2: ``LayerNorm(x + W_2 GELU(W_1 x))`` on each part separately (Eq. 7).
 
     The paper cites the post-norm form and names no activation; we take GELU.
 
@@ -109,41 +108,46 @@ class FeedForward(nn.Module):
 
 
 class FeatureDiffusion(nn.Module):
-    """Simulates other pedestrians beside the target, in the feature space (Sec. 3.2).
+    """FDM: simulates other pedestrians beside the target in feature space (Sec. 3.2, Eq. 4-7).
+
+    >>> diffusion = FeatureDiffusion(
+    ...     num_parts=4, num_neighbors=2, normalize_centres=True, neck=nn.Identity(),
+    ...     attention=CentreAttention(dim=4 * 8, num_heads=2),
+    ...     first_ffn=FeedForward(dim=8, ratio=4), second_ffn=FeedForward(dim=8, ratio=4),
+    ... )
+    >>> visibility, identities = torch.ones(3, 4), torch.tensor([0, 1, 1])
+    >>> diffusion(torch.randn(3, 32), visibility, identities, torch.randn(6, 32)).shape
+    torch.Size([3, 32])
 
     Args:
-        dim: C.
         num_parts: P.
         num_neighbors: K.
-        num_heads: heads of the attention.
-        attention_scale: factor of its logits; 0 for the inverse root of a head's size.
-        normalize_centres: scale the centres to unit length before they become keys and values.
-        ffn_ratio: hidden size of the feed-forward layers over C.
-        neck: have a batch normalisation at the end.
+        normalize_centres: scale the centres to unit norm before they become keys and values.
+        attention: from features (B, D) to their neighbors' centres.
+        first_ffn: FFN_1, on parts (B, P, C).
+        second_ffn: FFN_2, likewise.
+        neck: on the diffused features (B, D).
     """
 
     def __init__(
         self,
         *,
-        dim: int,
         num_parts: int,
         num_neighbors: int,
-        num_heads: int,
-        attention_scale: float = 0.0,
-        normalize_centres: bool = True,
-        ffn_ratio: int = 4,
-        neck: bool = True,
+        normalize_centres: bool,
+        attention: CentreAttention,
+        first_ffn: nn.Module,
+        second_ffn: nn.Module,
+        neck: nn.Module,
     ):
         super().__init__()
         self.num_parts = num_parts
         self.num_neighbors = num_neighbors
         self.normalize_centres = normalize_centres
-        self.attention = CentreAttention(
-            dim=num_parts * dim, num_heads=num_heads, scale=attention_scale
-        )
-        self.first_ffn = FeedForward(dim=dim, ratio=ffn_ratio)
-        self.second_ffn = FeedForward(dim=dim, ratio=ffn_ratio)
-        self.neck = build_neck(num_parts * dim, neck)
+        self.attention = attention
+        self.first_ffn = first_ffn
+        self.second_ffn = second_ffn
+        self.neck = neck
 
     def forward(
         self,
@@ -152,19 +156,19 @@ class FeatureDiffusion(nn.Module):
         identities: torch.Tensor,
         centres: torch.Tensor,
     ) -> torch.Tensor:
-        """Return the diffused feature f'_d, through its neck (Eq. 7).
+        """Return the diffused feature f'_d (B, D) after its neck (Eq. 7).
 
-        Other people are added where the person is visible: the paper's symbol is the mask, its text
-        says the scores of the erasing module; we take the scores.
+        Other pedestrians are added where the person is visible. The paper's symbol is the mask, its
+        text says the OEM's scores; we take the scores.
 
         Args:
-            embedding: (B, D), f'.
+            embedding: f' (B, D).
             visibility: (B, P) in [0, 1].
             identities: (B,), in 0..I-1.
             centres: (I, D) of the first bank.
         """
         neighbors = nearest_other_identities(embedding, centres, identities, self.num_neighbors)
-        # either is a copy: the bank moves before the backward pass
+        # copies in both cases: the bank is updated before the backward pass
         centres = F.normalize(centres, dim=1) if self.normalize_centres else centres.clone()
         attended = self.attention(embedding, centres, neighbors)
         others = self.first_ffn(attended.unflatten(1, (self.num_parts, -1)))  # (B, P, C)

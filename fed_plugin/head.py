@@ -1,4 +1,4 @@
-"""From backbone features to one vector per image: all that inference needs, and nothing more.
+"""From backbone features to one vector per image: all that inference needs.
 
 Shapes: B images in the batch, P parts, C channels, T patch tokens, H, W feature-map height and
 width. The paper's occlusion score is called visibility here, since 1 means visible.
@@ -16,13 +16,13 @@ from occluded_reid.utils.errors import UserError
 
 
 class PartFeatures(NamedTuple):
-    """What the head makes of a batch.
+    """Output of :class:`FEDHead`.
 
     Attributes:
-        class_token: (B, C), the feature of the whole image.
+        class_token: (B, C), the global feature.
         visibility: (B, P), float32 in [0, 1], 1 = visible.
-        erased: (B, P, C), part features times visibility, no neck.
-        embedding: (B, P * C), f' of Eq. 1 flattened, the neck before the erasing or after it.
+        erased: (B, P, C), part features times visibility, without neck.
+        embedding: f' of Eq. 1, flattened to (B, P * C); the neck is before or after the erasing.
     """
 
     class_token: torch.Tensor
@@ -32,15 +32,18 @@ class PartFeatures(NamedTuple):
 
 
 def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tensor:
-    """Return the mean token (B, P, C) of each of P equal horizontal stripes (Sec. 3).
+    """Average the tokens of each of P equal horizontal stripes, to (B, P, C) (Sec. 3).
+
+    >>> pool_stripes(torch.randn(2, 16 * 8, 768), rows=16, num_parts=4).shape
+    torch.Size([2, 4, 768])
 
     Args:
-        tokens: (B, T, C) in raster order, so that a stripe is a run of T / P tokens.
+        tokens: (B, T, C) in raster order, so that a stripe is T / P consecutive tokens.
         rows: rows of the raster.
         num_parts: P.
 
     Raises:
-        UserError: the rows cannot be shared equally by the parts.
+        UserError: the rows do not divide among the parts.
     """
     if rows % num_parts:
         raise UserError(
@@ -52,7 +55,10 @@ def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tenso
 
 
 class PartErasing(nn.Module):
-    """The occlusion erasing module: a sub-module of its own scores each part (Eq. 1).
+    """OEM: scores the visibility of each part by a scorer of its own (Eq. 1).
+
+    >>> PartErasing(dim=16, num_parts=4)(torch.randn(2, 4, 16)).shape
+    torch.Size([2, 4])
 
     Args:
         dim: C.
@@ -63,7 +69,7 @@ class PartErasing(nn.Module):
         super().__init__()
         self.scorers = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(dim, dim // 4),  # W_cp: keeps the semantics, drops what is personal
+                nn.Linear(dim, dim // 4),  # W_cp: compresses, keeps semantics, drops identity
                 nn.LayerNorm(dim // 4),
                 nn.Linear(dim // 4, 1),  # W_rg
             )
@@ -77,20 +83,20 @@ class PartErasing(nn.Module):
 
 
 def erase(parts: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
-    """Return the parts (B, P, C) times their visibility (B, P): f' of Eq. 1."""
+    """Return f': the parts (B, P, C) times their visibility (B, P) (Eq. 1)."""
     return visibility[..., None] * parts
 
 
 class FEDHead(nn.Module):
-    """Part pooling, erasing, neck (Sec. 3, Eq. 1).
+    """Part pooling, OEM, neck (Sec. 3, Eq. 1).
 
     Args:
         dim: C.
         num_parts: P.
-        grid: rows and columns of the backbone's patches; None where it gives feature maps.
-        erasing: have the occlusion erasing module; without it every part is visible.
-        neck: have the batch normalisation.
-        neck_first: normalise the parts before they are erased, not after.
+        grid: rows and columns of the backbone's patches; None for feature maps.
+        erasing: have the OEM; without it every part counts as visible.
+        neck: have the batch normalization.
+        neck_first: normalize the parts before they are erased, not after.
     """
 
     def __init__(
@@ -111,7 +117,7 @@ class FEDHead(nn.Module):
         self.neck_first = neck_first
 
     def forward(self, features: torch.Tensor) -> PartFeatures:
-        """Read the backbone's ``features``: (B, 1 + T, C) or (B, C, H, W)."""
+        """Pool, score and erase backbone ``features``: (B, 1 + T, C) or (B, C, H, W)."""
         class_token, tokens, rows = split_tokens(features, self.grid)
         parts = pool_stripes(tokens, rows, self.num_parts)  # (B, P, C)
         if self.erasing is not None:

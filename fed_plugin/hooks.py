@@ -38,9 +38,14 @@ class FillMemories(HookBase):
         model: Any = unwrapped(self.trainer.model)
         identities = self.trainer.data_loader.dataset.pid_dict
         digest = digest_identities(identities)
-        memory = model.erased_memory
+        memory: IdentityMemory = model.erased_memory
         if self.trainer.start_iter > 0 and bool(memory.initialized):
-            self._check_identities(memory, digest)
+            if int(memory.identities) != digest:
+                raise UserError(
+                    "the checkpoint's memory banks hold other identities than the training set "
+                    f"{', '.join(self.trainer.cfg.DATASETS.NAMES)}: resume with the data of the "
+                    "run, or start a new run from its weights (MODEL.WEIGHTS)"
+                )
             return
         logger.info("Filling the memory banks with the mean features of the training set")
         try:
@@ -52,14 +57,6 @@ class FillMemories(HookBase):
                 f"the model {len(memory.centres)} (MODEL.HEADS.NUM_CLASSES; 0 takes the number "
                 "from the training set)"
             ) from error
-
-    def _check_identities(self, memory: IdentityMemory, digest: int) -> None:
-        if int(memory.identities) != digest:
-            raise UserError(
-                "the checkpoint's memory banks hold other identities than the training set "
-                f"{', '.join(self.trainer.cfg.DATASETS.NAMES)}: resume with the data of the run, "
-                "or start a new run from its weights (MODEL.WEIGHTS)"
-            )
 
 
 @torch.no_grad()

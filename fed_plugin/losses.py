@@ -1,11 +1,12 @@
-"""FED's losses (Sec. 3.3): functions of tensors, in float32 or wider also under autocast.
+"""FED's losses (Sec. 3.3): functions of tensors, computed in float32 or wider under autocast too.
 
-Shapes: B images in the batch, P parts, D size of a feature, I identities.
+Shapes: B images in the batch, P parts, D feature dimensions, I identities.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -14,9 +15,31 @@ from fed_plugin.memory import cosine_to_centres
 from occluded_reid.modeling.layers import run_in_float32
 
 
+class Term(NamedTuple):
+    """One of the twelve terms of Eq. 10.
+
+    Attributes:
+        kind: ``visibility`` (Eq. 2), ``identity`` (Eq. 8) or ``contrast`` (Eq. 9).
+        feature: ``class_token``, ``erased`` or ``diffused``; empty for ``visibility``.
+        branch: ``holistic`` or ``occluded``.
+    """
+
+    kind: str
+    feature: str
+    branch: str
+
+    @property
+    def name(self) -> str:
+        """The name in logs and metrics.json, ``loss_identity_erased_holistic``."""
+        return "_".join(filter(None, ("loss", *self)))
+
+
 @run_in_float32
 def visibility_loss(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """Return the squared error of the visibility scores, mean over parts and images (Eq. 2).
+    """Return L_MSE: squared error of the OEM's scores, mean over parts and images (Eq. 2).
+
+    >>> visibility_loss(torch.tensor([[1.0, 0.5]]), torch.tensor([[1.0, 0.0]])).item()
+    0.125
 
     Args:
         visibility: (B, P), the paper's occlusion scores, in [0, 1], 1 = visible.
@@ -27,10 +50,13 @@ def visibility_loss(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 @run_in_float32
 def identity_loss(logits: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
-    """Return the cross entropy, mean over images (Eq. 8).
+    """Return L_ID: cross entropy, mean over images (Eq. 8).
+
+    >>> identity_loss(torch.zeros(1, 4), torch.tensor([0])).item()  # log 4
+    1.3862943649291992
 
     Args:
-        logits: (B, I), W f of Eq. 8.
+        logits: (B, I), W f in Eq. 8.
         identities: (B,), in 0..I-1.
     """
     return F.cross_entropy(logits, identities)
@@ -39,10 +65,12 @@ def identity_loss(logits: torch.Tensor, identities: torch.Tensor) -> torch.Tenso
 def memory_contrast_loss(
     features: torch.Tensor, centres: torch.Tensor, identities: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Return the contrast of features to all centres, mean over images (Eq. 9).
+    """Return L_C: InfoNCE of features against all centres by cosine, mean over images (Eq. 9).
 
-    The centre of the image's own identity is the positive one. Features and centres are compared
-    by cosine.
+    The centre of the image's own identity is the positive.
+
+    >>> centres, identities = torch.randn(5, 8), torch.tensor([3, 1])
+    >>> loss = memory_contrast_loss(torch.randn(2, 8), centres, identities, temperature=0.05)
 
     Args:
         features: (B, D).
@@ -53,25 +81,18 @@ def memory_contrast_loss(
     return F.cross_entropy(cosine_to_centres(features, centres) / temperature, identities)
 
 
-def weighted_terms(
-    terms: Mapping[str, torch.Tensor], weights: Mapping[str, float], *, num_branches: int
+def weight_terms(
+    terms: Mapping[Term, torch.Tensor], weights: Mapping[str, float], *, num_branches: int
 ) -> dict[str, torch.Tensor]:
-    """Return the terms of the final loss, weighted so that they sum to it (Eq. 10).
+    """Weight the terms so that they sum to the final loss (Eq. 10), and name them for the log.
 
-    The sums of Eq. 10 run over two branches, the holistic and the occluded images. Where there are
-    no occluded images, the one branch stands for both: each of its terms counts twice, as if the
-    same image had come as the pair.
+    The sums in Eq. 10 run over the holistic and the occluded branch. Without occluded images, each
+    term of the one branch counts twice, as if every image were paired with itself.
 
     Args:
-        terms: scalars by names whose first word (``visibility``, ``identity``, ...) is the kind.
-        weights: the weight in Eq. 10 by kind.
+        terms: scalars.
+        weights: weight in Eq. 10 by kind.
         num_branches: 1 or 2.
-
-    Returns:
-        The weighted scalars; each name gets the prefix ``loss_``.
     """
     repeats = 2 / num_branches
-    return {
-        f"loss_{name}": repeats * weights[name.split("_")[0]] * value
-        for name, value in terms.items()
-    }
+    return {term.name: repeats * weights[term.kind] * value for term, value in terms.items()}

@@ -1,6 +1,6 @@
 """The memory banks: one centre per identity (Sec. 3.2). Training only.
 
-Shapes: B images in the batch, I identities, D size of a feature.
+Shapes: B images in the batch, I identities, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -17,23 +17,28 @@ from occluded_reid.utils.distributed import sum_across_ranks
 def cosine_to_centres(features: torch.Tensor, centres: torch.Tensor) -> torch.Tensor:
     """Return the cosine similarity (B, I) of features (B, D) and centres (I, D).
 
-    In float32 (or wider) even under autocast: divided by the temperature 0.05, an error of 0.004,
-    which bfloat16 makes, would be one of 0.08 in a logit.
+    bfloat16 would be off by 0.004; divided by the temperature 0.05, that is 0.08 in a logit.
     """
     return F.normalize(features, dim=1) @ F.normalize(centres, dim=1).T
 
 
 class IdentityMemory(nn.Module):
-    """One running mean feature per identity.
+    """A memory bank: one running mean feature per identity (Eq. 3).
 
-    State is changed by :meth:`initialize` and :meth:`update` alone, in place: a CUDA graph finds
-    the buffers at the address that it was recorded with. What a backward pass is to hold must be a
-    copy; PyTorch stops where it is not.
+    State changes in :meth:`initialize` and :meth:`update` alone, and in place, since a CUDA graph
+    records the buffers' addresses. A backward pass must therefore hold a copy of the centres;
+    PyTorch raises an error if it does not.
+
+    >>> memory = IdentityMemory(num_identities=2, dim=3, momentum=0.2)
+    >>> memory.initialize(torch.zeros(2, 3), torch.tensor([0, 1]))
+    >>> memory.update(torch.ones(1, 3), torch.tensor([1]))
+    >>> memory.centres.tolist()
+    [[0.0, 0.0, 0.0], [0.800000011920929, 0.800000011920929, 0.800000011920929]]
 
     Args:
         num_identities: I.
         dim: D.
-        momentum: m in Eq. 3, in [0, 1]: the share of a centre that survives an update.
+        momentum: m in Eq. 3, the share of a centre that survives an update, in [0, 1].
     """
 
     centres: torch.Tensor
@@ -45,7 +50,7 @@ class IdentityMemory(nn.Module):
         self.momentum = momentum
         self.register_buffer("centres", torch.zeros(num_identities, dim))
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
-        # a digest of the identities' names, so that a resumed run notices another data set
+        # digest of the identities' names: a resumed run notices another data set
         self.register_buffer("identities", torch.zeros((), dtype=torch.int64))
 
     @torch.no_grad()
@@ -55,12 +60,12 @@ class IdentityMemory(nn.Module):
         Args:
             features: (B, D), this rank's share of the training set.
             identities: (B,), in 0..I-1.
-            digest: tells one list of identities from another, in -2**63..2**63-1.
+            digest: digest of the identities' names, in -2**63..2**63-1.
 
         Raises:
             ValueError: an identity has no feature on any rank.
         """
-        sums, counts = self._sums_and_counts(features, identities)
+        sums, counts = self._sum_by_identity(features, identities)
         missing = int((counts == 0).sum())
         if missing:
             raise ValueError(f"{missing} of {len(counts)} identities have no feature")
@@ -71,8 +76,8 @@ class IdentityMemory(nn.Module):
     def update(self, features: torch.Tensor, identities: torch.Tensor) -> None:
         """Move the centres of the identities in the global batch towards their batch mean (Eq. 3).
 
-        Nothing happens in evaluation mode or where gradients are off: PreciseBN runs the model in
-        training mode without gradients on labels that mean nothing.
+        Does nothing in evaluation mode or without gradients: PreciseBN runs the model in training
+        mode without gradients, on meaningless labels.
 
         Args:
             features: (B, D), this rank's.
@@ -81,15 +86,15 @@ class IdentityMemory(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return
         with torch.no_grad():
-            sums, counts = self._sums_and_counts(features, identities)
+            sums, counts = self._sum_by_identity(features, identities)
             means = sums / counts.clamp(min=1)[:, None]
-            moved = self.momentum * self.centres + (1 - self.momentum) * means
-            self.centres.copy_(torch.where(counts[:, None] > 0, moved, self.centres))
+            updated = self.momentum * self.centres + (1 - self.momentum) * means
+            self.centres.copy_(torch.where(counts[:, None] > 0, updated, self.centres))
 
-    def _sums_and_counts(
+    def _sum_by_identity(
         self, features: torch.Tensor, identities: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sum the features (I, D) and count them (I,) by identity, over all ranks."""
+        """Return the sum (I, D) and number (I,) of each identity's features, over all ranks."""
         features = features.detach().to(self.centres.dtype)
         rows = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         totals = rows.new_zeros(len(self.centres), rows.shape[1])

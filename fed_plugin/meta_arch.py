@@ -1,6 +1,7 @@
-"""FED: two branches, twelve loss terms, two memory banks.
+"""FED: two branches, twelve loss terms, two memory banks (Fig. 2).
 
-Shapes: B images in the batch (pairs in training), P parts, C channels, D = P * C, I identities.
+Shapes: B images in the batch (pairs in training), V = B or 2 B views, P parts, C channels,
+D = P * C, I identities.
 """
 
 from __future__ import annotations
@@ -17,12 +18,18 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
 
 from fed_plugin.config import check_values
-from fed_plugin.diffusion import FeatureDiffusion
+from fed_plugin.diffusion import CentreAttention, FeatureDiffusion, FeedForward
 from fed_plugin.head import FEDHead, PartFeatures
 from fed_plugin.hooks import FillMemories
-from fed_plugin.losses import identity_loss, memory_contrast_loss, visibility_loss, weighted_terms
+from fed_plugin.losses import (
+    Term,
+    identity_loss,
+    memory_contrast_loss,
+    visibility_loss,
+    weight_terms,
+)
 from fed_plugin.memory import IdentityMemory
-from occluded_reid.modeling.layers import ImageNormalization
+from occluded_reid.modeling.layers import ImageNormalization, build_neck
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 
@@ -30,13 +37,13 @@ BRANCHES = ("holistic", "occluded")
 
 
 class Views(NamedTuple):
-    """The branches' images as one batch of V = B or 2 B images, the holistic ones first.
+    """The images of both branches as one batch, the holistic ones first.
 
     Attributes:
         images: (V, 3, H, W) in 0-255.
         identities: (V,).
-        visible: (V, P) labels of the parts, 1 = visible.
-        branches: the names of the one or two branches.
+        visible: (V, P), labels of the parts, 1 = visible.
+        branches: names of the one or two branches.
     """
 
     images: torch.Tensor
@@ -49,31 +56,32 @@ class Views(NamedTuple):
 class FED(nn.Module):
     """Feature Erasing and Diffusion Network (CVPR 2022).
 
-    Where a batch has no ``occluded_images``, there is one branch; what that does to Eq. 10 says
-    :func:`fed_plugin.losses.weighted_terms`.
+    A batch without ``occluded_images`` has one branch. See :func:`fed_plugin.losses.weight_terms`
+    for how this changes Eq. 10.
 
     Args:
         normalization: of images in 0-255.
-        backbone: gives tokens (B, 1 + T, C) or feature maps (B, C, H, W).
-        heads: from there to one vector per image; all that inference needs.
-        diffusion: the feature diffusion module, or None.
+        backbone: returns tokens (B, 1 + T, C) or feature maps (B, C, H, W).
+        heads: with the backbone, all that inference needs.
+        diffusion: the FDM, or None.
+        erased_memory: bank of f', or None.
+        diffused_memory: bank of f'_d, or None.
         dim: C.
         num_identities: I.
-        memory_momentum: m of Eq. 3.
-        temperature: tau of Eq. 9.
-        weights: of the kinds of loss in Eq. 10; ``visibility`` and ``contrast`` may be left out,
-            with all that only they need.
+        temperature: tau in Eq. 9.
+        weights: weight in Eq. 10 by kind of loss; a kind that is left out is not computed.
         concatenate_class_token: compare images by the class token too.
-        test_before_neck: compare images by the erased parts as they are before the neck.
+        test_before_neck: compare images by the erased parts before the neck.
     """
 
-    # It trains on the pairs of INPUT.NPO.MODE pair.
+    # Trains on the pairs of INPUT.NPO.MODE pair.
     reads_pairs = True
 
-    # What inference neither reads nor needs to have; top-level names of the state dict.
+    # Top-level names in the state dict that inference does not need.
     training_only = ("classifiers", "diffusion", "erased_memory", "diffused_memory")
 
     contrast_loss = staticmethod(memory_contrast_loss)
+    weight_terms = staticmethod(weight_terms)
 
     @configurable
     def __init__(
@@ -83,9 +91,10 @@ class FED(nn.Module):
         backbone: nn.Module,
         heads: FEDHead,
         diffusion: FeatureDiffusion | None,
+        erased_memory: IdentityMemory | None,
+        diffused_memory: IdentityMemory | None,
         dim: int,
         num_identities: int,
-        memory_momentum: float,
         temperature: float,
         weights: Mapping[str, float],
         concatenate_class_token: bool,
@@ -99,7 +108,6 @@ class FED(nn.Module):
         self.weights = dict(weights)
         self.concatenate_class_token = concatenate_class_token
         self.test_before_neck = test_before_neck
-
         sizes = {"class_token": dim, "erased": heads.num_parts * dim}
         if diffusion is not None:
             sizes["diffused"] = heads.num_parts * dim
@@ -107,21 +115,12 @@ class FED(nn.Module):
             {name: build_classifier(size, num_identities) for name, size in sizes.items()}
         )
         self.diffusion = diffusion
-        contrast = "contrast" in self.weights
-        has_memory = {"erased": contrast or diffusion is not None}
-        has_memory["diffused"] = contrast and diffusion is not None
-        self.erased_memory, self.diffused_memory = (
-            IdentityMemory(
-                num_identities=num_identities, dim=heads.num_parts * dim, momentum=memory_momentum
-            )
-            if has_memory[name]
-            else None
-            for name in ("erased", "diffused")
-        )
+        self.erased_memory = erased_memory
+        self.diffused_memory = diffused_memory
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read ``MODEL.FED``; the arguments of ``__init__``.
+        """Build the arguments of ``__init__`` from ``MODEL.FED``.
 
         Raises:
             UserError: a value out of its range.
@@ -129,41 +128,56 @@ class FED(nn.Module):
         fed, backbone = cfg.MODEL.FED, build_backbone(cfg)
         dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
         check_values(fed, dim)
-        diffusion = None
-        if fed.DIFFUSION:
-            diffusion = FeatureDiffusion(
-                dim=dim,
-                num_parts=fed.NUM_PARTS,
-                num_neighbors=fed.NUM_NEIGHBORS,
-                num_heads=fed.NUM_HEADS,
-                attention_scale=fed.ATTENTION_SCALE,
-                normalize_centres=fed.NORMALIZE_CENTRES,
-                ffn_ratio=fed.FFN_RATIO,
-                neck=fed.NECK,
-            )
         return {
             "normalization": ImageNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
             "backbone": backbone,
-            "heads": FEDHead(
-                dim=dim,
-                num_parts=fed.NUM_PARTS,
-                grid=getattr(backbone, "grid", None),
-                erasing=fed.ERASING,
-                neck=fed.NECK,
-                neck_first=fed.NECK_FIRST,
-            ),
-            "diffusion": diffusion,
+            **cls.build_parts(cfg, dim, getattr(backbone, "grid", None)),
             "dim": dim,
             "num_identities": cfg.MODEL.HEADS.NUM_CLASSES,
-            "memory_momentum": fed.MEMORY_MOMENTUM,
             "temperature": fed.TEMPERATURE,
             "weights": loss_weights(fed),
             "concatenate_class_token": fed.CONCATENATE_CLASS_TOKEN,
             "test_before_neck": fed.TEST_BEFORE_NECK,
         }
 
+    @classmethod
+    def build_parts(
+        cls, cfg: CfgNode, dim: int, grid: tuple[int, int] | None
+    ) -> dict[str, nn.Module | None]:
+        """Build the FDM, the head and the banks for C = ``dim``."""
+        fed, size = cfg.MODEL.FED, cfg.MODEL.FED.NUM_PARTS * dim
+        diffusion = None
+        if fed.DIFFUSION:
+            diffusion = FeatureDiffusion(
+                num_parts=fed.NUM_PARTS,
+                num_neighbors=fed.NUM_NEIGHBORS,
+                normalize_centres=fed.NORMALIZE_CENTRES,
+                attention=CentreAttention(
+                    dim=size, num_heads=fed.NUM_HEADS, scale=fed.ATTENTION_SCALE
+                ),
+                first_ffn=FeedForward(dim=dim, ratio=fed.FFN_RATIO),
+                second_ffn=FeedForward(dim=dim, ratio=fed.FFN_RATIO),
+                neck=build_neck(size, fed.NECK),
+            )
+        heads = FEDHead(
+            dim=dim,
+            num_parts=fed.NUM_PARTS,
+            grid=grid,
+            erasing=fed.ERASING,
+            neck=fed.NECK,
+            neck_first=fed.NECK_FIRST,
+        )
+        reads_erased = fed.CONTRAST_LOSS or fed.DIFFUSION
+        reads_diffused = fed.CONTRAST_LOSS and fed.DIFFUSION
+        return {
+            "diffusion": diffusion,
+            "heads": heads,
+            "erased_memory": build_memory(cfg, size) if reads_erased else None,
+            "diffused_memory": build_memory(cfg, size) if reads_diffused else None,
+        }
+
     def training_hooks(self, cfg: CfgNode) -> list[HookBase]:
-        """What a trainer must run with this model: the banks are filled before the first step."""
+        """Return the trainer's hook that fills the banks before the first step."""
         return [FillMemories()] if self.erased_memory is not None else []
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor] | Embedding:
@@ -176,18 +190,18 @@ class FED(nn.Module):
         if not self.training:
             return self.embed(self.part_features(batch["images"]))
         views = self.views(batch)
-        parts = self.part_features(views.images)
-        diffused = self.diffuse(parts, views.identities)
+        parts = self.part_features(views.images)  # OEM
+        diffused = self.diffuse(parts, views.identities)  # FDM
         losses = self.losses(views, parts, diffused)
         # "The lower branch does not involve in the memory initialization and update" (Sec. 3.3)
         self.update_memories(parts.embedding, diffused, batch["targets"])
         return losses
 
     def views(self, batch: Mapping[str, Any]) -> Views:
-        """Lay the pairs of a batch out as one batch: both branches share every weight (Fig. 2)."""
+        """Stack the pairs of a batch: both branches share every weight (Fig. 2)."""
         images, identities = batch["images"], batch["targets"]
         if not torch.is_grad_enabled():
-            identities = identities.clamp(min=0)  # PreciseBN's -1; its losses are thrown away
+            identities = identities.clamp(min=0)  # PreciseBN's -1; its losses are discarded
         all_visible = torch.ones(len(images), self.heads.num_parts, device=images.device)
         visible = batch.get("part_visibility", all_visible).to(all_visible)
         if visible.shape != all_visible.shape:
@@ -205,11 +219,11 @@ class FED(nn.Module):
         )
 
     def part_features(self, images: torch.Tensor) -> PartFeatures:
-        """Return the head's features of ``images`` in 0-255, which stay as they are."""
+        """Return the head's output for ``images`` in 0-255, which are not changed."""
         return self.heads(self.backbone(self.normalization(images)))
 
     def diffuse(self, parts: PartFeatures, identities: torch.Tensor) -> torch.Tensor | None:
-        """Return f'_d (V, D), or None without the module (Eq. 4-7)."""
+        """Return f'_d (V, D), or None without the FDM (Eq. 4-7)."""
         if self.diffusion is None or self.erased_memory is None:
             return None
         return self.diffusion(
@@ -219,46 +233,36 @@ class FED(nn.Module):
     def losses(
         self, views: Views, parts: PartFeatures, diffused: torch.Tensor | None
     ) -> dict[str, torch.Tensor]:
-        """Return the terms of Eq. 10, named ``loss_<kind>_<feature>_<branch>``, summing to it."""
+        """Return the weighted terms of Eq. 10 by their names in the log; they sum to the loss."""
         features = {"class_token": parts.class_token, "erased": parts.embedding}
         if diffused is not None:
             features["diffused"] = diffused
         logits = {name: self.classifiers[name](feature) for name, feature in features.items()}
         memories = {"erased": self.erased_memory, "diffused": self.diffused_memory}
-        terms = {}
+        terms: dict[Term, torch.Tensor] = {}
         size = len(views.images) // len(views.branches)
-        for place, branch in enumerate(views.branches):
-            rows = slice(place * size, (place + 1) * size)
+        for index, branch in enumerate(views.branches):
+            rows = slice(index * size, (index + 1) * size)
             identities = views.identities[rows]
             if "visibility" in self.weights:
-                terms[f"visibility_{branch}"] = visibility_loss(
+                terms[Term("visibility", "", branch)] = visibility_loss(
                     parts.visibility[rows], views.visible[rows]
                 )
-            for name in features:
-                terms[f"identity_{name}_{branch}"] = identity_loss(logits[name][rows], identities)
+            for name, feature in features.items():
+                terms[Term("identity", name, branch)] = identity_loss(
+                    logits[name][rows], identities
+                )
                 memory = memories.get(name)
                 if "contrast" in self.weights and memory is not None:
-                    terms[f"contrast_{name}_{branch}"] = self.contrast_loss(
-                        features[name][rows], memory.centres, identities, self.temperature
+                    terms[Term("contrast", name, branch)] = self.contrast_loss(
+                        feature[rows], memory.centres, identities, self.temperature
                     )
-        return self.weighted(terms, views.branches)
-
-    def weighted(
-        self, terms: dict[str, torch.Tensor], branches: tuple[str, ...]
-    ) -> dict[str, torch.Tensor]:
-        """Return the terms as Eq. 10 weights them, under the names of the log."""
-        return weighted_terms(terms, self.weights, num_branches=len(branches))
+        return self.weight_terms(terms, self.weights, num_branches=len(views.branches))
 
     def update_memories(
         self, embedding: torch.Tensor, diffused: torch.Tensor | None, identities: torch.Tensor
     ) -> None:
-        """Move the banks towards the holistic branch's features (Eq. 3).
-
-        Args:
-            embedding: (V, D), the B holistic images first.
-            diffused: (V, D) likewise, or None.
-            identities: (B,).
-        """
+        """Move the banks towards f' and f'_d (V, D) of the holistic branch, the first B (Eq. 3)."""
         size = len(identities)
         if self.erased_memory is not None:
             self.erased_memory.update(embedding[:size], identities)
@@ -266,7 +270,7 @@ class FED(nn.Module):
             self.diffused_memory.update(diffused[:size], identities)
 
     def embed(self, parts: PartFeatures) -> Embedding:
-        """Return what images are compared by: no diffusion, no banks (Sec. 3.2)."""
+        """Return the vectors that images are compared by: no FDM, no banks (Sec. 3.2)."""
         features = parts.erased.flatten(1) if self.test_before_neck else parts.embedding
         if self.concatenate_class_token:
             features = torch.cat(
@@ -276,14 +280,21 @@ class FED(nn.Module):
 
 
 def build_classifier(dim: int, num_identities: int) -> nn.Linear:
-    """A linear classifier without bias, W of Eq. 8; small weights, so that it starts undecided."""
+    """Build W of Eq. 8: linear, no bias, small weights, so that it starts undecided."""
     classifier = nn.Linear(dim, num_identities, bias=False)
     nn.init.normal_(classifier.weight, std=0.001)
     return classifier
 
 
+def build_memory(cfg: CfgNode, dim: int) -> IdentityMemory:
+    """Build an empty bank for D = ``dim``."""
+    return IdentityMemory(
+        num_identities=cfg.MODEL.HEADS.NUM_CLASSES, dim=dim, momentum=cfg.MODEL.FED.MEMORY_MOMENTUM
+    )
+
+
 def loss_weights(fed: CfgNode) -> dict[str, float]:
-    """Return the weights of the kinds of loss that ``MODEL.FED`` switches on."""
+    """Return the weight of each kind of loss that ``MODEL.FED`` switches on."""
     weights = {"identity": fed.IDENTITY_WEIGHT}
     if fed.VISIBILITY_LOSS and fed.ERASING:
         weights["visibility"] = fed.VISIBILITY_WEIGHT

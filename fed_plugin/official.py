@@ -1,10 +1,10 @@
-"""FEDOfficial: the method as the authors' public code computes it, where that is not the paper.
+"""FEDOfficial: FED as the authors' public code computes it, to compare with their logs.
 
-For those who compare with the published logs. Every difference was found by running that code from
-outside and is written here in our own way; what the paper says is in the other modules. What this
-file does not change (the erasing module, the memory search, the neck's place) is the same in both.
+The differences were found by running that code as a black box, and are written here in our own
+way. What this file does not change (the OEM, the memory search, the neck after the erasing) is the
+same in the paper and in that code.
 
-Shapes: B images in the batch, P parts, C channels, D = P * C, I identities.
+Shapes: B images in the batch, V = 2 B views, P parts, C channels, D = P * C, I identities.
 """
 
 from __future__ import annotations
@@ -14,32 +14,35 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from fastreid.config import CfgNode, configurable
+from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.utils import comm
 from torch import nn
 
-from fed_plugin.diffusion import CentreAttention
+from fed_plugin.diffusion import CentreAttention, FeatureDiffusion
 from fed_plugin.head import FEDHead, PartFeatures
+from fed_plugin.losses import Term
 from fed_plugin.memory import IdentityMemory, cosine_to_centres
-from fed_plugin.meta_arch import FED, Views
+from fed_plugin.meta_arch import BRANCHES, FED, Views
 from occluded_reid.utils.errors import UserError
 
 EPSILON = 1e-6
 
-# What a term counts by kind and feature, and by branch; Eq. 10 has 1/2 everywhere.
+# Weights of the holistic and of the occluded branch by kind and feature; Eq. 10 has 1/2 everywhere.
 WEIGHTS = {
-    "visibility": {"holistic": 1.0, "occluded": 1.0},
-    "identity": {"holistic": 0.5, "occluded": 0.5},
-    "contrast_erased": {"holistic": 1.0, "occluded": 0.3},
-    "contrast_diffused": {"holistic": 0.5, "occluded": 0.5},
+    ("visibility", ""): (1.0, 1.0),
+    ("identity", "class_token"): (0.5, 0.5),
+    ("identity", "erased"): (0.5, 0.5),
+    ("identity", "diffused"): (0.5, 0.5),
+    ("contrast", "erased"): (1.0, 0.3),
+    ("contrast", "diffused"): (0.5, 0.5),
 }
 
 
 def labels_from_difference(
     images: torch.Tensor, occluded: torch.Tensor, num_parts: int
 ) -> torch.Tensor:
-    """Return the labels (B, P) that the authors' code reads off ``|x - x'|``.
+    """Label the stripes (B, P) by ``|x - x'|``, 1 = visible, as the authors' code does.
 
     With d_i the mean absolute difference in stripe i: if every stripe differs, or none, all are
     visible. If one does, it is occluded. Else, if the largest d_i is more than three times the
@@ -47,7 +50,7 @@ def labels_from_difference(
 
     Args:
         images: (B, 3, H, W), the holistic views.
-        occluded: their occluded copies.
+        occluded: the same with occluders.
         num_parts: P, divides H.
     """
     difference = (occluded - images).abs().unflatten(2, (num_parts, -1)).mean(dim=(1, 3, 4))
@@ -63,17 +66,28 @@ def labels_from_difference(
 def contrast_with_epsilon(
     features: torch.Tensor, centres: torch.Tensor, identities: torch.Tensor, temperature: float
 ) -> torch.Tensor:
-    """Return L_C from ``-log(p + 1e-6)``, which ends at 13.8, where the gradient ends too."""
+    """Return L_C as ``-log(p + 1e-6)``: at most 13.8, without a gradient there (for Eq. 9)."""
     exponentials = (cosine_to_centres(features, centres) / temperature).exp()
     shares = exponentials / (exponentials.sum(dim=1, keepdim=True) + EPSILON)
     return -(shares.gather(1, identities[:, None]) + EPSILON).log().mean()
 
 
+def weight_terms(terms: Mapping[Term, torch.Tensor], *_: Any, **__: Any) -> dict[str, torch.Tensor]:
+    """Weight the terms by ``WEIGHTS``, not by the configuration, and name them for the log."""
+    return {
+        term.name: WEIGHTS[term.kind, term.feature][BRANCHES.index(term.branch)] * value
+        for term, value in terms.items()
+    }
+
+
 class OfficialHead(FEDHead):
-    """Takes token 1, the first patch, for the class token; batch statistics are a branch's own."""
+    """Takes token 1, the first patch, as class token; each branch has batch statistics of its own.
+
+    See :class:`fed_plugin.head.FEDHead` for the arguments.
+    """
 
     def forward(self, features: torch.Tensor) -> PartFeatures:
-        """Read the backbone's tokens (V, 1 + T, C); in training the first half is holistic."""
+        """Transform tokens (V, 1 + T, C); in training the first half is holistic."""
         branches = features.chunk(2) if self.training else (features,)
         each = [super(OfficialHead, self).forward(branch) for branch in branches]
         parts = PartFeatures(*map(torch.cat, zip(*each, strict=True)))
@@ -81,17 +95,13 @@ class OfficialHead(FEDHead):
 
 
 class OfficialAttention(CentreAttention):
-    """Output projection with a bias; its input mixes images: batch and heads change places."""
-
-    def __init__(self, *, dim: int, num_heads: int, scale: float):
-        super().__init__(dim=dim, num_heads=num_heads, scale=scale)
-        self.output = nn.Linear(dim, dim)
+    """Mixes images: batch and heads change places before the output projection."""
 
     def forward(
         self, features: torch.Tensor, centres: torch.Tensor, neighbors: torch.Tensor
     ) -> torch.Tensor:
         """Return (B, D); row i holds the i-th run of heads, counted head by head, then image."""
-        mixed = self.mixed(features, centres, neighbors)  # (B, heads, d)
+        mixed = self.attend(features, centres, neighbors)  # (B, heads, d)
         return self.output(mixed.transpose(0, 1).reshape(len(features), -1))
 
 
@@ -116,7 +126,7 @@ class SequentialMemory(IdentityMemory):
     def update(self, features: torch.Tensor, identities: torch.Tensor) -> None:
         """Apply ``c_k = m c_k + (1 - m) f'_i`` for each image in the order of the batch.
 
-        In closed form: a feature that n others of its identity follow ends with (1 - m) m^n.
+        In closed form: a feature followed by n others of its identity has the weight (1 - m) m^n.
         """
         if not (self.training and torch.is_grad_enabled()):
             return
@@ -134,59 +144,62 @@ class SequentialMemory(IdentityMemory):
 
 @META_ARCH_REGISTRY.register()
 class FEDOfficial(FED):
-    """FED with the authors' code's token, labels, neck, attention, bank and weights.
+    """FED with the token, labels, neck, attention, bank and weights of the authors' code.
 
-    One tensor stands for both banks, and one neck serves before and after diffusion. The code runs
-    in one process, and so does this.
+    One bank serves as both, under both names, and one neck before and after diffusion. Like that
+    code, it runs in one process.
     """
 
     contrast_loss = staticmethod(contrast_with_epsilon)
-
-    @configurable
-    def __init__(self, **arguments: Any):
-        super().__init__(**arguments)
-        if comm.get_world_size() > 1:
-            raise UserError(
-                "MODEL.META_ARCHITECTURE FEDOfficial updates its bank image by image and runs in "
-                "one process; take --num-gpus 1, or FED"
-            )
-        assert self.erased_memory is not None
-        self.erased_memory = self.diffused_memory = SequentialMemory(
-            num_identities=len(self.erased_memory.centres),
-            dim=self.erased_memory.centres.shape[1],
-            momentum=self.erased_memory.momentum,
-        )
+    weight_terms = staticmethod(weight_terms)
 
     @classmethod
-    def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read ``MODEL.FED`` as :class:`FED` does; everything must be on."""
-        fed = cfg.MODEL.FED
+    def build_parts(
+        cls, cfg: CfgNode, dim: int, grid: tuple[int, int] | None
+    ) -> dict[str, nn.Module | None]:
+        """Build the FDM, the head and the bank; everything in ``MODEL.FED`` must be on."""
+        fed, size = cfg.MODEL.FED, cfg.MODEL.FED.NUM_PARTS * dim
         for key in ("ERASING", "VISIBILITY_LOSS", "DIFFUSION", "CONTRAST_LOSS", "NECK"):
             if not fed[key]:
                 raise UserError(f"FEDOfficial is all of FED: MODEL.FED.{key} must be True")
         if fed.NECK_FIRST:
             raise UserError(
-                "FEDOfficial normalises after erasing: MODEL.FED.NECK_FIRST must be False"
+                "FEDOfficial normalizes after erasing: MODEL.FED.NECK_FIRST must be False"
             )
-        arguments = super().from_config(cfg)
-        dim, grid = arguments["dim"], arguments["heads"].grid
         if grid is None:
             raise UserError("FEDOfficial needs a backbone of tokens: build_token_vit_backbone")
+        if comm.get_world_size() > 1:
+            raise UserError(
+                "FEDOfficial updates its bank image by image, in one process: use --num-gpus 1, or "
+                "MODEL.META_ARCHITECTURE FED"
+            )
         heads = OfficialHead(dim=dim, num_parts=fed.NUM_PARTS, grid=grid, erasing=True, neck=True)
-        diffusion: Any = arguments["diffusion"]
-        diffusion.attention = OfficialAttention(
-            dim=fed.NUM_PARTS * dim, num_heads=fed.NUM_HEADS, scale=fed.ATTENTION_SCALE
+        diffusion = FeatureDiffusion(
+            num_parts=fed.NUM_PARTS,
+            num_neighbors=fed.NUM_NEIGHBORS,
+            normalize_centres=fed.NORMALIZE_CENTRES,
+            attention=OfficialAttention(
+                dim=size, num_heads=fed.NUM_HEADS, scale=fed.ATTENTION_SCALE, output_bias=True
+            ),
+            first_ffn=GatedFeedForward(dim=dim, ratio=fed.FFN_RATIO),
+            second_ffn=GatedFeedForward(dim=dim, ratio=fed.FFN_RATIO),
+            neck=heads.neck,
         )
-        diffusion.first_ffn = GatedFeedForward(dim=dim, ratio=fed.FFN_RATIO)
-        diffusion.second_ffn = GatedFeedForward(dim=dim, ratio=fed.FFN_RATIO)
-        diffusion.neck = heads.neck
-        return {**arguments, "heads": heads}
+        memory = SequentialMemory(
+            num_identities=cfg.MODEL.HEADS.NUM_CLASSES, dim=size, momentum=fed.MEMORY_MOMENTUM
+        )
+        return {
+            "diffusion": diffusion,
+            "heads": heads,
+            "erased_memory": memory,
+            "diffused_memory": memory,
+        }
 
     def views(self, batch: Mapping[str, Any]) -> Views:
-        """Lay out the pairs, with labels read off their difference.
+        """Stack the pairs, with labels from their difference.
 
         Raises:
-            UserError: the data are no pairs.
+            UserError: the batch has no pairs.
         """
         if "occluded_images" not in batch:
             raise UserError(
@@ -198,36 +211,23 @@ class FEDOfficial(FED):
         return super().views({**batch, "part_visibility": labels})
 
     def diffuse(self, parts: PartFeatures, identities: torch.Tensor) -> torch.Tensor:
-        """Diffuse one branch after the other: each mixes its own images, by its own statistics.
+        """Diffuse one branch after the other: each mixes its own images, with its own statistics.
 
-        Where the banks are filled there is one branch.
+        In evaluation mode, where the banks are filled, there is one branch.
         """
         halves = 2 if self.training else 1
-        diffused = []
-        for *of, who in zip(*(each.chunk(halves) for each in (*parts, identities)), strict=True):
-            branch = super().diffuse(PartFeatures(*of), who)
-            assert branch is not None
-            diffused.append(branch)
-        return torch.cat(diffused)
+        branches = zip(*(each.chunk(halves) for each in (*parts, identities)), strict=True)
+        return torch.cat(
+            [super(FEDOfficial, self).diffuse(PartFeatures(*of), who) for *of, who in branches]
+        )
 
     def update_memories(
         self, embedding: torch.Tensor, diffused: torch.Tensor | None, identities: torch.Tensor
     ) -> None:
         """Write the diffused features into the one bank, then the erased ones.
 
-        That code writes while gradients flow back: what was used last is written first. With four
-        images of an identity, what is written last makes up 99.8 % of its centre.
+        The authors' code writes during the backward pass: what is used last is written first. With
+        four images of an identity, what is written last makes up 99.8 % of its centre.
         """
         assert diffused is not None
         super().update_memories(diffused, embedding, identities)
-
-    def weighted(
-        self, terms: dict[str, torch.Tensor], branches: tuple[str, ...]
-    ) -> dict[str, torch.Tensor]:
-        """Return the terms as the authors' code weights them."""
-        weighted = {}
-        for name, value in terms.items():
-            kind, branch = name.rsplit("_", 1)
-            weights = WEIGHTS.get(kind) or WEIGHTS[kind.split("_")[0]]
-            weighted[f"loss_{name}"] = weights[branch] * value
-        return weighted

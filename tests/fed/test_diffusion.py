@@ -9,7 +9,7 @@ from reference import fed_attention, fed_diffusion, fed_memory_search
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fed.tiny import array
+from fed.tiny import array, build_fdm
 from fed_plugin.diffusion import (
     CentreAttention,
     FeatureDiffusion,
@@ -91,11 +91,6 @@ def test_the_work_of_attention_does_not_grow_with_the_bank():
     assert work(1000) == work(10) > 0
 
 
-def test_heads_that_do_not_divide_the_channels_are_refused():
-    with pytest.raises(ValueError, match="5 heads .* cannot share 12 channels"):
-        CentreAttention(dim=12, num_heads=5)
-
-
 def ffn_weights(ffn: FeedForward) -> dict[str, np.ndarray]:
     return {
         "first": array(ffn.layers[0].weight), "first_bias": array(ffn.layers[0].bias),
@@ -105,8 +100,7 @@ def ffn_weights(ffn: FeedForward) -> dict[str, np.ndarray]:
 
 
 def diffusion_of(dim: int, parts: int, **changed) -> FeatureDiffusion:
-    arguments = {"num_neighbors": 3, "num_heads": 2, "neck": False, **changed}
-    diffusion = FeatureDiffusion(dim=dim, num_parts=parts, **arguments).double()
+    diffusion = build_fdm(dim, parts, **changed).double()
     for parameter in diffusion.parameters():
         nn.init.normal_(parameter, std=0.7)
     return diffusion

@@ -7,7 +7,13 @@ import pytest
 import torch
 from reference import cross_entropy, fed_contrast, fed_total, fed_visibility_loss
 
-from fed_plugin.losses import identity_loss, memory_contrast_loss, visibility_loss, weighted_terms
+from fed_plugin.losses import (
+    Term,
+    identity_loss,
+    memory_contrast_loss,
+    visibility_loss,
+    weight_terms,
+)
 
 SHAPES = [(1, 1, 1), (1, 4, 3), (5, 4, 7), (3, 2, 2)]  # images, parts, identities
 
@@ -80,22 +86,30 @@ def test_losses_of_half_precision_inputs_are_float32():
     assert memory_contrast_loss(half, half, labels, 0.05).dtype == torch.float32
 
 
-def test_the_weighted_terms_sum_to_equation_10():
+def test_the_weight_terms_sum_to_equation_10():
     values = np.random.default_rng(0).random(12)
     kinds = ["visibility"] * 2 + ["identity"] * 6 + ["contrast"] * 4
     terms = {
-        f"{kind}_{number}": torch.tensor(value)
+        Term(kind, f"feature{number}", "branch"): torch.tensor(value)
         for number, (kind, value) in enumerate(zip(kinds, values, strict=True))
     }
     weights = {"visibility": 0.5, "identity": 0.5, "contrast": 0.5}
-    weighted = weighted_terms(terms, weights, num_branches=2)
-    assert list(weighted) == [f"loss_{name}" for name in terms]
+    weighted = weight_terms(terms, weights, num_branches=2)
+    assert list(weighted) == [term.name for term in terms]
     expected = fed_total(list(values[:2]), list(values[2:8]), list(values[8:]))
     assert float(sum(weighted.values())) == pytest.approx(expected, rel=1e-12)
 
 
 def test_each_kind_has_its_own_weight_and_a_single_branch_counts_twice():
-    terms = {"identity_a": torch.tensor(3.0), "contrast_b": torch.tensor(5.0)}
-    weights = {"identity": 0.5, "contrast": 0.1}
-    weighted = weighted_terms(terms, weights, num_branches=1)
-    assert weighted["loss_identity_a"] == 3 and weighted["loss_contrast_b"] == 1
+    terms = {
+        Term("identity", "erased", "holistic"): torch.tensor(3.0),
+        Term("contrast", "erased", "holistic"): torch.tensor(5.0),
+        Term("visibility", "", "occluded"): torch.tensor(7.0),
+    }
+    weights = {"identity": 0.5, "contrast": 0.1, "visibility": 0.0}
+    weighted = weight_terms(terms, weights, num_branches=1)
+    assert weighted == {
+        "loss_identity_erased_holistic": 3,
+        "loss_contrast_erased_holistic": 1,
+        "loss_visibility_occluded": 0,
+    }

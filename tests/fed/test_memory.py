@@ -8,8 +8,7 @@ import torch
 from ranks import on_ranks
 from reference import fed_memory_update
 
-from fed.tiny import fed_batch, fed_model
-from fed_plugin.diffusion import FeatureDiffusion
+from fed.tiny import build_fdm, fed_batch, fed_model
 from fed_plugin.losses import memory_contrast_loss
 from fed_plugin.memory import IdentityMemory
 
@@ -50,9 +49,7 @@ def test_identities_that_are_not_in_the_batch_stay_as_they_are():
 @pytest.mark.parametrize("normalize", [True, False])
 def test_backward_after_an_update_sees_the_centres_of_the_forward(normalize):
     memory, labels = filled(dim=4), torch.tensor([0, 2])
-    diffusion = FeatureDiffusion(
-        dim=2, num_parts=2, num_neighbors=2, num_heads=2, normalize_centres=normalize
-    )
+    diffusion = build_fdm(2, 2, num_neighbors=2, normalize_centres=normalize, neck=True)
     features, visibility = torch.randn(2, 4), torch.ones(2, 2)
     gradients = []
     for update in (False, True):

@@ -10,7 +10,8 @@ from fastreid.modeling.meta_arch import build_model
 from reference import cross_entropy, fed_contrast, fed_total, fed_visibility_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fed.tiny import IDENTITIES, PARTS, array, fed_batch, fed_cfg, fed_model
+from fed.tiny import IDENTITIES, PARTS, array, build_fdm, fed_batch, fed_cfg, fed_model
+from fed_plugin.head import FEDHead
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.utils.errors import UserError
 
@@ -295,13 +296,10 @@ def test_the_class_token_can_be_compared_too():
 def test_the_papers_sizes():
     """ViT-B/16 at 256 x 128, 702 identities: 768 channels, 3072-d features, two banks of 702."""
     cfg = fed_cfg("MODEL.FED.NUM_HEADS", 8, "MODEL.FED.NUM_NEIGHBORS", 8)
-    from fed_plugin.diffusion import FeatureDiffusion
-    from fed_plugin.head import FEDHead
-
     fed = cfg.MODEL.FED
     with torch.device("meta"):
         head = FEDHead(dim=768, num_parts=fed.NUM_PARTS, grid=(16, 8), erasing=True, neck=True)
-        diffusion = FeatureDiffusion(dim=768, num_parts=4, num_neighbors=8, num_heads=8)
+        diffusion = build_fdm(768, 4, num_neighbors=8, num_heads=8)
         parts = head(torch.empty(2, 129, 768))
     assert parts.embedding.shape == (2, 3072) and parts.visibility.shape == (2, 4)
     assert head.erasing.scorers[0][0].weight.shape == (192, 768)

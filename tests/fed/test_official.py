@@ -11,6 +11,8 @@ from torch import nn
 
 from fed.tiny import PARTS, array, fed_batch, fed_model
 from fed_plugin.hooks import fill_memories
+from fed_plugin.losses import Term
+from fed_plugin.meta_arch import BRANCHES
 from fed_plugin.official import (
     GatedFeedForward,
     OfficialAttention,
@@ -78,10 +80,10 @@ def test_the_contrast_ends_at_13_8():
 
 
 def test_attention_swaps_batch_and_heads():
-    attention = OfficialAttention(dim=6, num_heads=3, scale=1.0)
+    attention = OfficialAttention(dim=6, num_heads=3, scale=1.0, output_bias=True)
     features, centres = torch.randn(4, 6), torch.randn(5, 6)
     neighbors = torch.randint(0, 5, (4, 2))
-    mixed = attention.mixed(features, centres, neighbors)  # (4 images, 3 heads, 2)
+    mixed = attention.attend(features, centres, neighbors)  # (4 images, 3 heads, 2)
     runs = [mixed[image, head] for head in range(3) for image in range(4)]
     expected = torch.stack([torch.cat(runs[3 * row : 3 * row + 3]) for row in range(4)])
     torch.testing.assert_close(
@@ -101,14 +103,14 @@ def test_the_feed_forward_is_gated_and_has_no_residual():
 def test_weights_bank_neck_and_token():
     model, batch = fed_model(*OFFICIAL), fed_batch()
     model.backbone.dropout.p = 0.0
-    plain = dict.fromkeys(("visibility", "identity", "contrast_erased", "contrast_diffused"), 1.0)
     assert model.erased_memory is model.diffused_memory
     assert model.diffusion.neck is model.heads.neck
     tokens = torch.randn(4, 9, 16)
     assert torch.equal(model.heads(tokens).class_token, tokens[:, 1])
-    terms = {f"{kind}_{branch}": torch.tensor(1.0) for kind in plain for branch in
-             ("holistic", "occluded")}  # fmt: skip
-    weights = [float(value) for value in model.weighted(terms, ()).values()]
+    kinds = (("visibility", ""), ("identity", "erased"), ("contrast", "erased"),
+             ("contrast", "diffused"))  # fmt: skip
+    terms = {Term(*kind, branch): torch.tensor(1.0) for kind in kinds for branch in BRANCHES}
+    weights = [float(value) for value in model.weight_terms(terms, {}).values()]
     assert weights == pytest.approx([1, 1, 0.5, 0.5, 1, 0.3, 0.5, 0.5])
     assert len(model(batch)) == 12
 
@@ -147,5 +149,5 @@ def test_what_it_cannot_do_is_refused(monkeypatch):
     with pytest.raises(UserError, match="trains on pairs: INPUT.NPO"):
         fed_model(*OFFICIAL)(fed_batch(pairs=False))
     monkeypatch.setattr("fed_plugin.official.comm.get_world_size", lambda: 2)
-    with pytest.raises(UserError, match="runs in one process"):
+    with pytest.raises(UserError, match="in one process"):
         fed_model(*OFFICIAL)

@@ -99,7 +99,7 @@ def test_banks_of_other_identities_are_refused_on_resume_and_filled_anew_in_a_ne
 
 def test_more_classes_than_identities_are_refused(tmp_path):
     cfg = fed_run_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 9)
-    with pytest.raises(UserError, match="NUM_CLASSES is 9, the training set has 8 identities"):
+    with pytest.raises(UserError, match="NUM_CLASSES is 9, but the training set has 8 identities"):
         train(cfg)
 
 

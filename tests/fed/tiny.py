@@ -12,6 +12,8 @@ from tiny_runs import DIM, cfg_of, run_cfg
 from tiny_runs import array as array  # this folder's tests look for it here
 
 from fed_plugin import add_fed_config
+from fed_plugin.diffusion import CentreAttention, FeatureDiffusion, FeedForward
+from occluded_reid.modeling.layers import build_neck
 
 IDENTITIES, PARTS = 8, 4
 RUN = (
@@ -39,6 +41,28 @@ def fed_cfg(*overrides: Any) -> CfgNode:
 
 def fed_run_cfg(folder: Path, *overrides: Any) -> CfgNode:
     return run_cfg(folder, [*RUN, *overrides], add_fed_config)
+
+
+def build_fdm(
+    dim: int,
+    num_parts: int,
+    *,
+    num_neighbors: int = 3,
+    num_heads: int = 2,
+    ffn_ratio: int = 4,
+    normalize_centres: bool = True,
+    neck: bool = False,
+) -> FeatureDiffusion:
+    """The paper's FDM with the sizes of a test."""
+    return FeatureDiffusion(
+        num_parts=num_parts,
+        num_neighbors=num_neighbors,
+        normalize_centres=normalize_centres,
+        attention=CentreAttention(dim=num_parts * dim, num_heads=num_heads),
+        first_ffn=FeedForward(dim=dim, ratio=ffn_ratio),
+        second_ffn=FeedForward(dim=dim, ratio=ffn_ratio),
+        neck=build_neck(num_parts * dim, neck),
+    )
 
 
 def fed_model(*overrides: Any, filled: bool = True) -> Any:
