@@ -1,8 +1,23 @@
-"""Gallery search: vectors on the disk, faiss, and what is known of each image in SQLite."""
+"""Gallery search: find the gallery images most similar to a query.
 
-from gallery_search.gallery import GalleryIndex, Hit, Known
-from gallery_search.metadata import Filter, Item
-from gallery_search.shards import merged, search_shards
-from gallery_search.writer import Writer
+Vectors lie in a file, metadata in SQLite; faiss searches.
+"""
 
-__all__ = ["Filter", "GalleryIndex", "Hit", "Item", "Known", "Writer", "merged", "search_shards"]
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from gallery_search.store.index import GalleryIndex, search_indexes
+    from gallery_search.store.metadata import Filter, Hit, IndexedImage, Item
+    from gallery_search.store.writer import Writer
+
+__all__ = ["Filter", "GalleryIndex", "Hit", "IndexedImage", "Item", "Writer", "search_indexes"]
+
+
+def __getattr__(name: str) -> Any:
+    """Import what ``__all__`` names on first use (PEP 562), so that ``--help`` stays fast."""
+    for module in ("metadata", "index", "writer") if name in __all__ else ():
+        found = import_module(f"gallery_search.store.{module}")
+        if hasattr(found, name):
+            return getattr(found, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -25,7 +25,7 @@ from harness.options import argument_parser
 from tabulate import tabulate
 
 from gallery_search import GalleryIndex, Item
-from gallery_search.approximation import KINDS
+from gallery_search.store import KINDS
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 
@@ -62,13 +62,13 @@ def measured(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[d
     plain = size_of(folder)
     for kind in kinds:
         with index.writer() as writer:
-            building, _ = timed(partial(writer.optimise, kind))
+            building, _ = timed(partial(writer.optimize, kind))
         index.search(queries[:1], TOP)  # opens it
         answers = [timed(partial(index.search, query[None], TOP)) for query in queries[:QUERIES]]
         batch, _ = timed(partial(index.search, queries[QUERIES:], TOP))
         found = [ids(hits) for _, (hits,) in answers]
         shares = [len(own & other) / TOP for own, other in zip(truth, found, strict=True)]
-        approximation = index.facts().approximation
+        approximation = index.info().approximation
         yield {
             "items": items,
             "dim": dim,

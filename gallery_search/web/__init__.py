@@ -1,5 +1,3 @@
-"""A web page for gallery search: the search itself is plain Python, Gradio only draws it."""
+"""A web page for gallery search: plain Python searches, Gradio draws."""
 
-from gallery_search.web.search import Answer, GallerySearch, Query, QuestionError, Shown
-
-__all__ = ["Answer", "GallerySearch", "Query", "QuestionError", "Shown"]
+MAX_HITS = 100

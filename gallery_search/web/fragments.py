@@ -1,4 +1,4 @@
-"""The page's own pieces of HTML. Every word that comes from outside is escaped here."""
+"""The page's HTML. Everything that comes from outside is escaped here."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from html import escape
 import numpy as np
 
 from gallery_search import Item
-from gallery_search.web.search import Answer, Query, Shown
+from gallery_search.web.search import Query, Result, SearchResult
 from occluded_reid.visualization.sheet import BLUE, GREY, HIDDEN, ORANGE, VISIBLE
 
-DATES_FROM = 1e8  # seconds since 1970; below stand the numbers of frames
+DATES_FROM = 1e8  # seconds since 1970; smaller times are frame numbers
 
 STYLE = """
 .search-page { font-size: 1rem; line-height: 1.4; }
@@ -55,110 +55,110 @@ STYLE = """
 """
 
 
-def css(colour: tuple[int, int, int]) -> str:
-    """A colour as a style sheet writes it."""
-    return "rgb({}, {}, {})".format(*colour)
+def format_color(color: tuple[int, int, int]) -> str:
+    """Return a color in CSS."""
+    return "rgb({}, {}, {})".format(*color)
 
 
-def style() -> str:
-    """The style sheet, with the colours of the figures, told apart by colour-blind readers too."""
+def build_style() -> str:
+    """Return the style sheet, with the figures' color-blind safe colors."""
     text = STYLE
-    for name, colour in (
-        ("VISIBLE", VISIBLE),
-        ("HIDDEN", HIDDEN),
-        ("GREY", GREY),
-        ("BLUE", BLUE),
-    ):
-        text = text.replace(name, css(colour))
+    colors = {"VISIBLE": VISIBLE, "HIDDEN": HIDDEN, "GREY": GREY, "BLUE": BLUE}
+    for name, color in colors.items():
+        text = text.replace(name, format_color(color))
     return text
 
 
-def page_part(content: str) -> str:
+def wrap(content: str) -> str:
     """Wrap content so that the style sheet applies to it."""
     return f'<div class="search-page">{content}</div>'
 
 
-def alert(text: str) -> str:
-    """A message in words."""
-    return page_part(f'<p class="alert" role="alert">{escape(text)}</p>')
+def build_alert(text: str) -> str:
+    """Return an error message."""
+    return wrap(f'<p class="alert" role="alert">{escape(text)}</p>')
 
 
-def notes(lines: Sequence[str]) -> str:
-    """What is searched."""
-    return page_part("".join(f'<p class="note">{escape(line)}</p>' for line in lines))
+def build_notes(lines: Sequence[str]) -> str:
+    """Return the description of the indexes."""
+    return wrap("".join(f'<p class="note">{escape(line)}</p>' for line in lines))
 
 
-def answer(found: Answer) -> str:
-    """The query, the legend and the gallery images, ranked."""
+def build_results(found: SearchResult) -> str:
+    """Return the query, the legend and the ranked gallery images."""
     query = found.query
     parts = []
     if query is None:
-        parts.append("<h2>Pictures of the gallery</h2>")
+        parts.append("<h2>Gallery images</h2>")
     else:
-        parts.append(f'<div class="query"><h2>Asked with</h2>{_query(query)}</div>')
-        parts.append("<h2>Most alike in the gallery</h2>")
-    count, noun = len(found.shown) or "No", "picture" if len(found.shown) == 1 else "pictures"
+        parts.append(f'<div class="query"><h2>Query</h2>{_build_query(query)}</div>')
+        parts.append("<h2>Most similar gallery images</h2>")
+    count, noun = len(found.results) or "No", "image" if len(found.results) == 1 else "images"
     parts.append(f'<p class="note" role="status">{count} {noun} found.</p>')
-    if found.shown:
-        parts.append(_legend(found))
-    shown = (_shown(one, rank, query) for rank, one in enumerate(found.shown, start=1))
-    parts.append(f'<ol class="hits">{"".join(shown)}</ol>')
-    return page_part("".join(parts))
+    if found.results:
+        parts.append(_build_legend(found))
+    items = (_build_result(each, rank, query) for rank, each in enumerate(found.results, start=1))
+    parts.append(f'<ol class="hits">{"".join(items)}</ol>')
+    return wrap("".join(parts))
 
 
-def written_time(time: float) -> str:
-    """A time as a reader knows it: a date, UTC, or the number of a frame."""
+def format_time(time: float) -> str:
+    """Return a date in UTC, or a frame number.
+
+    >>> format_time(1717172400), format_time(451)
+    ('2024-05-31 16:20:00', '451')
+    """
     try:
         if time >= DATES_FROM:
             moment = datetime.fromtimestamp(time, timezone.utc)
             return moment.isoformat(" ", "seconds").removesuffix("+00:00")
     except (OverflowError, ValueError, OSError):
-        pass  # no year that has a name
+        pass  # beyond the calendar
     return f"{time:.15g}"
 
 
-def _query(query: Query) -> str:
-    picture = _picture(query.thumbnail, "The picture that was asked with", query.visibility)
-    return f"<figure>{picture}<figcaption>{escape(query.name)}</figcaption></figure>"
+def _build_query(query: Query) -> str:
+    image = _build_image(query.thumbnail, "Query image", query.visibility)
+    return f"<figure>{image}<figcaption>{escape(query.name)}</figcaption></figure>"
 
 
-def _shown(shown: Shown, rank: int, query: Query | None) -> str:
-    item, about = shown.item, _about(shown.item)
-    name = f"Rank {rank}" if query else f"Picture {rank}"
+def _build_result(result: Result, rank: int, query: Query | None) -> str:
+    item, details = result.item, _describe(result.item)
+    name = f"Rank {rank}" if query else f"Image {rank}"
     frame, head = GREY, f'<span class="rank">{rank}</span>'
-    if shown.similarity is not None:
-        head += f" &nbsp;similarity {shown.similarity:.3f}"
+    if result.similarity is not None:
+        head += f" &nbsp;similarity {result.similarity:.3f}"
     if query and query.identity is not None and item.identity is not None:
         same = query.identity == item.identity
         frame = BLUE if same else ORANGE
-        about = [*about, "same identity" if same else "another identity"]
-    alt = ": ".join([name, ", ".join(about)]) if about else name
+        details = [*details, "same identity" if same else "another identity"]
+    alt = ": ".join([name, ", ".join(details)]) if details else name
     return (
-        f'<li><figure style="--frame: {css(frame)}">'
-        f"{_picture(shown.thumbnail, alt, shown.visibility)}"
-        f"<figcaption>{head}<br>{escape(', '.join(about))}"
+        f'<li><figure style="--frame: {format_color(frame)}">'
+        f"{_build_image(result.thumbnail, alt, result.visibility)}"
+        f"<figcaption>{head}<br>{escape(', '.join(details))}"
         f'<span class="path">{escape(item.path)}</span></figcaption>'
-        f'<button type="button" data-key="{escape(shown.key)}" '
-        f'aria-label="{name}: search with this picture">Search with this</button></figure></li>'
+        f'<button type="button" data-key="{escape(result.key)}" '
+        f'aria-label="{name}: search with this image">Search with this</button></figure></li>'
     )
 
 
-def _about(item: Item) -> list[str]:
-    time = None if item.time is None else written_time(item.time)
-    known = (("identity", item.identity), ("camera", item.camera), ("time", time))
-    return [f"{name} {value}" for name, value in known if value is not None]
+def _describe(item: Item) -> list[str]:
+    time = None if item.time is None else format_time(item.time)
+    values = (("identity", item.identity), ("camera", item.camera), ("time", time))
+    return [f"{name} {value}" for name, value in values if value is not None]
 
 
-def _picture(content: bytes | None, alt: str, visibility: np.ndarray) -> str:
+def _build_image(content: bytes | None, alt: str, visibility: np.ndarray) -> str:
     if content is None:
-        shown = '<p class="gone">no picture to show</p>'
+        image = '<p class="gone">image not available</p>'
     else:
         data = base64.b64encode(content).decode()
-        shown = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}">'
-    return f'<div class="picture">{shown}{_parts(visibility)}</div>'
+        image = f'<img src="data:image/jpeg;base64,{data}" alt="{escape(alt)}">'
+    return f'<div class="picture">{image}{_build_parts(visibility)}</div>'
 
 
-def _parts(visibility: np.ndarray) -> str:
+def _build_parts(visibility: np.ndarray) -> str:
     if not len(visibility):
         return ""
     lines = (
@@ -169,19 +169,19 @@ def _parts(visibility: np.ndarray) -> str:
     return f'<ul class="parts" aria-label="Visibility of each part">{"".join(lines)}</ul>'
 
 
-def _legend(found: Answer) -> str:
+def _build_legend(found: SearchResult) -> str:
     entries: list[tuple[str, tuple[int, int, int]]] = []
     words = ""
-    if len(found.shown[0].visibility):
+    if len(found.results[0].visibility):
         entries += [("visible", VISIBLE), ("hidden", HIDDEN)]
         words = (
-            "Bars and numbers: how visible the model takes each part to be, 1 is fully visible "
-            "(FED: stripes from top to bottom; AONet: landmarks)."
+            "Bars and numbers: predicted visibility of each part, from 0 (hidden) to 1 (visible); "
+            "FED's parts are stripes from top to bottom, AONet's are landmarks."
         )
     if found.query and found.query.identity is not None:
         entries += [("same identity", BLUE), ("another identity", ORANGE), ("unknown", GREY)]
     swatches = "".join(
-        f'<span class="swatch" style="background: {css(colour)}"></span>{name}'
-        for name, colour in entries
+        f'<span class="swatch" style="background: {format_color(color)}"></span>{name}'
+        for name, color in entries
     )
     return f'<p class="note">{words}{swatches}</p>'

@@ -1,4 +1,4 @@
-"""The page that a browser shows, drawn by Gradio."""
+"""The page, drawn by Gradio."""
 
 from __future__ import annotations
 
@@ -10,42 +10,41 @@ from typing import Any
 
 import gradio as gr
 
-from gallery_search.web import fragments
-from gallery_search.web.pictures import FORMATS, MOST_BYTES, PictureError
-from gallery_search.web.search import MOST_HITS, GallerySearch, Query, QuestionError
+from gallery_search.web import MAX_HITS, fragments
+from gallery_search.web.images import FORMATS, MAX_BYTES, ImageError
+from gallery_search.web.search import GallerySearch, Query, RequestError
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 TITLE = "Gallery search"
-AT_ONCE = 4  # questions that are worked on; the others wait
-SESSIONS = 500  # whose query and answer are kept; the oldest are forgotten
-WAITING = 200  # at most; who comes then is told so
-UNREADABLE = "The gallery cannot be searched now; the server's log says why."
+CONCURRENCY = 4  # requests at once; others wait
+MAX_SESSIONS = 500  # the oldest are dropped
+MAX_WAITING = 200  # further requests are refused
+FAILED = "The gallery cannot be searched at the moment; see the server's log."
 
 UPLOAD = f"""
-<label for="crop"><strong>A picture of the person</strong></label>
+<label for="crop"><strong>Query image</strong></label>
 <input id="crop" type="file" accept="image/*" aria-describedby="crop-note">
-<p class="note" id="crop-note">{", ".join(FORMATS)}, up to {MOST_BYTES // 2**20} MiB, cut out as the
-gallery's pictures are. Or choose one of the gallery's: "Search with this".</p>
+<p class="note" id="crop-note">{", ".join(FORMATS)}, up to {MAX_BYTES // 2**20} MiB, cropped to the
+person. Or choose "Search with this" below a gallery image.</p>
 <p class="alert" role="alert" hidden></p>
 """
-# The picture goes with the question: no file of a visitor is ever kept, none is ever served.
+# The image is part of the request: no uploaded file is stored, none is served.
 SEND = f"""
 const input = element.querySelector("input"), alert = element.querySelector("[role=alert]");
-input.addEventListener("click", () => {{ input.value = ""; }});  // the same file may come again
-const say = (text) => {{ alert.hidden = !text; alert.textContent = text; }};
+input.addEventListener("click", () => {{ input.value = ""; }});  // allows the same file again
+const show = (text) => {{ alert.hidden = !text; alert.textContent = text; }};
 input.addEventListener("change", () => {{
   const file = input.files[0];
   if (!file) return;
-  if (file.size > {MOST_BYTES}) {{
+  if (file.size > {MAX_BYTES}) {{
     input.value = "";
-    return say("The picture has more than {MOST_BYTES // 2**20} MiB; cut out the person, or save " +
-      "it smaller.");
+    return show("The image is larger than {MAX_BYTES // 2**20} MiB; crop the person.");
   }}
-  say("");
+  show("");
   const reader = new FileReader();
-  reader.onerror = () => say("The file cannot be read.");
+  reader.onerror = () => show("The file cannot be read.");
   reader.onload = () => {{
     trigger("upload", {{ name: file.name, content: reader.result.split(",")[1] || "" }});
   }};
@@ -56,81 +55,83 @@ CHOOSE = """
 element.addEventListener("click", (event) => {
   const button = event.target.closest("button[data-key]");
   if (!button) return;
-  document.getElementById("crop").value = "";  // it is not what is asked with any more
+  document.getElementById("crop").value = "";  // no longer the query
   trigger("select", { key: button.dataset.key });
 });
 """
 
 
 class Handlers:
-    """What happens at the page's events; an error becomes a message on the page."""
+    """Handle the page's events; an error becomes a message on the page."""
 
     def __init__(self, search: GallerySearch):
         self._search = search
 
     def upload(self, event: gr.EventData, *filters: Any) -> tuple[Query | None, str]:
-        """A file was chosen."""
+        """Search with an uploaded file."""
         return self._answer(lambda: self._uploaded(event), *filters)
 
     def choose(self, event: gr.EventData, *filters: Any) -> tuple[Query | None, str]:
-        """The button below a gallery image was pressed."""
-        return self._answer(lambda: self._search.chosen(said(event, "key")), *filters)
+        """Search with a gallery image."""
+        return self._answer(
+            lambda: self._search.query_from_gallery(read_field(event, "key")), *filters
+        )
 
     def browse(self, *filters: Any) -> tuple[Query | None, str]:
-        """The query is to be forgotten."""
+        """Drop the query and show some gallery images."""
         return self._answer(lambda: None, *filters)
 
-    def ask(self, query: Query | None, *filters: Any) -> tuple[Query | None, str]:
-        """A filter was changed, or the question is to be asked again."""
+    def repeat(self, query: Query | None, *filters: Any) -> tuple[Query | None, str]:
+        """Search again, such as with other filters."""
         return self._answer(lambda: query, *filters)
 
     def start(self, top: int) -> tuple[Any, ...]:
-        """The page was opened: what there is to filter by, and some pictures."""
+        """Fill the filters and show some gallery images when the page opens."""
         search = self._search
         try:
-            cameras, span, notes = search.cameras(), search.time_span(), search.notes()
+            cameras, span, notes = search.cameras(), search.time_span(), search.describe()
         except UserError as error:
             logger.error(error)
-            return (gr.skip(),) * 4 + (fragments.alert(UNREADABLE),)
-        times = [fragments.written_time(time) for time in span or ()]
-        info = f"The pictures' times go from {times[0]} to {times[1]}." if times else None
+            return (gr.skip(),) * 4 + (fragments.build_alert(FAILED),)
+        times = [fragments.format_time(time) for time in span or ()]
+        info = f"Times range from {times[0]} to {times[1]}." if times else None
         return (
             gr.CheckboxGroup(choices=cameras, visible=bool(cameras)),
             gr.Textbox(visible=bool(times), info=info),
             gr.Textbox(visible=bool(times)),
-            fragments.notes(notes),
+            fragments.build_notes(notes),
             self._answer(lambda: None, [], "", "", top)[1],
         )
 
     def _uploaded(self, event: gr.EventData) -> Query:
         try:
-            content = base64.b64decode(said(event, "content"), validate=True)
-        except (binascii.Error, ValueError):  # the latter: letters that are not ASCII
+            content = base64.b64decode(read_field(event, "content"), validate=True)
+        except (binascii.Error, ValueError):  # ValueError: non-ASCII text
             content = b""
-        return self._search.uploaded(content, said(event, "name"))
+        return self._search.query_from_upload(content, read_field(event, "name"))
 
     def _answer(self, query: Callable[[], Query | None], *filters: Any) -> tuple[Query | None, str]:
         cameras, since, until, top = filters
         try:
-            asked = query()
-            found = self._search.answer(
-                asked, cameras=cameras or (), since=since or "", until=until or "", top=int(top)
+            given = query()
+            found = self._search.search(
+                given, cameras=cameras or (), since=since or "", until=until or "", top=int(top)
             )
-            return asked, fragments.answer(found)
-        except (PictureError, QuestionError) as error:
-            return gr.skip(), fragments.alert(str(error))
-        except Exception as error:  # whatever it is, the visitor learns no more than that
+            return given, fragments.build_results(found)
+        except (ImageError, RequestError) as error:
+            return gr.skip(), fragments.build_alert(str(error))
+        except Exception as error:  # details stay in the log
             logger.error(error, exc_info=not isinstance(error, UserError))
-            return gr.skip(), fragments.alert(UNREADABLE)
+            return gr.skip(), fragments.build_alert(FAILED)
 
 
-def theme() -> gr.themes.Base:
-    """The machine's own fonts, and colours that stand out from their ground."""
+def build_theme() -> gr.themes.Base:
+    """Return a theme with system fonts and high contrast."""
     text, faint = "*neutral_950", "*neutral_700"
-    looks = gr.themes.Default(
+    theme = gr.themes.Default(
         primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
     )
-    return looks.set(
+    return theme.set(
         body_text_color_subdued=faint,
         block_info_text_color=faint,
         block_label_text_color=text,
@@ -142,24 +143,24 @@ def theme() -> gr.themes.Base:
     )
 
 
-def said(event: gr.EventData, name: str) -> str:
-    """What the browser says about an event, or what anything else sends in its place."""
+def read_field(event: gr.EventData, name: str) -> str:
+    """Return a field of an event as text; clients may send anything."""
     value = event._data.get(name) if isinstance(event._data, dict) else None
     return value if isinstance(value, str) else ""
 
 
 def build_page(search: GallerySearch, top: int = 20) -> gr.Blocks:
-    """Return the page; ``top`` is the number of pictures that it shows at first."""
+    """Return the page; ``top`` is the initial number of images."""
     handlers = Handlers(search)
     with gr.Blocks(title=TITLE, analytics_enabled=False) as page:
-        gr.HTML(f"<style>{fragments.style()}</style><h1>{TITLE}</h1>")
+        gr.HTML(f"<style>{fragments.build_style()}</style><h1>{TITLE}</h1>")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                upload = gr.HTML(fragments.page_part(UPLOAD), js_on_load=SEND)
-                cameras = gr.CheckboxGroup([], label="Cameras", info="None ticked: all of them.")
+                upload = gr.HTML(fragments.wrap(UPLOAD), js_on_load=SEND)
+                cameras = gr.CheckboxGroup([], label="Cameras", info="None selected: all cameras.")
                 since = gr.Textbox(label="Since", visible=False, max_length=40)
                 until = gr.Textbox(label="Until", visible=False, max_length=40)
-                hits = gr.Slider(1, MOST_HITS, top, step=1, label="Number of pictures")
+                hits = gr.Slider(1, MAX_HITS, top, step=1, label="Number of images")
                 again = gr.Button("Search", variant="primary")
                 browse = gr.Button("Show the gallery")
                 notes = gr.HTML()
@@ -167,14 +168,14 @@ def build_page(search: GallerySearch, top: int = 20) -> gr.Blocks:
                 results = gr.HTML(js_on_load=CHOOSE, apply_default_css=False)
         query = gr.State(None)
         filters, shown = [cameras, since, until, hits], [query, results]
-        options: dict[str, Any] = {"concurrency_limit": AT_ONCE, "concurrency_id": "search"}
+        options: dict[str, Any] = {"concurrency_limit": CONCURRENCY, "concurrency_id": "search"}
         to_top: dict[str, Any] = {"scroll_to_output": True, **options}
         upload.upload(handlers.upload, filters, shown, api_name="upload", **to_top)
         results.select(handlers.choose, filters, shown, api_name="choose", **to_top)
         browse.click(handlers.browse, filters, shown, api_name="browse", **options)
         gr.on(
             [again.click, cameras.input, since.submit, until.submit, hits.release],
-            handlers.ask, [query, *filters], shown,
+            handlers.repeat, [query, *filters], shown,
             api_name="search", trigger_mode="always_last", **options,
         )  # fmt: skip
         page.load(
@@ -184,5 +185,5 @@ def build_page(search: GallerySearch, top: int = 20) -> gr.Blocks:
             api_name="start",
             **options,
         )
-    page.state_session_capacity = SESSIONS
-    return page.queue(max_size=WAITING)
+    page.state_session_capacity = MAX_SESSIONS
+    return page.queue(max_size=MAX_WAITING)

@@ -1,6 +1,6 @@
-"""What the web page asks and what it gets, without any web: plain Python.
+"""What the page asks and what it gets, in plain Python.
 
-Shapes: H, W height and width in pixels, D feature dimensions, P parts.
+Shapes: D feature dimensions, P parts.
 """
 
 from __future__ import annotations
@@ -13,33 +13,33 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery_search import Filter, GalleryIndex, Hit, Item, Known
-from gallery_search.metadata import parse_time
-from gallery_search.web.pictures import PictureError, decoded, gallery_picture, thumbnail
+from gallery_search import Filter, GalleryIndex, Hit, IndexedImage, Item
+from gallery_search.store.metadata import parse_time
+from gallery_search.web import MAX_HITS
+from gallery_search.web.images import ImageError, decode_image, make_thumbnail, read_gallery_image
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MOST_HITS = 100
-LONGEST_NAME = 100  # letters of an uploaded file's name
+MAX_NAME = 100  # characters of an uploaded file's name
 
 
-class QuestionError(UserError):
-    """A question that cannot be answered, for a reason that may be told to whoever asked."""
+class RequestError(UserError):
+    """A request is invalid; whoever sent it may see the reason."""
 
 
 @dataclass(frozen=True)
 class Query:
-    """A picture that is asked with.
+    """A query image.
 
     Attributes:
-        name: of its file.
+        name: Of its file.
         features: (D,) float32.
         visibility: (P,) in [0, 1], 1 = visible.
-        thumbnail: a JPEG, or None where the picture is gone.
-        key: of a gallery image; ``""`` for an uploaded one.
-        identity: where it is known.
+        thumbnail: A JPEG; None if the file is missing.
+        key: Of a gallery image; ``""`` for an upload.
+        identity: If known.
     """
 
     name: str
@@ -51,15 +51,15 @@ class Query:
 
 
 @dataclass(frozen=True)
-class Shown:
+class Result:
     """A gallery image on the page.
 
     Attributes:
-        key: by which :meth:`GallerySearch.chosen` finds it.
-        item: what is known of it.
+        key: For :meth:`GallerySearch.query_from_gallery`.
+        item: Its metadata.
         visibility: (P,) in [0, 1], 1 = visible.
-        thumbnail: a JPEG, or None where there is no picture to show.
-        similarity: to the query; None where there is none.
+        thumbnail: A JPEG; None if the file cannot be shown.
+        similarity: To the query; None without a query.
     """
 
     key: str
@@ -70,60 +70,57 @@ class Shown:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """The images found, the best first; without a query some of the gallery's images."""
+class SearchResult:
+    """The gallery images most similar to the query; without a query, some gallery images."""
 
     query: Query | None
-    shown: list[Shown]
+    results: list[Result]
 
 
 class GallerySearch:
-    """Answers the page's questions; any number of threads may ask at once.
+    """Answer the page's requests; threads may share it.
 
     Args:
-        indexes: one or several, asked as one.
-        embedder: the model that they were built with.
+        indexes: Searched as one.
+        embedder: The model that built them.
     """
 
     def __init__(self, indexes: Sequence[GalleryIndex], embedder: Embedder):
         self._indexes = list(indexes)
         self._embedder = embedder
-        self._model = threading.Lock()  # two pictures at once take longer than one by one
+        self._model_lock = threading.Lock()  # two images at once take longer than one by one
 
-    def uploaded(self, content: bytes, name: str = "") -> Query:
-        """Return the query that a file's content is.
+    def query_from_upload(self, content: bytes, name: str = "") -> Query:
+        """Embed an uploaded file.
 
         Raises:
-            PictureError: it is too large, or no picture.
+            ImageError: It is too large, or not an image.
         """
-        image = decoded(content)
+        image = decode_image(content)
         pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
-        with self._model:
+        with self._model_lock:
             embedding = self._embedder.embed([pixels])
-        return Query(
-            name[:LONGEST_NAME], embedding.features[0], embedding.visibility[0], thumbnail(image)
-        )
+        features, visibility = embedding.features[0], embedding.visibility[0]
+        return Query(name[:MAX_NAME], features, visibility, make_thumbnail(image))
 
-    def chosen(self, key: str) -> Query:
-        """Return the query that a gallery image is; its features stand in the index.
+    def query_from_gallery(self, key: str) -> Query:
+        """Return a gallery image as a query; its features are in the index.
 
         Raises:
-            QuestionError: there is no such image, or not any more.
+            RequestError: There is no such image any more.
         """
         shard, _, number = key.partition(":")
-        known: list[Known] = []
+        found: list[IndexedImage] = []
         if shard.isdecimal() and number.isdecimal() and max(len(shard), len(number)) < 19:
             index = self._indexes[int(shard) : int(shard) + 1]
-            known = [found for each in index for found in each.look_up([int(number)])]
-        if not known:
-            raise QuestionError("This picture is not in the gallery any more; choose another one.")
-        found = known[0]
-        picture = self._picture(found.image, found.item)
-        return Query(
-            found.item.path, found.features, found.visibility, picture, key, found.item.identity
-        )
+            found = [image for each in index for image in each.look_up([int(number)])]
+        if not found:
+            raise RequestError("This image is not in the gallery any more; choose another one.")
+        image, item = found[0], found[0].item
+        thumbnail = self._read_thumbnail(image.image, item)
+        return Query(item.path, image.features, image.visibility, thumbnail, key, item.identity)
 
-    def answer(
+    def search(
         self,
         query: Query | None = None,
         *,
@@ -131,51 +128,53 @@ class GallerySearch:
         since: str = "",
         until: str = "",
         top: int = 20,
-    ) -> Answer:
-        """Return the gallery images most like the query, without the query itself.
+    ) -> SearchResult:
+        """Return the gallery images most similar to the query, without the query itself.
 
         Args:
-            query: None for some images of the gallery to choose from.
-            cameras: names; none of them: all cameras.
-            since, until: as :func:`parse_time` reads them; ``""`` for no bound.
-            top: how many at most, 1 to ``MOST_HITS``.
+            query: None for some images of the gallery.
+            cameras: Names; empty for all.
+            since: Earliest time, for :func:`parse_time`; ``""`` for no bound.
+            until: Latest time, likewise.
+            top: Maximum number of images, 1 to ``MAX_HITS``.
 
         Raises:
-            QuestionError: a time that cannot be read, or another number of hits.
+            RequestError: An invalid time, or another number of images.
         """
-        if not 1 <= top <= MOST_HITS:
-            raise QuestionError(f"The number of pictures must be between 1 and {MOST_HITS}.")
+        if not 1 <= top <= MAX_HITS:
+            raise RequestError(f"The number of images must be between 1 and {MAX_HITS}.")
         try:
             bounds = [parse_time(text) if text.strip() else None for text in (since, until)]
         except UserError as error:
-            raise QuestionError(f"Time: {error}.") from error
+            raise RequestError(f"Time: {error}.") from error
         filter = Filter(tuple(cameras), *bounds)
-        return Answer(
-            query, self._browsed(filter, top) if query is None else self._found(query, filter, top)
-        )
+        results = self._browse(filter, top) if query is None else self._rank(query, filter, top)
+        return SearchResult(query, results)
 
     def cameras(self) -> list[str]:
-        """Return the names of all cameras, numbers in their order."""
+        """Return the names of all cameras; numbers first, in their order."""
         names = {name for index in self._indexes for name in index.cameras()}
         return sorted(names, key=lambda name: (not name.isdecimal(), len(name), name))
 
     def time_span(self) -> tuple[float, float] | None:
-        """Return the first and the last time; None where no image has one."""
+        """Return the first and the last time; None if no image has one."""
         spans = [span for index in self._indexes if (span := index.time_span())]
         return (min(s[0] for s in spans), max(s[1] for s in spans)) if spans else None
 
-    def notes(self) -> list[str]:
-        """Say what is searched: a line for each index."""
-        notes = []
+    def describe(self) -> list[str]:
+        """Return one line per index: images, metric, kind of search, model."""
+        lines = []
         for index in self._indexes:
-            facts, how = index.facts(), "exact search"
-            if kind := facts.approximation:
-                how = f"{kind.kind} search, recall@10 {kind.recall:.3f} ({kind.queries} queries)"
-            model = f"model {Path(facts.weights).name or 'unknown'} ({facts.fingerprint[:8]})"
-            notes.append(f"{len(index)} pictures, {facts.metric} similarity, {how}, {model}")
-        return notes
+            info, kind = index.info(), "exact search"
+            if built := info.approximation:
+                kind = (
+                    f"{built.kind} search, recall@10 {built.recall:.3f} ({built.queries} queries)"
+                )
+            model = f"model {Path(info.weights).name or 'unknown'} ({info.fingerprint[:8]})"
+            lines.append(f"{len(index)} images, {info.metric} similarity, {kind}, {model}")
+        return lines
 
-    def _found(self, query: Query, filter: Filter, top: int) -> list[Shown]:
+    def _rank(self, query: Query, filter: Filter, top: int) -> list[Result]:
         hits = [
             (f"{shard}:{hit.id}", hit)
             for shard, index in enumerate(self._indexes)
@@ -183,23 +182,27 @@ class GallerySearch:
         ]
         others = [(key, hit) for key, hit in hits if key != query.key]
         others.sort(key=lambda pair: -pair[1].similarity)
-        return [self._shown(key, hit, hit.similarity) for key, hit in others[:top]]
+        return [self._build_result(key, hit, hit.similarity) for key, hit in others[:top]]
 
-    def _browsed(self, filter: Filter, top: int) -> list[Shown]:
-        found: list[Shown] = []
+    def _browse(self, filter: Filter, top: int) -> list[Result]:
+        results: list[Result] = []
         for shard, index in enumerate(self._indexes):
-            ids = index.select(filter, top - len(found)).tolist()
-            found += [self._shown(f"{shard}:{one.id}", one) for one in index.look_up(ids)]
-        return found
+            ids = index.select(filter, top - len(results)).tolist()
+            images = index.look_up(ids)
+            results += [self._build_result(f"{shard}:{image.id}", image) for image in images]
+        return results
 
-    def _shown(self, key: str, found: Hit | Known, similarity: float | None = None) -> Shown:
-        picture = self._picture(found.image, found.item)
-        return Shown(key, found.item, found.visibility, picture, similarity)
+    def _build_result(
+        self, key: str, image: Hit | IndexedImage, similarity: float | None = None
+    ) -> Result:
+        thumbnail = self._read_thumbnail(image.image, image.item)
+        return Result(key, image.item, image.visibility, thumbnail, similarity)
 
-    def _picture(self, image: Path, item: Item) -> bytes | None:
-        """Return a thumbnail, or None where there is nothing to show; the log says why."""
+    def _read_thumbnail(self, image: Path, item: Item) -> bytes | None:
+        """Return a thumbnail; log and return None if the file cannot be shown."""
         try:
-            return thumbnail(gallery_picture(image.parents[item.path.count("/")], item.path))
-        except PictureError as error:
-            logger.warning(f"Cannot be shown: {image} ({error})")
+            folder = image.parents[item.path.count("/")]
+            return make_thumbnail(read_gallery_image(folder, item.path))
+        except ImageError as error:
+            logger.warning(f"Cannot show {image} ({error})")
             return None

@@ -1,4 +1,4 @@
-"""The server of the page: what it lets in, and what it lets out."""
+"""The page's server: which requests it accepts."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from collections.abc import Iterator
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from gallery_search.web.pictures import MOST_BYTES
+from gallery_search.web.images import MAX_BYTES
 from gallery_search.web.search import GallerySearch
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MOST_CONNECTIONS = 500
-MOST_LETTERS = MOST_BYTES * 4 // 3 + 2**16  # of a request: a picture as text, and the rest
-GOODBYE = 3  # seconds that open connections get when the server ends
+MAX_CONNECTIONS = 500
+MAX_REQUEST = MAX_BYTES * 4 // 3 + 2**16  # bytes: an image in base64, and the rest
+SHUTDOWN_SECONDS = 3  # for open connections
 
-# What the page itself asks for. Gradio can do more: files, uploads, downloads from elsewhere.
+# What the page itself requests. Gradio also serves files, uploads and downloads.
 PAGES = frozenset(
     ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt",
      "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/queue/join",
@@ -46,12 +46,11 @@ HEADERS = {
 
 
 class Guard:
-    """Lets through what the page needs, and nothing else; an ASGI application.
+    """Accept only the requests that the page needs; an ASGI application.
 
     Args:
-        app: the page.
-        hosts: names by which the server may be called, so that no other site's name can be made to
-            lead here; None for any name.
+        app: The page.
+        hosts: Accepted host names, against DNS rebinding; None accepts any.
     """
 
     def __init__(self, app: Any, hosts: frozenset[str] | None):
@@ -61,9 +60,9 @@ class Guard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        refused = self._refusal(scope) if scope["type"] == "http" else 404
-        if refused:
-            return await _refuse(scope, send, refused)
+        status = self._check(scope) if scope["type"] == "http" else 404
+        if status:
+            return await _refuse(scope, send, status)
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -72,15 +71,15 @@ class Guard:
 
         await self._app(scope, receive, send_with_headers)
 
-    def _refusal(self, scope: Any) -> int:
-        """Return the status of a request that is refused, or 0."""
+    def _check(self, scope: Any) -> int:
+        """Return the status code of a refused request, or 0."""
         headers = dict(scope["headers"])
         host = re.sub(r":\d+$", "", headers.get(b"host", b"").decode("latin-1"))
         if self._hosts is not None and host not in self._hosts:
             return 403
-        opened = headers.get(b"sec-fetch-mode") == b"navigate"
-        if not opened and headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
-            return 403  # a script of another site, in the browser of one who may come here
+        is_link = headers.get(b"sec-fetch-mode") == b"navigate"
+        if not is_link and headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
+            return 403  # a script of another site in a visitor's browser
         path = scope["path"]
         if path not in PAGES and not path.startswith(FOLDERS) or ".." in path:
             return 404
@@ -89,7 +88,7 @@ class Guard:
         length = headers.get(b"content-length", b"")
         if not length.isdigit():
             return 411
-        return 413 if int(length) > MOST_LETTERS else 0
+        return 413 if int(length) > MAX_REQUEST else 0
 
 
 def _headers() -> Iterator[tuple[bytes, bytes]]:
@@ -105,11 +104,7 @@ async def _refuse(scope: Any, send: Any, status: int) -> None:
 
 
 def check_installed() -> None:
-    """Look for Gradio.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Raise UserError if Gradio is not installed."""
     if importlib.util.find_spec("gradio") is None:
         raise UserError(
             "the page needs Gradio, which is not installed; install the extra 'web': "
@@ -118,18 +113,18 @@ def check_installed() -> None:
 
 
 def is_local(host: str) -> bool:
-    """Whether an address is reached from this machine alone."""
+    """Whether only this machine can reach an address."""
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
 
 
-def bound_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens at the address.
+def open_socket(host: str, port: int) -> socket.socket:
+    """Return a socket that listens on the address.
 
     Raises:
-        UserError: there is no such address, or something else listens there.
+        UserError: No such address, or it is in use.
     """
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -142,57 +137,57 @@ def bound_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(search: GallerySearch, host: str, port: int, top: int) -> None:
-    """Serve the page until the process is told to end.
+    """Serve the page until SIGINT or SIGTERM.
 
     Args:
-        search: answers the questions.
-        host: the address to listen at.
-        port: 0 for one that is free.
-        top: how many pictures the page shows at first.
+        search: Answers the requests.
+        host: Address to listen on.
+        port: 0 for a free one.
+        top: Initial number of images.
 
     Raises:
-        UserError: Gradio is missing, or the address cannot be had.
+        UserError: Gradio is missing, or the address is not available.
     """
     check_installed()
-    with bound_socket(host, port) as listening, _own_folder():
+    with open_socket(host, port) as listening, _temporary_folder():
         import uvicorn
 
         names = frozenset(("localhost", "127.0.0.1", "[::1]", host)) if is_local(host) else None
         if names is None:
             logger.warning(
-                f"--host {host}: everybody who can reach this machine can search the gallery and "
-                "look at its pictures; there is no password, and nothing is encrypted"
+                f"--host {host}: everyone who can reach this machine can search the gallery and "
+                "see its images; there is no password and no encryption"
             )
         config = uvicorn.Config(
-            Guard(_application(search, top), names),
+            Guard(_build_application(search, top), names),
             log_level="warning",
-            limit_concurrency=MOST_CONNECTIONS,
-            timeout_graceful_shutdown=GOODBYE,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             server_header=False,
         )
-        shown = f"[{host}]" if ":" in host else host
-        print(f"http://{shown}:{listening.getsockname()[1]}", flush=True)
+        name = f"[{host}]" if ":" in host else host
+        print(f"http://{name}:{listening.getsockname()[1]}", flush=True)
         uvicorn.Server(config).run(sockets=[listening])
 
 
-def _application(search: GallerySearch, top: int) -> Any:
+def _build_application(search: GallerySearch, top: int) -> Any:
     import gradio
     from fastapi import FastAPI
 
-    from gallery_search.web.page import build_page, theme
+    from gallery_search.web.page import build_page, build_theme
 
     bare = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
     return gradio.mount_gradio_app(
         bare, build_page(search, top), path="/", allowed_paths=[], show_error=False,
         footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
         enable_monitoring=False, max_file_size=0,
-        theme=theme(),
+        theme=build_theme(),
     )  # fmt: skip
 
 
 @contextlib.contextmanager
-def _own_folder() -> Iterator[None]:
-    """Let Gradio write nowhere but to a folder that goes with the server; SIGTERM ends it too."""
+def _temporary_folder() -> Iterator[None]:
+    """Confine Gradio's files to a folder that is deleted at the end, also on SIGTERM."""
     before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         with TemporaryDirectory(prefix="gallery-search-") as folder:

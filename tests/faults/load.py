@@ -76,7 +76,7 @@ class Progress:
 
 
 def add_batch(index: GalleryIndex, writer: Any, first: int) -> None:
-    gallery = Path(index.facts().gallery)
+    gallery = Path(index.info().gallery)
     items = [Item(f"{n}.jpg", str(n % CAMERAS), float(n)) for n in range(first, first + BATCH)]
     for number, item in enumerate(items, first):
         os.link(gallery / f"drawn{number % 8}", gallery / item.path)

@@ -21,18 +21,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from runs import forked, kill_self, status_of
 
-from gallery_search import Filter, GalleryIndex, Item, search_shards
-from gallery_search import approximation as approximations
-from gallery_search import database as databases
-from gallery_search import exact as exact_search
-from gallery_search import gallery as galleries
-from gallery_search import vectors as vector_files
-from gallery_search.metadata import (
-    checked_path,
-    item_from_name,
-    parse_time,
-    read_table,
-)
+from gallery_search import Filter, GalleryIndex, Item, search_indexes
+from gallery_search.store import approximation as approximations
+from gallery_search.store import database as databases
+from gallery_search.store import exact as exact_search
+from gallery_search.store import index as indexes
+from gallery_search.store import recall
+from gallery_search.store import vectors as vector_files
+from gallery_search.store.metadata import check_path, parse_name, parse_time, read_table
 from occluded_reid.evaluation.distances import METRICS, distance_matrix
 from occluded_reid.utils.errors import UserError
 
@@ -65,7 +61,7 @@ def some_items(count: int, first: int = 0) -> list[Item]:
 
 def add(index: GalleryIndex, features: np.ndarray, first: int = 0) -> list[int]:
     with index.writer() as writer:
-        parts = index.facts().num_parts
+        parts = index.info().num_parts
         return writer.add(
             some_items(len(features), first), features, np.full((len(features), parts), 0.5)
         )
@@ -133,13 +129,13 @@ def test_exact_search_is_brute_force(metric, data, tmp_path_factory):
 @pytest.mark.parametrize("metric", METRICS)
 def test_approximate_search(kind, metric, tmp_path, monkeypatch):
     monkeypatch.setattr(approximations, "CODES", 2)
-    monkeypatch.setattr(galleries, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(indexes, "EXACT_UP_TO", 100)
     features = clustered(1400, 16)
     index = create(tmp_path / "index", metric, 16, 0)
     ids = np.array(add(index, features[:1100]))
     with index.writer() as writer:
         writer.remove(ids[7:50].tolist())
-        built = writer.optimise(kind).approximation
+        built = writer.optimize(kind).approximation
     assert (built.kind, built.rows, built.queries) == (kind, 1100, 200)
     add(index, features[1100:], 1100)  # found without being in it
     queries = clustered(60, 16, seed=1)
@@ -171,40 +167,38 @@ def test_too_few_proposals_end_in_exact_search(tmp_path, monkeypatch):
     index = create(tmp_path / "index", "euclidean", 8, 0)
     add(index, features)
     with index.writer() as writer:
-        writer.optimise("ivf")
-    monkeypatch.setattr(galleries, "propose", lambda *_: np.full((1, 100), -1))
+        writer.optimize("ivf")
+    monkeypatch.setattr(indexes, "propose_rows", lambda *_: np.full((1, 100), -1))
     assert [hit.item.path for hit in index.search(features[:1], 3)[0]][0] == "0.jpg"
 
 
-def test_the_kind_goes_by_size_and_small_galleries_are_exact(tmp_path):
+def test_the_kind_goes_by_size_and_small_indexes_are_exact(tmp_path):
     sizes = (0, 100_000, 100_001, 1_000_000, 1_000_001, 4_000_000, 4_000_001)
     kinds = ["exact", "exact", "hnsw", "hnsw", "ivf", "ivf", "ivfpq"]
-    assert [approximations.kind_for(size) for size in sizes] == kinds
+    assert [approximations.choose_kind(size) for size in sizes] == kinds
     index = create(tmp_path / "index")
     add(index, np.eye(4, dtype=np.float32))
     with index.writer() as writer:
-        assert writer.optimise().approximation is None
+        assert writer.optimize().approximation is None
         with pytest.raises(UserError, match="4 vectors are too few for ivf"):
-            writer.optimise("ivf")
+            writer.optimize("ivf")
         with pytest.raises(UserError, match="no kind 'lsh'; there are auto, exact, hnsw"):
-            writer.optimise("lsh")
+            writer.optimize("lsh")
 
 
 def test_recall_tells_of_a_bad_approximation(tmp_path, monkeypatch):
-    from gallery_search import recall
-
-    real = recall.propose
+    real = recall.propose_rows
 
     def half(*words: Any) -> np.ndarray:
         found = real(*words)
         return np.where(found % 2, found, -1)
 
-    monkeypatch.setattr(recall, "propose", half)
+    monkeypatch.setattr(recall, "propose_rows", half)
     index = create(tmp_path / "index", "dot", 8, 0)
     add(index, clustered(1000, 8))
     with index.writer() as writer:
-        built = writer.optimise("ivf").approximation
-    assert 0.4 < built.recall < 0.6 and built.effort == recall.MOST_EFFORT
+        built = writer.optimize("ivf").approximation
+    assert 0.4 < built.recall < 0.6 and built.effort == recall.MAX_EFFORT
 
 
 def test_ids_stay_and_are_never_given_again(tmp_path):
@@ -218,10 +212,10 @@ def test_ids_stay_and_are_never_given_again(tmp_path):
         writer.compact()
     assert add(index, features[1:2], 20) == [ids[3] + 1]
     for each in (index, other, GalleryIndex(tmp_path / "index")):
-        assert len(each) == 3 and each.facts().rows == 3
+        assert len(each) == 3 and each.info().rows == 3
         assert [hits[0].id for hits in each.search(features[:3])] == [ids[0], ids[3] + 1, ids[2]]
     assert sorted(p.name for p in (tmp_path / "index").glob("*-*.*32")) == [
-        "parity-1.u32", "vectors-1.f32",
+        "vectors-1.f32"
     ]  # fmt: skip
     with index.writer() as writer:
         writer.remove(index.select(Filter()).tolist())
@@ -234,7 +228,7 @@ def test_ids_stay_and_are_never_given_again(tmp_path):
 def test_a_search_that_meets_a_compaction_starts_again(tmp_path, monkeypatch):
     index = create(tmp_path / "index")
     ids = add(index, np.eye(4, dtype=np.float32))
-    facts = GalleryIndex._facts
+    facts = GalleryIndex._read_info
 
     def compact_meanwhile(self, database):
         found = facts(self, database)
@@ -247,7 +241,7 @@ def test_a_search_that_meets_a_compaction_starts_again(tmp_path, monkeypatch):
 
     calls: list[int] = []
     reader = GalleryIndex(tmp_path / "index")
-    monkeypatch.setattr(GalleryIndex, "_facts", compact_meanwhile)
+    monkeypatch.setattr(GalleryIndex, "_read_info", compact_meanwhile)
     assert {hit.id for hit in reader.search(np.ones((1, 4)))[0]} == set(ids[1:])
 
 
@@ -302,24 +296,24 @@ def test_kill_while_adding_keeps_all_complete_batches(tmp_path):
         assert [hit.similarity for hit in hits] == list(reversed(range(len(index))))
 
 
-@pytest.mark.parametrize("place", ["set_facts", "renumber"])
+@pytest.mark.parametrize("place", ["write_info", "renumber_rows"])
 def test_kill_between_the_files_and_the_database(place, tmp_path, monkeypatch):
     index = create(tmp_path / "index")
     ids = add(index, np.eye(4, dtype=np.float32))
 
     def work() -> None:
         with index.writer() as writer:
-            if place == "renumber":
+            if place == "renumber_rows":
                 writer.remove(ids[:1])
             monkeypatch.setattr(databases.Database, place, lambda *_: kill_self())
-            if place == "renumber":
+            if place == "renumber_rows":
                 writer.compact()
             writer.add(some_items(3, 9), np.full((3, 4), 7), np.zeros((3, 2)))
 
     assert status_of(forked(work)) == -signal.SIGKILL
     half = tmp_path / "index" / ".approximation-1.faiss.0.unfinished"
     half.touch()
-    left = ids[1:] if place == "renumber" else ids
+    left = ids[1:] if place == "renumber_rows" else ids
     assert {hit.id for hit in index.search(np.ones((1, 4)))[0]} == set(left)
     add(index, np.full((1, 4), 5, np.float32), 30)
     assert index.search(np.ones((1, 4)))[0][0].similarity == 20
@@ -349,7 +343,7 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(tmp_path, monkeypatch):
             add(index, np.float32(features), first)
     with index.writer() as writer:
         for items, seen, message in (
-            ([Item("../a.jpg")] * 4, np.zeros((4, 2)), "no path below"),
+            ([Item("../a.jpg")] * 4, np.zeros((4, 2)), "not a path below"),
             (some_items(4, 9), np.zeros((4, 3)), "do not fit"),
             (some_items(3, 9), np.zeros((3, 2)), "do not fit"),
             (some_items(4, 9), None, "do not fit"),
@@ -367,6 +361,17 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="the disk is full"):
             add(index, np.eye(4, dtype=np.float32), 9)
     assert len(index) == 4 == len(index.search(np.ones((1, 4)))[0])
+
+
+def test_an_index_with_parity_files_opens(tmp_path):
+    """Earlier versions wrote a parity word per row."""
+    index = create(tmp_path / "index")
+    add(index, np.eye(4, dtype=np.float32))
+    parity = tmp_path / "index" / "parity-0.u32"
+    parity.write_bytes(bytes(16))
+    assert len(GalleryIndex(tmp_path / "index").search(np.ones((1, 4)))[0]) == 4
+    add(index, np.eye(4, dtype=np.float32), 10)
+    assert len(index) == 8 and not parity.exists()
 
 
 def test_another_models_query_is_refused(tmp_path):
@@ -389,7 +394,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = create(tmp_path_factory.mktemp("sound") / "index", "cosine")
     add(index, clustered(1000, DIM))
     with index.writer() as writer:
-        writer.optimise("ivf")
+        writer.optimize("ivf")
     return index.folder
 
 
@@ -411,17 +416,15 @@ def facts_with(word: str, other: str) -> Any:
 
 
 TAMPERED: dict[str, tuple[Any, str]] = {
-    "vector": (lambda f: flip(f / "vectors-0.f32", 15), "damaged at row 0"),
-    "parity": (lambda f: flip(f / "parity-0.u32", 0), "damaged at row 0"),
     "shorter": (lambda f: os.truncate(f / "vectors-0.f32", 15_999), "15999 bytes long instead"),
     "no vectors": (lambda f: (f / "vectors-0.f32").unlink(), "vectors-0.f32 is missing"),
-    "faiss flipped": (lambda f: flip(f / "approximation-1.faiss", 99), "its checksum is another"),
+    "faiss flipped": (lambda f: flip(f / "approximation-1.faiss", 99), "its checksum is wrong"),
     "faiss cut": (lambda f: os.truncate(f / "approximation-1.faiss", 50), "its checksum"),
     "no faiss": (lambda f: (f / "approximation-1.faiss").unlink(), "faiss is missing"),
-    "no database": (lambda f: (f / "gallery.sqlite").unlink(), "is no gallery index"),
+    "no database": (lambda f: (f / "gallery.sqlite").unlink(), "is not a gallery index"),
     "garbage": (lambda f: (f / "gallery.sqlite").write_bytes(b"x" * 9999), "cannot be used"),
-    "empty": (lambda f: (f / "gallery.sqlite").write_bytes(b""), "of another program"),
-    "foreign": (lambda f: sql(f, "PRAGMA application_id = 1"), "of another program"),
+    "empty": (lambda f: (f / "gallery.sqlite").write_bytes(b""), "another program wrote"),
+    "foreign": (lambda f: sql(f, "PRAGMA application_id = 1"), "another program wrote"),
     "version": (lambda f: sql(f, "PRAGMA user_version = 2"), "has format 2, this program reads"),
     "trigger": (
         lambda f: sql(f, "CREATE TRIGGER t AFTER DELETE ON items BEGIN SELECT 1; END"),
@@ -437,10 +440,10 @@ TAMPERED: dict[str, tuple[Any, str]] = {
     "more rows": (facts_with('"rows": 1000, "serial"', '"rows": 900, "serial"'), "more rows than"),
     "many rows": (facts_with('"rows": 1000, "serial"', '"rows": 1001, "serial"'), "bytes long"),
     "other dim": (facts_with('"dim": 4', '"dim": 2'), "do not fit"),
-    "path": (lambda f: sql(f, "UPDATE items SET path = '/etc/' || id"), "no path below"),
-    "up": (lambda f: sql(f, "UPDATE items SET path = 'a/../../' || id"), "no path below"),
+    "path": (lambda f: sql(f, "UPDATE items SET path = '/etc/' || id"), "not a path below"),
+    "up": (lambda f: sql(f, "UPDATE items SET path = 'a/../../' || id"), "not a path below"),
     "blob": (lambda f: sql(f, "UPDATE items SET visibility = x'00'"), "cannot be used"),
-    "item": (lambda f: sql(f, "DELETE FROM items"), "nothing is known of row"),
+    "item": (lambda f: sql(f, "DELETE FROM items"), "has no item"),
     "type": (lambda f: sql(f, "UPDATE items SET path = CAST(path AS BLOB)"), "cannot be used"),
 }
 
@@ -464,12 +467,15 @@ def test_a_valid_checksum_does_not_make_a_faiss_index(sound, tmp_path):
     shutil.copytree(sound, folder)
     path = folder / "approximation-1.faiss"
     flat = faiss.serialize_index(faiss.IndexFlatIP(DIM)).tobytes()
-    for content, message in ((b"nonsense", "is no faiss index"), (flat, "is of another index")):
+    for content, message in (
+        (b"nonsense", "is not a faiss index"),
+        (flat, "belongs to another index"),
+    ):
         path.write_bytes(content)
         with databases.transaction(folder, write=True) as database:
-            facts = database.facts()
+            facts = database.read_info()
             built = replace(facts.approximation, sha256=sha256(content).hexdigest())
-            database.set_facts(replace(facts, approximation=built))
+            database.write_info(replace(facts, approximation=built))
         with pytest.raises(UserError, match=message):
             GalleryIndex(folder).search(np.ones((1, DIM)))
 
@@ -521,7 +527,7 @@ def test_shards_are_one_index(metric, tmp_path):
     for filter in (Filter(), Filter(("1",), since=600)):
         one, other = (
             whole.search(features[:5], 12, filter),
-            search_shards(shards, features[:5], 12, filter),
+            search_indexes(shards, features[:5], 12, filter),
         )
         assert [[h.item for h in hits] for hits in one] == [
             [h.item for h in hits] for hits in other
@@ -539,7 +545,7 @@ def test_shards_are_one_index(metric, tmp_path):
     ],
 )
 def test_names(path, camera, time, identity):
-    assert item_from_name(path) == Item(path, camera, time, identity)
+    assert parse_name(path) == Item(path, camera, time, identity)
 
 
 @pytest.fixture
@@ -564,12 +570,12 @@ def test_times_and_tables(far_away, tmp_path):
     for text, message in (
         ("camera\n1\n", "at least path"),
         ("path,colour\na,b\n", "should name the columns"),
-        ("path,time\na.jpg,soon\n", "line 2: 'soon' is no time"),
-        ("path,time\na.jpg,nan\n", "line 2: 'nan' is no time"),
-        ("path\na.jpg\na.jpg\n", "line 3: a.jpg stands twice"),
-        ("path\n../a.jpg\n", "line 2: '../a.jpg' is no path below"),
-        ("path\na.jpg,1\n", "line 2: it has more cells"),
-        ("", "says nothing"),
+        ("path,time\na.jpg,soon\n", "line 2: 'soon' is not a time"),
+        ("path,time\na.jpg,nan\n", "line 2: 'nan' is not a time"),
+        ("path\na.jpg\na.jpg\n", "line 3: a.jpg is a duplicate"),
+        ("path\n../a.jpg\n", "line 2: '../a.jpg' is not a path below"),
+        ("path\na.jpg,1\n", "line 2: more cells"),
+        ("", "first line is empty"),
         ("path\n\x00\n", "table.csv"),
     ):
         table.write_text(text)
@@ -581,20 +587,20 @@ def test_times_and_tables(far_away, tmp_path):
 
 @pytest.mark.parametrize("path", ["", "/a", "../a", "a/../b", "a//b", "./a", "a\0", "a/", "\udcff"])
 def test_paths_that_lead_elsewhere(path):
-    with pytest.raises(UserError, match="no path below"):
-        checked_path(path)
+    with pytest.raises(UserError, match="not a path below"):
+        check_path(path)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_gpu_finds_the_same(metric, tmp_path, monkeypatch):
-    if exact_search.gpu() is None:
+    if exact_search.get_gpu_resources() is None:
         pytest.skip("faiss finds no GPU")
     index = create(tmp_path / "index", metric, 16, 0)
     add(index, clustered(2000, 16))
     queries = clustered(30, 16, seed=1)
     found = index.search(queries)
-    monkeypatch.setattr(exact_search, "gpu", lambda: None)
+    monkeypatch.setattr(exact_search, "get_gpu_resources", lambda: None)
     assert [[h.id for h in hits] for hits in found] == [
         [h.id for h in hits] for hits in index.search(queries)
     ]
@@ -609,7 +615,7 @@ def test_a_hundred_thousand_items(kind, tmp_path):
     with index.writer() as writer:
         for first in range(0, 100_000, 5000):
             writer.add(some_items(5000, first), features[first : first + 5000])
-        built = writer.optimise(kind).approximation
+        built = writer.optimize(kind).approximation
     queries = clustered(100, 128, seed=1)
     truth = np.sort(brute(queries, features, "cosine"), 1)[:, -10:]
     start = time.perf_counter()

@@ -14,7 +14,7 @@ from runs import draw_market, forked, kill_self, load_tool, status_of
 from test_embedder import two_runs
 
 import occluded_reid
-from gallery_search import GalleryIndex, Item, Writer
+from gallery_search import Filter, GalleryIndex, Item, Writer, querying
 from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.visualization.sheet import BLUE, ORANGE
 
@@ -70,7 +70,7 @@ def test_build_reads_all_images_and_names_the_broken_ones(runs, market, tmp_path
     assert "sub/0009_c1s1_000000_00.jpg" in printed
     index = GalleryIndex(tmp_path / "index")
     model = occluded_reid.load(runs / "run")
-    assert (index.facts().fingerprint, index.facts().metric) == (model.fingerprint, "cosine")
+    assert (index.info().fingerprint, index.info().metric) == (model.fingerprint, "cosine")
     paths = sorted(path.name for path in (market / "bounding_box_test").glob("*.jpg"))
     found = model.embed([read_bgr(market / "bounding_box_test" / path) for path in paths])
     lists = index.search(found.features, 1)
@@ -79,7 +79,7 @@ def test_build_reads_all_images_and_names_the_broken_ones(runs, market, tmp_path
     seen = [hits[0].visibility for hits in lists]
     np.testing.assert_allclose(seen, found.visibility, atol=1e-5)
     assert tool.command(build_words(runs, market, tmp_path / "index")) == 0  # nothing to do
-    assert len(index) == IMAGES == index.facts().rows
+    assert len(index) == IMAGES == index.info().rows
 
 
 def test_a_killed_build_goes_on(runs, market, tmp_path, monkeypatch):
@@ -99,7 +99,7 @@ def test_a_killed_build_goes_on(runs, market, tmp_path, monkeypatch):
     index = GalleryIndex(tmp_path / "index")
     assert len(index) == 30
     assert tool.command(words) == 0
-    assert len(index) == IMAGES == index.facts().rows
+    assert len(index) == IMAGES == index.info().rows
 
 
 def test_a_query_prints_and_draws_the_ranked_list(runs, market, index, tmp_path, capsys):
@@ -122,7 +122,7 @@ def test_a_query_prints_and_draws_the_ranked_list(runs, market, index, tmp_path,
 
 
 def test_landmarks_are_not_drawn_as_stripes(market, index, tmp_path, monkeypatch):
-    drawn, load, sheet = [], tool.load, tool.sheet
+    drawn, load, sheet = [], querying.load_model, querying.sheet
 
     def load_with_landmarks(*args, **options):
         model = load(*args, **options)
@@ -130,8 +130,13 @@ def test_landmarks_are_not_drawn_as_stripes(market, index, tmp_path, monkeypatch
         model.stripes = False
         return model
 
-    monkeypatch.setattr(tool, "load", load_with_landmarks)
-    monkeypatch.setattr(tool, "sheet", lambda sections: drawn.extend(sections) or sheet(sections))
+    monkeypatch.setattr(querying, "load_model", load_with_landmarks)
+
+    def draw(sections):
+        drawn.extend(sections)
+        return sheet(sections)
+
+    monkeypatch.setattr(querying, "sheet", draw)
     words = query_words(market, index, "--figure", str(tmp_path / "F.png"), "--top", "2")
     assert tool.command(words) == 0
     query, *hits = drawn[0].tiles
@@ -173,14 +178,14 @@ def test_remove_and_add(runs, market, index, tmp_path, capsys):
     assert tool.command(["remove", "--index", str(index), *gone]) == 0
     assert "2 images removed" in capsys.readouterr().out
     opened = GalleryIndex(index)
-    assert len(opened) == IMAGES - 2 and opened.facts().generation == 0
+    assert len(opened) == IMAGES - 2 and opened.info().generation == 0
     assert tool.command(["remove", "--index", str(index), "--camera", "2"]) == 0
-    assert len(opened) == opened.facts().rows == 30 and opened.facts().generation == 1
-    assert not len(opened.select(tool.Filter(("2",))))
+    assert len(opened) == opened.info().rows == 30 and opened.info().generation == 1
+    assert not len(opened.select(Filter(("2",))))
     for words, message in (
         ([*gone], "2 paths are not in"),
-        ([], "what is to be removed?"),
-        ([*gone, "--camera", "1"], "what is to be removed?"),
+        ([], "give either paths, or --camera"),
+        ([*gone, "--camera", "1"], "give either paths, or --camera"),
     ):
         assert tool.command(["remove", "--index", str(index), *words]) == 2
         assert message in capsys.readouterr().err
@@ -194,7 +199,7 @@ def test_remove_and_add(runs, market, index, tmp_path, capsys):
 
 
 def test_an_approximation_by_name(runs, market, index, monkeypatch, capsys):
-    monkeypatch.setattr("gallery_search.approximation.LEAST_ITEMS", 10)
+    monkeypatch.setattr("gallery_search.store.approximation.MIN_ITEMS", 10)
     assert tool.command(["optimise", "--index", str(index), "--kind", "hnsw"]) == 0
     assert "search: hnsw, recall@10 " in capsys.readouterr().out
     assert tool.command(["info", "--index", str(index), "--time"]) == 0
@@ -214,8 +219,8 @@ def test_mistakes_end_in_one_message(runs, market, index, tmp_path, capsys):
     (tmp_path / "broken" / "a.jpg").touch()
     for words, message in (
         (query_words(market, index, "--weights", other), "was built by another model"),
-        (query_words(market, tmp_path / "none"), "is no gallery index"),
-        (query_words(market, index, "--since", "soon"), "'soon' is no time"),
+        (query_words(market, tmp_path / "none"), "is not a gallery index"),
+        (query_words(market, index, "--since", "soon"), "'soon' is not a time"),
         (["query", "--index", str(index), "--image", "none.jpg"], "the image none.jpg"),
         (build_words(runs, market, tmp_path / "new", "--weights", other + "s"), "no weights"),
         (build_words(runs, market, index, "--weights", other), "was built by another model"),
@@ -233,5 +238,5 @@ def test_mistakes_end_in_one_message(runs, market, index, tmp_path, capsys):
 def test_a_picture_that_is_gone_is_drawn_white(market, index, tmp_path, capsys):
     words = query_words(market, index, "--gallery", str(tmp_path), "--top", "2")
     assert tool.command([*words, "--figure", str(tmp_path / "F.png")]) == 0
-    assert "Cannot be drawn" in capsys.readouterr().out
+    assert "Cannot draw" in capsys.readouterr().out
     assert Image.open(tmp_path / "F.png").size[0] > 300

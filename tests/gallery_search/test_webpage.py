@@ -29,8 +29,14 @@ from runs import draw_market, load_tool
 from test_embedder import MODELS, save_run
 
 from gallery_search import GalleryIndex, Item
-from gallery_search.web import GallerySearch, QuestionError, fragments, pictures, server
-from gallery_search.web.pictures import PictureError, decoded, gallery_picture, thumbnail
+from gallery_search.web import fragments, images, server
+from gallery_search.web.images import (
+    ImageError,
+    decode_image,
+    make_thumbnail,
+    read_gallery_image,
+)
+from gallery_search.web.search import GallerySearch, RequestError
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.visualization.sheet import HIDDEN, VISIBLE
 
@@ -87,66 +93,70 @@ def search(index: GalleryIndex) -> GallerySearch:
 
 
 def paths(answer: Any) -> list[str]:
-    return [shown.item.path for shown in answer.shown]
+    return [shown.item.path for shown in answer.results]
 
 
 def test_an_uploaded_picture_finds_what_the_index_finds(search, index):
     asked = pixels(5)
     asked[0] //= 2
-    query = search.uploaded(png(asked), "x" * 999)
-    answer = search.answer(query, top=7)
+    query = search.query_from_upload(png(asked), "x" * 999)
+    answer = search.search(query, top=7)
     hits = index.search(feature(asked)[None], 7)[0]
     assert paths(answer) == [hit.item.path for hit in hits] and paths(answer)[0] == "5.png"
-    for shown, hit in zip(answer.shown, hits, strict=True):
+    for shown, hit in zip(answer.results, hits, strict=True):
         assert shown.similarity == hit.similarity and shown.key == f"0:{hit.id}"
         np.testing.assert_array_equal(shown.visibility, hit.visibility)
-    assert Image.open(io.BytesIO(answer.shown[0].thumbnail)).format == "JPEG"
+    assert Image.open(io.BytesIO(answer.results[0].thumbnail)).format == "JPEG"
     assert query.visibility.tolist() == [0.25] * PARTS and len(query.name) == 100
 
 
-def test_a_gallery_picture_finds_the_others(search, index):
-    first = search.answer(search.uploaded(png(pixels(5)))).shown[0]
-    query = search.chosen(first.key)
+def test_a_read_gallery_image_finds_the_others(search, index):
+    first = search.search(search.query_from_upload(png(pixels(5)))).results[0]
+    query = search.query_from_gallery(first.key)
     assert (query.name, query.identity) == ("5.png", "1")
-    answer = search.answer(query, top=COUNT)
+    answer = search.search(query, top=COUNT)
     assert sorted([*paths(answer), "5.png"]) == sorted(f"{n}.png" for n in range(COUNT))
-    assert "same identity" in fragments.answer(answer)
+    assert "same identity" in fragments.build_results(answer)
     with index.writer() as writer:
         writer.remove([int(first.key[2:])])
     for key in (first.key, "0:999", "1:1", "-1:1", "0:", "a", "", "0:" + "9" * 40, "0:²"):
-        with pytest.raises(QuestionError, match="not in the gallery any more"):
-            search.chosen(key)
+        with pytest.raises(RequestError, match="not in the gallery any more"):
+            search.query_from_gallery(key)
 
 
 def test_filters_and_browsing(search):
-    query = search.uploaded(png(pixels(1)))
+    query = search.query_from_upload(png(pixels(1)))
     for asked in (query, None):
-        found = search.answer(asked, cameras=["0", "2"], since="3600", until="1970-01-01T08:00:00")
-        assert {shown.item.path for shown in found.shown} == {f"{n}.png" for n in (2, 3, 5, 6, 8)}
-    assert len(search.answer(None, top=4).shown) == 4
+        found = search.search(asked, cameras=["0", "2"], since="3600", until="1970-01-01T08:00:00")
+        assert {shown.item.path for shown in found.results} == {f"{n}.png" for n in (2, 3, 5, 6, 8)}
+    assert len(search.search(None, top=4).results) == 4
     assert search.cameras() == ["0", "1", "2"] and search.time_span() == (0, 3600 * 11)
-    assert search.notes() == ["12 pictures, cosine similarity, exact search, model demo (0123abcd)"]
+    assert search.describe() == [
+        "12 images, cosine similarity, exact search, model demo (0123abcd)"
+    ]
     for wrong in ({"top": 0}, {"top": 101}, {"since": "soon"}):
-        with pytest.raises(QuestionError):
-            search.answer(query, **wrong)
+        with pytest.raises(RequestError):
+            search.search(query, **wrong)
 
 
 def test_several_indexes_are_asked_as_one(index):
     both = GallerySearch([index, index], PixelsAsFeatures())
-    query = both.uploaded(png(pixels(5)))
-    answer = both.answer(query, top=4)
-    assert [shown.key for shown in answer.shown[:2]] == ["0:6", "1:6"]
-    assert len(both.answer(None, top=COUNT + 3).shown) == COUNT + 3
-    assert paths(both.answer(both.chosen("1:6"), top=1)) == ["5.png"]  # that of the other index
+    query = both.query_from_upload(png(pixels(5)))
+    answer = both.search(query, top=4)
+    assert [shown.key for shown in answer.results[:2]] == ["0:6", "1:6"]
+    assert len(both.search(None, top=COUNT + 3).results) == COUNT + 3
+    assert paths(both.search(both.query_from_gallery("1:6"), top=1)) == [
+        "5.png"
+    ]  # that of the other index
 
 
 def test_what_is_added_is_found_at_once(search, index):
-    index_now = len(search.answer(top=100).shown)
+    index_now = len(search.search(top=100).results)
     with index.writer() as writer:
         writer.add([Item("new.png", "gate")], feature(pixels(77))[None], np.zeros((1, PARTS)))
-    assert len(search.answer(top=100).shown) == index_now + 1
+    assert len(search.search(top=100).results) == index_now + 1
     assert search.cameras() == ["0", "1", "2", "gate"]
-    assert paths(search.answer(search.uploaded(png(pixels(77))), top=1)) == ["new.png"]
+    assert paths(search.search(search.query_from_upload(png(pixels(77))), top=1)) == ["new.png"]
 
 
 def test_an_index_with_foreign_values_is_refused(search, index):
@@ -154,8 +164,8 @@ def test_an_index_with_foreign_values_is_refused(search, index):
         database.execute("UPDATE items SET camera = X'00' WHERE id = 3")
         database.commit()
     with pytest.raises(server.UserError, match="3.png|2.png") as caught:
-        search.answer()
-    assert not isinstance(caught.value, QuestionError)  # the visitor is not told of the disk
+        search.search()
+    assert not isinstance(caught.value, RequestError)  # the visitor is not told of the disk
     assert search.cameras() == ["0", "1", "2"]
 
 
@@ -174,25 +184,25 @@ def bomb() -> bytes:
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "no picture"),
-        (b"MZ" + bytes(1000), "no picture"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture"),
-        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture"),
-        (png(pixels(0))[:60], "no picture"),
-        (bytes(pictures.MOST_BYTES + 1), "more than 10 MiB"),
+        (b"", "not a valid image"),
+        (b"MZ" + bytes(1000), "not a valid image"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a valid image"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a valid image"),
+        (png(pixels(0))[:60], "not a valid image"),
+        (bytes(images.MAX_BYTES + 1), "larger than 10 MiB"),
         (bomb(), "more than 25 million pixels"),
     ],
     ids=["empty", "program", "svg", "eps", "truncated", "large", "bomb"],
 )
 def test_what_is_no_picture_is_refused_in_words(content, message, search):
-    with pytest.raises(PictureError, match=message):
-        search.uploaded(content)
+    with pytest.raises(ImageError, match=message):
+        search.query_from_upload(content)
 
 
 def test_between_a_photograph_and_a_bomb(monkeypatch):
-    monkeypatch.setattr(pictures, "MOST_PIXELS", 31)  # Pillow itself has nothing against 32
-    with pytest.raises(PictureError, match="million pixels"):
-        decoded(png(pixels(0)))
+    monkeypatch.setattr(images, "MAX_PIXELS", 31)  # Pillow itself has nothing against 32
+    with pytest.raises(ImageError, match="million pixels"):
+        decode_image(png(pixels(0)))
 
 
 def test_nothing_outside_of_the_gallery_is_read(tmp_path):
@@ -204,23 +214,25 @@ def test_nothing_outside_of_the_gallery_is_read(tmp_path):
     (gallery / "inside.png").symlink_to(gallery / "a.png")
     (gallery / "folder").symlink_to(outside)
     os.mkfifo(gallery / "pipe.png")
-    assert gallery_picture(gallery, "a.png").size == gallery_picture(gallery, "inside.png").size
+    assert (
+        read_gallery_image(gallery, "a.png").size == read_gallery_image(gallery, "inside.png").size
+    )
     (tmp_path / "moved").symlink_to(gallery)
-    assert gallery_picture(tmp_path / "moved", "a.png")  # the folder itself may be a link
+    assert read_gallery_image(tmp_path / "moved", "a.png")  # the folder itself may be a link
     away = ("link.png", "folder/a.png", "../gallery2/a.png", str(outside / "a.png"))
     for path in away:
-        with pytest.raises(PictureError, match="leads out of"):
-            gallery_picture(gallery, path)
+        with pytest.raises(ImageError, match="leads out of"):
+            read_gallery_image(gallery, path)
     for path in ("none.png", "pipe.png", "folder", ""):
-        with pytest.raises(PictureError):
-            gallery_picture(gallery, path)
+        with pytest.raises(ImageError):
+            read_gallery_image(gallery, path)
 
 
 def test_a_thumbnail_is_small_and_carries_nothing_else():
     image = Image.fromarray(np.zeros((3000, 500, 3), np.uint8))
     image.info["comment"] = b"secret"
-    small = Image.open(io.BytesIO(thumbnail(image)))
-    assert small.size == (64, 384) and b"secret" not in thumbnail(image)
+    small = Image.open(io.BytesIO(make_thumbnail(image)))
+    assert small.size == (64, 384) and b"secret" not in make_thumbnail(image)
 
 
 class Tags(HTMLParser):
@@ -237,9 +249,9 @@ def test_names_from_outside_are_escaped(search, index):
     item = Item(f"a/{HOSTILE}.png".replace("</", "<"), HOSTILE, 1e300, HOSTILE)
     with index.writer() as writer:
         writer.add([item], feature(pixels(88))[None], np.zeros((1, PARTS)))
-    query = search.uploaded(png(pixels(88)), HOSTILE)
-    text = fragments.answer(search.answer(query)) + fragments.alert(HOSTILE)
-    text += fragments.notes([HOSTILE])
+    query = search.query_from_upload(png(pixels(88)), HOSTILE)
+    text = fragments.build_results(search.search(query)) + fragments.build_alert(HOSTILE)
+    text += fragments.build_notes([HOSTILE])
     tags = Tags(text).found
     assert {tag for tag, _ in tags} <= {
         "div", "h2", "p", "ol", "li", "ul", "figure", "figcaption", "img", "span", "br", "button"
@@ -250,16 +262,16 @@ def test_names_from_outside_are_escaped(search, index):
 
 
 def test_every_picture_has_words(search):
-    tags = Tags(fragments.answer(search.answer(search.chosen("0:6")))).found
+    tags = Tags(fragments.build_results(search.search(search.query_from_gallery("0:6")))).found
     images = [attributes for tag, attributes in tags if tag == "img"]
     buttons = [attributes for tag, attributes in tags if tag == "button"]
     assert len(images) == COUNT - 1  # the query and ten others; one has no file
     assert images[1]["alt"].startswith("Rank 1: identity ")
     assert len({each["aria-label"] for each in buttons}) == COUNT - 1
-    text = fragments.answer(search.answer(search.chosen("0:6")))
-    assert text.count("no picture to show") == 1 and "--share: 25%" not in text
-    assert fragments.written_time(1717172400) == "2024-05-31 16:20:00"
-    assert fragments.written_time(123456789012) and fragments.written_time(451) == "451"
+    text = fragments.build_results(search.search(search.query_from_gallery("0:6")))
+    assert text.count("image not available") == 1 and "--share: 25%" not in text
+    assert fragments.format_time(1717172400) == "2024-05-31 16:20:00"
+    assert fragments.format_time(123456789012) and fragments.format_time(451) == "451"
 
 
 def test_the_guard_lets_through_what_the_page_needs():
@@ -268,7 +280,7 @@ def test_the_guard_lets_through_what_the_page_needs():
     def status(path: str, method: str = "GET", host: str = "localhost:7860", **more: str) -> int:
         named = {"host": host, **{name.replace("_", "-"): value for name, value in more.items()}}
         headers = [(name.encode(), value.encode()) for name, value in named.items()]
-        return guard._refusal({"path": path, "method": method, "headers": headers})
+        return guard._check({"path": path, "method": method, "headers": headers})
 
     assert not status("/") and not status("/assets/index.js")
     assert not status("/gradio_api/queue/join", "POST", content_length="100")
@@ -296,7 +308,7 @@ def test_an_address_that_is_taken_is_one_message():
         closing(socket.create_server(("127.0.0.1", 0))) as taken,
         pytest.raises(server.UserError, match="choose another --port"),
     ):
-        server.bound_socket("127.0.0.1", taken.getsockname()[1])
+        server.open_socket("127.0.0.1", taken.getsockname()[1])
     assert server.is_local("127.0.0.1") and server.is_local("::1") and server.is_local("localhost")
     assert not server.is_local("0.0.0.0") and not server.is_local("example.org")
 
@@ -335,7 +347,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     (home / "secret.jpg").write_bytes(png(np.full((8, 4, 3), 7, np.uint8)))
     (gallery / "0099_c9s1_000009_01.jpg").symlink_to(home / "secret.jpg")
     with GalleryIndex(index).writer() as writer:
-        dim, parts = GalleryIndex(index).facts().dim, GalleryIndex(index).facts().num_parts
+        dim, parts = GalleryIndex(index).info().dim, GalleryIndex(index).info().num_parts
         hostile = Item("0099_c9s1_000009_01.jpg", HOSTILE, 9.0, HOSTILE)
         writer.add([hostile], np.ones((1, dim)), np.ones((1, parts)))
     temporary = home / "temporary"
@@ -386,19 +398,22 @@ def test_in_a_browser(served, browser, tmp_path):
     for colour in (VISIBLE, HIDDEN):
         assert (abs(drawn - colour).max(-1) <= 3).sum() > 100
     page.get_by_label("2", exact=True).check()
-    page.wait_for_selector("text=16 pictures found.")
+    page.wait_for_selector("text=16 images found.")
     page.get_by_label("2", exact=True).uncheck()
     page.get_by_label(HOSTILE, exact=True).check()
-    page.wait_for_selector("text=1 picture found.")
-    assert "no picture to show" in page.locator(".hits").inner_text()  # it leads out
+    page.wait_for_selector("text=1 image found.")
+    assert "image not available" in page.locator(".hits").inner_text()  # it leads out
     page.get_by_role("button", name="Show the gallery").click()
-    page.wait_for_selector("text=Pictures of the gallery")
+    page.wait_for_selector("text=Gallery images")
     page.get_by_label(HOSTILE, exact=True).uncheck()
-    page.wait_for_selector("text=20 pictures found.")
-    page.get_by_role("button", name="Picture 3: search").focus()
+    page.wait_for_selector("text=20 images found.")
+    page.get_by_role("button", name="Image 3: search").focus()
     page.keyboard.press("Enter")
     page.wait_for_selector("text=another identity")
-    for content, message in ((b"text", "This is no picture"), (bytes(11 * 2**20), "than 10 MiB")):
+    for content, message in (
+        (b"text", "This is not a valid image"),
+        (bytes(11 * 2**20), "than 10 MiB"),
+    ):
         file = tmp_path / f"{len(content)}.jpg"
         file.write_bytes(content)
         page.set_input_files("#crop", file)
@@ -462,9 +477,9 @@ def test_the_events_take_no_files(served):
             answer = client.call("upload", [[], "", "", 5], {"content": file, "name": file})[1]
         except OSError as error:  # Gradio itself refuses some of them
             answer = str(error)
-        assert "This is no picture" in answer or "cannot be accessed" in answer
+        assert "This is not a valid image" in answer or "cannot be accessed" in answer
         for event in ({"content": path, "name": "x"}, {"content": 7}, path, None):
-            assert "This is no picture" in client.call("upload", [[], "", "", 5], event)[1]
+            assert "This is not a valid image" in client.call("upload", [[], "", "", 5], event)[1]
         assert "not in the gallery" in client.call("choose", [[], "", "", 5], {"key": path})[1]
         with pytest.raises(OSError):  # Gradio's own check of what can be ticked
             client.call("search", [None, [path], "", "", 5])

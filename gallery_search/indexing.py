@@ -1,0 +1,174 @@
+"""The commands that create, change and describe an index."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import time
+from pathlib import Path
+
+import numpy as np
+
+from gallery_search import Filter, GalleryIndex, Writer
+from gallery_search.command import load_model
+from gallery_search.querying import read_filter
+from gallery_search.store.approximation import EXACT_UP_TO, choose_kind
+from gallery_search.store.metadata import parse_name, read_table
+from occluded_reid.deploy.bulk import load_batches, log_unreadable
+from occluded_reid.deploy.embedder import Embedder
+from occluded_reid.deploy.feature_file import ImageList, list_images
+from occluded_reid.evaluation.distances import spans
+from occluded_reid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+TIMED_QUERIES = 30
+
+
+def build(args: argparse.Namespace) -> None:
+    """Create an index or resume an interrupted build; approximate it if it is large."""
+    embedder = load_model(args, args.weights)
+    gallery = os.path.abspath(args.gallery)
+    images = list_images(args.gallery)
+    folder = Path(args.index)
+    if not folder.exists() or not any(folder.iterdir()):
+        GalleryIndex.create(
+            folder,
+            metric=embedder.metric,
+            dim=embedder.dim,
+            num_parts=embedder.num_parts,
+            fingerprint=embedder.fingerprint,
+            weights=os.path.abspath(args.weights),
+            gallery=gallery,
+        )
+    index = GalleryIndex(folder, embedder.fingerprint)
+    if index.info().gallery != gallery:
+        raise UserError(
+            f"{folder} is an index of {index.info().gallery}, not of {gallery}; choose another "
+            "--index or, if the folder has moved, use 'add --gallery'"
+        )
+    with index.writer() as writer:
+        add_images(index, writer, embedder, images, args)
+        if is_outdated(index, args.kind):
+            writer.optimize(args.kind)
+    print_info(index)
+
+
+def add(args: argparse.Namespace) -> None:
+    """Add the images that are new below the gallery's folder."""
+    info = GalleryIndex(args.index).info()
+    images = list_images(args.gallery or info.gallery)
+    embedder = load_model(args, args.weights or info.weights)
+    index = GalleryIndex(args.index, embedder.fingerprint)
+    with index.writer() as writer:
+        add_images(index, writer, embedder, images, args)
+    print_info(index)
+
+
+def add_images(
+    index: GalleryIndex,
+    writer: Writer,
+    embedder: Embedder,
+    images: ImageList,
+    args: argparse.Namespace,
+) -> None:
+    """Add the images that the index does not have, in batches."""
+    table = read_table(args.metadata) if args.metadata else {}
+    present = index.ids_of(images.paths.tolist())
+    new = ImageList(images.folder, np.array([p for p in images.paths if p not in present], str))
+    logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
+    parts = [range(*part.indices(part.stop)) for part in spans(len(new.paths), args.batch_size)]
+    unreadable = []
+    for batch in load_batches(new, parts, embedder, workers=args.workers, description="Adding"):
+        unreadable += batch.unreadable
+        if batch.images is not None:
+            embedding = embedder.embed_batch(batch.images)
+            paths = [str(new.paths[position]) for position in batch.indices]
+            items = [table.get(path) or parse_name(path) for path in paths]
+            writer.add(items, embedding.features, embedding.visibility)
+    log_unreadable(new, unreadable, "they are not in the index")
+    if unused := len(table.keys() - set(images.paths.tolist())):
+        logger.warning(f"{unused} lines of {args.metadata} match no image below {images.folder}")
+    if len(unreadable) == len(images.paths):
+        raise UserError(f"none of the images below {images.folder} can be read")
+
+
+def is_outdated(index: GalleryIndex, kind: str) -> bool:
+    """Whether the approximation is of another kind, or leaves too many images to exact search."""
+    info = index.info()
+    wanted = choose_kind(len(index)) if kind == "auto" else kind
+    present = info.approximation
+    if wanted == "exact" or present is None:
+        return wanted != (present.kind if present else "exact")
+    return present.kind != wanted or info.rows - present.rows > EXACT_UP_TO
+
+
+def remove(args: argparse.Namespace) -> None:
+    """Remove images; compact once more than a quarter of the vectors are removed ones."""
+    index = GalleryIndex(args.index)
+    filter = read_filter(args)
+    if bool(args.paths) == (filter != Filter()):
+        raise UserError("give either paths, or --camera, --since and --until")
+    with index.writer() as writer:
+        ids = index.ids_of(args.paths)
+        if missing := [path for path in args.paths if path not in ids]:
+            raise UserError(
+                f"{len(missing)} paths are not in {args.index}, the first is {missing[0]}; give "
+                "them as 'query' prints them. Nothing was removed"
+            )
+        selected = list(ids.values()) if args.paths else index.select(filter).tolist()
+        print(f"{writer.remove(selected)} images removed")
+        info = index.info()
+        if 4 * len(index) < 3 * info.rows:
+            writer.compact()
+            if info.approximation and is_outdated(index, info.approximation.kind):
+                writer.optimize()
+    print_info(index)
+
+
+def optimize(args: argparse.Namespace) -> None:
+    """Rebuild the approximation."""
+    index = GalleryIndex(args.index)
+    with index.writer() as writer:
+        writer.optimize(args.kind)
+    print_info(index)
+
+
+def show_info(args: argparse.Namespace) -> None:
+    """Describe an index and, with ``--time``, time searches."""
+    index = GalleryIndex(args.index)
+    print_info(index)
+    if args.time:
+        modes = {"search": False, "search --exact": True}
+        if not index.info().approximation:
+            modes = {"search": True}
+        for name, exact in modes.items():
+            median, slow = np.percentile(time_searches(index, exact=exact), [50, 90])
+            print(f"{name}: {median:.1f} ms for a query, 90 % below {slow:.1f} ms")
+
+
+def time_searches(index: GalleryIndex, *, exact: bool) -> list[float]:
+    """Return the milliseconds of random queries, one at a time."""
+    queries = np.random.default_rng(0).normal(size=(1 + TIMED_QUERIES, 1, index.info().dim))
+    times = []
+    for query in queries:
+        start = time.perf_counter()
+        index.search(query, exact=exact)
+        times.append(1000 * (time.perf_counter() - start))
+    return times[1:]  # the first one reads the files
+
+
+def print_info(index: GalleryIndex) -> None:
+    """Print what the index holds."""
+    info, items = index.info(), len(index)
+    size = sum(path.stat().st_size for path in index.folder.iterdir())
+    print(f"{index.folder}: {items} images, {size / max(1, items):.0f} bytes each")
+    print(f"metric {info.metric}, dimension {info.dim}, model {info.fingerprint[:16]}")
+    if (built := info.approximation) is None:
+        print("search: exact")
+        return
+    print(
+        f"search: {built.kind}, recall@10 {built.recall:.3f} ({built.queries} queries), "
+        f"{info.rows - built.rows} later images are searched exactly"
+    )

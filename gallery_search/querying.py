@@ -1,0 +1,124 @@
+"""The commands that search: on the terminal, and in a web page."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tabulate import tabulate
+
+from gallery_search import Filter, GalleryIndex, Hit, Item, search_indexes
+from gallery_search.command import load_model
+from gallery_search.store.metadata import parse_name, parse_time
+from gallery_search.web import server
+from gallery_search.web.search import GallerySearch
+from occluded_reid.data.images import READ_ERRORS, read_errors_named, read_rgb
+from occluded_reid.deploy.embedder import Embedder, read_bgr
+from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.utils.files import make_folder, whole_file, write_json
+from occluded_reid.visualization.sheet import BLUE, GREY, ORANGE, TILE, Section, Tile, sheet
+
+logger = logging.getLogger(__name__)
+
+COLUMNS = 11  # of a figure: the query and ten hits
+
+
+def query(args: argparse.Namespace) -> None:
+    """Print, and draw, the gallery images most similar to each query."""
+    indexes, embedder = open_indexes(args)
+    images = []
+    for path in args.image:
+        with read_errors_named(f"the image {path}", "choose another one"):
+            images.append(read_bgr(path))
+    embedding = embedder.embed(images)
+    lists = search_indexes(
+        indexes, embedding.features, args.top, read_filter(args), exact=args.exact
+    )
+    for path, hits in zip(args.image, lists, strict=True):
+        rows = [{"rank": rank, **describe_hit(hit)} for rank, hit in enumerate(hits, start=1)]
+        print(f"{path}:\n{tabulate(rows, headers='keys', floatfmt='.4f') or 'no image found'}")
+    if args.json:
+        content = {
+            path: [describe_hit(hit) for hit in hits]
+            for path, hits in zip(args.image, lists, strict=True)
+        }
+        write_json(args.json, content)
+    if args.figure:
+        make_folder(Path(args.figure).parent)
+        figure = sheet(build_sections(args.image, embedding, lists, stripes=embedder.stripes))
+        with whole_file(args.figure) as stream:
+            figure.save(stream, format="PNG")
+        print(args.figure)
+
+
+def serve(args: argparse.Namespace) -> None:
+    """Serve a web page to search with, until Ctrl-C."""
+    server.check_installed()
+    server.serve(GallerySearch(*open_indexes(args)), args.host, args.port, args.top)
+
+
+def open_indexes(args: argparse.Namespace) -> tuple[list[GalleryIndex], Embedder]:
+    """Open the indexes to search as one, and the model that built them."""
+    first = GalleryIndex(args.index[0])
+    embedder = load_model(args, args.weights or first.info().weights)
+    return [GalleryIndex(each, embedder.fingerprint, args.gallery) for each in args.index], embedder
+
+
+def read_filter(args: argparse.Namespace) -> Filter:
+    """Return the filter that the options describe."""
+    bounds = [None if text is None else parse_time(text) for text in (args.since, args.until)]
+    return Filter(tuple(args.camera), *bounds)
+
+
+def describe_hit(hit: Hit) -> dict[str, Any]:
+    """Return a hit as a row of the table."""
+    visibility = [round(value, 2) for value in hit.visibility.tolist()]
+    return {"similarity": hit.similarity, **asdict(hit.item), "visibility": visibility}
+
+
+def build_sections(
+    paths: list[str], embedding: Embedding, lists: list[list[Hit]], *, stripes: bool
+) -> list[Section]:
+    """Return a section per query: the query image, then its hits."""
+    sections = []
+    for path, visibility, hits in zip(paths, embedding.visibility, lists, strict=True):
+        own = parse_name(path)
+        scores = visibility.tolist() or None
+        tiles = [Tile(read_pixels(path), ["query"], GREY, scores, stripes=stripes)]
+        for rank, hit in enumerate(hits, start=1):
+            captions = [f"{rank}: {hit.similarity:.3f}", format_caption(hit.item)]
+            scores = hit.visibility.tolist() or None
+            color = choose_color(own, hit)
+            tiles.append(Tile(read_pixels(hit.image), captions, color, scores, stripes=stripes))
+        legend = []
+        if own.identity is not None:
+            legend = [("same identity", BLUE), ("another identity", ORANGE), ("unknown", GREY)]
+        sections.append(Section(os.path.basename(path), tiles, COLUMNS, legend))
+    return sections
+
+
+def format_caption(item: Item) -> str:
+    """Return identity and camera, as far as known."""
+    values = (("id", item.identity), ("cam", item.camera))
+    return "  ".join(f"{name} {value}" for name, value in values if value is not None)
+
+
+def choose_color(own: Item, hit: Hit) -> tuple[int, int, int]:
+    """Return the color of a hit's frame."""
+    if own.identity is None or hit.item.identity is None:
+        return GREY
+    return BLUE if hit.item.identity == own.identity else ORANGE
+
+
+def read_pixels(path: str | Path) -> np.ndarray:
+    """Return the image, or a white one if the file cannot be read."""
+    try:
+        return np.asarray(read_rgb(path))
+    except READ_ERRORS as error:
+        logger.warning(f"Cannot draw {path} ({error})")
+        return np.full((TILE[1], TILE[0], 3), 255, np.uint8)

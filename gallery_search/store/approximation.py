@@ -1,0 +1,180 @@
+"""Approximate search on faiss: it proposes rows, which are then compared exactly.
+
+The vectors stay in their own file; faiss keeps compressed copies. ``ivf`` and ``hnsw`` use one byte
+per value, ``ivfpq`` at most 128 bytes per vector.
+
+Shapes: N rows, Q queries, D feature dimensions.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from gallery_search.store import KINDS
+from gallery_search.store.exact import BLOCK, resolve_faiss_metric
+from gallery_search.store.info import ApproximationInfo
+from occluded_reid.evaluation.distances import spans
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import whole_file
+from occluded_reid.utils.progress import progress
+
+EXACT_UP_TO, HNSW_UP_TO, IVF_UP_TO = 100_000, 1_000_000, 4_000_000  # items, for "auto"
+MIN_ITEMS = 1_000  # fewer cannot train an approximation
+LINKS, BREADTH = 32, 100  # of HNSW: neighbors per node, and candidates while building
+CODES = 128  # bytes per vector of ivfpq, at most
+VALUES_PER_CODE = 4  # at least
+PER_LIST = 39  # training vectors per list, the minimum that faiss recommends
+SAMPLE = 2**28  # values in the training sample: 1 GiB
+
+
+def choose_kind(items: int) -> str:
+    """Return the kind of search for a gallery of this size.
+
+    >>> choose_kind(20_000), choose_kind(500_000)
+    ('exact', 'hnsw')
+    """
+    limits = ((EXACT_UP_TO, "exact"), (HNSW_UP_TO, "hnsw"), (IVF_UP_TO, "ivf"))
+    return next((kind for limit, kind in limits if items <= limit), "ivfpq")
+
+
+def build_faiss_index(vectors: np.ndarray, dim: int, metric: str, kind: str, seed: int = 0) -> Any:
+    """Return a faiss index of prepared vectors (N, D); its ids are the rows.
+
+    Args:
+        vectors: (N, D).
+        dim: D.
+        metric: The index's.
+        kind: ``hnsw``, ``ivf`` or ``ivfpq``.
+        seed: Selects the training sample.
+
+    Raises:
+        UserError: Too few vectors, or an unknown kind.
+    """
+    import faiss
+
+    if kind not in KINDS[1:]:
+        raise UserError(f"there is no kind {kind!r}; there are auto, {', '.join(KINDS)}")
+    rows = len(vectors)
+    if rows < MIN_ITEMS:
+        raise UserError(
+            f"{rows} vectors are too few for {kind}: it needs {MIN_ITEMS}; use the kind exact"
+        )
+    size = min(rows, max(MIN_ITEMS, SAMPLE // dim))
+    sample = np.random.default_rng(seed).choice(rows, size, replace=False)
+    recipe = _describe_for_factory(kind, dim, rows, size)
+    index = faiss.index_factory(dim, recipe, resolve_faiss_metric(metric))
+    if kind == "hnsw":
+        index.hnsw.efConstruction = BREADTH
+    else:
+        index.cp.min_points_per_centroid = 1
+    if kind == "ivfpq":
+        index.pq.cp.min_points_per_centroid = 1
+    index.train(vectors[np.sort(sample)])
+    parts = list(spans(rows, max(1, BLOCK // dim)))
+    for part in progress(parts, total=len(parts), description=f"Building {kind}", unit="blocks"):
+        index.add(vectors[part])
+    return index
+
+
+def _describe_for_factory(kind: str, dim: int, rows: int, sample: int) -> str:
+    """Return faiss's factory string for a kind, scaled to the gallery."""
+    if kind == "hnsw":
+        return f"HNSW{LINKS}_SQ8"
+    lists = max(1, min(int(4 * rows**0.5), sample // PER_LIST))
+    if kind == "ivf":
+        return f"IVF{lists},SQ8"
+    limit = min(CODES, max(1, dim // VALUES_PER_CODE))
+    codes = max(number for number in range(1, limit + 1) if dim % number == 0)
+    return f"IVF{lists},PQ{codes}np"  # np: polysemous training takes minutes and is not used
+
+
+def save_faiss_index(index: Any, folder: Path, serial: int) -> str:
+    """Write a faiss index; return the sha256 of its file."""
+    import faiss
+
+    digest = hashlib.sha256()
+    with whole_file(approximation_path(folder, serial)) as stream:
+
+        def write(content: bytes) -> None:
+            digest.update(content)
+            stream.write(content)
+
+        faiss.write_index(index, faiss.PyCallbackIOWriter(write))
+    return digest.hexdigest()
+
+
+def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
+    """Map a faiss index from disk after checking its sha256.
+
+    Raises:
+        FileNotFoundError: It has been replaced.
+        UserError: The file is damaged.
+    """
+    import faiss
+
+    path = approximation_path(folder, info.serial)
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while content := stream.read(2**20):
+            digest.update(content)
+    if digest.hexdigest() != info.sha256:
+        raise UserError(
+            f"{path} is damaged: its checksum is wrong; search with --exact, or rebuild it with "
+            "'optimise'"
+        )
+    flags = faiss.IO_FLAG_MMAP
+    if info.kind == "hnsw":  # IO_FLAG_MMAP maps inverted lists only
+        flags = getattr(faiss, "IO_FLAG_MMAP_IFC", flags)
+    try:
+        index = faiss.read_index(str(path), flags)
+    except RuntimeError as error:
+        raise UserError(
+            f"{path} is not a faiss index: {error}; rebuild it with 'optimise'"
+        ) from error
+    expected = faiss.IndexHNSW if info.kind == "hnsw" else faiss.IndexIVF
+    if not isinstance(index, expected) or (index.ntotal, index.d) != (info.rows, dim):
+        raise UserError(f"{path} belongs to another index; rebuild it with 'optimise'")
+    return index
+
+
+def propose_rows(
+    index: Any, queries: np.ndarray, count: int, effort: int, selected: np.ndarray | None
+) -> np.ndarray:
+    """Return candidate rows (Q, count) int64, -1 where fewer were found.
+
+    Args:
+        index: Of :func:`build_faiss_index`.
+        queries: (Q, D), prepared.
+        count: Candidates per query.
+        effort: See :class:`ApproximationInfo`.
+        selected: (n,) rows to search, ascending; None for all.
+    """
+    import faiss
+
+    selector = None
+    if selected is not None:
+        mask = np.zeros(index.ntotal, bool)
+        mask[selected] = True
+        bits = np.packbits(mask, bitorder="little")
+        selector = faiss.IDSelectorBitmap(bits)
+    if isinstance(index, faiss.IndexHNSW):
+        parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=max(effort, count))
+    else:
+        parameters = faiss.SearchParametersIVF(sel=selector, nprobe=min(effort, index.nlist))
+    return index.search(queries, count, params=parameters)[1]
+
+
+def approximation_path(folder: Path, serial: int) -> Path:
+    """Return the path of an approximation's file."""
+    return folder / f"approximation-{serial}.faiss"
+
+
+def delete_other_approximations(folder: Path, serial: int) -> None:
+    """Delete the files of other approximations; processes that mapped one keep it."""
+    for path in folder.glob("approximation-*.faiss"):
+        if path != approximation_path(folder, serial):
+            path.unlink(missing_ok=True)

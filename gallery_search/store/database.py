@@ -1,0 +1,288 @@
+"""The SQLite database of an index: its description, its items, and the removed rows.
+
+It alone decides what belongs to the index: a batch does once its transaction is committed, and a
+reader's transaction sees one state to its end.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+
+from gallery_search.store.info import IndexInfo
+from gallery_search.store.metadata import Filter, Item, check_path
+from occluded_reid.evaluation.distances import spans
+from occluded_reid.utils.errors import UserError
+
+NAME = "gallery.sqlite"
+APPLICATION, FORMAT = 0x6F724758, 1
+TIMEOUT = 60  # seconds to wait for another process's transaction
+MAX_PARAMETERS = 500  # in one statement
+
+_SCHEMA = {
+    "facts": "CREATE TABLE facts (value TEXT NOT NULL)",
+    "items": (
+        "CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT NULL UNIQUE, "
+        "path TEXT NOT NULL UNIQUE, camera TEXT, time REAL, identity TEXT, "
+        "visibility BLOB NOT NULL)"
+    ),
+    "removed": "CREATE TABLE removed (row INTEGER PRIMARY KEY)",
+    "items_by_camera": "CREATE INDEX items_by_camera ON items (camera, time)",
+    "items_by_time": "CREATE INDEX items_by_time ON items (time)",
+}
+
+
+class Database:
+    """One transaction, which reads one state."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection):
+        self.path = path
+        self._connection = connection
+
+    def read_info(self) -> IndexInfo:
+        """Return the index's description.
+
+        Raises:
+            UserError: It is damaged.
+        """
+        rows = self._connection.execute("SELECT value FROM facts").fetchall()
+        try:
+            ((text,),) = rows
+            return IndexInfo.from_json(text)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise _damaged(self.path, error) from error
+
+    def write_info(self, info: IndexInfo) -> None:
+        """Replace the index's description."""
+        self._connection.execute("DELETE FROM facts")
+        self._connection.execute("INSERT INTO facts VALUES (?)", (info.to_json(),))
+
+    def add(self, items: Sequence[Item], first_row: int, visibility: np.ndarray) -> list[int]:
+        """Add items whose vectors start at ``first_row``; return their ids.
+
+        Raises:
+            UserError: A path is in the index already.
+        """
+        ids = []
+        for row, (item, scores) in enumerate(zip(items, visibility, strict=True), first_row):
+            values = (row, item.path, item.camera, item.time, item.identity, scores.tobytes())
+            try:
+                cursor = self._connection.execute(
+                    "INSERT INTO items (row, path, camera, time, identity, visibility) "
+                    "VALUES (?, ?, ?, ?, ?, ?)",
+                    values,
+                )
+            except sqlite3.IntegrityError as error:
+                raise UserError(
+                    f"{item.path} is in the index {self.path.parent} already; remove it first"
+                ) from error
+            ids.append(int(cursor.lastrowid or 0))
+        return ids
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove items; return how many of ``ids`` there were."""
+        rows = [
+            row
+            for number in ids
+            for (row,) in self._connection.execute(
+                "DELETE FROM items WHERE id = ? RETURNING row", (int(number),)
+            ).fetchall()
+        ]
+        self._connection.executemany("INSERT INTO removed VALUES (?)", [(row,) for row in rows])
+        return len(rows)
+
+    def renumber_rows(self) -> None:
+        """Close the gaps that removed rows left."""
+        pairs = self._connection.execute("SELECT id, row FROM items ORDER BY row").fetchall()
+        new = [(index, number) for index, (number, row) in enumerate(pairs) if row != index]
+        self._connection.executemany("UPDATE items SET row = ? WHERE id = ?", new)
+        self._connection.execute("DELETE FROM removed")
+
+    def removed_rows(self) -> np.ndarray:
+        """Return the rows of removed items, ascending."""
+        return self._query_numbers("SELECT row FROM removed ORDER BY row", ())
+
+    def select(self, filter: Filter, column: str = "row", limit: int | None = None) -> np.ndarray:
+        """Return the rows or ids of the items that ``filter`` accepts, ascending.
+
+        Args:
+            filter: Which items.
+            column: ``row`` or ``id``.
+            limit: Maximum number of items; any will do.
+        """
+        clauses, values = ["1"], list[Any]()
+        if filter.cameras:
+            clauses.append(f"camera IN ({_placeholders(filter.cameras)})")
+            values += filter.cameras
+        for bound, comparison in ((filter.since, ">="), (filter.until, "<=")):
+            if bound is not None:
+                clauses.append(f"time {comparison} ?")
+                values.append(bound)
+        condition = " AND ".join(clauses)
+        values.append(-1 if limit is None else limit)
+        statement = f"SELECT {column} FROM items WHERE {condition} LIMIT ?"
+        return np.sort(self._query_numbers(statement, values))
+
+    def cameras(self) -> list[str]:
+        """Return the cameras' names, sorted, with one index lookup each."""
+        names = self._connection.execute(
+            "WITH RECURSIVE found (name) AS (SELECT MIN(camera) FROM items UNION ALL "
+            "SELECT (SELECT MIN(camera) FROM items WHERE camera > name) FROM found "
+            "WHERE name IS NOT NULL) SELECT name FROM found WHERE typeof(name) = 'text'"
+        )
+        return [name for (name,) in names]
+
+    def time_span(self) -> tuple[float, float] | None:
+        """Return the first and the last time; None if no item has one."""
+        ((first, last),) = self._connection.execute(
+            "SELECT (SELECT MIN(time) FROM items), (SELECT MAX(time) FROM items)"
+        )
+        return None if first is None else (first, last)
+
+    def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
+        """Return the row of each id that the index has."""
+        return dict(self._query_many("SELECT id, row FROM items WHERE id", [int(n) for n in ids]))
+
+    def ids_of(self, paths: Sequence[str]) -> dict[str, int]:
+        """Return the id of each path that the index has.
+
+        Raises:
+            UserError: A path that no item can have.
+        """
+        checked = [check_path(path) for path in paths]
+        return dict(self._query_many("SELECT path, id FROM items WHERE path", checked))
+
+    def items(self, rows: Sequence[int], num_parts: int) -> dict[int, tuple[int, Item, np.ndarray]]:
+        """Return id, item and visibility (P,) by row.
+
+        Raises:
+            UserError: A row has no item, or values that we do not write.
+        """
+        found = {}
+        rows = [int(row) for row in rows]
+        for row, number, path, camera, time, identity, scores in self._query_many(
+            "SELECT row, id, path, camera, time, identity, visibility FROM items WHERE row", rows
+        ):
+            try:
+                visibility = np.frombuffer(scores, np.float32)
+                if len(visibility) != num_parts:
+                    raise ValueError(f"item {number} has {len(visibility)} parts")
+                item = _check_types(Item(check_path(path), camera, time, identity))
+            except (TypeError, ValueError, UserError) as error:
+                raise _damaged(self.path, error) from error
+            found[row] = (number, item, visibility)
+        if missing := set(rows) - set(found):
+            raise _damaged(self.path, f"row {min(missing)} has no item")
+        return found
+
+    def _query_numbers(self, statement: str, values: Sequence[Any]) -> np.ndarray:
+        numbers = (number for (number,) in self._connection.execute(statement, values))
+        return np.fromiter(numbers, np.int64)
+
+    def _query_many(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
+        """Run ``statement`` with ``IN (values)``, in blocks that SQLite accepts."""
+        for part in spans(len(values), MAX_PARAMETERS):
+            block = values[part]
+            yield from self._connection.execute(f"{statement} IN ({_placeholders(block)})", block)
+
+
+def create_database(folder: Path, info: IndexInfo) -> None:
+    """Write the database of an empty index into ``folder``.
+
+    Raises:
+        UserError: It cannot be written.
+    """
+    path = folder / NAME
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("BEGIN")
+            for statement in _SCHEMA.values():
+                connection.execute(statement)
+            connection.execute(f"PRAGMA application_id = {APPLICATION}")
+            connection.execute(f"PRAGMA user_version = {FORMAT}")
+            Database(path, connection).write_info(info)
+            connection.execute("COMMIT")
+    except sqlite3.Error as error:
+        raise _damaged(path, error) from error
+
+
+@contextlib.contextmanager
+def transaction(folder: Path, *, write: bool = False) -> Iterator[Database]:
+    """Open an index's database for one transaction; an error rolls it back.
+
+    Raises:
+        UserError: No index, another version, a damaged file, or a full disk.
+    """
+    path = folder / NAME
+    if not path.is_file():
+        raise UserError(
+            f"{folder} is not a gallery index: it has no {NAME}; create it with 'build'"
+        )
+    try:
+        with contextlib.closing(_connect(path)) as connection:
+            _check_origin(path, connection)
+            connection.execute("BEGIN IMMEDIATE" if write else "BEGIN")
+            yield Database(path, connection)
+            connection.execute("COMMIT")
+    except (sqlite3.Error, UnicodeDecodeError) as error:  # a garbled message cannot be decoded
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, reason: object) -> UserError:
+    return UserError(
+        f"{path} cannot be used: {reason}; is the disk full, or the file damaged? Then restore the "
+        "folder from a copy, or build the index anew"
+    )
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    """Open the file so that it can neither call functions nor attach other files."""
+    address = f"file:{quote(str(path.absolute()))}?mode=rw"
+    if not os.access(path.parent, os.W_OK):
+        journal = path.with_name(f"{NAME}-wal")
+        if journal.exists() and journal.stat().st_size:
+            raise UserError(
+                f"{path.parent} is read-only, but its last writer was interrupted; open it once "
+                "with write permission to repair it"
+            )
+        address = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+    connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=TIMEOUT)
+    for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL"):
+        connection.execute(f"PRAGMA {pragma}")
+    return connection
+
+
+def _check_origin(path: Path, connection: sqlite3.Connection) -> None:
+    """Reject a foreign file, another version, or additional tables and triggers."""
+    ((application,),) = connection.execute("PRAGMA application_id")
+    ((version,),) = connection.execute("PRAGMA user_version")
+    if application != APPLICATION:
+        raise UserError(f"{path.parent} is not a gallery index: another program wrote {NAME}")
+    if version != FORMAT:
+        raise UserError(
+            f"{path.parent} has format {version}, this program reads format {FORMAT}; use the "
+            "version that built it, or build it anew"
+        )
+    schema = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+    if {name: sql for name, sql in schema if name != "sqlite_sequence"} != _SCHEMA:
+        raise _damaged(path, "its tables are not the expected ones")
+
+
+def _check_types(item: Item) -> Item:
+    """Return the item if its values have the types that we write; SQLite accepts any."""
+    for value, kind in ((item.camera, str), (item.time, float), (item.identity, str)):
+        if value is not None and not isinstance(value, kind):
+            raise TypeError(f"{item.path} has {value!r} instead of a {kind.__name__}")
+    return item
+
+
+def _placeholders(values: Sequence[Any]) -> str:
+    return ", ".join("?" * len(values))

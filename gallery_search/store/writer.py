@@ -1,0 +1,154 @@
+"""Change an index: one process at a time, each call whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from filelock import FileLock, Timeout
+
+from gallery_search.store import approximation
+from gallery_search.store.database import transaction
+from gallery_search.store.exact import BLOCK, prepare_vectors
+from gallery_search.store.info import ApproximationInfo, IndexInfo
+from gallery_search.store.metadata import Item, check_path
+from gallery_search.store.recall import measure_recall
+from gallery_search.store.vectors import append_vectors, delete_other_generations, open_vectors
+from occluded_reid.evaluation.distances import spans
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import remove_unfinished, write_errors_named
+
+
+class Writer:
+    """Add and remove items; see :meth:`GalleryIndex.writer`."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
+    def add(
+        self, items: Sequence[Item], features: np.ndarray, visibility: np.ndarray | None = None
+    ) -> list[int]:
+        """Add a batch of items; once this returns, they survive a power cut.
+
+        Args:
+            items: n images.
+            features: (n, D), from the model.
+            visibility: (n, P); None if P is 0.
+
+        Returns:
+            Their ids.
+
+        Raises:
+            UserError: A path that is in the index already or leads out of the gallery, arrays of
+                another shape, or a full disk. Nothing is added.
+        """
+        with transaction(self.folder, write=True) as database:
+            info = database.read_info()
+            values = prepare_vectors(features, info.metric, info.dim)
+            if visibility is None:
+                visibility = np.empty((len(items), 0))
+            visibility = np.asarray(visibility, np.float32)
+            if len(values) != len(items) or visibility.shape != (len(items), info.num_parts):
+                raise UserError(
+                    f"{len(items)} items, features {values.shape} and visibility "
+                    f"{visibility.shape} do not fit {self.folder}: expected vectors of dimension "
+                    f"{info.dim} and {info.num_parts} parts"
+                )
+            for item in items:
+                check_path(item.path)
+            ids = database.add(items, info.rows, visibility)
+            append_vectors(self.folder, info.generation, info.rows, values)
+            database.write_info(replace(info, rows=info.rows + len(items)))
+        return ids
+
+    def remove(self, ids: Iterable[int]) -> int:
+        """Remove items; return how many there were. :meth:`compact` deletes their vectors."""
+        with transaction(self.folder, write=True) as database:
+            return database.remove(ids)
+
+    def compact(self) -> None:
+        """Rewrite the vectors without removed rows; this drops the approximation."""
+        with transaction(self.folder, write=True) as database:
+            info = database.read_info()
+            removed = database.removed_rows()
+            if not len(removed):
+                return
+            vectors = self._open_vectors(info)
+            kept = np.delete(np.arange(info.rows), removed)
+            generation = info.generation + 1
+            for part in spans(len(kept), max(1, BLOCK // info.dim)):
+                append_vectors(self.folder, generation, part.start, vectors[kept[part]])
+            database.renumber_rows()
+            info = replace(info, generation=generation, rows=len(kept), approximation=None)
+            database.write_info(info)
+        self.delete_leftovers()
+
+    def optimize(self, kind: str = "auto") -> IndexInfo:
+        """Build an approximation of all vectors and measure its recall, or drop it.
+
+        Args:
+            kind: ``exact``, ``hnsw``, ``ivf``, ``ivfpq``, or ``auto``, see
+                :func:`~gallery_search.store.approximation.choose_kind`.
+
+        Returns:
+            The updated description.
+
+        Raises:
+            UserError: An unknown kind, too few items, or a full disk.
+        """
+        with transaction(self.folder) as database:
+            info = database.read_info()
+            valid = np.delete(np.arange(info.rows), database.removed_rows())
+        if kind == "auto":
+            kind = approximation.choose_kind(len(valid))
+        serial = info.serial + 1
+        built = None
+        if kind != "exact":
+            vectors = self._open_vectors(info)
+            index = approximation.build_faiss_index(vectors, info.dim, info.metric, kind)
+            measured = measure_recall(index, vectors, info.metric, valid)
+            checksum = approximation.save_faiss_index(index, self.folder, serial)
+            built = ApproximationInfo(kind, serial, info.rows, checksum, *measured)
+        info = replace(info, serial=serial, approximation=built)
+        with transaction(self.folder, write=True) as database:
+            database.write_info(info)
+        self.delete_leftovers()
+        return info
+
+    def delete_leftovers(self) -> None:
+        """Delete files that the database does not refer to, such as those of a killed process."""
+        with transaction(self.folder) as database:
+            info = database.read_info()
+        with write_errors_named(self.folder):
+            remove_unfinished(self.folder)
+            delete_other_generations(self.folder, info.generation)
+            serial = info.approximation.serial if info.approximation else 0
+            approximation.delete_other_approximations(self.folder, serial)
+
+    def _open_vectors(self, info: IndexInfo) -> np.ndarray:
+        return open_vectors(self.folder, info.generation, info.rows, info.dim)
+
+
+@contextlib.contextmanager
+def lock_writer(folder: Path) -> Iterator[Writer]:
+    """Yield the only writer of an index.
+
+    Raises:
+        UserError: There is another writer, or the file system has no locks.
+    """
+    path = folder / "writer.lock"  # stays: deleting it would be a race
+    lock = FileLock(path, timeout=0)
+    with write_errors_named(path):
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(f"another process is writing to {folder}; wait or end it") from None
+    try:
+        writer = Writer(folder)
+        writer.delete_leftovers()
+        yield writer
+    finally:
+        lock.release()
