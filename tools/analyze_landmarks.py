@@ -19,10 +19,10 @@ from tabulate import tabulate
 
 from aonet_plugin.landmark_metrics import landmark_report
 from aonet_plugin.meta_arch import AONet
-from occluded_reid.checkpoint.checkpointer import build_untrained, load_trained
 from occluded_reid.config import CfgNode
 from occluded_reid.data.build import build_test_loader, open_dataset
 from occluded_reid.engine.defaults import argument_parser, load_run_config
+from occluded_reid.modeling.build import build_untrained, load_trained
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json

@@ -22,12 +22,12 @@ PUBLISHED = {"AONet": ("Table 7", "ResNet-50, 256x128", 6.22, 30.22)}
 
 def analyze(args: argparse.Namespace) -> None:
     """Print the cost; write it to --json."""
-    from occluded_reid.checkpoint.checkpointer import build_untrained
     from occluded_reid.config import changed_copy, load_config
     from occluded_reid.config.methods import installed_methods
     from occluded_reid.deploy.complexity import measure_complexity
-    from occluded_reid.utils.logs import setup_logging
+    from occluded_reid.modeling.build import build_untrained
     from occluded_reid.utils.files import write_json
+    from occluded_reid.utils.logs import setup_logging
 
     setup_logging()
     overrides = ["MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False"]

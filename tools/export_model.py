@@ -14,10 +14,10 @@ from typing import Any
 
 from methods import ADD_KEYS
 
-from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import load_config
 from occluded_reid.deploy.export import export
 from occluded_reid.engine.defaults import weights_parser
+from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.logs import setup_logging

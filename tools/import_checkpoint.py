@@ -14,7 +14,7 @@ import torch
 from methods import ADD_KEYS
 
 from fed_plugin import official_weights
-from occluded_reid.checkpoint.checkpointer import build_untrained, load_safely
+from occluded_reid.checkpoint.checkpointer import load_safely
 from occluded_reid.checkpoint.conversion import Conversion, first_of
 from occluded_reid.checkpoint.convert import (
     BACKBONES,
@@ -27,6 +27,7 @@ from occluded_reid.checkpoint.convert import (
 from occluded_reid.checkpoint.pretrained import read_weights
 from occluded_reid.config import CfgNode, load_config
 from occluded_reid.engine.defaults import weights_parser
+from occluded_reid.modeling.build import build_untrained
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json

@@ -21,8 +21,8 @@ import train_net
 from methods import ADD_KEYS
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import CfgNode, changed_copy, load_config
+from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import whole_file, whole_folder

@@ -17,13 +17,13 @@ from torch import nn
 
 from aonet_plugin import AONet
 from aonet_plugin.landmarks import normalized_maps, visibility_scores
-from occluded_reid.checkpoint.checkpointer import build_inference_model
 from occluded_reid.config import CfgNode
 from occluded_reid.data.build import build_test_loader, build_train_loader, open_dataset
 from occluded_reid.engine.defaults import argument_parser, load_run_config
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.ranking import rank_queries
 from occluded_reid.evaluation.testing import build_evaluator
+from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.modeling.outputs import as_embedding
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError

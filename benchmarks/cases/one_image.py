@@ -21,7 +21,6 @@ from torch import nn
 
 from cases.aonet_case import AONetCase, build_aonet
 from cases.fed_case import FEDCase, build_fed
-from occluded_reid.checkpoint.checkpointer import without_training_parts
 from occluded_reid.deploy.accuracy import measure_feature_error
 from occluded_reid.deploy.export import render_pedestrians, trace
 from occluded_reid.deploy.formats import (
@@ -31,6 +30,7 @@ from occluded_reid.deploy.formats import (
     check_packages,
     export_openvino,
 )
+from occluded_reid.modeling.build import remove_training_parts
 from occluded_reid.utils.errors import UserError
 
 PICTURES = 12
@@ -67,7 +67,7 @@ class Network:
         self, name: str, title: str, model: nn.Module, size: tuple[int, int], *, transformer: bool
     ):
         self.name, self.title, self.size, self.transformer = name, title, size, transformer
-        self.graph = InferenceGraph(without_training_parts(model)).eval()
+        self.graph = InferenceGraph(remove_training_parts(model)).eval()
 
     @functools.cached_property
     def program(self) -> torch.export.ExportedProgram:

@@ -11,7 +11,6 @@ import logging
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,11 @@ from fastreid.data.transforms import build_transforms
 from PIL import Image
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import build_inference_model, weights_sha256
+from occluded_reid.checkpoint.checkpointer import resolve_weights, weights_sha256
 from occluded_reid.config import AddKeys, CfgNode, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.images import read_rgb
+from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.modeling.outputs import Embedding, embedding_of
 from occluded_reid.utils.errors import UserError
 
@@ -206,7 +206,10 @@ def load(
 
     >>> model = load("logs/demo", "cuda", bf16=True)  # doctest: +SKIP
     """
-    weights, config = _files_of(Path(weights_or_run), str(config))
+    beside, weights = resolve_weights(weights_or_run)
+    config = str(config) or beside
+    if not config:
+        raise UserError(f"no config.yaml beside {weights}; name one: config=... (--config-file)")
     methods = installed_methods() if add_keys is None else tuple(add_keys)
     if not methods:
         logger.warning("No method is installed: pip install . (or -e .) in the repository")
@@ -217,7 +220,7 @@ def load(
     cfg = load_config(config, overrides, add_keys=methods)
     if len(cfg.INPUT.SIZE_TEST) != 2 or min(cfg.INPUT.SIZE_TEST) < 1:
         raise UserError(f"INPUT.SIZE_TEST is {cfg.INPUT.SIZE_TEST}; height and width are expected")
-    model = build_inference_model(cfg, str(weights), trust=trust_checkpoint)
+    model = build_inference_model(cfg, weights, trust=trust_checkpoint)
     fingerprint = _compute_fingerprint(model, cfg, get_cfg(methods))
     return Embedder(model, cfg, fingerprint=fingerprint, batch_size=batch_size, bf16=bf16)
 
@@ -229,38 +232,6 @@ def read_bgr(path: str | os.PathLike[str]) -> np.ndarray:
         OSError, SyntaxError, ValueError, DecompressionBombError: See :data:`images.READ_ERRORS`.
     """
     return np.ascontiguousarray(np.asarray(read_rgb(path))[:, :, ::-1])
-
-
-def _files_of(given: Path, config: str) -> tuple[Path, str]:
-    """Return the weights file and the configuration that ``given`` stands for."""
-    folder = given if given.is_dir() else given.parent
-    weights = _weights_in(given) if given.is_dir() else given
-    if not weights.is_file():
-        raise UserError(f"there are no weights {weights}: name a run's folder or a weights file")
-    beside = folder / "config.yaml"
-    if not config and not beside.is_file():
-        raise UserError(
-            f"there is no {beside}; keep a run's config.yaml beside its weights, or name a "
-            "configuration: config=... (--config-file)"
-        )
-    return weights, config or str(beside)
-
-
-def _weights_in(run: Path) -> Path:
-    """The weights a run has ended with; of one that has not, the last or the best."""
-    names = ["model_final.pth", "model_best.pth"]
-    last = run / "last_checkpoint"
-    if last.is_file():
-        names.insert(1, last.read_text(encoding="utf-8").strip())
-    found = [run / name for name in names if name and (run / name).is_file()]
-    if not found:
-        raise UserError(
-            f"there are no weights in {run}: model_final.pth, the one that last_checkpoint names, "
-            "or model_best.pth is expected"
-        )
-    if found[0].name != names[0]:
-        logger.warning(f"{run} has no {names[0]}: using {found[0].name}")
-    return found[0]
 
 
 def _check_device(device: str) -> None:

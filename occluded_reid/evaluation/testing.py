@@ -13,14 +13,13 @@ from fastreid.config import CfgNode
 from fastreid.utils import comm
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import build_untrained, load_trained
 from occluded_reid.data.build import build_test_loader, open_dataset
 from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protocol
 from occluded_reid.data.loader import DeviceLoader
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.results import results_table, write_results
-from occluded_reid.modeling.build import log_model
+from occluded_reid.modeling.build import build_untrained, load_trained, log_model
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -13,6 +13,8 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch import build_model as build_in_fastreid
 from torch import nn
 
+from occluded_reid.checkpoint.checkpointer import Checkpointer, training_only
+from occluded_reid.config import changed_copy
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -46,6 +48,62 @@ def build_model(cfg: CfgNode) -> nn.Module:
     _prepare_resnet(model)
     # feature maps take the layout of the weights that they meet first
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
+
+
+def build_untrained(cfg: CfgNode) -> nn.Module:
+    """Build the model of ``cfg`` without looking for pretrained weights.
+
+    Raises:
+        UserError: the configuration names a part that does not exist.
+    """
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.BACKBONE.PRETRAIN = False
+    return build_model(cfg)
+
+
+def load_trained(model: nn.Module, cfg: CfgNode, weights: str, *, trust: bool = False) -> None:
+    """Load the weights of a model that is only evaluated; their average if ``MODEL.EMA.ENABLED``.
+
+    Args:
+        model: the model of ``cfg``, with or without the parts that only training needs.
+        cfg: the configuration.
+        weights: a weights file or a run's folder.
+        trust: allow pickled Python objects, which can run code.
+
+    Raises:
+        UserError: no such file, or weights that do not fit.
+    """
+    checkpointer = Checkpointer(model, num_classes=cfg.MODEL.HEADS.NUM_CLASSES, trust=trust)
+    checkpointer.load(weights, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
+
+
+def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) -> nn.Module:
+    """Build the model of ``cfg`` without the parts that only training needs, and load its weights.
+
+    Args:
+        cfg: the configuration.
+        weights: a weights file or a run's folder.
+        trust: allow pickled Python objects, which can run code.
+
+    Returns:
+        The model in evaluation mode, on ``MODEL.DEVICE``.
+
+    Raises:
+        UserError: the model cannot be built, or the weights do not fit.
+
+    >>> model = build_inference_model(cfg, "logs/demo")  # doctest: +SKIP
+    """
+    model = remove_training_parts(build_untrained(cfg))
+    load_trained(model, cfg, weights, trust=trust)
+    return model.eval()
+
+
+def remove_training_parts(model: nn.Module) -> nn.Module:
+    """Delete the parts of ``model`` that only training needs; return the same model."""
+    for name in training_only(model):
+        parent, _, own = name.rpartition(".")
+        delattr(model.get_submodule(parent), own)
+    return model
 
 
 def log_model(cfg: CfgNode, model: nn.Module) -> None:

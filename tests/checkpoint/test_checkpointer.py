@@ -12,14 +12,9 @@ import torch
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
-from occluded_reid.checkpoint.checkpointer import (
-    Checkpointer,
-    build_untrained,
-    training_only,
-    weights_sha256,
-    without_training_parts,
-)
+from occluded_reid.checkpoint.checkpointer import Checkpointer, training_only, weights_sha256
 from occluded_reid.config import load_config
+from occluded_reid.modeling.build import build_untrained, remove_training_parts
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_folder, whole_file
 
@@ -191,7 +186,7 @@ def test_evaluation_reads_weights_without_what_only_training_needs(tmp_path, mon
     path, model = published(tmp_path), WithTrainingParts()
     Checkpointer(model).load(path)
     assert torch.equal(model.body.weight, torch.load(path)["body.weight"])
-    assert len(said) == 1 and said[0].endswith("needed in training alone: bank, classifiers")
+    assert len(said) == 1 and said[0].endswith("only needed in training: bank, classifiers")
     torch.save({"classifiers.one.weight": torch.ones(5, 2)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="body.weight is not in the file; body.bias is not in the"):
         Checkpointer(model).load(str(tmp_path / "other.pth"))
@@ -201,7 +196,7 @@ def test_a_training_needs_them(tmp_path):
     model = WithTrainingParts()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     loader = Checkpointer(model, str(tmp_path), optimizer=optimizer)
-    with pytest.raises(UserError, match=r"bank is not in the file; .*a training cannot start from"):
+    with pytest.raises(UserError, match=r"bank is not in the file; .*training cannot start from"):
         loader.resume_or_load(published(tmp_path), resume=False)
     broken = {"classifiers.one.weight": torch.ones(5, 2)}
     torch.save(broken, tmp_path / "broken.pth")
@@ -213,7 +208,7 @@ def test_a_training_needs_them(tmp_path):
 def test_a_model_without_them_reads_a_file_that_has_them(tmp_path):
     whole = WithTrainingParts()
     Checkpointer(whole, str(tmp_path)).save("model_final")
-    model = without_training_parts(WithTrainingParts())
+    model = remove_training_parts(WithTrainingParts())
     assert model.state_dict().keys() == {"body.weight", "body.bias"}
     Checkpointer(model).load(str(tmp_path / "model_final.pth"))
     assert torch.equal(model.body.weight, whole.body.weight)
@@ -226,7 +221,7 @@ def test_of_fastreids_models_the_classifier_is_left_out():
     images = torch.rand(2, 3, 64, 32)
     before = model({"images": images})
     assert training_only(model) == ("heads.weight",)
-    assert torch.equal(without_training_parts(model)({"images": images}), before)
+    assert torch.equal(remove_training_parts(model)({"images": images}), before)
     assert "heads.weight" not in model.state_dict()
 
 

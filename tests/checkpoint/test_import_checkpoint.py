@@ -14,13 +14,10 @@ from fastreid.modeling.meta_arch import build_model
 from runs import load_tool
 from test_vit import as_google, prefixed, vit
 
-from occluded_reid.checkpoint.checkpointer import (
-    Checkpointer,
-    build_inference_model,
-    build_untrained,
-)
+from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.checkpoint.pretrained import load_weights
 from occluded_reid.config import load_config
+from occluded_reid.modeling.build import build_inference_model, build_untrained
 
 tool = load_tool("import_checkpoint")
 

@@ -214,7 +214,7 @@ def test_an_unfinished_run_gives_its_last_or_its_best_weights(tmp_path, crops):
 def test_a_weights_file_needs_a_configuration(fed_run, tmp_path):
     alone = tmp_path / "alone.pth"
     alone.write_bytes((fed_run / "model_final.pth").read_bytes())
-    with pytest.raises(UserError, match=r"there is no .*config\.yaml; .*config=\.\.\."):
+    with pytest.raises(UserError, match=r"no config\.yaml beside .*alone\.pth; .*config=\.\.\."):
         occluded_reid.load(alone)
     model = occluded_reid.load(alone, config=fed_run / "config.yaml")
     assert model.fingerprint == occluded_reid.load(fed_run).fingerprint
@@ -223,7 +223,7 @@ def test_a_weights_file_needs_a_configuration(fed_run, tmp_path):
 def test_load_errors_are_named(fed_run, tmp_path, monkeypatch):
     with pytest.raises(UserError, match="there are no weights .*none.pth"):
         occluded_reid.load(tmp_path / "none.pth")
-    with pytest.raises(UserError, match="model_final.pth, the one that last_checkpoint names"):
+    with pytest.raises(UserError, match="model_final.pth, the file that last_checkpoint names"):
         occluded_reid.load(tmp_path)
     with pytest.raises(UserError, match="no device 'gpu'"):
         occluded_reid.load(fed_run, "gpu")

@@ -19,11 +19,11 @@ from PIL import Image
 from runs import draw_market, load_tool, tiny_cfg
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import build_inference_model, build_untrained
 from occluded_reid.config import load_config
 from occluded_reid.data.images import read_rgb
 from occluded_reid.deploy import accuracy
 from occluded_reid.deploy import export as exporting
+from occluded_reid.modeling.build import build_inference_model, build_untrained
 from occluded_reid.modeling.outputs import Embedding
 
 tool = load_tool("export_model")

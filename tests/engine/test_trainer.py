@@ -31,6 +31,7 @@ from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
 from occluded_reid.evaluation import testing
+from occluded_reid.modeling import build as build_module
 from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.random import PrivateRandomness, derive_seed, seed_everything
@@ -259,13 +260,13 @@ def test_eval_only_gives_the_numbers_of_the_training(tmp_path, monkeypatch):
     weights = str(folder / "model_final.pth")
     other = tmp_path / "eval"
     other.mkdir()
-    build = checkpoints.build_model
+    build = build_module.build_model
 
     def build_untrained(cfg: CfgNode) -> nn.Module:
         assert not cfg.MODEL.BACKBONE.PRETRAIN
         return build(cfg)
 
-    monkeypatch.setattr(checkpoints, "build_model", build_untrained)
+    monkeypatch.setattr(build_module, "build_model", build_untrained)
     for extra in (
         ("MODEL.BACKBONE.PRETRAIN", True),
         ("DATALOADER.NUM_WORKERS", 1, "TEST.IMS_PER_BATCH", 5),

@@ -13,8 +13,8 @@ from aonet.tiny import aonet_batch, aonet_model
 from PIL import Image
 from runs import TINY, draw_market, load_tool
 
-from occluded_reid.checkpoint.checkpointer import build_untrained
 from occluded_reid.config import load_config
+from occluded_reid.modeling.build import build_untrained
 from occluded_reid.visualization.curves import COLOURS, curves_of, draw_curves, spans_powers_of_ten
 from occluded_reid.visualization.figures import queries_by_occlusion
 from occluded_reid.visualization.sheet import (
