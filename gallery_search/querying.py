@@ -17,7 +17,7 @@ from gallery_search.command import load_model
 from gallery_search.store.metadata import parse_name, parse_time
 from gallery_search.web import server
 from gallery_search.web.search import GallerySearch
-from occluded_reid.data.images import READ_ERRORS, read_errors_named, read_rgb
+from occluded_reid.data.images import READ_ERRORS, name_read_errors, read_rgb
 from occluded_reid.deploy.embedder import Embedder, read_bgr
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.files import make_folder, whole_file, write_json
@@ -33,7 +33,7 @@ def query(args: argparse.Namespace) -> None:
     indexes, embedder = open_indexes(args)
     images = []
     for path in args.image:
-        with read_errors_named(f"the image {path}", "choose another one"):
+        with name_read_errors(f"the image {path}", "choose another one"):
             images.append(read_bgr(path))
     embedding = embedder.embed(images)
     lists = search_indexes(

@@ -269,9 +269,10 @@ class DeviceLoader(DataLoader):
         self.pin_memory = self.device.type == "cuda"
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        return (self._moved(batch) for batch in super().__iter__())
+        return (self.move_batch(batch) for batch in super().__iter__())
 
-    def _moved(self, batch: Any) -> Any:
+    def move_batch(self, batch: Any) -> Any:
+        """Move the tensors of a batch to the device."""
         if not isinstance(batch, dict):
             return batch
         return {

@@ -27,16 +27,17 @@ import numpy as np
 from PIL import Image
 from tabulate import tabulate
 
-from occluded_reid.data.images import read_errors_named
+from occluded_reid.data.images import OCCLUDER_SUFFIXES as SUFFIXES
+from occluded_reid.data.images import name_read_errors
 from occluded_reid.data.transforms.occluder_cutouts import (
     COLUMNS,
     LIST,
-    PERSONS,
+    PERSON_KINDS,
     Component,
     cut_out,
     find_components,
 )
-from occluded_reid.data.transforms.occluder_patches import SUFFIXES, drawn_patches
+from occluded_reid.data.transforms.occluder_patches import render_patches
 from occluded_reid.synthetic.truth import Box
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
@@ -72,7 +73,7 @@ def read_labels(path: Path) -> np.ndarray:
 
 
 def _read(path: Path, mode: str) -> np.ndarray:
-    with read_errors_named(str(path), "replace or remove it"), Image.open(path) as file:
+    with name_read_errors(str(path), "replace or remove it"), Image.open(path) as file:
         return np.asarray(file.convert(mode) if mode else file)
 
 
@@ -214,7 +215,7 @@ def write_split(folder: Path, split: str, chosen: Sequence[Found]) -> list[Row]:
             raise UserError(f"{frame} is smaller than its label image")
         name = f"{frame.stem}_{component.kind}_{number:04d}.png"
         save(folder / split / name, cut_out(picture, component))
-        if patches and component.kind not in PERSONS:  # the N of NPO: non-pedestrian
+        if patches and component.kind not in PERSON_KINDS:  # the N of NPO: non-pedestrian
             save(folder / patches / name, picture[y0:y1, x0:x1])
         rows.append((f"{split}/{name}", frame.name, component.kind, x0, y0, x1, y1, split))
     return rows
@@ -296,7 +297,7 @@ def cut_boxes(boxes: Sequence[tuple[Path, Box]], folder: Path) -> list[Row]:
 def write_drawn(folder: Path) -> list[Row]:
     """Write the built-in patches, training styles only."""
     rows: list[Row] = []
-    for number, patch in enumerate(drawn_patches()):
+    for number, patch in enumerate(render_patches()):
         height, width = patch.pixels.shape[:2]
         name = f"drawn_{number:04d}.png"
         save(folder / name, patch.pixels)

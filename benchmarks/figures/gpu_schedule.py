@@ -4,8 +4,7 @@
 ``gpu_loading``: pairs per second of the loader alone, against fast-reid's transforms.
 ``gpu_waiting``: the share of an epoch in which the host waits for data, likewise.
 
-All of them have ``INPUT.AUGMENTATION workers`` and the cache of decoded images; ``*_device`` have
-``INPUT.AUGMENTATION device``.
+All of them have ``INPUT.AUGMENTATION workers`` and the cache of decoded images.
 """
 
 from __future__ import annotations
@@ -32,11 +31,8 @@ from occluded_reid.modeling.build import build_model
 
 NAMES = (
     "gpu_schedule",
-    "gpu_schedule_device",
     "gpu_loading",
-    "gpu_loading_device",
     "gpu_waiting",
-    "gpu_waiting_device",
 )
 CONFIG = Path(__file__).parents[2] / "projects/FED/configs/occ_duke.yml"
 DRAWN = 256  # different pictures: to decode them costs what it costs to decode 15,618
@@ -64,7 +60,7 @@ def measure(
     options: tuple[str, ...] = (),
     device: str = "cuda",
 ) -> Iterator[tuple[str, Figure]]:
-    """Measure an epoch of each way to augment, the cache being full and the workers at work.
+    """Measure an epoch with our loader and with fast-reid's transforms; the cache is full.
 
     The model is that of occ_duke.yml, from random weights, in bf16 autocast.
     """
@@ -78,22 +74,16 @@ def measure(
         cfg = configuration(*words)
         model = build_model(cfg)
         without = epoch_of_one_batch(cfg, model, items)
-        found = {}
-        for name, how in (("", "workers"), ("_device", "device")):
-            found[name] = measured_epoch(
-                configuration(*words, "INPUT.AUGMENTATION", how), model, items
-            )
-            times = [[120 * each / 60] for each in (found[name].seconds, without)]
-            unit = f"minutes of 120 epochs, {workers} workers, against the steps alone"
-            yield f"gpu_schedule{name}", figure(times, unit)
+        ours = measured_epoch(cfg, model, items)
+        times = [[120 * each / 60] for each in (ours.seconds, without)]
+        unit = f"minutes of 120 epochs, {workers} workers, against the steps alone"
+        yield "gpu_schedule", figure(times, unit)
         plain = configuration(*words, "INPUT.AUGMENTATION", "transforms", "INPUT.CACHE", "")
         reference = measured_epoch(plain, model, items)
-        for name, each in found.items():
-            unit = f"pairs per s, {workers} workers"
-            rates = [[each.rate], [reference.rate]]
-            yield f"gpu_loading{name}", figure(rates, unit, rate=True)
-            unit = f"of an epoch the host waits for a batch, {workers} workers"
-            yield f"gpu_waiting{name}", figure([[each.waiting], [reference.waiting]], unit)
+        unit = f"pairs per s, {workers} workers"
+        yield "gpu_loading", figure([[ours.rate], [reference.rate]], unit, rate=True)
+        unit = f"of an epoch the host waits for a batch, {workers} workers"
+        yield "gpu_waiting", figure([[ours.waiting], [reference.waiting]], unit)
 
 
 def configuration(*words: str) -> CfgNode:

@@ -1,6 +1,5 @@
 """``loading``: from cached training images to both views of a sample at 256 x 128, on one core.
 
-``loading_device``: the same without what is left to a GPU (colours, erasing and pasting).
 ``loading_files``: the same as ``loading``, without a cache: from JPEG files of 128 x 64.
 """
 
@@ -21,13 +20,12 @@ from references.pil_pairs import PairsInPIL
 
 from fed_plugin import add_fed_config
 from occluded_reid.config import load_config
-from occluded_reid.data.cache import DecodedImages, cached
+from occluded_reid.data.cache import DecodedImages, open_cache
 from occluded_reid.data.reid_dataset import BatchDataset, SampleIndex, collate
 from occluded_reid.data.transforms.augmentation import build_augmentation
-from occluded_reid.data.transforms.batch_augmentation import BatchAugmentation
 from occluded_reid.data.transforms.npo import build_npo
 
-NAMES = ("loading", "loading_device", "loading_files")
+NAMES = ("loading", "loading_files")
 OPTIONS = (
     "MODEL.DEVICE", "cpu", "INPUT.FLIP.ENABLED", "True", "INPUT.PADDING.ENABLED", "True",
     "INPUT.NPO.ENABLED", "True", "INPUT.NPO.MODE", "pair",
@@ -44,21 +42,17 @@ def measure(
     npo = build_npo(cfg)
     assert npo is not None
     augmentation = build_augmentation(cfg, npo)
-    finish = BatchAugmentation(augmentation, torch.device("cpu"))
     found = {}
     with tempfile.TemporaryDirectory() as folder:
         items = write_pictures(Path(folder), images)
         reference = PairsInPIL(items, build_transforms(cfg, is_train=True), npo, Path(folder))
         decoded = DecodedImages([item[0] for item in items], augmentation.resize)
-        cache = cached(decoded, size, folder)
+        cache = open_cache(decoded, size, folder)
         indices = [SampleIndex(number, 1000 + number) for number in range(images)]
         wanted = collate([reference[index] for index in indices])
-        for name, source, finished in (
-            ("loading", cache, True), ("loading_device", cache, False),
-            ("loading_files", decoded, True),
-        ):  # fmt: skip
-            ours = BatchDataset(items, source, augmentation, finished=finished)
-            check(ours.__getitems__(indices), wanted, finish)
+        for name, source in (("loading", cache), ("loading_files", decoded)):
+            ours = BatchDataset(items, source, augmentation)
+            check(ours.__getitems__(indices), wanted)
             times = time_alternately(
                 partial(ours.__getitems__, indices),
                 lambda: collate([reference[index] for index in indices]),
@@ -70,8 +64,8 @@ def measure(
     return found
 
 
-def check(ours: Batch, reference: Batch, finish: BatchAugmentation) -> None:
-    """Check the views pixel by pixel, once what is left to the device is done.
+def check(ours: Batch, reference: Batch) -> None:
+    """Check the views pixel by pixel.
 
     The pasted patch may be some grey levels off: PIL clips after each change of colour, ours after
     the last one. Another patch, or another place, is off by more.
@@ -79,8 +73,6 @@ def check(ours: Batch, reference: Batch, finish: BatchAugmentation) -> None:
     Raises:
         Unequal: a view or a label differs.
     """
-    if "changes" in ours:
-        ours |= finish(ours["images"], ours["changes"])
     if not torch.equal(ours["images"].float(), reference["images"]):
         raise Unequal("loading: the whole views differ")
     if not torch.equal(ours["part_visibility"], reference["part_visibility"]):

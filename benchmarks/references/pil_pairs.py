@@ -17,7 +17,7 @@ from fastreid.data.transforms import ToTensor
 from PIL import Image, ImageEnhance
 
 from occluded_reid.data.reid_dataset import SampleIndex
-from occluded_reid.data.transforms.npo import NpoAugmentation, Rectangle, draw_rectangle
+from occluded_reid.data.transforms.npo import NpoAugmentation, Rectangle, sample_rectangle
 from occluded_reid.utils.random import PrivateRandomness
 
 
@@ -58,7 +58,7 @@ class PairsInPIL:
         patch = Image.open(self._patches[int(rng.integers(len(self._patches)))]).convert("RGB")
         vertical = patch.height / patch.width > npo.vertical_ratio
         size = (picture.height, picture.width)
-        place = draw_rectangle(vertical, size, npo.extent, rng)
+        place = sample_rectangle(vertical, size, npo.extent, rng)
         patch = self._varied(patch, place, rng)
         occluded = picture.copy()
         occluded.paste(patch, (place.left, place.top))

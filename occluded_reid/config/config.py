@@ -191,6 +191,10 @@ def _check_choices(cfg: CfgNode) -> None:
     values = dict(leaves(cfg))
     for key in ("INPUT.SIZE_TRAIN", "INPUT.SIZE_TEST"):
         _check_size(key, values[key])
+    if values["INPUT.AUGMENTATION"] == "device":
+        raise UserError(
+            "INPUT.AUGMENTATION device is gone; INPUT.AUGMENTATION workers gives the same images"
+        )
     for key, choices in CHOICES.items():
         if values[key] not in choices:
             raise UserError(f"{key} is {values[key]!r}; it can be {' or '.join(choices)}")

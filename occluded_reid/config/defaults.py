@@ -115,7 +115,7 @@ def _add_vit_config(cfg: CfgNode) -> None:
 
 
 CHOICES = {
-    "INPUT.AUGMENTATION": ("transforms", "workers", "device"),
+    "INPUT.AUGMENTATION": ("transforms", "workers"),
     "INPUT.NPO.MODE": ("pair", "replace"),
     "INPUT.ON_ERROR": ("raise", "skip"),
     "MODEL.BACKBONE.POSITION_RESIZE": ("bicubic", "bilinear"),

@@ -1,4 +1,4 @@
-"""Training images as pixels of one size: decoded when asked for, or once for all into a cache.
+"""Training images as uint8 pixels of one size: decoded on demand, or once into a cache.
 
 Shapes: N images, H, W of the training size.
 """
@@ -27,19 +27,19 @@ from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_PIXELS, _ABOUT = "pixels.bin", "about.json"
-_AT_ONCE = 1024  # images that threads decode ahead of the one that writes
+_PIXELS, _INFO = "pixels.bin", "about.json"
+_BLOCK = 1024  # images that threads decode ahead of the writer
 
 
 class Images(Protocol):
     """A list of images of one size."""
 
-    def __getitem__(self, index: int) -> np.ndarray | str:
+    def __getitem__(self, position: int) -> np.ndarray | str:
         """Return (3, H, W) uint8 RGB, or why the image cannot be read."""
 
 
 class DecodedImages:
-    """Decodes and resizes an image whenever it is asked for.
+    """Decodes and resizes an image on every access.
 
     Args:
         paths: of the images.
@@ -50,10 +50,10 @@ class DecodedImages:
         self.paths = paths
         self._resize = resize
 
-    def __getitem__(self, index: int) -> np.ndarray | str:
-        """Return the pixels as :class:`Images` says."""
+    def __getitem__(self, position: int) -> np.ndarray | str:
+        """See :class:`Images`."""
         try:
-            image = self._resize(read_rgb(self.paths[index]))
+            image = self._resize(read_rgb(self.paths[position]))
         except READ_ERRORS as error:
             return f"{type(error).__name__}: {error}"
         return np.asarray(image).transpose(2, 0, 1)
@@ -63,92 +63,90 @@ class CachedImages:
     """Reads decoded images from a file that all workers and ranks of a machine share.
 
     Args:
-        folder: holds the file, as :func:`cached` made it.
+        folder: holds the file, as :func:`open_cache` made it.
         shape: (N, 3, H, W).
     """
 
     def __init__(self, folder: Path, shape: tuple[int, int, int, int]):
         self._arguments = (folder, shape)
-        # as a plain array, whose rows cost less to take
+        # indexing a plain array is cheaper than indexing a memmap
         self._pixels = np.asarray(np.memmap(folder / _PIXELS, np.uint8, "r", shape=shape))
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        self._unreadable: dict[int, str] = dict(about["unreadable"])
+        info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+        self._unreadable: dict[int, str] = dict(info["unreadable"])
 
-    def __getitem__(self, index: int) -> np.ndarray | str:
-        """Return the pixels as :class:`Images` says."""
-        return self._unreadable.get(index) or self._pixels[index]
+    def __getitem__(self, position: int) -> np.ndarray | str:
+        """See :class:`Images`."""
+        return self._unreadable.get(position) or self._pixels[position]
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return CachedImages, self._arguments  # else a worker that is not forked gets a copy
+        return CachedImages, self._arguments  # a spawned worker maps the file, not a copy of it
 
 
-def cached(
+def open_cache(
     images: DecodedImages, size: tuple[int, int], folder: str, *, threads: int = 1
 ) -> CachedImages:
-    """Return the images from the cache in ``folder``; where they are not there, decode them now.
+    """Open the cache of ``images`` in ``folder``; decode and write them if it is not there.
 
-    A list of images has one place for each size. It is made anew when an image has another size in
-    bytes or another date than it had, Pillow another version, or the cache another checksum. One
-    process makes it, others wait.
+    Each list of images has one cache per size. It is rebuilt when the size in bytes or the date of
+    an image, the version of Pillow, or the checksum of the cache has changed. One process builds
+    it, the others wait.
 
     Args:
         images: what is cached.
         size: (H, W) that they are resized to.
         folder: of all caches.
-        threads: how many decode.
+        threads: number of threads that decode.
 
     Raises:
-        UserError: a disk that is too small or cannot be written.
+        UserError: the disk is too small or cannot be written.
     """
     shape = (len(images.paths), 3, *size)
-    place = hashlib.sha256("\n".join(map(os.path.abspath, images.paths)).encode()).hexdigest()
-    home = Path(folder) / f"{size[0]}x{size[1]}_{place[:16]}"
-    state = _state(images.paths)
+    name = hashlib.sha256("\n".join(map(os.path.abspath, images.paths)).encode()).hexdigest()
+    home = Path(folder) / f"{size[0]}x{size[1]}_{name[:16]}"
+    state = _digest_files(images.paths)
 
     def fill(empty: Path) -> None:
         _require_space(home, int(np.prod(shape)))
         unreadable, checksum = _write_pixels(empty / _PIXELS, images, shape, threads)
-        about = {"state": state, "checksum": checksum, "unreadable": unreadable}
-        write_json(empty / _ABOUT, about)
+        write_json(empty / _INFO, {"state": state, "checksum": checksum, "unreadable": unreadable})
 
     make_folder(folder)
-    make_once(home, fill, lambda made: _fault_of(made, state))
+    make_once(home, fill, lambda made: _find_fault(made, state))
     logger.info(f"Decoded training images are read from {home}")
     return CachedImages(home, shape)
 
 
-def _state(paths: Sequence[str]) -> str:
-    """Return a digest of what the pixels depend on, but for the size they are resized to."""
+def _digest_files(paths: Sequence[str]) -> str:
+    """Return a digest of everything the pixels depend on but the training size."""
     digest = hashlib.sha256(version("pillow").encode())
     for path in paths:
         try:
-            found = os.stat(path)
-            digest.update(f"{found.st_size} {found.st_mtime_ns}\n".encode())
+            status = os.stat(path)
+            digest.update(f"{status.st_size} {status.st_mtime_ns}\n".encode())
         except OSError:
             digest.update(b"missing\n")
     return digest.hexdigest()
 
 
-def _fault_of(folder: Path, state: str) -> str:
-    """Return why the cache in ``folder`` cannot be used; ``""`` where it can."""
+def _find_fault(folder: Path, state: str) -> str:
+    """Return why the cache in ``folder`` cannot be used, ``""`` if it can."""
     try:
-        about = json.loads((folder / _ABOUT).read_text(encoding="utf-8"))
-        if about["state"] != state:
-            return "the images, or Pillow, are not those that it was made with"
-        if about["checksum"] != _checksum(folder / _PIXELS):
-            return f"{_PIXELS} is damaged, its checksum is another"
+        info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+        if info["state"] != state:
+            return "the images or the version of Pillow have changed"
+        if info["checksum"] != _compute_checksum(folder / _PIXELS):
+            return f"{_PIXELS} is damaged: its checksum is wrong"
     except (OSError, ValueError, KeyError, TypeError) as error:
         return f"it is damaged ({type(error).__name__}: {error})"
     return ""
 
 
-def _checksum(file: Path) -> int:
-    """Return the CRC-32 of a file."""
-    found = 0
+def _compute_checksum(file: Path) -> int:
+    checksum = 0
     with open(file, "rb") as stream:
         while block := stream.read(1 << 24):
-            found = zlib.crc32(block, found)
-    return found
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _require_space(home: Path, size: int) -> None:
@@ -156,8 +154,8 @@ def _require_space(home: Path, size: int) -> None:
     if free < size:
         raise UserError(
             f"the decoded training images need {size / 1e9:.1f} GB in {home.parent} "
-            f"(INPUT.CACHE), where {free / 1e9:.1f} GB are free; free some space, choose another "
-            'folder, or do without: INPUT.CACHE ""'
+            f"(INPUT.CACHE), but {free / 1e9:.1f} GB are free; free some space, choose another "
+            'folder, or turn the cache off: INPUT.CACHE ""'
         )
 
 
@@ -167,23 +165,24 @@ def _write_pixels(
     """Write all pixels in order.
 
     Returns:
-        Index and reason of those that cannot be read; the CRC-32 of what was written.
+        Position and reason of each unreadable image; the CRC-32 of the file.
     """
     unreadable, checksum = [], 0
     blank = np.zeros(shape[1:], np.uint8)
     with (
         write_errors_named(file),
-        open(file, "wb") as stream,  # not mapped: a full disk would end the process
+        open(file, "wb") as stream,  # not a memmap: a full disk would kill the process
         ThreadPoolExecutor(threads) as pool,
     ):
-        blocks = (range(at, min(at + _AT_ONCE, shape[0])) for at in range(0, shape[0], _AT_ONCE))
+        starts = range(0, shape[0], _BLOCK)
+        blocks = (range(start, min(start + _BLOCK, shape[0])) for start in starts)
         decoded = (each for block in blocks for each in pool.map(images.__getitem__, block))
-        shown = progress(
-            decoded, total=shape[0], description="decoding the training images", unit="images"
+        tracked = progress(
+            decoded, total=shape[0], description="Decoding the training images", unit="images"
         )
-        for index, pixels in enumerate(shown):
+        for position, pixels in enumerate(tracked):
             if isinstance(pixels, str):
-                unreadable.append((index, pixels))
+                unreadable.append((position, pixels))
                 pixels = blank
             content = np.ascontiguousarray(pixels).data
             stream.write(content)

@@ -1,10 +1,11 @@
-"""From an image file of any kind to eight bits of red, green and blue."""
+"""Finding and reading image files."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -12,19 +13,21 @@ from PIL import Image, ImageOps
 from occluded_reid.utils.errors import UserError
 
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
-"""What reading a file that is no image, or half of one, may raise."""
+"""What Pillow raises for a file that is no image, or a part of one."""
 
-# Pillow opens a grey image of 16 bits as one of these; converting it to RGB would clip it to white
-_SIXTEEN_BITS = ("I", "I;16", "I;16B", "I;16L")
+OCCLUDER_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
+
+# Pillow opens 16-bit gray images in one of these modes; its own conversion to RGB clips to white
+_16_BIT_MODES = ("I", "I;16", "I;16B", "I;16L")
 
 
 @contextlib.contextmanager
-def read_errors_named(thing: str, advice: str) -> Iterator[None]:
-    """Turn :data:`READ_ERRORS` into a :class:`UserError`.
+def name_read_errors(thing: str, advice: str) -> Iterator[None]:
+    """Turn :data:`READ_ERRORS` into a :class:`UserError` that names the file.
 
     Args:
         thing: what is read, such as ``"the image a.jpg"``.
-        advice: what to do if that fails.
+        advice: what to do about it.
     """
     try:
         yield
@@ -34,23 +37,46 @@ def read_errors_named(thing: str, advice: str) -> Iterator[None]:
         ) from error
 
 
-def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
-    """Read an image, upright as its EXIF data say.
+def list_images(folder: Path, advice: str) -> list[Path]:
+    """List the visible images directly in a folder of occluders or frames, sorted by name.
 
-    Grey, CMYK, palette and transparent images are converted; of 16 bits the upper 8 are kept.
+    Raises:
+        UserError: the folder cannot be read or holds none; the message ends in ``advice``.
+    """
+    try:
+        files = sorted(folder.iterdir())
+    except OSError as error:
+        raise UserError(f"cannot list {folder} ({error.strerror}); {advice}") from error
+    images = [
+        path
+        for path in files
+        if path.suffix.lower() in OCCLUDER_SUFFIXES and not path.name.startswith(".")
+    ]
+    if not images:
+        raise UserError(f"{folder} holds no images ({', '.join(OCCLUDER_SUFFIXES)}); {advice}")
+    return images
+
+
+def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
+    """Read an image as 8-bit RGB, upright according to its EXIF data.
+
+    Gray, CMYK, palette and transparent images are converted; of 16 bits the upper 8 are kept.
 
     Args:
         path: a file of any format that Pillow reads.
 
     Returns:
-        The pixels (mode RGB), the file closed.
+        An image of mode RGB; the file is closed.
 
     Raises:
         OSError, SyntaxError, ValueError, DecompressionBombError: see :data:`READ_ERRORS`.
+
+    >>> read_rgb("0002_c1s1_000451_03.jpg").size  # doctest: +SKIP
+    (64, 128)
     """
     with Image.open(path) as image:
         upright = ImageOps.exif_transpose(image)
-        if upright.mode in _SIXTEEN_BITS:
+        if upright.mode in _16_BIT_MODES:
             values = np.asarray(upright).astype(np.int64)
             upright = Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8))
         return upright.convert("RGB")

@@ -1,4 +1,4 @@
-"""The data loader: batches on the device, and what happens to images that cannot be read."""
+"""The data loader: batches on the device, and the policy for images that cannot be read."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch.utils.data import DataLoader
+from fastreid.config import CfgNode
+from torch.utils.data import Sampler
 
-from occluded_reid.data.reid_dataset import Unreadable
-from occluded_reid.data.transforms.batch_augmentation import BatchAugmentation, BatchChanges
-from occluded_reid.data.workers import read_batches
+from occluded_reid.compat import DeviceLoader
+from occluded_reid.data.reid_dataset import ReidDataset, Unreadable, collate
+from occluded_reid.data.workers import build_worker_options, read_batches
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -20,43 +21,36 @@ MAX_EMPTY_BATCHES = 10
 """So many batches in a row without a readable image are no accident."""
 
 
-class DeviceLoader:
-    """A loader whose batches arrive on ``device``; unreadable images stop it or are left out.
+class ReidLoader(DeviceLoader):
+    """A loader with batches on ``MODEL.DEVICE``; ``INPUT.ON_ERROR`` handles unreadable images.
 
-    On a GPU the next batch is copied, and augmented, beside the work on the one before.
+    On a GPU the next batch is copied while the model works on the current one.
 
     Args:
-        loader: of batches with ``unreadable``.
-        device: of the batches.
-        on_error: raise or skip.
-        augment: completes a batch that holds ``changes``.
+        cfg: the configuration.
+        dataset: what is read.
+        batches: the indices of each batch.
     """
 
-    def __init__(
-        self,
-        loader: DataLoader[Any],
-        device: torch.device,
-        on_error: str,
-        augment: BatchAugmentation | None = None,
-    ):
-        self.loader = loader
-        self.dataset: Any = loader.dataset
-        self.batch_sampler = loader.batch_sampler
-        self._device = device
-        self._on_error = on_error
-        self._augment = augment
-        self._named: set[str] = set()
+    def __init__(self, cfg: CfgNode, dataset: ReidDataset, batches: Sampler[Any]):
+        super().__init__(
+            dataset=dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            generator=torch.Generator(),  # opening the loader must not draw from the model's stream
+            **build_worker_options(cfg.DATALOADER.NUM_WORKERS),
+        )
+        self.use_device(cfg.MODEL.DEVICE)
+        self._on_error = cfg.INPUT.ON_ERROR
+        self._logged: set[str] = set()
 
-    def __len__(self) -> int:
-        return len(self.loader)
+    def __iter__(self) -> Iterator[dict[str, Any]]:  # type: ignore[override]
+        batches = self._read()
+        return prefetch(batches, self.device) if self.device.type == "cuda" else batches
 
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        batches = self._on_device()
-        return prefetch(batches, self._device) if self._device.type == "cuda" else batches
-
-    def _on_device(self) -> Iterator[dict[str, Any]]:
+    def _read(self) -> Iterator[dict[str, Any]]:
         empty = 0
-        for batch in read_batches(self.loader):
+        for batch in read_batches(self):
             unreadable = batch.pop("unreadable")
             self._handle_unreadable(unreadable)
             empty = 0 if batch else empty + 1
@@ -66,50 +60,41 @@ class DeviceLoader:
                     f"no image of {MAX_EMPTY_BATCHES} batches could be read, the last one being "
                     f"{path} ({reason}); is its folder still there?"
                 )
-            if not batch:
-                continue
-            batch = {name: _moved(value, self._device) for name, value in batch.items()}
-            if self._augment is not None:
-                batch |= self._augment(batch["images"], batch.pop("changes"))
-            yield {name: _in_float(value) for name, value in batch.items()}
+            if batch:
+                batch = self.move_batch(batch)
+                yield {name: _convert_image(value) for name, value in batch.items()}
 
     def _handle_unreadable(self, unreadable: list[Unreadable]) -> None:
         for path, reason in unreadable:
             if self._on_error == "raise":
                 raise UserError(
                     f"cannot read the image {path} ({reason}); replace or remove it, "
-                    "or go on without such images: INPUT.ON_ERROR skip"
+                    "or skip such images: INPUT.ON_ERROR skip"
                 )
-            if path not in self._named:
-                self._named.add(path)
-                logger.warning(f"Left out, cannot be read: {path} ({reason})")
+            if path not in self._logged:
+                self._logged.add(path)
+                logger.warning(f"Skipped an image that cannot be read: {path} ({reason})")
 
 
-def _moved(value: Any, device: torch.device) -> Any:
-    if isinstance(value, BatchChanges):
-        return BatchChanges(*(_moved(each, device) for each in value))
-    return value.to(device, non_blocking=True) if torch.is_tensor(value) else value
-
-
-def _in_float(value: Any) -> Any:
-    """Images come as bytes where they can, and are made float32 here."""
+def _convert_image(value: Any) -> Any:
+    """Convert uint8 images to float32; workers send bytes where they can."""
     return value.float() if torch.is_tensor(value) and value.dtype == torch.uint8 else value
 
 
 def prefetch(batches: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:
-    """Yield what ``batches`` yields; the GPU makes the next one while it works on this one."""
+    """Yield from ``batches``; the GPU receives the next one while it works on the current one."""
     copy_stream = torch.cuda.Stream(device)
 
     def fetch() -> dict[str, Any] | None:
         with torch.cuda.stream(copy_stream):
             return next(batches, None)
 
-    coming = fetch()
-    while coming is not None:
-        working = torch.cuda.current_stream(device)
-        working.wait_stream(copy_stream)
-        for value in coming.values():
+    upcoming = fetch()
+    while upcoming is not None:
+        stream = torch.cuda.current_stream(device)
+        stream.wait_stream(copy_stream)
+        for value in upcoming.values():
             if torch.is_tensor(value):
-                value.record_stream(working)  # its memory is not used again before that is done
-        batch, coming = coming, fetch()
+                value.record_stream(stream)  # keeps its memory until that stream is done with it
+        batch, upcoming = upcoming, fetch()
         yield batch

@@ -17,7 +17,6 @@ from fastreid.data.common import CommDataset
 from occluded_reid.data.cache import Images
 from occluded_reid.data.images import READ_ERRORS, read_rgb
 from occluded_reid.data.transforms.augmentation import Augmentation
-from occluded_reid.data.transforms.batch_augmentation import stacked
 from occluded_reid.data.transforms.npo import NpoAugmentation
 from occluded_reid.utils.random import PrivateRandomness
 
@@ -98,19 +97,14 @@ class BatchDataset(ReidDataset):
 
     Args:
         items: (path, identity, camera) of each image.
-        images: images of one size, in the order of the items.
-        augmentation: what is done to them.
-        finished: whether a batch is complete. Else it is cropped only, and holds as ``changes``
-            what ``BatchAugmentation`` is to do.
+        images: uint8 images of one size, in the order of the items.
+        augmentation: applied to them.
     """
 
-    def __init__(
-        self, items: list[Item], images: Images, augmentation: Augmentation, *, finished: bool
-    ):
+    def __init__(self, items: list[Item], images: Images, augmentation: Augmentation):
         super().__init__(items, augmentation.resize)
         self._images = images
         self._augmentation = augmentation
-        self._finished = finished
 
     def __getitems__(self, indices: Sequence[SampleIndex]) -> dict[str, Any]:
         """Return a batch as :func:`collate` does; PyTorch's loader calls this."""
@@ -128,17 +122,13 @@ class BatchDataset(ReidDataset):
         return batch | self._augment(readable) | {"unreadable": unreadable}
 
     def _augment(self, samples: Sequence[tuple[SampleIndex, np.ndarray]]) -> dict[str, Any]:
-        changes = []
+        params = []
         crops = np.zeros((len(samples), 3, *self._augmentation.size), np.uint8)
         with PrivateRandomness(samples[0][0].seed):
             for (index, image), crop in zip(samples, crops, strict=True):
-                changes.append(self._augmentation.draw(index.seed))
-                self._augmentation.crop(image, changes[-1], crop)
-        images = torch.from_numpy(crops)
-        if self._finished:
-            return self._augmentation.finish(images, changes)
-        labels = self._augmentation.labels(changes)
-        return {"images": images, "changes": stacked(changes), **labels}
+                params.append(self._augmentation.sample_params(index.seed))
+                self._augmentation.crop(image, params[-1], crop)
+        return self._augmentation.finish(torch.from_numpy(crops), params)
 
 
 def collate(samples: Sequence[dict[str, Any] | Unreadable] | dict[str, Any]) -> dict[str, Any]:
@@ -166,6 +156,6 @@ def _stack(key: str, values: list[Any]) -> Any:
     if isinstance(first, str):
         return values
     if isinstance(first, (bool, int, float, np.ndarray, np.generic)):
-        stacked_values = torch.as_tensor(np.stack(values))
-        return stacked_values.float() if stacked_values.is_floating_point() else stacked_values
+        tensor = torch.as_tensor(np.stack(values))
+        return tensor.float() if tensor.is_floating_point() else tensor
     raise TypeError(f"a sample's {key!r} is a {type(first).__name__}, which cannot be batched")

@@ -1,7 +1,7 @@
-"""The processes that read images for a data loader, and the wait for what they read.
+"""Worker processes of a data loader, and a bounded wait for their batches.
 
-They are forks of a process that may have threads, hold garbage and be told to stop; none of this is
-theirs.
+Workers are forked from a process that may run threads, hold garbage and receive signals. None of
+that may affect them.
 """
 
 from __future__ import annotations
@@ -19,56 +19,50 @@ from torch.utils.data import DataLoader
 
 from occluded_reid.utils.errors import UserError
 
-SECONDS_FOR_A_BATCH = 600.0
-"""After so long the disk, or the workers, count as dead."""
+BATCH_TIMEOUT = 600.0
+"""Seconds without a batch after which the disk or the workers count as dead."""
 
-OF_THE_PARENT = (signal.SIGINT, signal.SIGTERM)
-STDERR = 2
+_PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_STDERR = 2
 
 
-def worker_options(workers: int) -> dict[str, Any]:
-    """Return what every DataLoader is given; 0 workers: the process reads the images itself."""
+def build_worker_options(workers: int) -> dict[str, Any]:
+    """Return the DataLoader's arguments for ``workers`` processes; 0 reads in this process."""
     if not workers:
         return {"num_workers": 0}
-    return {
-        "num_workers": workers,
-        "worker_init_fn": begin_worker,
-        "timeout": SECONDS_FOR_A_BATCH,
-    }
+    return {"num_workers": workers, "worker_init_fn": init_worker, "timeout": BATCH_TIMEOUT}
 
 
-def begin_worker(number: int) -> None:
-    """Make this process a worker that its parent alone can stop.
+def init_worker(_: int) -> None:
+    """Make this process a worker that only its parent can stop.
 
-    * What the parent has left for the garbage collector is not collected here: to close a loader or
-      a writer whose threads were not forked along can take for ever.
-    * Slurm, Kubernetes and the terminal signal whole groups of processes. The parent still needs
-      the worker then: it ends the step, saves, and stops its workers itself. A worker whose parent
-      has died notices that (PyTorch looks every five seconds).
-    * SIGUSR1 shows where the worker is.
-
-    Args:
-        number: of the worker.
+    * The parent's garbage is not collected here: closing a loader or a writer whose threads were
+      not forked along can hang.
+    * Slurm, Kubernetes and the terminal signal whole process groups. The parent still needs its
+      workers then: it ends the step, saves, and stops them itself. A worker whose parent has died
+      notices within five seconds (PyTorch checks).
+    * SIGUSR1 prints the worker's stack.
     """
     gc.freeze()
-    faulthandler.register(signal.SIGUSR1, file=STDERR)
+    faulthandler.register(signal.SIGUSR1, file=_STDERR)
     if hasattr(signal, "sigwaitinfo"):
-        threading.Thread(target=_end_at_the_parents_sigterm, daemon=True).start()
+        threading.Thread(target=_wait_for_parents_sigterm, daemon=True).start()
     else:  # macOS
         signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
 
 def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
-    """Yield the batches of a loader that has :func:`worker_options`.
+    """Yield the batches of a loader built with :func:`build_worker_options`.
 
     Raises:
-        UserError: none came for :data:`SECONDS_FOR_A_BATCH`; the workers' stacks are on stderr.
+        UserError: no batch within :data:`BATCH_TIMEOUT`; the workers' stacks are on stderr.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, OF_THE_PARENT)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
     try:
-        batches: Any = iter(loader)  # starts the workers, which inherit what is blocked
+        # starts the workers, which inherit the mask; not iter(), whose result may be a wrapper
+        batches: Any = DataLoader.__iter__(loader)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     while True:
         try:
             batch = next(batches)
@@ -80,14 +74,14 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
             _kill(batches._workers)
             raise UserError(
                 f"{loader.num_workers} workers have read no batch in {loader.timeout:.0f} seconds; "
-                "look whether the disk answers. If it does, the lines above tell where the workers "
-                "were waiting, and DATALOADER.NUM_WORKERS 0 (--workers 0) does without them"
+                "check that the disk responds. If it does, the stacks above show where the workers "
+                "hang, and DATALOADER.NUM_WORKERS 0 (--workers 0) does without them"
             ) from error
         yield batch
 
 
 def _kill(workers: list[Any]) -> None:
-    """End workers that may not hear anything else, once they have shown where they are."""
+    """Kill workers that may not respond to anything else, after they have printed their stacks."""
     for worker in workers:
         os.kill(worker.pid, signal.SIGUSR1)
     time.sleep(1)
@@ -95,8 +89,8 @@ def _kill(workers: list[Any]) -> None:
         worker.kill()
 
 
-def _end_at_the_parents_sigterm() -> None:
-    """PyTorch sends it to a worker that does not end otherwise."""
+def _wait_for_parents_sigterm() -> None:
+    """Exit on a SIGTERM from the parent, which PyTorch sends to a worker that does not end."""
     while signal.sigwaitinfo({signal.SIGTERM}).si_pid != os.getppid():
         pass
     os._exit(0)

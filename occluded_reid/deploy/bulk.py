@@ -14,7 +14,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from occluded_reid.data.images import READ_ERRORS, read_rgb
-from occluded_reid.data.workers import read_batches, worker_options
+from occluded_reid.data.workers import build_worker_options, read_batches
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import FeatureFile, ImageList, Job, UnreadableImage
 from occluded_reid.utils.files import make_folder
@@ -86,7 +86,7 @@ def load_batches(
         collate_fn=_collate,
         pin_memory=embedder.device.type == "cuda",
         multiprocessing_context="fork" if workers else None,  # spawning would copy the model
-        **worker_options(workers),
+        **build_worker_options(workers),
     )
     prepared = read_batches(loader)
     if not show_progress:

@@ -17,7 +17,7 @@ from timm.utils import ModelEmaV3
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import changed_copy
 from occluded_reid.data.build import build_test_loader, build_train_loader
-from occluded_reid.data.loader import DeviceLoader
+from occluded_reid.data.loader import ReidLoader
 from occluded_reid.engine.hooks import (
     EvalCheckpointHook,
     MetricsWriter,
@@ -271,7 +271,7 @@ class Trainer(defaults.DefaultTrainer):
         model = self.ema.module if self.ema is not None else unwrapped(self.model)
         self._last_eval_results = testing.test(self.cfg, model, epoch=self.epoch)
 
-    def build_training_images_loader(self) -> DeviceLoader:
+    def build_training_images_loader(self) -> ReidLoader:
         """Load this rank's share of the training images, once and in order, as in evaluation.
 
         ``targets`` are those of training. FED's hook fills the memory banks with it.

@@ -15,7 +15,7 @@ from torch import nn
 
 from occluded_reid.data.build import build_test_loader, open_dataset
 from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protocol
-from occluded_reid.data.loader import DeviceLoader
+from occluded_reid.data.loader import ReidLoader
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.results import results_table, write_results
@@ -88,7 +88,7 @@ def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[st
 
 def open_test_sets(
     cfg: CfgNode,
-) -> tuple[dict[str, tuple[DeviceLoader, Evaluator]], dict[str, str]]:
+) -> tuple[dict[str, tuple[ReidLoader, Evaluator]], dict[str, str]]:
     """Open all of ``DATASETS.TESTS`` at once, so that a mistake in the last one shows early.
 
     Returns:
@@ -111,7 +111,7 @@ def open_test_sets(
     return test_sets, missing
 
 
-def build_evaluator(cfg: CfgNode, name: str) -> tuple[DeviceLoader, Evaluator]:
+def build_evaluator(cfg: CfgNode, name: str) -> tuple[ReidLoader, Evaluator]:
     """Return the loader and the evaluator of one test set, ``Name`` or ``Name:protocol``.
 
     Raises:

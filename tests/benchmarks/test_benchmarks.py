@@ -32,7 +32,6 @@ from figures import (
     evaluation,
     gpu_aonet,
     gpu_aonet_compiled,
-    gpu_augmentation,
     gpu_evaluation,
     gpu_fed,
     gpu_fed_compiled,
@@ -85,7 +84,6 @@ SIZES = {
     evaluation: dict(queries=8, gallery=60, channels=5, rounds=1),
     gpu_aonet: dict(case=TINY_AONET, device="cpu", rounds=1, in_a_row=1, peak_side=64),
     gpu_aonet_compiled: dict(case=TINY_AONET, device="cpu", rounds=1, in_a_row=1),
-    gpu_augmentation: dict(pairs=3, size=(64, 32), device="cpu", rounds=1),
     gpu_evaluation: dict(queries=8, gallery=60, channels=5, device="cpu", rounds=1),
     gpu_fed: dict(case=TINY, device="cpu", rounds=1, in_a_row=1, peak_side=64),
     gpu_fed_compiled: dict(

@@ -10,25 +10,16 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import batches, draw_market, in_a_child, tiny_cfg, train
-from torch._subclasses.fake_tensor import FakeTensorMode
+from runs import batches, draw_market, tiny_cfg, train
 from torchvision.transforms import functional as torchvision
 
-from occluded_reid.data import build, loader
+from occluded_reid.data import loader
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.cache import DecodedImages
 from occluded_reid.data.reid_dataset import BatchDataset, SampleIndex
 from occluded_reid.data.transforms.augmentation import build_augmentation
-from occluded_reid.data.transforms.batch_augmentation import (
-    BatchAugmentation,
-    BatchChanges,
-    padded,
-    stacked,
-)
 from occluded_reid.data.transforms.color import enhance
-from occluded_reid.data.transforms.npo import build_npo, resize
-from occluded_reid.data.transforms.occluder_patches import Patch
-from occluded_reid.data.transforms.resize import resize_onto, resize_weights
+from occluded_reid.data.workers import read_batches
 from occluded_reid.utils.errors import UserError
 
 PAIR = ("INPUT.NPO.ENABLED", True, "INPUT.NPO.MODE", "pair")
@@ -68,28 +59,13 @@ def require_same(found, wanted):
                 assert one[name] == value
 
 
-@pytest.fixture
-def augmented_like_on_a_gpu(monkeypatch):
-    """The workers leave to the loader's device what they leave to a GPU; here it is the CPU."""
-
-    def train_dataset(cfg, items):
-        augmentation = build_augmentation(cfg, build_npo(cfg))
-        decoded = DecodedImages([item[0] for item in items], augmentation.resize)
-        dataset = BatchDataset(items, decoded, augmentation, finished=False)
-        return dataset, BatchAugmentation(augmentation, torch.device("cpu"))
-
-    return lambda: monkeypatch.setattr(build, "_train_dataset", train_dataset)
-
-
 # --------------------------------------------------------------------------------- batches
 
 
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
-def test_batches_are_those_of_the_transforms(tmp_path, keys, augmented_like_on_a_gpu):
+def test_batches_are_those_of_the_transforms(tmp_path, keys):
     wanted = batches(tmp_path, 4, *keys)
     require_same(batches(tmp_path, 4, *keys, "INPUT.AUGMENTATION", "workers"), wanted)
-    augmented_like_on_a_gpu()
-    require_same(batches(tmp_path, 4, *keys, "INPUT.AUGMENTATION", "device"), wanted)
 
 
 def test_batches_depend_neither_on_workers_nor_on_the_cache(tmp_path):
@@ -100,38 +76,40 @@ def test_batches_depend_neither_on_workers_nor_on_the_cache(tmp_path):
     require_same(batches(tmp_path, 7, *cached), wanted)
 
 
-def test_on_a_cpu_the_workers_do_what_the_device_would(tmp_path):
-    loader = build_train_loader(tiny_cfg(tmp_path / "run", "INPUT.AUGMENTATION", "device"))
-    assert "changes" not in next(iter(loader.loader))
-
-
 def test_images_travel_as_bytes_where_nothing_needs_more(tmp_path):
     for erasing, dtype in ((False, torch.uint8), (True, torch.float32)):
         keys = ("INPUT.AUGMENTATION", "workers", "INPUT.REA.ENABLED", erasing, *PAIR)
-        batch = next(iter(build_train_loader(tiny_cfg(tmp_path / "run", *keys)).loader))
+        batch = next(read_batches(build_train_loader(tiny_cfg(tmp_path / "run", *keys))))
         assert batch["images"].dtype == batch["occluded_images"].dtype == dtype
 
 
 @pytest.mark.parametrize(
     ("keys", "named"),
     [
-        (("INPUT.CROP.ENABLED", True), "INPUT.CROP.ENABLED says"),
-        (("INPUT.AFFINE.ENABLED", True), "INPUT.AFFINE.ENABLED says"),
-        (("INPUT.AUGMIX.ENABLED", True), "INPUT.AUGMIX.ENABLED says"),
-        (("INPUT.AUTOAUG.ENABLED", True), "INPUT.AUTOAUG.ENABLED says"),
-        (("INPUT.RPT.ENABLED", True), "INPUT.RPT.ENABLED says"),
-        (("INPUT.CJ.ENABLED", True, "INPUT.CJ.HUE", 0.1), "INPUT.CJ.HUE says"),
-        ((*PADDED, "INPUT.PADDING.MODE", "reflect"), "INPUT.PADDING.MODE says"),
-        (("INPUT.REA.VALUE", [0.0]), "INPUT.REA.VALUE says"),
+        (("INPUT.CROP.ENABLED", True), "INPUT.CROP.ENABLED"),
+        (("INPUT.AFFINE.ENABLED", True), "INPUT.AFFINE.ENABLED"),
+        (("INPUT.AUGMIX.ENABLED", True), "INPUT.AUGMIX.ENABLED"),
+        (("INPUT.AUTOAUG.ENABLED", True), "INPUT.AUTOAUG.ENABLED"),
+        (("INPUT.RPT.ENABLED", True), "INPUT.RPT.ENABLED"),
+        (("INPUT.CJ.ENABLED", True, "INPUT.CJ.HUE", 0.1), "INPUT.CJ.HUE"),
+        ((*PADDED, "INPUT.PADDING.MODE", "reflect"), "INPUT.PADDING.MODE"),
+        (("INPUT.REA.VALUE", [0.0]), "INPUT.REA.VALUE"),
         (
             ("INPUT.RPT.ENABLED", True, "INPUT.CROP.ENABLED", True),
-            "INPUT.CROP.ENABLED, INPUT.RPT.ENABLED say;",
+            "INPUT.CROP.ENABLED, INPUT.RPT.ENABLED",
         ),
     ],
 )
 def test_what_only_the_transforms_can_do_is_refused(tmp_path, keys, named):
-    with pytest.raises(UserError, match=f"workers cannot do what {named}.*transforms$"):
+    with pytest.raises(
+        UserError, match=f"workers does not support {named} as set; use .* transforms$"
+    ):
         build_train_loader(tiny_cfg(tmp_path / "run", *keys, "INPUT.AUGMENTATION", "workers"))
+
+
+def test_augmentation_on_the_device_is_gone(tmp_path):
+    with pytest.raises(UserError, match="is gone; INPUT.AUGMENTATION workers gives the same"):
+        tiny_cfg(tmp_path / "run", "INPUT.AUGMENTATION", "device")
 
 
 def test_other_transforms_are_not_refused_where_they_are_off(tmp_path):
@@ -158,7 +136,7 @@ def test_a_batch_without_readable_images_is_empty(tmp_path):
     gone = [("gone.jpg", "1", "1")]
     augmentation = build_augmentation(cfg, None)
     images = DecodedImages(["gone.jpg"], augmentation.resize)
-    dataset = BatchDataset(gone, images, augmentation, finished=True)
+    dataset = BatchDataset(gone, images, augmentation)
     batch = dataset.__getitems__([SampleIndex(0, 5)])
     assert batch.keys() == {"unreadable"} and batch["unreadable"][0].path == "gone.jpg"
 
@@ -183,23 +161,6 @@ def test_a_training_gives_the_same_losses(tmp_path):
 
 
 # ------------------------------------------------------------------------------ on a device
-
-
-@in_a_child
-def test_nothing_of_a_batch_is_read_on_the_host(tmp_path):
-    cfg = tiny_cfg(tmp_path / "run", *KEYS["all in pairs"], "INPUT.AUGMENTATION", "device")
-    augmentation = build_augmentation(cfg, build_npo(cfg))
-    changes = stacked([augmentation.draw(seed) for seed in range(4)])
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        gpu = torch.device("cuda")
-        augment = BatchAugmentation(augmentation, gpu)
-        on_gpu = BatchChanges(*(torch.empty(x.shape, dtype=x.dtype, device=gpu) for x in changes))
-        images = torch.empty(4, 3, 32, 16, dtype=torch.uint8, device=gpu)
-        found = augment(images, on_gpu)
-    assert {name: (x.device.type, x.dtype) for name, x in found.items()} == {
-        "images": ("cuda", torch.float32),
-        "occluded_images": ("cuda", torch.float32),
-    }
 
 
 def test_a_batch_waits_for_its_copy_and_its_memory_for_the_work(monkeypatch):
@@ -227,64 +188,28 @@ def test_a_batch_waits_for_its_copy_and_its_memory_for_the_work(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
-def test_batches_of_a_gpu_are_those_of_the_transforms(tmp_path, keys):
-    wanted = batches(tmp_path, 6, *keys)
-    on_gpu = (*keys, "INPUT.AUGMENTATION", "device", "MODEL.DEVICE", "cuda")
-    found = batches(tmp_path, 6, *on_gpu)
-    assert found[0]["images"].device.type == "cuda"
-    require_same([{k: x.cpu() if torch.is_tensor(x) else x for k, x in b.items()} for b in found],
-                 wanted)  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    ("window", "target"),
-    [
-        ((0, 0, 50, 32), (0, 0, 50, 32)),
-        ((3, 5, 40, 21), (6, 0, 58, 32)),
-        ((10, 2, 33, 37), (0, 25, 64, 7)),
-        ((0, 0, 50, 40), (61, 3, 3, 1)),
-        ((49, 39, 1, 1), (1, 1, 20, 20)),
-    ],
-)
-@pytest.mark.parametrize("mirrored", [False, True])
-def test_resizing_by_products_equals_pytorch(window, target, mirrored):
-    pixels = np.random.default_rng(0).integers(0, 256, (50, 40, 3), dtype=np.uint8)
-    picture = torch.zeros(1, 3, 55, 55, dtype=torch.float64)
-    picture[0, :, :50, :40] = torch.from_numpy(pixels).permute(2, 0, 1)
-    source, place = torch.tensor([window]), torch.tensor([target])
-    down = resize_weights(source[:, 0::2], place[:, 0::2], 64, 55)
-    across = resize_weights(source[:, 1::2], place[:, 1::2], 32, 55, torch.tensor([mirrored]))
-    found = resize_onto(picture, down, across)[0]
-    top, left, rows, columns = window
-    wanted = resize(pixels[top : top + rows, left : left + columns], *target[2:])
-    wanted = wanted.flip(-1) if mirrored else wanted
-    top, left, rows, columns = target
-    assert torch.equal(found[:, top : top + rows, left : left + columns], wanted.double())
-    found[:, top : top + rows, left : left + columns] = 0
-    assert found.sum() == 0
+def test_batches_on_a_gpu_are_those_of_the_transforms(tmp_path, keys):
+    expected = batches(tmp_path, 6, *keys)
+    on_gpu = (*keys, "INPUT.AUGMENTATION", "workers", "MODEL.DEVICE", "cuda")
+    actual = batches(tmp_path, 6, *on_gpu)
+    assert actual[0]["images"].device.type == "cuda"
+    to_cpu = [{k: x.cpu() if torch.is_tensor(x) else x for k, x in b.items()} for b in actual]
+    require_same(to_cpu, expected)
 
 
 def test_enhancement_equals_pillow():
     steps = (
         torchvision.adjust_brightness, torchvision.adjust_contrast, torchvision.adjust_saturation,
     )  # fmt: skip
-    chance = torch.Generator().manual_seed(0)
-    pictures = torch.randint(0, 256, (40, 3, 9, 7), generator=chance, dtype=torch.uint8)
-    pictures[::3] //= 4
-    orders = torch.stack([torch.randperm(3, generator=chance) for _ in pictures])
-    factors = 0.4 + 1.2 * torch.rand(40, 3, generator=chance, dtype=torch.float64)
+    rng = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (40, 3, 9, 7), generator=rng, dtype=torch.uint8)
+    images[::3] //= 4
+    orders = [torch.randperm(3, generator=rng).tolist() for _ in images]
+    factors = 0.4 + 1.2 * torch.rand(40, 3, generator=rng, dtype=torch.float64)
     factors[::5, 1] = 1
-    found = enhance(pictures, orders, factors)
-    for picture, order, factor, changed in zip(pictures, orders, factors, found, strict=True):
-        image = Image.fromarray(picture.permute(1, 2, 0).numpy())
-        for kind in order.tolist():
-            image = steps[kind](image, factor[kind].item())
-        assert torch.equal(changed, torch.from_numpy(np.array(image)).permute(2, 0, 1))
-
-
-def test_patches_of_any_size_lie_in_one_tensor():
-    patches = [Patch(np.full((4, 9, 3), 7, np.uint8), 1), Patch(np.full((6, 2, 3), 8, np.uint8), 1)]
-    found = padded(patches)
-    assert found.shape == (2, 3, 9, 9)
-    assert found[0].sum() == 3 * 4 * 9 * 7 and found[1].sum() == 3 * 6 * 2 * 8
-    assert (found[1, :, :6, :2] == 8).all()
+    for image, order, factor in zip(images, orders, factors.tolist(), strict=True):
+        pil = Image.fromarray(image.permute(1, 2, 0).numpy())
+        for kind in order:
+            pil = steps[kind](pil, factor[kind])
+        expected = torch.from_numpy(np.array(pil)).permute(2, 0, 1)
+        assert torch.equal(enhance(image, order, factor), expected)

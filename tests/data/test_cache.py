@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from occluded_reid.data import cache as decoding
-from occluded_reid.data.cache import DecodedImages, cached
+from occluded_reid.data import cache
+from occluded_reid.data.cache import DecodedImages, open_cache
 from occluded_reid.utils.errors import UserError
 
 SIZE = (6, 4)
@@ -52,12 +52,12 @@ def warned(caplog) -> list[str]:
 
 
 def test_a_cache_holds_what_is_decoded_and_is_made_once(tmp_path, paths, monkeypatch):
-    monkeypatch.setattr(decoding, "_AT_ONCE", 2)
+    monkeypatch.setattr(cache, "_BLOCK", 2)
     images = Counting(paths)
     wanted = read(images)
-    found = cached(images, SIZE, str(tmp_path / "cache"), threads=2)
+    found = open_cache(images, SIZE, str(tmp_path / "cache"), threads=2)
     assert images.count == 10
-    again = cached(images, SIZE, str(tmp_path / "cache"))
+    again = open_cache(images, SIZE, str(tmp_path / "cache"))
     copy = pickle.loads(pickle.dumps(again))
     assert images.count == 10 and len(pickle.dumps(again)) < 1000
     for of in (found, again, copy):
@@ -66,7 +66,7 @@ def test_a_cache_holds_what_is_decoded_and_is_made_once(tmp_path, paths, monkeyp
 
 @pytest.mark.parametrize("change", ["date", "size", "gone", "pillow"])
 def test_a_cache_is_made_anew_when_its_images_change(tmp_path, paths, monkeypatch, caplog, change):
-    cached(Counting(paths), SIZE, str(tmp_path / "cache"))
+    open_cache(Counting(paths), SIZE, str(tmp_path / "cache"))
     if change == "date":
         os.utime(paths[2], ns=(1, 1))
     elif change == "size":
@@ -76,12 +76,12 @@ def test_a_cache_is_made_anew_when_its_images_change(tmp_path, paths, monkeypatc
     elif change == "gone":
         os.unlink(paths[2])
     else:
-        monkeypatch.setattr(decoding, "version", lambda _: "0.1")
+        monkeypatch.setattr(cache, "version", lambda _: "0.1")
     images = Counting(paths)
-    found = cached(images, SIZE, str(tmp_path / "cache"))
+    found = open_cache(images, SIZE, str(tmp_path / "cache"))
     assert images.count == 5
     (warning,) = warned(caplog)
-    assert "the images, or Pillow, are not those" in warning
+    assert "the images or the version of Pillow have changed" in warning
     if change == "gone":
         assert found[2].startswith("FileNotFoundError")
     else:
@@ -91,10 +91,10 @@ def test_a_cache_is_made_anew_when_its_images_change(tmp_path, paths, monkeypatc
 
 def test_other_images_and_sizes_have_another_place(tmp_path, paths):
     folder = str(tmp_path / "cache")
-    cached(Counting(paths), SIZE, folder)
-    cached(Counting(paths[:3]), SIZE, folder)
+    open_cache(Counting(paths), SIZE, folder)
+    open_cache(Counting(paths[:3]), SIZE, folder)
     larger = DecodedImages(paths, lambda image: image.resize((5, 7)))
-    cached(larger, (7, 5), folder)
+    open_cache(larger, (7, 5), folder)
     assert len(list((tmp_path / "cache").glob("[67]x*"))) == 3
 
 
@@ -103,7 +103,7 @@ def test_other_images_and_sizes_have_another_place(tmp_path, paths):
     [("cut", "pixels.bin is damaged"), ("about", "damaged (TypeError"), ("bit", "its checksum")],
 )
 def test_a_damaged_cache_is_made_anew_and_named(tmp_path, paths, caplog, fault, reason):
-    cached(Counting(paths), SIZE, str(tmp_path / "cache"))
+    open_cache(Counting(paths), SIZE, str(tmp_path / "cache"))
     (home,) = (tmp_path / "cache").glob("6x4_*")
     if fault == "cut":
         os.truncate(home / "pixels.bin", 100)
@@ -115,7 +115,7 @@ def test_a_damaged_cache_is_made_anew_and_named(tmp_path, paths, caplog, fault, 
         (home / "about.json").write_text(json.dumps([1]))
     images = Counting(paths)
     assert not warned(caplog)
-    np.testing.assert_array_equal(cached(images, SIZE, str(tmp_path / "cache"))[4], images[4])
+    np.testing.assert_array_equal(open_cache(images, SIZE, str(tmp_path / "cache"))[4], images[4])
     (warning,) = warned(caplog)
     assert f"{home} is made anew: " in warning and reason in warning
 
@@ -128,7 +128,7 @@ def test_what_ends_early_leaves_no_cache(tmp_path, paths):
             return super().__getitem__(index)
 
     with pytest.raises(KeyboardInterrupt):
-        cached(Ending(paths), SIZE, str(tmp_path / "cache"))
+        open_cache(Ending(paths), SIZE, str(tmp_path / "cache"))
     assert list((tmp_path / "cache").glob("6x4_*")) == []
 
 
@@ -137,14 +137,14 @@ def test_a_disk_that_is_too_small_is_named_before_anything_is_decoded(tmp_path, 
     needed = 5 * 3 * 6 * 4
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, needed - 1))
     images = Counting(paths)
-    with pytest.raises(UserError, match=r"need 0.0 GB in .*cache \(INPUT.CACHE\), where 0.0 GB"):
-        cached(images, SIZE, str(tmp_path / "cache"))
+    with pytest.raises(UserError, match=r"need 0.0 GB in .*cache \(INPUT.CACHE\), but 0.0 GB"):
+        open_cache(images, SIZE, str(tmp_path / "cache"))
     assert images.count == 0
     monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(0, 0, needed))
-    cached(images, SIZE, str(tmp_path / "cache"))
+    open_cache(images, SIZE, str(tmp_path / "cache"))
 
 
 def test_a_folder_that_cannot_be_made_is_named(tmp_path, paths):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot write .*file/cache"):
-        cached(Counting(paths), SIZE, str(tmp_path / "file" / "cache"))
+        open_cache(Counting(paths), SIZE, str(tmp_path / "file" / "cache"))

@@ -11,7 +11,11 @@ import pytest
 from PIL import Image
 from runs import load_tool
 
-from occluded_reid.data.transforms.occluder_cutouts import find_components, read_cutouts, thickness
+from occluded_reid.data.transforms.occluder_cutouts import (
+    find_components,
+    measure_thickness,
+    read_cutouts,
+)
 from occluded_reid.data.transforms.occluder_patches import Patch, load_patches
 
 tool = load_tool("make_occluders")
@@ -128,11 +132,11 @@ def test_components_touching_at_a_corner_are_one() -> None:
 
 def test_thickness_is_the_width_of_a_bar_whatever_its_shape() -> None:
     bar = np.ones((300, 10), bool)
-    assert thickness(bar) == pytest.approx(10, rel=0.06)
+    assert measure_thickness(bar) == pytest.approx(10, rel=0.06)
     frame = np.ones((100, 100), bool)
     frame[4:-4, 4:-4] = False
-    assert thickness(frame) == pytest.approx(4, rel=0.06)
-    assert thickness(np.ones((1, 1), bool)) >= 0
+    assert measure_thickness(frame) == pytest.approx(4, rel=0.06)
+    assert measure_thickness(np.ones((1, 1), bool)) >= 0
 
 
 def test_labels_with_a_palette_give_their_indices(street: Path) -> None:
@@ -250,7 +254,7 @@ def test_a_missing_csv_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_drawn_set_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = [Patch(np.full((9, n, 3), n, np.uint8), 9 / n) for n in range(10, 22)]
-    monkeypatch.setattr(tool, "drawn_patches", lambda: drawn)
+    monkeypatch.setattr(tool, "render_patches", lambda: drawn)
     assert tool.command(["draw", "--output", str(tmp_path / "set")]) == 0
     written = load_patches(tmp_path / "set")
     assert len(written) == len(drawn) == len(rows_of(tmp_path / "set"))

@@ -15,25 +15,23 @@ from runs import batches, draw_market, tiny_cfg, train
 from occluded_reid.config import load_config
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.reid_dataset import ReidDataset, SampleIndex, Unreadable
-from occluded_reid.data.transforms import occluder_patches as occluders
-from occluded_reid.data.transforms.color import change_colours
+from occluded_reid.data.transforms.color import adjust_color
 from occluded_reid.data.transforms.npo import (
     NpoAugmentation,
     Rectangle,
     build_npo,
-    draw_factors,
-    draw_rectangle,
-    draw_window,
-    paste,
+    label_stripes,
     resize,
-    stripe_visibility,
+    sample_factors,
+    sample_rectangle,
+    sample_window,
 )
 from occluded_reid.data.transforms.occluder_patches import (
-    LONGEST_SIDE,
+    MAX_SIDE,
     Patch,
-    drawn_patches,
+    load_occlusion_sets,
     load_patches,
-    occlusion_set,
+    render_patches,
 )
 from occluded_reid.synthetic.occluders import styles as drawings
 from occluded_reid.utils.errors import UserError
@@ -76,7 +74,7 @@ def test_stripe_labels_equal_a_count_of_pixels(height, stripes, width):
             clean = np.zeros((height, 5), int)
             occluded = clean.copy()
             occluded[top : top + tall, :width] = 9
-            found = stripe_visibility(Rectangle(top, 0, tall, width), (height, 5), stripes)
+            found = label_stripes(Rectangle(top, 0, tall, width), (height, 5), stripes)
             assert found.dtype == torch.float32
             assert found.tolist() == labels_of_the_paper(clean, occluded, stripes), (top, tall)
 
@@ -92,14 +90,14 @@ def test_stripe_labels_equal_a_count_of_pixels(height, stripes, width):
     ],
 )
 def test_exactly_three_quarters_is_not_more(rows, expected):
-    found = stripe_visibility(Rectangle(256 - rows, 0, rows, 128), (256, 128), 4)
+    found = label_stripes(Rectangle(256 - rows, 0, rows, 128), (256, 128), 4)
     assert found.tolist() == expected
 
 
 def test_covered_is_a_key():
     rectangle = Rectangle(0, 0, 60, 128)
-    assert stripe_visibility(rectangle, (256, 128), 4, covered=0.95).tolist() == [1, 1, 1, 1]
-    assert stripe_visibility(rectangle, (256, 128), 4, covered=0.9).tolist() == [0, 1, 1, 1]
+    assert label_stripes(rectangle, (256, 128), 4, covered=0.95).tolist() == [1, 1, 1, 1]
+    assert label_stripes(rectangle, (256, 128), 4, covered=0.9).tolist() == [0, 1, 1, 1]
 
 
 @pytest.mark.parametrize("size", [(64, 32), (50, 23), (3, 2)])
@@ -128,7 +126,7 @@ def test_vertical_occluders_leave_all_stripes_visible_whatever_they_cover():
 def test_rectangles_are_flush_in_corners_and_span_the_image(vertical):
     chance, corners = rng(), Counter()
     for _ in range(2000):
-        top, left, height, width = draw_rectangle(vertical, (64, 48), (0.25, 0.5), chance)
+        top, left, height, width = sample_rectangle(vertical, (64, 48), (0.25, 0.5), chance)
         assert top in (0, 64 - height) and left in (0, 48 - width)
         if vertical:
             assert height == 64 and 12 <= width <= 24
@@ -142,21 +140,21 @@ def test_rectangles_are_flush_in_corners_and_span_the_image(vertical):
 @pytest.mark.parametrize("vertical", [False, True])
 def test_all_sizes_between_a_quarter_and_half_are_equally_likely(vertical):
     chance = rng(1)
-    drawn = [draw_rectangle(vertical, (64, 64), (0.25, 0.5), chance) for _ in range(8500)]
+    drawn = [sample_rectangle(vertical, (64, 64), (0.25, 0.5), chance) for _ in range(8500)]
     sizes = Counter(r.width if vertical else r.height for r in drawn)
     assert set(sizes) == set(range(16, 33))
     assert all(abs(count - 500) < 110 for count in sizes.values())  # five standard deviations
 
 
 def test_bounds_are_whole_pixels_inside_of_the_extent():
-    sizes = {draw_rectangle(False, (10, 4), (0.25, 0.5), rng(seed)).height for seed in range(99)}
+    sizes = {sample_rectangle(False, (10, 4), (0.25, 0.5), rng(seed)).height for seed in range(99)}
     assert sizes == {3, 4, 5}
-    assert draw_rectangle(True, (2, 1), (0.25, 0.5), rng()).width == 1
+    assert sample_rectangle(True, (2, 1), (0.25, 0.5), rng()).width == 1
 
 
 def test_every_patch_is_equally_likely():
     chance, npo = rng(), NpoAugmentation([flat(1, 1)] * 5)
-    counts = Counter(npo.draw((8, 4), chance).patch for _ in range(5000))
+    counts = Counter(npo.sample_params((8, 4), chance).patch for _ in range(5000))
     assert sorted(counts) == [0, 1, 2, 3, 4]
     assert all(abs(count - 1000) < 150 for count in counts.values())
 
@@ -186,22 +184,22 @@ def test_the_aspect_decides_the_direction(patch, ratio, vertical):
 def test_crops_lie_inside_and_vary_in_place_and_size():
     chance, sizes, corners = rng(), set(), set()
     for _ in range(500):
-        top, left, height, width = draw_window((20, 10), 0.5, chance)
+        top, left, height, width = sample_window((20, 10), 0.5, chance)
         assert top >= 0 and left >= 0 and top + height <= 20 and left + width <= 10
         sizes.add((height, width))
         corners.add((top, left))
     assert {height for height, _ in sizes} == set(range(10, 21))
     assert {width for _, width in sizes} == set(range(5, 11))
     assert len(corners) > 40
-    assert draw_window((20, 10), 1.0, chance) == (0, 0, 20, 10)
+    assert sample_window((20, 10), 1.0, chance) == (0, 0, 20, 10)
 
 
 def test_the_window_of_the_patch_is_pasted():
     pixels = rng().integers(0, 256, (20, 10, 3), dtype=np.uint8)
     npo = NpoAugmentation([Patch(pixels, 2)], jitter=(0, 0, 0), flip=0)
-    pasting = npo.draw((32, 16), rng())._replace(window=Rectangle(3, 2, 9, 7))
+    pasting = npo.sample_params((32, 16), rng())._replace(window=Rectangle(3, 2, 9, 7))
     wanted = resize(pixels[3:12, 2:9], pasting.rectangle.height, pasting.rectangle.width)
-    assert torch.equal(npo.prepare(pasting), wanted.float())
+    assert torch.equal(npo.prepare_patch(pasting), wanted.float())
 
 
 def test_resizing_a_crop_equals_pillow():
@@ -215,7 +213,7 @@ def test_resizing_a_crop_equals_pillow():
 def test_colour_jitter_equals_three_steps_pixel_by_pixel():
     patch = torch.from_numpy(rng(4).integers(90, 160, (3, 4, 5)).astype(np.uint8))
     strength = (0.2, 0.3, 0.4)
-    b, c, s = factors = draw_factors(strength, rng(7))
+    b, c, s = factors = sample_factors(strength, rng(7))
     assert all(1 - x <= factor <= 1 + x for factor, x in zip(factors, strength, strict=True))
 
     def grey(pixel):
@@ -225,17 +223,17 @@ def test_colour_jitter_equals_three_steps_pixel_by_pixel():
     mean = sum(grey(pixel) for pixel in bright) / len(bright)
     contrasted = [[c * v + (1 - c) * mean for v in pixel] for pixel in bright]
     wanted = [[s * v + (1 - s) * grey(pixel) for v in pixel] for pixel in contrasted]
-    found = change_colours(patch, factors).reshape(3, -1).T
+    found = adjust_color(patch, factors).reshape(3, -1).T
     assert np.abs(found.numpy() - np.array(wanted)).max() <= 0.501  # rounded to whole numbers
     assert torch.equal(found, found.round())
 
 
 def test_colour_jitter_stays_in_range_and_zero_strength_changes_nothing():
     patch = torch.from_numpy(rng().integers(0, 256, (3, 9, 9)).astype(np.uint8))
-    assert draw_factors((0, 0, 0), rng()) == (1, 1, 1)
-    assert torch.equal(change_colours(patch, (1, 1, 1)), patch.float())
+    assert sample_factors((0, 0, 0), rng()) == (1, 1, 1)
+    assert torch.equal(adjust_color(patch, (1, 1, 1)), patch.float())
     for seed in range(20):
-        changed = change_colours(patch, draw_factors((1, 1, 1), rng(seed)))
+        changed = adjust_color(patch, sample_factors((1, 1, 1), rng(seed)))
         assert changed.min() >= 0 and changed.max() <= 255
 
 
@@ -248,7 +246,7 @@ def test_patches_are_mirrored_as_often_as_asked():
         chance = rng()
         mirrored = 0
         for _ in range(400):
-            row = npo.prepare(npo.draw((36, 30), chance))[0, 0]
+            row = npo.prepare_patch(npo.sample_params((36, 30), chance))[0, 0]
             mirrored += int(row[0] > row[-1])
         assert abs(mirrored - expected) <= (50 if flip == 0.5 else 0)
 
@@ -273,11 +271,10 @@ def test_patches_of_any_size_are_pasted_and_the_clean_view_stays(size):
     assert not torch.equal(found["occluded_images"], image)
 
 
-def test_paste_writes_the_rectangle_and_nothing_else():
-    image, patch = torch.zeros(3, 6, 5), torch.full((3, 2, 3), 7, dtype=torch.uint8)
-    occluded = paste(image, patch, Rectangle(4, 2, 2, 3))
-    assert occluded.sum() == 7 * 18 and (occluded[:, 4:6, 2:5] == 7).all()
-    assert image.sum() == 0
+def test_a_selection_is_the_rectangle_and_nothing_else():
+    image = torch.zeros(3, 6, 5)
+    Rectangle(4, 2, 2, 3).select(image).fill_(7)
+    assert image.sum() == 7 * 18 and (image[:, 4:6, 2:5] == 7).all()
 
 
 # --------------------------------------------------------------------------------- loader
@@ -374,7 +371,7 @@ def test_pictures_of_all_folders_are_read_in_order(folder, tmp_path):
     other = tmp_path / "OS2"
     other.mkdir()
     Image.new("L", (5, 4), 7).save(other / "grey.bmp")
-    patches = occlusion_set([str(folder), str(other)])
+    patches = load_occlusion_sets([str(folder), str(other)])
     assert [round(patch.aspect, 2) for patch in patches] == [4.0, 1.5, 0.8]
     assert all(patch.pixels.dtype == np.uint8 for patch in patches)
     assert [int(patch.pixels[0, 0, 0]) for patch in patches] == [90, 40, 7]
@@ -390,7 +387,7 @@ def test_pictures_are_decoded_once(folder, monkeypatch):
 def test_large_pictures_are_shrunk_but_keep_their_aspect(tmp_path):
     Image.new("RGB", (400, 1201)).save(tmp_path / "tall.png")
     (patch,) = load_patches(tmp_path)
-    assert patch.pixels.shape == (LONGEST_SIDE, 128, 3)  # of which 384 / 128 is no more than 3
+    assert patch.pixels.shape == (MAX_SIDE, 128, 3)  # of which 384 / 128 is no more than 3
     assert patch.aspect == 1201 / 400 > 3
 
 
@@ -398,7 +395,7 @@ def test_without_a_folder_the_drawn_set_is_used_and_the_log_says_so(caplog):
     logging.getLogger("occluded_reid").propagate = True
     with caplog.at_level(logging.INFO):
         npo = build_npo(with_folders())
-    assert "names no folder: pasting 44 drawn occluders" in caplog.text
+    assert "names no folder: pasting 44 synthetic occluders" in caplog.text
     aspects = [patch.aspect for patch in npo.patches]
     assert sum(aspect > 3 for aspect in aspects) == 16
     assert all(patch.pixels.min() < patch.pixels.max() for patch in npo.patches)
@@ -410,8 +407,8 @@ def test_the_drawn_set_never_shows_a_held_out_style(monkeypatch):
 
     styles = {kind: (*draws[:-1], held_out) for kind, draws in drawings.STYLES.items()}
     monkeypatch.setattr(drawings, "STYLES", styles)
-    again = drawn_patches.__wrapped__()
-    for one, other in zip(drawn_patches(), again, strict=True):
+    again = render_patches.__wrapped__()
+    for one, other in zip(render_patches(), again, strict=True):
         np.testing.assert_array_equal(one.pixels, other.pixels)
 
 
@@ -433,7 +430,7 @@ def fault(kind, folder, monkeypatch):
         def refuse(self):
             raise PermissionError(13, "Permission denied")
 
-        monkeypatch.setattr(occluders.Path, "iterdir", refuse)
+        monkeypatch.setattr(Path, "iterdir", refuse)
     if kind == "broken":
         (folder / "c.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
     if kind == "no picture":
@@ -446,11 +443,11 @@ def fault(kind, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("missing", r"OS1/gone \(No such file.*expects a folder with pictures \(.bmp"),
-        ("a file", r"a.jpg \(Not a directory.*expects a folder"),
-        ("empty", r"OS1 is empty; INPUT.NPO.OCCLUDERS expects"),
+        ("missing", r"OS1/gone \(No such file.*expects folders with images directly"),
+        ("a file", r"a.jpg \(Not a directory.*expects folders with images"),
+        ("empty", r"OS1 holds no images \(.bmp, .*\); INPUT.NPO.OCCLUDERS expects"),
         ("unreadable", r"OS1 \(Permission denied\)"),
-        ("broken", r"cannot read the occluder .*c.jpg \(.*take it out of the set"),
+        ("broken", r"cannot read the occluder .*c.jpg \(.*remove it from the set"),
         ("no picture", r"cannot read the occluder .*c.png"),
         ("transparent", r"c.png has transparent pixels"),
     ],
@@ -465,7 +462,7 @@ def test_a_set_that_cannot_be_used_stops_the_run_at_its_start(
 
 def test_the_loader_reads_the_set_before_the_first_batch(tmp_path):
     sets = ("INPUT.NPO.OCCLUDERS", f"['{tmp_path / 'gone'}']")
-    with pytest.raises(UserError, match="cannot read the occlusion set"):
+    with pytest.raises(UserError, match="cannot list .*gone.*INPUT.NPO.OCCLUDERS"):
         build_train_loader(tiny_cfg(tmp_path / "run", *PAIR, *sets))
 
 
@@ -474,9 +471,9 @@ def test_the_loader_reads_the_set_before_the_first_batch(tmp_path):
     [
         ("PROB", "1.5", "a probability"),
         ("VERTICAL_RATIO", "0.0", "above 0"),
-        ("EXTENT", "[0.5, 0.25]", "two rising fractions"),
-        ("EXTENT", "[0.5]", "two rising fractions"),
-        ("EXTENT", "[0.0, 0.5]", "two rising fractions"),
+        ("EXTENT", "[0.5, 0.25]", "two increasing fractions"),
+        ("EXTENT", "[0.5]", "two increasing fractions"),
+        ("EXTENT", "[0.0, 0.5]", "two increasing fractions"),
         ("CROP", "0.0", "a fraction in"),
         ("FLIP", "-0.5", "a probability"),
         ("JITTER", "[0.5, 0.5]", "three numbers"),

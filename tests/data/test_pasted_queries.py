@@ -26,8 +26,8 @@ from occluded_reid.data.datasets.registry import (
     build_dataset,
 )
 from occluded_reid.data.transforms import occluder_cutouts as cutouts
-from occluded_reid.data.transforms import paste as pasting
-from occluded_reid.data.transforms.occluder_cutouts import Cutout, drawn_cutouts, read_cutouts
+from occluded_reid.data.transforms import paste
+from occluded_reid.data.transforms.occluder_cutouts import Cutout, read_cutouts, render_cutouts
 from occluded_reid.evaluation.occlusion_metrics import by_occlusion, visibility_auc
 from occluded_reid.evaluation.ranking import rank_queries
 from occluded_reid.synthetic.occluders.styles import STYLES
@@ -161,7 +161,7 @@ def test_pasted_once_and_anew_for_other_occluders(
     before = names(read(root, occluders).query)
     places = list((root / "Occluded").glob("Occluded*"))
     with monkeypatch.context() as patched:
-        patched.setattr(module, "paste_one", None)  # cannot be called
+        patched.setattr(module, "paste_cutout", None)  # cannot be called
         assert names(read(root, occluders).query) == before
     Image.new("RGBA", (80, 40), (*BLUE, 255)).save(Path(occluders, "0.png"))
     read(root, occluders)
@@ -177,10 +177,10 @@ def test_an_interrupted_pasting_leaves_nothing(
         calls.append(1)
         if len(calls) == 3:
             raise KeyboardInterrupt
-        return pasting.paste_one(*arguments)
+        return paste.paste_cutout(*arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(module, "paste_one", interrupted)
+        patched.setattr(module, "paste_cutout", interrupted)
         read(root, occluders)
     left = [path.name for path in (root / "Occluded").iterdir()]
     assert [name for name in left if not name.endswith(".lock")] == []
@@ -292,16 +292,16 @@ def test_evaluation_reads_the_truth(root: Path, occluders: str) -> None:
 def test_drawn_occluders_are_of_the_styles_npo_never_shows(
     root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(cutouts, "_DRAWN_PER_KIND", 1)
-    monkeypatch.setattr(module, "drawn_cutouts", drawn_cutouts.__wrapped__)  # keeps none of these
+    monkeypatch.setattr(cutouts, "_CUTOUTS_PER_KIND", 1)
+    monkeypatch.setattr(module, "render_cutouts", render_cutouts.__wrapped__)  # keeps none of these
     with caplog.at_level(logging.INFO):
         dataset = read(root, "")
-    assert "drawn occluders (the test styles" in caplog.text
+    assert "synthetic occluders over queries (the test styles" in caplog.text
     assert {r.occluders[0].kind for r in dataset.truth.values()} <= set(STYLES) - {"umbrella"}
     for kind, styles in STYLES.items():
         trained_with = [None] * (len(styles) - 1)  # cannot be drawn
         monkeypatch.setitem(STYLES, kind, (*trained_with, styles[-1]))
-    again = drawn_cutouts.__wrapped__()
+    again = render_cutouts.__wrapped__()
     assert {c.occlusion for c in again} == {"horizontal", "vertical"}
     assert all(len(np.unique(c.pixels[..., 3])) > 1 for c in again if c.kind == "bicycle")
 
@@ -324,7 +324,7 @@ def test_things_stand_where_they_stand_in_the_wild(
     image = np.zeros((128, 64, 3), np.uint8)
     for seed in range(25):
         rng = np.random.default_rng(seed)
-        pasted = pasting.paste_one(image, {occlusion: [cutout]}, rng)
+        pasted = paste.paste_cutout(image, {occlusion: [cutout]}, rng)
         rows = pasted.covered.max(axis=1)
         assert rows[-1]  # all stand on the ground
         assert pasted.covered[:, 13:51].mean() == pytest.approx(0.4, abs=0.15)
@@ -338,7 +338,7 @@ def test_few_pixels_are_not_blown_up() -> None:
     cutout = Cutout(np.full((5, 5, 4), 255, np.uint8), "sign")
     image = np.zeros((128, 64, 3), np.uint8)
     for seed in range(10):
-        pasted = pasting.paste_one(image, {"horizontal": [cutout]}, np.random.default_rng(seed))
+        pasted = paste.paste_cutout(image, {"horizontal": [cutout]}, np.random.default_rng(seed))
         assert pasted.covered.sum() <= 10 * 10
 
 
@@ -347,7 +347,7 @@ def test_transparent_pixels_and_the_image_outside_stay() -> None:
     pixels[:, ::2, 3] = 0  # half of each pixel once it is shrunk
     pixels[:20, :, 3] = 0
     image = np.full((32, 32, 3), 100, np.uint8)
-    pasted = pasting.paste_one(
+    pasted = paste.paste_cutout(
         image, {"horizontal": [Cutout(pixels, "fence")]}, np.random.default_rng(0)
     )
     assert (pasted.pixels[:6] == 100).all()
@@ -358,7 +358,7 @@ def test_transparent_pixels_and_the_image_outside_stay() -> None:
 def test_dark_cutouts_are_brought_nearer_to_the_light_of_the_picture() -> None:
     dark = Cutout(np.full((40, 80, 4), (50, 50, 50, 255), np.uint8), "car")
     image = np.full((96, 48, 3), 100, np.uint8)
-    pasted = pasting.paste_one(image, {"horizontal": [dark]}, np.random.default_rng(0))
+    pasted = paste.paste_cutout(image, {"horizontal": [dark]}, np.random.default_rng(0))
     assert pasted.pixels[pasted.covered].mean() == pytest.approx(50 * 2**0.5, abs=1)
 
 
@@ -370,11 +370,14 @@ def test_dark_cutouts_are_brought_nearer_to_the_light_of_the_picture() -> None:
             r"cannot read the occluder set .*make_occluders",
         ),
         (lambda f: write_list(f, [("0.png", "car", "train")]), "no occluder of the split 'test'"),
-        (lambda f: write_list(f, []), "has no rows"),
-        (lambda f: write_list(f, [("0.png", "car")], ("file", "class")), "no column split"),
+        (lambda f: write_list(f, []), "and 0 rows; it needs rows with file, class, split"),
+        (
+            lambda f: write_list(f, [("0.png", "car")], ("file", "class")),
+            "class and 1 rows; it needs",
+        ),
         (lambda f: (f / "1.png").write_bytes(b"no picture"), r"cannot read the cut-out .*1\.png"),
         (lambda f: (f / "1.png").unlink(), r"cannot read the cut-out .*1\.png"),
-        (lambda f: Image.new("RGBA", (9, 9)).save(f / "1.png"), r"1\.png is transparent"),
+        (lambda f: Image.new("RGBA", (9, 9)).save(f / "1.png"), r"1\.png is fully transparent"),
     ],
 )
 def test_occluder_sets_that_cannot_be_used_are_named(
@@ -412,7 +415,7 @@ def test_a_broken_query_and_a_missing_picture_are_named(root: Path, occluders: s
         read(root, "")
     dataset = read(root, occluders)
     Path(dataset.query[0][0]).unlink()
-    with pytest.raises(UserError, match="lacks 1 of its 6 pictures, such as 1500_.*delete"):
+    with pytest.raises(UserError, match="lacks 1 of its 6 images, such as 1500_.*delete"):
         read(root, occluders)
 
 
@@ -444,6 +447,6 @@ def test_the_doctor_checks_base_and_pasted_queries_and_writes_nothing(
     truth.write_text("".join(truth.read_text().splitlines(keepends=True)[1:]))
     examined(1, f"{query} is empty", "1 pasted queries are not in truth.jsonl")
     truth.write_text("{")
-    examined(1, f"cannot read {truth} ", "delete the folder, and the queries are pasted anew")
+    examined(1, f"cannot read {truth} ", "delete the folder to paste the queries again")
     (Path(occluders) / "occluders.csv").unlink()
     examined(1, "FAULT: cannot read the occluder set")

@@ -558,7 +558,7 @@ def test_a_corrupt_image_is_named_or_left_out(tmp_path, monkeypatch, workers):
         train(tiny_cfg(tmp_path / "run", *options))
     train(tiny_cfg(tmp_path / "run", *options, "INPUT.ON_ERROR", "skip"))
     log = (tmp_path / "run" / "log.txt").read_text()
-    assert log.count("Left out, cannot be read") == 1
+    assert log.count("Skipped an image that cannot be read") == 1
 
 
 def test_an_unreadable_gallery_image_is_counted_out(tmp_path, monkeypatch):

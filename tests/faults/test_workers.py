@@ -17,7 +17,7 @@ from runs import forked, status_of
 from torch.utils.data import DataLoader, Dataset
 
 from occluded_reid.data import workers
-from occluded_reid.data.workers import read_batches, worker_options
+from occluded_reid.data.workers import build_worker_options, read_batches
 from occluded_reid.utils.errors import UserError
 
 
@@ -36,7 +36,7 @@ class Calls(Dataset[int]):
 
 
 def loader_of(work: Callable[[int], object], number: int = 1) -> DataLoader[Any]:
-    return DataLoader(Calls(work), collate_fn=max, **worker_options(number))
+    return DataLoader(Calls(work), collate_fn=max, **build_worker_options(number))
 
 
 def from_another_process(number: int, pid: int) -> None:
@@ -75,8 +75,10 @@ def test_a_worker_collects_nothing_of_what_its_parent_has_left(tmp_path):
 
 
 def test_the_wait_for_a_stuck_worker_ends_and_says_where_it_is(monkeypatch, capfd):
-    monkeypatch.setattr(workers, "SECONDS_FOR_A_BATCH", 0.3)
-    with pytest.raises(UserError, match="1 workers have read no batch in 0 seconds; look whether"):
+    monkeypatch.setattr(workers, "BATCH_TIMEOUT", 0.3)
+    with pytest.raises(
+        UserError, match="1 workers have read no batch in 0 seconds; check that"
+    ):
         list(read_batches(loader_of(lambda index: time.sleep(60 * index))))
     assert not multiprocessing.active_children()
     assert "in __getitem__" in capfd.readouterr().err

@@ -1,16 +1,14 @@
-"""Occluders with a transparent surrounding: cut out by label masks, drawn, written and read.
+"""Occluders with a transparent background: cut out by label masks, or synthetic.
 
-An occluder set is a folder that ``tools/make_occluders.py masks`` makes: ``train/`` and ``test/``
-hold RGBA pictures of occluders from different sequences, ``train_patches/`` the opaque boxes of
-the training ones (no persons) for NPO augmentation, and ``occluders.csv`` says what each file
-shows.
+An occluder set is a folder made by ``tools/make_occluders.py masks``. ``train/`` and ``test/`` hold
+RGBA images of occluders from different sequences, ``train_patches/`` the opaque boxes of the
+training occluders (no persons) for NPO augmentation. ``occluders.csv`` lists what each file shows.
 
 Shapes: frames are (H, W, 3), labels and masks (H, W), cut-outs (h, w, 4).
 """
 
 from __future__ import annotations
 
-import csv
 import functools
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -20,26 +18,27 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from occluded_reid.data.images import read_errors_named
+from occluded_reid.data.images import name_read_errors
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.truth import Box, bound_mask
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.tables import read_csv
 
 LIST = "occluders.csv"
 COLUMNS = ("file", "source", "class", "x0", "y0", "x1", "y1", "split")
-UPRIGHT = 1.5
-"""A cut-out higher than so many times its width stands upright: a vertical occluder."""
-PERSONS = ("pedestrian", "person", "bicyclist", "cyclist")
-"""Kinds that show a person: pasted beside the person asked for, as in a crowd."""
+MIN_VERTICAL_ASPECT = 1.5
+"""Height over width from which a cut-out is a vertical occluder."""
+PERSON_KINDS = ("pedestrian", "person", "bicyclist", "cyclist")
+"""Kinds that show a person. They are pasted beside the person of the query, as in a crowd."""
 
-_DRAWN_PER_KIND = 8
+_CUTOUTS_PER_KIND = 8
 
 
 class Cutout(NamedTuple):
     """One occluder.
 
     Attributes:
-        pixels: (h, w, 4) uint8 RGBA, colours not premultiplied.
+        pixels: (h, w, 4) uint8 RGBA, colors not premultiplied.
         kind: what it shows, such as ``"car"``.
     """
 
@@ -48,14 +47,14 @@ class Cutout(NamedTuple):
 
     @property
     def orientation(self) -> str:
-        """``"horizontal"`` or ``"vertical"``, by its shape."""
+        """``"horizontal"`` or ``"vertical"``, by its aspect ratio."""
         height, width = self.pixels.shape[:2]
-        return "vertical" if height >= UPRIGHT * width else "horizontal"
+        return "vertical" if height >= MIN_VERTICAL_ASPECT * width else "horizontal"
 
     @property
     def occlusion(self) -> str:
-        """``"pedestrian"`` where a person is shown, else the orientation."""
-        return "pedestrian" if self.kind in PERSONS else self.orientation
+        """``"pedestrian"`` for a person, else the orientation."""
+        return "pedestrian" if self.kind in PERSON_KINDS else self.orientation
 
 
 class Component(NamedTuple):
@@ -63,8 +62,8 @@ class Component(NamedTuple):
 
     Attributes:
         kind: name of the class.
-        box: x0, y0, x1, y1 in pixels; x1 and y1 excluded.
-        mask: (h, w) bool in the box.
+        box: x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
+        mask: (h, w) bool inside the box.
     """
 
     kind: str
@@ -73,29 +72,29 @@ class Component(NamedTuple):
 
 
 def find_components(
-    labels: np.ndarray, classes: Mapping[int, str], least_area: int, least_thickness: float
+    labels: np.ndarray, classes: Mapping[int, str], min_area: int, min_thickness: float
 ) -> Iterator[Component]:
-    """Find the connected regions (8 neighbours) that are large enough to be pasted.
+    """Find the connected regions (8 neighbors) that are large enough to be pasted.
 
     Args:
         labels: (H, W) uint8, the class of each pixel.
-        classes: name of each class that is looked for.
-        least_area: in pixels.
-        least_thickness: see :func:`thickness`; keeps slivers and bare branches out.
+        classes: name of each class to look for.
+        min_area: in pixels.
+        min_thickness: see :func:`measure_thickness`; excludes slivers and bare branches.
     """
     for index, kind in classes.items():
-        ours = (labels == index).astype(np.uint8)
-        number, regions, found, _ = cv2.connectedComponentsWithStats(ours, connectivity=8)
-        for region in range(1, number):
-            x, y, width, height, area = (int(value) for value in found[region])
-            if area < least_area:
+        of_class = (labels == index).astype(np.uint8)
+        count, regions, stats, _ = cv2.connectedComponentsWithStats(of_class, connectivity=8)
+        for region in range(1, count):
+            x, y, width, height, area = (int(value) for value in stats[region])
+            if area < min_area:
                 continue
             mask = regions[y : y + height, x : x + width] == region
-            if thickness(mask) >= least_thickness:
+            if measure_thickness(mask) >= min_thickness:
                 yield Component(kind, (x, y, x + width, y + height), mask)
 
 
-def thickness(mask: np.ndarray) -> float:
+def measure_thickness(mask: np.ndarray) -> float:
     """Return ``2 area / perimeter`` of a mask (h, w), holes included: the width of a long bar."""
     padded = np.pad(mask.astype(np.uint8), 1)
     edges, _ = cv2.findContours(padded, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_NONE)
@@ -113,59 +112,51 @@ def read_cutouts(folder: Path, split: str) -> list[Cutout]:
     """Read the cut-outs of one split of an occluder set.
 
     Args:
-        folder: holds ``occluders.csv`` with the columns ``file``, ``class`` and ``split`` at least.
+        folder: holds ``occluders.csv`` with at least the columns ``file``, ``class``, ``split``.
         split: ``"train"`` or ``"test"``.
 
     Raises:
-        UserError: no such set, nothing of this split in it, a file that is missing, cannot be read
-            or is nowhere transparent or nowhere opaque.
+        UserError: the set or the split is missing, or a file is missing, unreadable, fully
+            transparent or fully opaque.
     """
     path = folder / LIST
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as lines:
-            rows = list(csv.DictReader(lines))
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(
-            f"cannot read the occluder set {folder} ({error}); {LIST} is expected in it, as "
-            "tools/make_occluders.py masks writes it"
-        ) from error
-    missing = {"file", "class", "split"}.difference(rows[0] if rows else ())
-    if missing:
-        raise UserError(f"{path} has no rows, or no column {' and '.join(sorted(missing))}")
-    chosen = [row for row in rows if row["split"] == split]
+    advice = f"it needs {LIST}, as tools/make_occluders.py masks writes it"
+    table = read_csv(path, f"the occluder set {folder}", advice)
+    table.require("file", "class", "split")
+    chosen = [row.cells for row in table.rows if row.cells["split"] == split]
     if not chosen:
         raise UserError(
             f"{path} lists no occluder of the split {split!r}; tools/make_occluders.py masks makes "
             "sets with both splits"
         )
-    return [Cutout(_decode(folder / row["file"]), row["class"]) for row in chosen]
+    return [Cutout(_decode_cutout(folder / row["file"]), row["class"]) for row in chosen]
 
 
-def _decode(path: Path) -> np.ndarray:
-    """Read RGBA and trim what is transparent all round."""
-    advice = f"replace it, or take it out of {LIST}"
-    with read_errors_named(f"the cut-out {path}", advice), Image.open(path) as file:
+def _decode_cutout(path: Path) -> np.ndarray:
+    """Read RGBA pixels and trim their transparent border."""
+    advice = f"replace it or remove it from {LIST}"
+    with name_read_errors(f"the cut-out {path}", advice), Image.open(path) as file:
         pixels = np.asarray(file.convert("RGBA"))
     x0, y0, x1, y1 = bound_mask(pixels[..., 3] > 127)
     if x0 == x1:
-        raise UserError(f"the cut-out {path} is transparent; take it out of {LIST}")
+        raise UserError(f"the cut-out {path} is fully transparent; remove it from {LIST}")
     return pixels[y0:y1, x0:x1].copy()
 
 
 @functools.lru_cache(maxsize=1)
-def drawn_cutouts() -> list[Cutout]:
-    """Return drawn occluders of the styles held out for testing, always the same.
+def render_cutouts() -> list[Cutout]:
+    """Render synthetic occluders in the styles held out for testing, always the same.
 
-    The other styles are for training,
-    :func:`occluded_reid.data.transforms.occluder_patches.drawn_patches`. Umbrellas are
-    left out: nothing here stands above a person.
+    The other styles are those of
+    :func:`occluded_reid.data.transforms.occluder_patches.render_patches`. Umbrellas are excluded:
+    no cut-out is pasted above a person.
     """
     rng = np.random.default_rng(1)
     kinds = [kind for kind in OCCLUDER_KINDS if kind != "umbrella"]
-    return [Cutout(_draw(kind, rng), kind) for kind in kinds for _ in range(_DRAWN_PER_KIND)]
+    return [Cutout(_render(kind, rng), kind) for kind in kinds for _ in range(_CUTOUTS_PER_KIND)]
 
 
-def _draw(kind: str, rng: np.random.Generator) -> np.ndarray:
+def _render(kind: str, rng: np.random.Generator) -> np.ndarray:
     if ORIENTATION[kind] == "vertical":
         height, width = int(rng.integers(280, 360)), int(rng.integers(50, 80))
     else:

@@ -1,9 +1,9 @@
-"""Pasting a cut-out over the picture of a person, as things stand before people in the wild.
+"""Pastes a cut-out over an image of a person, where an occluder stands in the wild.
 
-A picture of a person-sized box has no silhouette. In its place stands the *person zone*: the full
-height of the picture and the middle 60 % of its width, where a detector's box holds the person.
+A crop of a person comes without a silhouette. The *person zone* takes its place: the full height of
+the image and the middle 60 % of its width, where a detector's box holds the person.
 
-Shapes: pictures are (H, W, 3) uint8 RGB, cut-outs (h, w, 4) uint8 RGBA, masks (H, W) bool.
+Shapes: images are (H, W, 3) uint8 RGB, cut-outs (h, w, 4) uint8 RGBA, masks (H, W) bool.
 """
 
 from __future__ import annotations
@@ -14,30 +14,22 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
+from occluded_reid.data.transforms.npo import Rectangle
 from occluded_reid.data.transforms.occluder_cutouts import Cutout
 
 PERSON_COLUMNS = (0.2, 0.8)
 COVERED_RANGE = (0.25, 0.55)
-"""Covered fractions of the person zone that an occluded picture should have."""
+"""Range of the covered fraction of the person zone to aim for."""
 SHARES = {"horizontal": 0.5, "vertical": 0.25, "pedestrian": 0.25}
-"""How often each occlusion is pasted, among those that the cut-outs allow."""
+"""Relative frequency of each occlusion, among those that the cut-outs allow."""
 
-_TRIES = 24
-_MOST_ENLARGED = 2.0  # a cut-out of few pixels stays small instead of becoming a blur
-_LIGHT = (0.6, 1.8)  # range of the factor that brings a cut-out nearer to the picture's light
-
-
-class Place(NamedTuple):
-    """Where and how large a cut-out is pasted, in pixels; it may reach over the edges."""
-
-    top: int
-    left: int
-    height: int
-    width: int
+_MAX_ATTEMPTS = 24
+_MAX_SCALE = 2.0  # a small cut-out stays small instead of becoming a blur
+_GAIN_RANGE = (0.6, 1.8)  # of the factor that matches a cut-out's brightness to the image
 
 
-class Pasted(NamedTuple):
-    """An occluded picture.
+class OccludedImage(NamedTuple):
+    """An image with a cut-out over it.
 
     Attributes:
         pixels: (H, W, 3) uint8 RGB.
@@ -51,118 +43,120 @@ class Pasted(NamedTuple):
 
 
 def person_zone(size: tuple[int, int]) -> np.ndarray:
-    """Where the person is taken to be in a picture of (H, W) pixels; (H, W) bool."""
+    """Return where the person is assumed to be in an image of (H, W) pixels; (H, W) bool."""
     zone = np.zeros(size, bool)
     low, high = (round(share * size[1]) for share in PERSON_COLUMNS)
     zone[:, low : max(high, low + 1)] = True
     return zone
 
 
-def paste_one(
+def paste_cutout(
     image: np.ndarray, cutouts: Mapping[str, Sequence[Cutout]], rng: np.random.Generator
-) -> Pasted:
-    """Paste a cut-out, anew until about the wished part of the person zone is covered.
+) -> OccludedImage:
+    """Paste a cut-out, and retry until a suitable part of the person zone is covered.
 
     Args:
         image: (H, W, 3) uint8.
-        cutouts: the choice for each occlusion (a key of :data:`SHARES`), each kind equally likely.
-        rng: chance.
+        cutouts: candidates by occlusion (a key of :data:`SHARES`); all kinds are equally likely.
+        rng: source of randomness.
 
     Returns:
-        The first try within :data:`COVERED_RANGE`, else the one that comes closest to it.
+        The first attempt within :data:`COVERED_RANGE`, else the closest one.
     """
     shares = np.array([SHARES[occlusion] for occlusion in cutouts])
-    choice = list(cutouts.values())[int(rng.choice(len(shares), p=shares / shares.sum()))]
-    kinds = sorted({cutout.kind for cutout in choice})
+    candidates = list(cutouts.values())[int(rng.choice(len(shares), p=shares / shares.sum()))]
+    kinds = sorted({cutout.kind for cutout in candidates})
     zone = person_zone(image.shape[:2])
-    best, least_miss = None, np.inf
-    for _ in range(_TRIES):
+    best, smallest_miss = None, np.inf
+    for _ in range(_MAX_ATTEMPTS):
         kind = kinds[int(rng.integers(len(kinds)))]
-        same = [cutout for cutout in choice if cutout.kind == kind]
-        pasted = _paste(image, same[int(rng.integers(len(same)))], rng)
-        fraction = float(pasted.covered[zone].mean())
+        same_kind = [cutout for cutout in candidates if cutout.kind == kind]
+        occluded = _paste(image, same_kind[int(rng.integers(len(same_kind)))], rng)
+        fraction = float(occluded.covered[zone].mean())
         miss = max(COVERED_RANGE[0] - fraction, fraction - COVERED_RANGE[1])
-        if best is None or miss < least_miss:
-            best, least_miss = pasted, miss
+        if best is None or miss < smallest_miss:
+            best, smallest_miss = occluded, miss
         if miss <= 0:
             break
     assert best is not None
     return best
 
 
-def _paste(image: np.ndarray, cutout: Cutout, rng: np.random.Generator) -> Pasted:
+def _paste(image: np.ndarray, cutout: Cutout, rng: np.random.Generator) -> OccludedImage:
     size = (image.shape[0], image.shape[1])
-    place = _PLACES[cutout.occlusion](cutout.pixels[..., 3] > 127, size, rng)
+    target = _PLACEMENTS[cutout.occlusion](cutout.pixels[..., 3] > 127, size, rng)
     pixels = cutout.pixels[:, ::-1] if rng.random() < 0.5 else cutout.pixels
-    layer = _laid(pixels, place, size)
+    layer = _build_layer(pixels, target, size)
     alpha = layer[..., 3:]
-    layer[..., :3] *= _light(image, cutout)
-    mixed = image * (1 - alpha) + layer[..., :3]
-    return Pasted(np.rint(mixed).clip(0, 255).astype(np.uint8), alpha[..., 0] > 0.5, cutout)
+    layer[..., :3] *= _match_brightness(image, cutout)
+    blended = image * (1 - alpha) + layer[..., :3]
+    return OccludedImage(
+        np.rint(blended).clip(0, 255).astype(np.uint8), alpha[..., 0] > 0.5, cutout
+    )
 
 
-def _light(image: np.ndarray, cutout: Cutout) -> float:
-    """Half of the way, as factors go, from the cut-out's mean brightness to the picture's."""
+def _match_brightness(image: np.ndarray, cutout: Cutout) -> float:
+    """Return the gain that brings a cut-out halfway to the image's mean brightness."""
     own = cutout.pixels[..., :3][cutout.pixels[..., 3] > 127].mean()
-    return float(np.clip(np.sqrt(image.mean() / max(own, 1.0)), *_LIGHT))
+    return float(np.clip(np.sqrt(image.mean() / max(own, 1.0)), *_GAIN_RANGE))
 
 
-def _before_the_legs(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Place:
-    """Something low: it hides the lower part of the body in the full width or a part of it."""
-    scale = min(rng.uniform(0.3, 0.65) * size[0] / mask.shape[0], _MOST_ENLARGED)
-    height, width = _scaled(mask, scale)
-    sunk = rng.uniform(0.0, 0.15) * height
-    middle = rng.uniform(0.2, 0.8) * size[1]
-    room = max(width - size[1], 0) / 2  # a wide one may be shifted without an end in the picture
-    left = middle - width / 2 + rng.uniform(-0.8, 0.8) * room
-    return Place(round(size[0] - height + sunk), round(left), height, width)
+def _place_low(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Rectangle:
+    """Place something low that hides all or a part of the legs."""
+    scale = min(rng.uniform(0.3, 0.65) * size[0] / mask.shape[0], _MAX_SCALE)
+    height, width = _scale_size(mask, scale)
+    below = rng.uniform(0.0, 0.15) * height
+    center = rng.uniform(0.2, 0.8) * size[1]
+    spare = max(width - size[1], 0) / 2  # something wide may shift while its ends stay outside
+    left = center - width / 2 + rng.uniform(-0.8, 0.8) * spare
+    return Rectangle(round(size[0] - height + below), round(left), height, width)
 
 
-def _upright(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Place:
-    """Something from top to bottom that hides one side of the body or its middle."""
+def _place_upright(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Rectangle:
+    """Place something from top to bottom that hides one side of the body or its middle."""
     thickness = mask.sum() / mask.shape[0]
-    whole = rng.uniform(1.0, 1.4) * size[0] / mask.shape[0]
-    thick = rng.uniform(0.2, 0.4) * size[1] / thickness
-    height, width = _scaled(mask, min(max(whole, thick), _MOST_ENLARGED))
+    by_height = rng.uniform(1.0, 1.4) * size[0] / mask.shape[0]
+    by_thickness = rng.uniform(0.2, 0.4) * size[1] / thickness
+    height, width = _scale_size(mask, min(max(by_height, by_thickness), _MAX_SCALE))
     top = size[0] - height + rng.uniform(0.0, 1.0) * max(height - size[0], 0)
-    return Place(round(top), _across(width, size[1], rng), height, width)
+    return Rectangle(round(top), _sample_left(width, size[1], rng), height, width)
 
 
-def _beside(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Place:
-    """Another person, about as large, to one side."""
-    scale = min(rng.uniform(0.8, 1.1) * size[0] / mask.shape[0], _MOST_ENLARGED)
-    height, width = _scaled(mask, scale)
-    sunk = rng.uniform(0.0, 0.08) * height
-    return Place(round(size[0] - height + sunk), _across(width, size[1], rng), height, width)
+def _place_beside(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Rectangle:
+    """Place another person of about the same size to one side."""
+    scale = min(rng.uniform(0.8, 1.1) * size[0] / mask.shape[0], _MAX_SCALE)
+    height, width = _scale_size(mask, scale)
+    below = rng.uniform(0.0, 0.08) * height
+    left = _sample_left(width, size[1], rng)
+    return Rectangle(round(size[0] - height + below), left, height, width)
 
 
-def _across(width: int, whole: int, rng: np.random.Generator) -> int:
-    """Left edge of something of which at least a fifth is in the picture."""
-    return round(rng.uniform(-0.8 * width, whole - 0.2 * width))
+def _sample_left(width: int, image_width: int, rng: np.random.Generator) -> int:
+    """Choose a left edge such that at least a fifth of the cut-out is inside the image."""
+    return round(rng.uniform(-0.8 * width, image_width - 0.2 * width))
 
 
-_PLACES = {"horizontal": _before_the_legs, "vertical": _upright, "pedestrian": _beside}
+_PLACEMENTS = {"horizontal": _place_low, "vertical": _place_upright, "pedestrian": _place_beside}
 
 
-def _scaled(mask: np.ndarray, scale: float) -> tuple[int, int]:
+def _scale_size(mask: np.ndarray, scale: float) -> tuple[int, int]:
     return max(1, round(scale * mask.shape[0])), max(1, round(scale * mask.shape[1]))
 
 
-def _laid(pixels: np.ndarray, place: Place, size: tuple[int, int]) -> np.ndarray:
-    """Return (H, W, 4) float32: premultiplied colours in 0-255, alpha in [0, 1]."""
+def _build_layer(pixels: np.ndarray, target: Rectangle, size: tuple[int, int]) -> np.ndarray:
+    """Return (H, W, 4) float32: premultiplied colors in 0-255, alpha in [0, 1]."""
+    top, left, height, width = target  # may extend beyond the image
     alpha = pixels[..., 3:] / np.float32(255)
     premultiplied = np.dstack([pixels[..., :3] * alpha, alpha])
-    shrunk = place.height < pixels.shape[0]
+    shrinks = height < pixels.shape[0]
     scaled = cv2.resize(
         premultiplied,
-        (place.width, place.height),
-        interpolation=cv2.INTER_AREA if shrunk else cv2.INTER_LINEAR,
+        (width, height),
+        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
     )
     layer = np.zeros((*size, 4), np.float32)
-    y0, y1 = max(place.top, 0), min(place.top + place.height, size[0])
-    x0, x1 = max(place.left, 0), min(place.left + place.width, size[1])
+    y0, y1 = max(top, 0), min(top + height, size[0])
+    x0, x1 = max(left, 0), min(left + width, size[1])
     if y0 < y1 and x0 < x1:
-        layer[y0:y1, x0:x1] = scaled[
-            y0 - place.top : y1 - place.top, x0 - place.left : x1 - place.left
-        ]
+        layer[y0:y1, x0:x1] = scaled[y0 - top : y1 - top, x0 - left : x1 - left]
     return layer
