@@ -21,7 +21,7 @@ from occluded_reid.data.images import READ_ERRORS, name_read_errors, read_rgb
 from occluded_reid.deploy.embedder import Embedder, read_bgr
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.files import make_folder, whole_file, write_json
-from occluded_reid.visualization.sheet import BLUE, GREY, ORANGE, TILE, Section, Tile, sheet
+from occluded_reid.visualization.sheet import BLUE, GRAY, ORANGE, TILE, Section, Tile, draw_sheet
 
 logger = logging.getLogger(__name__)
 
@@ -50,7 +50,7 @@ def query(args: argparse.Namespace) -> None:
         write_json(args.json, content)
     if args.figure:
         make_folder(Path(args.figure).parent)
-        figure = sheet(build_sections(args.image, embedding, lists, stripes=embedder.stripes))
+        figure = draw_sheet(build_sections(args.image, embedding, lists, stripes=embedder.stripes))
         with whole_file(args.figure) as stream:
             figure.save(stream, format="PNG")
         print(args.figure)
@@ -89,7 +89,7 @@ def build_sections(
     for path, visibility, hits in zip(paths, embedding.visibility, lists, strict=True):
         own = parse_name(path)
         scores = visibility.tolist() or None
-        tiles = [Tile(read_pixels(path), ["query"], GREY, scores, stripes=stripes)]
+        tiles = [Tile(read_pixels(path), ["query"], GRAY, scores, stripes=stripes)]
         for rank, hit in enumerate(hits, start=1):
             captions = [f"{rank}: {hit.similarity:.3f}", format_caption(hit.item)]
             scores = hit.visibility.tolist() or None
@@ -97,7 +97,7 @@ def build_sections(
             tiles.append(Tile(read_pixels(hit.image), captions, color, scores, stripes=stripes))
         legend = []
         if own.identity is not None:
-            legend = [("same identity", BLUE), ("another identity", ORANGE), ("unknown", GREY)]
+            legend = [("same identity", BLUE), ("different identity", ORANGE), ("unknown", GRAY)]
         sections.append(Section(os.path.basename(path), tiles, COLUMNS, legend))
     return sections
 
@@ -111,7 +111,7 @@ def format_caption(item: Item) -> str:
 def choose_color(own: Item, hit: Hit) -> tuple[int, int, int]:
     """Return the color of a hit's frame."""
     if own.identity is None or hit.item.identity is None:
-        return GREY
+        return GRAY
     return BLUE if hit.item.identity == own.identity else ORANGE
 
 

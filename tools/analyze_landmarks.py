@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""What AONet's landmarks have learnt: do they differ, and do they know when they are hidden?
+"""Analyze AONet's landmarks: do they differ, and does their visibility drop when they are hidden?
 
-Reads the queries and the gallery of the first of DATASETS.TESTS with MODEL.WEIGHTS, prints a table
-and writes OUTPUT_DIR/landmarks.json.
+Reads the queries and the gallery of the first of DATASETS.TESTS, prints a table and writes
+OUTPUT_DIR/landmarks.json.
 """
 
 from __future__ import annotations
@@ -11,96 +11,110 @@ import argparse
 import logging
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-from methods import ADD_KEYS
-from tabulate import tabulate
+from occluded_reid.utils.cli import add_config_options, build_parser, run_command
 
-from aonet_plugin.landmark_metrics import landmark_report
-from aonet_plugin.meta_arch import AONet
-from occluded_reid.config import CfgNode
-from occluded_reid.data.build import build_test_loader, open_dataset
-from occluded_reid.engine.defaults import argument_parser, load_run_config
-from occluded_reid.modeling.build import build_untrained, load_trained
-from occluded_reid.utils.cli import run_command
-from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import write_json
-from occluded_reid.utils.progress import progress
+if TYPE_CHECKING:
+    from fastreid.config import CfgNode
+
+    from aonet_plugin import AONet
 
 logger = logging.getLogger("occluded_reid.landmarks")
 
 
 def analyze(args: argparse.Namespace) -> None:
-    """Print and write what is found."""
-    cfg = load_run_config(args, ADD_KEYS)
+    """Print and write the report of a model."""
+    from aonet_plugin import AONet
+    from occluded_reid.config.methods import installed_methods
+    from occluded_reid.engine.defaults import load_run_config
+    from occluded_reid.modeling.build import build_untrained, load_trained
+    from occluded_reid.utils.errors import UserError
+    from occluded_reid.utils.files import write_json
+
+    cfg = load_run_config(args, installed_methods())
     if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TESTS:
-        raise UserError("MODEL.WEIGHTS path/to/model_final.pth and DATASETS.TESTS are needed")
+        raise UserError("give --weights RUN (or MODEL.WEIGHTS FILE) and DATASETS.TESTS")
     model = build_untrained(cfg)
     if not isinstance(model, AONet):
-        raise UserError(f"{cfg.MODEL.META_ARCHITECTURE} has no landmarks: AONet has")
+        raise UserError(f"{cfg.MODEL.META_ARCHITECTURE} has no landmarks; AONet has")
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
-    report = report_of(cfg, model.eval())
+    report = report_landmarks(cfg, model.eval())
     path = Path(cfg.OUTPUT_DIR, "landmarks.json")
     write_json(path, report, sort_keys=True)
-    print(table(report))
+    print(format_report(report))
     print(path)
 
 
-@torch.no_grad()
-def report_of(cfg: CfgNode, model: AONet) -> dict[str, Any]:
-    """Return :func:`landmark_report` of the first test set, with its name."""
+def report_landmarks(cfg: CfgNode, model: AONet) -> dict[str, Any]:
+    """Return :func:`aonet_plugin.landmark_metrics.landmark_report` of the first test set."""
+    import torch
+
+    from aonet_plugin.landmark_metrics import landmark_report
+    from occluded_reid.data.build import build_test_loader, open_dataset
+    from occluded_reid.utils.progress import progress
+
     name = cfg.DATASETS.TESTS[0]
     dataset = open_dataset(cfg, name)
     loader, _ = build_test_loader(cfg, dataset.query, dataset.gallery)
     paths: list[str] = []
     responses, visibility, features = [], [], []
-    for batch in progress(
-        loader, total=len(loader), description=f"Landmarks in {name}", unit="batches", logger=logger
-    ):
-        found = model.landmarks(batch["images"])
-        paths += batch["img_paths"]
-        responses.append(found.responses.cpu())
-        visibility.append(found.visibility.cpu())
-        features.append(found.pooled[0].cpu())
-    truth = getattr(dataset, "truth", None)
-    records = None if truth is None else [truth.get(str(Path(path).absolute())) for path in paths]
-    if records is not None and None in records:  # a gallery of real images has none
-        records = None
+    with torch.no_grad():
+        for batch in progress(
+            loader,
+            total=len(loader),
+            description=f"Landmarks in {name}",
+            unit="batches",
+            logger=logger,
+        ):
+            landmarks = model.landmarks(batch["images"])
+            paths += batch["img_paths"]
+            responses.append(landmarks.responses.cpu())
+            visibility.append(landmarks.visibility.cpu())
+            features.append(landmarks.pooled[0].cpu())
+    truth = getattr(dataset, "truth", None) or {}
+    records = [truth.get(str(Path(path).absolute())) for path in paths]
     report = landmark_report(
-        torch.cat(responses), torch.cat(visibility), torch.cat(features), records
+        torch.cat(responses),
+        torch.cat(visibility),
+        torch.cat(features),
+        None if None in records else records,  # a gallery of real images has none
     )
     return {"data_set": name, **report}
 
 
-def table(report: dict[str, Any]) -> str:
-    """The report for people."""
+def format_report(report: dict[str, Any]) -> str:
+    """Return the report as text with a table."""
+    from tabulate import tabulate
+
     cosine = report["mean_cosine"]
     lines = [
         f"{report['data_set']}: {report['images']} images",
-        f"overlap of the maps {report['overlap']:.3f} (0 apart, "
-        f"{report['overlap_if_all_the_same']:.3f} all the same)",
-        "mean cosine of two landmarks' features " + ("-" if cosine is None else f"{cosine:.3f}"),
+        f"overlap of the maps: {report['overlap']:.3f} (0 if disjoint, "
+        f"{report['overlap_if_all_the_same']:.3f} if equal)",
+        "mean cosine of two landmarks' features: " + ("-" if cosine is None else f"{cosine:.3f}"),
     ]
     auc = report.get("visibility_auc", {})
     rows = [
-        [k + 1, f"{row:.2f}", f"{seen:.3f}", *(_number(of["each"][k]) for of in auc.values())]
-        for k, (row, seen) in enumerate(
+        [k + 1, f"{row:.2f}", f"{score:.3f}", *(_format(kind["each"][k]) for kind in auc.values())]
+        for k, (row, score) in enumerate(
             zip(report["centre_row"], report["mean_visibility"], strict=True)
         )
     ]
-    rows.append(["all", "", "", *(_number(of["all"]) for of in auc.values())])
-    heads = ["landmark", "centre row", "visibility", *(f"AUC {kind}" for kind in auc)]
-    return "\n".join([*lines, tabulate(rows, heads, tablefmt="github", disable_numparse=True)])
+    rows.append(["all", "", "", *(_format(kind["all"]) for kind in auc.values())])
+    headers = ["landmark", "center row", "visibility", *(f"AUC {kind}" for kind in auc)]
+    return "\n".join([*lines, tabulate(rows, headers, tablefmt="github", disable_numparse=True)])
 
 
-def _number(value: float | None) -> str:
+def _format(value: float | None) -> str:
     return "-" if value is None else f"{value:.2f}"
 
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    args = argument_parser(__doc__).parse_args(words)
+    parser = build_parser(__doc__)
+    add_config_options(parser)
+    args = parser.parse_args(words)
     return run_command(lambda: analyze(args), debug=args.debug)
 
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from gallery_search import Item
 from gallery_search.web.search import Query, Result, SearchResult
-from occluded_reid.visualization.sheet import BLUE, GREY, HIDDEN, ORANGE, VISIBLE
+from occluded_reid.visualization.sheet import BLUE, GRAY, HIDDEN, ORANGE, VISIBLE
 
 DATES_FROM = 1e8  # seconds since 1970; smaller times are frame numbers
 
@@ -24,8 +24,8 @@ STYLE = """
 .search-page ol, .search-page ul { list-style: none; margin: 0; padding: 0; }
 .search-page .hits { display: grid; gap: .75rem; margin-top: .75rem;
   grid-template-columns: repeat(auto-fill, minmax(min(13.5rem, 100%), 1fr)); }
-.search-page figure { margin: 0; padding: .6rem; border: 1px solid GREY; border-radius: .4rem;
-  border-top: .4rem solid var(--frame, GREY); display: flex; flex-direction: column; gap: .4rem;
+.search-page figure { margin: 0; padding: .6rem; border: 1px solid GRAY; border-radius: .4rem;
+  border-top: .4rem solid var(--frame, GRAY); display: flex; flex-direction: column; gap: .4rem;
   height: 100%; box-sizing: border-box; }
 .search-page .query figure { max-width: 18rem; height: auto; }
 .search-page .picture { display: flex; gap: .6rem; }
@@ -51,7 +51,7 @@ STYLE = """
   .search-page img, .search-page .gone { width: 4.5rem; height: 9rem; }
 }
 .search-page input[type=file] { width: 100%; min-height: 4.5rem; padding: .75rem; font: inherit;
-  border: 2px dashed GREY; border-radius: .4rem; box-sizing: border-box; }
+  border: 2px dashed GRAY; border-radius: .4rem; box-sizing: border-box; }
 """
 
 
@@ -63,7 +63,7 @@ def format_color(color: tuple[int, int, int]) -> str:
 def build_style() -> str:
     """Return the style sheet, with the figures' color-blind safe colors."""
     text = STYLE
-    colors = {"VISIBLE": VISIBLE, "HIDDEN": HIDDEN, "GREY": GREY, "BLUE": BLUE}
+    colors = {"VISIBLE": VISIBLE, "HIDDEN": HIDDEN, "GRAY": GRAY, "BLUE": BLUE}
     for name, color in colors.items():
         text = text.replace(name, format_color(color))
     return text
@@ -125,13 +125,13 @@ def _build_query(query: Query) -> str:
 def _build_result(result: Result, rank: int, query: Query | None) -> str:
     item, details = result.item, _describe(result.item)
     name = f"Rank {rank}" if query else f"Image {rank}"
-    frame, head = GREY, f'<span class="rank">{rank}</span>'
+    frame, head = GRAY, f'<span class="rank">{rank}</span>'
     if result.similarity is not None:
         head += f" &nbsp;similarity {result.similarity:.3f}"
     if query and query.identity is not None and item.identity is not None:
         same = query.identity == item.identity
         frame = BLUE if same else ORANGE
-        details = [*details, "same identity" if same else "another identity"]
+        details = [*details, "same identity" if same else "different identity"]
     alt = ": ".join([name, ", ".join(details)]) if details else name
     return (
         f'<li><figure style="--frame: {format_color(frame)}">'
@@ -179,7 +179,7 @@ def _build_legend(found: SearchResult) -> str:
             "FED's parts are stripes from top to bottom, AONet's are landmarks."
         )
     if found.query and found.query.identity is not None:
-        entries += [("same identity", BLUE), ("another identity", ORANGE), ("unknown", GREY)]
+        entries += [("same identity", BLUE), ("different identity", ORANGE), ("unknown", GRAY)]
     swatches = "".join(
         f'<span class="swatch" style="background: {format_color(color)}"></span>{name}'
         for name, color in entries

@@ -73,16 +73,21 @@ def add_common_options(
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration overrides")
 
 
-def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Add fast-reid's options for training and evaluation, and ours, to the common ones."""
-    add = parser.add_argument
-    add(
+def add_config_options(parser: argparse.ArgumentParser) -> None:
+    """Add the common options, and ``--also`` for a second configuration file."""
+    parser.add_argument(
         "--also",
         action="append",
         default=[],
         metavar="FILE",
         help="a configuration to read after --config-file, such as configs/test_all.yml",
     )
+    add_common_options(parser)
+
+
+def add_run_options(parser: argparse.ArgumentParser) -> None:
+    """Add fast-reid's options for training and evaluation, and ours, to the common ones."""
+    add = parser.add_argument
     add("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     add(
@@ -94,4 +99,4 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--num-machines", type=int, default=1, metavar="N", help="machines of the job (1)")
     add("--machine-rank", type=int, default=0, metavar="R", help="this machine's rank (0)")
     add("--dist-url", default="auto", metavar="URL", help="where the processes meet (a free port)")
-    add_common_options(parser)
+    add_config_options(parser)

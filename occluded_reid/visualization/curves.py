@@ -1,4 +1,4 @@
-"""A run's training curves: losses, learning rate, and what its evaluations found."""
+"""A run's training curves: losses, learning rate and test metrics."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import json
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
 
 from occluded_reid.utils.errors import UserError
 
-# Okabe and Ito's colours without their light yellow
-COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
-DASHES = ("-", "--", ":", "-.")  # with the colours, twelve pairs before one comes again
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+# Okabe and Ito's palette without its light yellow
+COLORS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
+DASHES = ("-", "--", ":", "-.")  # with the colors, twelve pairs before one repeats
 METRICS = ("Rank-1", "mAP")
 
 Curve = tuple[list[int], list[float]]
@@ -26,13 +26,13 @@ Curve = tuple[list[int], list[float]]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a run's metrics.json: one line, of one iteration, after the other.
+    """Read a run's metrics.json: one line per logged iteration.
 
     Raises:
-        UserError: there is no such file, it is empty, or a line is damaged.
+        UserError: the file is missing or empty, or a line is damaged.
     """
     if not path.is_file():
-        raise UserError(f"there is no {path}: name the folder of a training run, OUTPUT_DIR FOLDER")
+        raise UserError(f"there is no {path}; name the folder of a training run: OUTPUT_DIR FOLDER")
     lines = []
     for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
         try:
@@ -40,37 +40,43 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             lines[-1]["iteration"] + 0
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(
-                f"line {number + 1} of {path} is damaged; --resume, which goes on with the run, "
-                "leaves out such lines, or delete the line"
+                f"line {number + 1} of {path} is damaged; delete it, or continue the run with "
+                "--resume, which removes such lines"
             ) from error
     if not lines:
-        raise UserError(f"{path} is empty: the run has not come to SOLVER.LOG_PERIOD iterations")
+        raise UserError(f"{path} is empty: the run has not reached SOLVER.LOG_PERIOD iterations")
     return lines
 
 
-def curves_of(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
-    """Return the curves by panel and name; a panel without any is left out."""
-    panels: dict[str, dict[str, Curve]] = {"loss": {}, "learning rate": {}, "per cent": {}}
+def group_curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:
+    """Group the curves by panel and name; a panel without curves is left out."""
+    panels: dict[str, dict[str, Curve]] = {"loss": {}, "learning rate": {}, "percent": {}}
     for line in lines:
         for name, value in line.items():
-            if panel := _panel_of(name):
+            if panel := _choose_panel(name):
                 iterations, values = panels[panel].setdefault(name, ([], []))
                 iterations.append(line["iteration"])
                 values.append(value)
     return {panel: curves for panel, curves in panels.items() if curves}
 
 
-def _panel_of(name: str) -> str:
+def _choose_panel(name: str) -> str:
     if name == "total_loss" or name.startswith("loss_"):
         return "loss"
     if name == "lr":
         return "learning rate"
-    return "per cent" if name.split("/")[-1] in METRICS else ""
+    return "percent" if name.split("/")[-1] in METRICS else ""
 
 
 def draw_curves(lines: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
-    """Draw the panels of :func:`curves_of` below each other, over one axis of iterations."""
-    panels = curves_of(lines)
+    """Draw the panels of :func:`group_curves` below one another, over one axis of iterations.
+
+    >>> draw_curves(read_metrics(Path("logs/fed/metrics.json")), "FED").save("curves.png")
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = group_curves(lines)
     figure = Figure(figsize=(10, 1 + 2.8 * len(panels)), dpi=120, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     figure.suptitle(title)
@@ -83,16 +89,16 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
 
 
 def _draw_panel(axes: Axes, panel: str, curves: Mapping[str, Curve]) -> None:
-    styles = zip(cycle(DASHES), cycle(COLOURS), strict=False)
+    styles = zip(cycle(DASHES), cycle(COLORS), strict=False)
     for name, (iterations, values) in sorted(curves.items()):
         if name == "total_loss":
             axes.plot(iterations, values, color="black", linewidth=2.5, label=name)
             continue
-        dash, colour = next(styles)
-        # a single point, as of one evaluation, is no line
-        marker = "o" if panel == "per cent" or len(values) == 1 else ""
-        axes.plot(iterations, values, dash, color=colour, marker=marker, label=name)
-    if panel == "per cent":
+        dash, color = next(styles)
+        # a single point, such as one evaluation, makes no line
+        marker = "o" if panel == "percent" or len(values) == 1 else ""
+        axes.plot(iterations, values, dash, color=color, marker=marker, label=name)
+    if panel == "percent":
         axes.set_ylim(0, 100)
     elif spans_powers_of_ten(curves):
         axes.set_yscale("log")
@@ -102,7 +108,7 @@ def _draw_panel(axes: Axes, panel: str, curves: Mapping[str, Curve]) -> None:
 
 
 def spans_powers_of_ten(curves: Mapping[str, Curve]) -> bool:
-    """Whether curves are easier to read on a logarithmic scale: all positive, and far apart."""
+    """Return whether a logarithmic scale is easier to read: all values positive, and far apart."""
     values = np.concatenate([values for _, values in curves.values()])
     values = values[np.isfinite(values)]
     return len(values) > 0 and bool(values.min() > 0 and values.max() > 10 * values.min())

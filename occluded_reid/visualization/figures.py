@@ -1,6 +1,6 @@
-"""Which images of a data set are shown, and what is written beside them.
+"""Figures of training batches, test sets, ranked lists and visibility.
 
-Shapes: Q, G query and gallery images.
+Shapes: Q, G query and gallery images; P parts.
 """
 
 from __future__ import annotations
@@ -10,79 +10,195 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from fastreid.config import CfgNode
+from PIL import Image
+from torch import nn
 
+from occluded_reid.data.build import build_test_loader, build_train_loader, open_dataset
 from occluded_reid.data.images import read_rgb
 from occluded_reid.evaluation.gather import Collected
-from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.visualization.sheet import BLUE, GREEN, GREY, ORANGE, PURPLE, Section, Tile
+from occluded_reid.evaluation.inference import run_inference
+from occluded_reid.evaluation.ranking import Ranking, rank_queries
+from occluded_reid.evaluation.testing import build_evaluator
+from occluded_reid.modeling.outputs import as_embedding
+from occluded_reid.utils.errors import UserError
+from occluded_reid.visualization.curves import draw_curves, read_metrics
+from occluded_reid.visualization.sheet import (
+    BLUE,
+    GRAY,
+    GREEN,
+    ORANGE,
+    PURPLE,
+    RGB,
+    Section,
+    Tile,
+    draw_sheet,
+)
 
-OCCLUSIONS = {"none": GREY, "horizontal": BLUE, "vertical": GREEN, "pedestrian": PURPLE}
+OCCLUSION_COLORS = {"none": GRAY, "horizontal": BLUE, "vertical": GREEN, "pedestrian": PURPLE}
 COLUMNS, RANKS, STRIPES = 8, 8, 4
 
 T = TypeVar("T")
 
 
-def spread(items: Sequence[T], number: int) -> list[T]:
-    """Return ``number`` items at equal distances, the first and the last among them."""
-    places = np.unique(np.linspace(0, len(items) - 1, number).astype(int))
-    return [items[place] for place in places]
+def draw_batch(cfg: CfgNode) -> Image.Image:
+    """Draw a training batch as the model sees it, and test images with their occlusion truth."""
+    batch = next(iter(build_train_loader(cfg)))
+    title = f"Training batch of {', '.join(cfg.DATASETS.NAMES)} after augmentation"
+    sections = [_show_batch(batch, title)]
+    for name in cfg.DATASETS.TESTS:
+        dataset = open_dataset(cfg, name)
+        sections.append(_show_subset(f"{name} queries", dataset, dataset.query))
+    if cfg.DATASETS.TESTS:
+        sections.append(_show_subset(f"{name} gallery", dataset, dataset.gallery))
+    return draw_sheet(sections)
 
 
-def queries_by_occlusion(dataset: Any, number: int) -> dict[str, list[Any]]:
-    """Return ``number`` queries of each kind of occlusion; of ``""`` where the truth is unknown."""
-    groups = {"": list(dataset.query)}
+def draw_run(cfg: CfgNode) -> Image.Image:
+    """Draw losses, learning rate and metrics of the run in OUTPUT_DIR."""
+    lines = read_metrics(Path(cfg.OUTPUT_DIR, "metrics.json"))
+    return draw_curves(lines, f"{cfg.MODEL.META_ARCHITECTURE}, {cfg.OUTPUT_DIR}")
+
+
+def draw_ranks(cfg: CfgNode, model: nn.Module, *, worst: bool = False) -> Image.Image:
+    """Draw queries from the best to the worst average precision, with their ranked lists.
+
+    Args:
+        cfg: the configuration; its first test set is shown.
+        model: the model in evaluation mode.
+        worst: draw the twenty queries of the lowest average precision, the lowest first.
+    """
+    name = cfg.DATASETS.TESTS[0]
+    loader, evaluator = build_evaluator(cfg, name)
+    run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
+    test_set: Any = evaluator.collected()
+    distances = evaluator.compared(test_set)[:, :]
+    ids, cameras = (
+        np.split(each, [test_set.queries]) for each in (test_set.identities, test_set.cameras)
+    )
+    ranking = rank_queries(distances, *ids, *cameras)
+    best_first = np.argsort(-ranking.average_precision, kind="stable")
+    chosen = best_first[:-21:-1] if worst else best_first[_space_evenly(len(best_first), 6)]
+    section = _show_ranked_lists(test_set, distances, ranking, chosen, evaluator.stripes)
+    section.title = f"{name} queries and the first {RANKS} gallery images"
+    return draw_sheet([section])
+
+
+def draw_worst(cfg: CfgNode, model: nn.Module) -> Image.Image:
+    """Draw the twenty queries of the lowest average precision, with their ranked lists."""
+    return draw_ranks(cfg, model, worst=True)
+
+
+def draw_visibility(cfg: CfgNode, model: nn.Module) -> Image.Image:
+    """Draw queries with the visibility of each part (FED Fig. 4), by occlusion if it is known."""
+    name = cfg.DATASETS.TESTS[0]
+    dataset = open_dataset(cfg, name)
+    sections = []
+    for occlusion, items in group_queries(dataset, 2 * COLUMNS).items():
+        tiles = []
+        for batch in build_test_loader(cfg, items, [])[0]:
+            embedding = as_embedding(model(batch))
+            if not embedding.visibility.shape[1]:
+                raise UserError(
+                    f"{cfg.MODEL.META_ARCHITECTURE} does not predict the visibility of parts; "
+                    "FED and AONet do"
+                )
+            # the truth is of stripes, not of other parts such as landmarks
+            truth, stripes = dataset.truth if embedding.stripes else None, embedding.stripes
+            scores = embedding.visibility.tolist()
+            tiles += [
+                make_tile(path, caption, truth, visibility, stripes=stripes)
+                for (path, caption), visibility in zip(name_images(batch), scores, strict=True)
+            ]
+        sections.append(Section(title_queries(name, occlusion), tiles, COLUMNS))
+    return draw_sheet(sections)
+
+
+def group_queries(dataset: Any, number: int) -> dict[str, list[Any]]:
+    """Choose up to ``number`` queries of each occlusion; of ``""`` if the truth is unknown."""
+    groups: dict[str, list[Any]] = {"": dataset.query}
     truth = getattr(dataset, "truth", None)
     if truth is not None:
-        kinds = [truth[_key(path)].occlusion for path, *_ in dataset.query]
-        groups = {
-            kind: [item for item, own in zip(dataset.query, kinds, strict=True) if own == kind]
-            for kind in OCCLUSIONS
-            if kind in kinds
-        }
-    return {kind: spread(items, number) for kind, items in groups.items()}
+        groups = {occlusion: [] for occlusion in OCCLUSION_COLORS}
+        for item in dataset.query:
+            groups[truth[_key(item[0])].occlusion].append(item)
+    return {name: choose_evenly(items, number) for name, items in groups.items() if items}
 
 
-def title_of(name: str, kind: str) -> str:
-    """The title of a group of :func:`queries_by_occlusion`."""
-    return f"Queries of {name}" + (f", occlusion: {kind}" if kind else "")
+def choose_evenly(items: Sequence[T], number: int) -> list[T]:
+    """Choose up to ``number`` items at equal distances, the first and the last among them.
+
+    >>> choose_evenly("abcde", 3)
+    ['a', 'c', 'e']
+    """
+    return [items[position] for position in _space_evenly(len(items), number)]
 
 
-def image_tile(
+def _space_evenly(length: int, number: int) -> np.ndarray:
+    return np.unique(np.linspace(0, length - 1, number).astype(int))
+
+
+def title_queries(name: str, occlusion: str) -> str:
+    """Return the title of a group of :func:`group_queries`."""
+    if occlusion == "none":
+        return f"{name} queries without occlusion"
+    return f"{name} queries" + (f", {occlusion} occlusion" if occlusion else "")
+
+
+def name_images(batch: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Return path and caption of each image of a batch."""
+    identities = batch["targets"].tolist()
+    return [(p, f"id {pid}") for p, pid in zip(batch["img_paths"], identities, strict=True)]
+
+
+def make_tile(
     path: str,
     caption: str,
     truth: Mapping[str, Any] | None,
-    visibility: Any = None,
+    visibility: Sequence[float] | None = None,
     *,
     stripes: bool = True,
 ) -> Tile:
-    """Return a picture with its predicted visibility and, where it is known, the true one.
+    """Make a tile of an image with its predicted and, if it is known, its true visibility.
 
     Args:
-        path: of the picture.
+        path: of the image.
         caption: below it.
-        truth: occlusion truth by path, or None; it is of stripes.
-        visibility: (P,) of the parts, or None.
+        truth: occlusion truth by path, if known; it is of stripes.
+        visibility: (P,) predicted for the parts.
         stripes: whether the parts are stripes.
     """
     if truth is None or _key(path) not in truth:  # real galleries have none
-        return Tile(_pixels(path), [caption], visibility=visibility, stripes=stripes)
+        return Tile(_read_pixels(path), [caption], visibility=visibility, stripes=stripes)
     record = truth[_key(path)]
     parts = STRIPES if visibility is None else len(visibility)
     person = np.reshape(record.stripe_person_pixels, (parts, -1)).sum(1)
     visible = np.reshape(record.stripe_visible_pixels, (parts, -1)).sum(1)
-    captions = [caption, f"{100 * record.visible_fraction:.0f} % visible"]
-    shares = np.divide(visible, person, out=np.ones(parts), where=person > 0)
-    frame = OCCLUSIONS[record.occlusion]
-    return Tile(_pixels(path), captions, frame, visibility, shares.tolist())
+    captions = [caption, f"{100 * record.visible_fraction:.0f}% visible"]
+    fractions = np.divide(visible, person, out=np.ones(parts), where=person > 0)
+    color = OCCLUSION_COLORS[record.occlusion]
+    return Tile(_read_pixels(path), captions, color, visibility, fractions.tolist())
 
 
-def occlusion_legend(truth: Mapping[str, Any] | None) -> list[tuple[str, tuple[int, int, int]]]:
-    """Return the names of the frames of :func:`image_tile`."""
-    return [] if truth is None else [(f"occlusion: {k}", c) for k, c in OCCLUSIONS.items()]
+def show_heat_maps(query: Tile, heats: np.ndarray, visibility: np.ndarray) -> list[Tile]:
+    """Make one tile per landmark: heats (P, h, w) in [0, 1], visibility (P,)."""
+    return [
+        Tile(query.image, [f"landmark {number}", f"visibility {score:.2f}"], heat=heat)
+        for number, (heat, score) in enumerate(zip(heats, visibility, strict=True), start=1)
+    ]
 
 
-def batch_section(batch: Mapping[str, Any], title: str) -> Section:
-    """Return the first images of a training batch, as the model gets them."""
+def show_lowest_score(query: Tile, heats: np.ndarray, scores: np.ndarray) -> list[Tile]:
+    """Show the landmark of the lowest OAScore (P,), without and with the average response."""
+    lowest = int(scores.argmin())
+    heat, score = heats[lowest], scores[lowest]
+    return [
+        Tile(query.image, [f"landmark {lowest + 1}", "without"], heat=heat),
+        Tile(query.image, [f"OAScore {score:.2f}", "with"], heat=score * heat),
+    ]
+
+
+def _show_batch(batch: Mapping[str, Any], title: str) -> Section:
     pixels = batch["images"].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()
     labels = zip(batch["targets"].tolist(), batch["camids"].tolist(), strict=True)
     tiles = [
@@ -92,72 +208,52 @@ def batch_section(batch: Mapping[str, Any], title: str) -> Section:
     return Section(title, tiles[: 2 * COLUMNS], COLUMNS)
 
 
-def subset_section(name: str, dataset: Any, subset: str) -> Section:
-    """Return images of a test set's ``query`` or ``gallery`` with their occlusion truth."""
+def _show_subset(title: str, dataset: Any, items: Sequence[Any]) -> Section:
     truth = getattr(dataset, "truth", None)
     tiles = [
-        image_tile(path, f"id {pid}  cam {camera + 1}", truth)
-        for path, pid, camera in spread(getattr(dataset, subset), 2 * COLUMNS)
+        make_tile(path, f"id {pid}  cam {camera + 1}", truth)
+        for path, pid, camera in choose_evenly(items, 2 * COLUMNS)
     ]
-    kind = {"query": "Queries", "gallery": "Gallery"}[subset]
-    return Section(f"{kind} of {name}", tiles, COLUMNS, occlusion_legend(truth))
+    names = [] if truth is None else list(OCCLUSION_COLORS.items())
+    return Section(title, tiles, COLUMNS, [(f"occlusion: {name}", color) for name, color in names])
 
 
-def ranked_lists(
-    found: Collected,
-    distances: np.ndarray,
-    ranking: Ranking,
-    places: Sequence[int],
-    name: str,
-    *,
-    stripes: bool = True,
+def _show_ranked_lists(
+    test_set: Collected, distances: np.ndarray, ranking: Ranking, chosen: np.ndarray, stripes: bool
 ) -> Section:
-    """Return queries, each with its first gallery images.
-
-    Args:
-        found: the test set.
-        distances: (Q, G).
-        ranking: of those queries that have a positive.
-        places: in ``ranking``, of the queries to show.
-        name: of the test set.
-        stripes: whether the parts, of which the visibility is shown, are stripes.
-    """
+    """Show queries, each with its first gallery images; ``chosen`` are positions in ``ranking``."""
     tiles = []
-    for place in places:
-        precision = f"AP {100 * ranking.average_precision[place]:.0f} %"
-        tiles += _ranked_list(found, int(ranking.query[place]), distances, precision, stripes)
-    legend = [("same identity", BLUE), ("another identity", ORANGE), ("query", GREY)]
-    title = f"{name}: query, then its first {RANKS} gallery images"
-    return Section(title, tiles, 1 + RANKS, legend)
+    for position in chosen:
+        query = int(ranking.query[position])
+        precision = f"AP {100 * ranking.average_precision[position]:.0f}%"
+        tiles += _show_ranked_list(test_set, query, distances[query], precision, stripes)
+    legend = [("same identity", BLUE), ("different identity", ORANGE), ("query", GRAY)]
+    return Section("", tiles, 1 + RANKS, legend)
 
 
-def _ranked_list(
-    found: Collected, query: int, distances: np.ndarray, precision: str, stripes: bool
+def _show_ranked_list(
+    test_set: Collected, query: int, distances: np.ndarray, precision: str, stripes: bool
 ) -> list[Tile]:
-    ids, gallery_ids = found.identities[query], found.identities[found.queries :]
-    own_camera = found.cameras[found.queries :] == found.cameras[query]
-    row = distances[query]
-    ignored = (gallery_ids == ids) & own_camera
-    order = np.argsort(np.where(ignored, np.inf, row), kind="stable")[:RANKS]
-    tiles = [_found_tile(found, query, [f"query id {ids}", precision], GREY, stripes)]
+    def tile(image: int, captions: list[str], color: RGB) -> Tile:
+        visibility = test_set.visibility[image].tolist() or None
+        pixels = _read_pixels(test_set.paths[image])
+        return Tile(pixels, captions, color, visibility, stripes=stripes)
+
+    own_id, gallery_ids = test_set.identities[query], test_set.identities[test_set.queries :]
+    own_camera = test_set.cameras[test_set.queries :] == test_set.cameras[query]
+    ignored = (gallery_ids == own_id) & own_camera
+    order = np.argsort(np.where(ignored, np.inf, distances), kind="stable")[:RANKS]
+    tiles = [tile(query, [f"query id {own_id}", precision], GRAY)]
     for rank, image in enumerate(order, start=1):
-        hit = gallery_ids[image] == ids
-        captions = [f"{rank}: {'hit' if hit else 'miss'}", f"distance {row[image]:.2f}"]
-        colour = BLUE if hit else ORANGE
-        tiles.append(_found_tile(found, found.queries + image, captions, colour, stripes))
+        hit = gallery_ids[image] == own_id
+        captions = [f"{rank}: {'hit' if hit else 'miss'}", f"distance {distances[image]:.2f}"]
+        tiles.append(tile(test_set.queries + image, captions, BLUE if hit else ORANGE))
     return tiles
-
-
-def _found_tile(
-    found: Collected, place: int, captions: list[str], colour: tuple[int, int, int], stripes: bool
-) -> Tile:
-    visibility = found.visibility[place].tolist() or None
-    return Tile(_pixels(found.paths[place]), captions, colour, visibility, stripes=stripes)
 
 
 def _key(path: str) -> str:
     return str(Path(path).absolute())
 
 
-def _pixels(path: str) -> np.ndarray:
+def _read_pixels(path: str) -> np.ndarray:
     return np.asarray(read_rgb(path))

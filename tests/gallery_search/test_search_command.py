@@ -122,7 +122,7 @@ def test_a_query_prints_and_draws_the_ranked_list(runs, market, index, tmp_path,
 
 
 def test_landmarks_are_not_drawn_as_stripes(market, index, tmp_path, monkeypatch):
-    drawn, load, sheet = [], querying.load_model, querying.sheet
+    drawn, load, draw_sheet = [], querying.load_model, querying.draw_sheet
 
     def load_with_landmarks(*args, **options):
         model = load(*args, **options)
@@ -134,9 +134,9 @@ def test_landmarks_are_not_drawn_as_stripes(market, index, tmp_path, monkeypatch
 
     def draw(sections):
         drawn.extend(sections)
-        return sheet(sections)
+        return draw_sheet(sections)
 
-    monkeypatch.setattr(querying, "sheet", draw)
+    monkeypatch.setattr(querying, "draw_sheet", draw)
     words = query_words(market, index, "--figure", str(tmp_path / "F.png"), "--top", "2")
     assert tool.command(words) == 0
     query, *hits = drawn[0].tiles

@@ -409,7 +409,7 @@ def test_in_a_browser(served, browser, tmp_path):
     page.wait_for_selector("text=20 images found.")
     page.get_by_role("button", name="Image 3: search").focus()
     page.keyboard.press("Enter")
-    page.wait_for_selector("text=another identity")
+    page.wait_for_selector("text=different identity")
     for content, message in (
         (b"text", "This is not a valid image"),
         (bytes(11 * 2**20), "than 10 MiB"),

@@ -1,8 +1,10 @@
-"""Pictures show what they are given, where they say; the command draws what the loader yields."""
+"""Sheets show what they are given; the command draws batches, results, landmarks and curves."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,55 +13,61 @@ import pytest
 import torch
 from aonet.tiny import aonet_batch, aonet_model
 from PIL import Image
-from runs import TINY, draw_market, load_tool
+from runs import TINY, TOOLS, draw_market, load_tool
 
 from occluded_reid.config import load_config
+from occluded_reid.config.methods import installed_methods
 from occluded_reid.modeling.build import build_untrained
-from occluded_reid.visualization.curves import COLOURS, curves_of, draw_curves, spans_powers_of_ten
-from occluded_reid.visualization.figures import queries_by_occlusion
+from occluded_reid.visualization.curves import (
+    COLORS,
+    draw_curves,
+    group_curves,
+    spans_powers_of_ten,
+)
+from occluded_reid.visualization.figures import group_queries, show_heat_maps, show_lowest_score
 from occluded_reid.visualization.sheet import (
     BLUE,
     FRAME,
-    HEAT_COLOURS,
-    HEAT_SHARE,
+    HEAT_OPACITY,
     HIDDEN,
     ORANGE,
     TILE,
     VISIBLE,
     Section,
     Tile,
-    sheet,
+    draw_sheet,
+    map_heat,
 )
 
 visualize = load_tool("visualize")
 train_net = load_tool("train_net")
 
 
-def colours(picture: Image.Image) -> dict[tuple[int, ...], int]:
-    return {colour: count for count, colour in picture.getcolors(maxcolors=2**24)}
+def count_colors(image: Image.Image) -> dict[tuple[int, ...], int]:
+    return {color: count for count, color in image.getcolors(maxcolors=2**24)}
 
 
-def solid(*colour: int) -> np.ndarray:
-    return np.full((40, 20, 3), colour, np.uint8)
+def solid(*color: int) -> np.ndarray:
+    return np.full((40, 20, 3), color, np.uint8)
 
 
 def test_a_tile_shows_its_image_frame_and_visibility():
-    plain = sheet([Section("title", [Tile(solid(9, 8, 7), ["caption"], BLUE)], 1)])
-    found = colours(plain)
-    assert found[(9, 8, 7)] == TILE[0] * TILE[1]
-    assert found[BLUE] == (TILE[0] + 2 * FRAME) * (TILE[1] + 2 * FRAME) - TILE[0] * TILE[1]
-    assert VISIBLE not in found
-    barred = Tile(solid(9, 8, 7), (), BLUE, visibility=[1, 1, 0.5, 0])
-    found = colours(sheet([Section("title", [barred], 1)]))
+    plain = draw_sheet([Section("title", [Tile(solid(9, 8, 7), ["caption"], BLUE)], 1)])
+    counts = count_colors(plain)
+    assert counts[(9, 8, 7)] == TILE[0] * TILE[1]
+    assert counts[BLUE] == (TILE[0] + 2 * FRAME) * (TILE[1] + 2 * FRAME) - TILE[0] * TILE[1]
+    assert VISIBLE not in counts
+    with_bars = Tile(solid(9, 8, 7), (), BLUE, visibility=[1, 1, 0.5, 0])
+    counts = count_colors(draw_sheet([Section("title", [with_bars], 1)]))
     legend = 12 * 12
-    shares = (found[VISIBLE] - legend) / (found[VISIBLE] + found[HIDDEN] - 2 * legend)
-    assert shares == pytest.approx(2.5 / 4, abs=0.02)
+    share = (counts[VISIBLE] - legend) / (counts[VISIBLE] + counts[HIDDEN] - 2 * legend)
+    assert share == pytest.approx(2.5 / 4, abs=0.02)
 
 
 def test_predicted_visibility_stands_beside_the_true_one():
     tile = Tile(solid(9, 8, 7), (), BLUE, visibility=[1, 1, 1, 1], truth=[0, 0, 0, 0])
-    picture = np.asarray(sheet([Section("title", [tile], 1)]))
-    body = picture[-TILE[1] // 2 :]  # below the legend
+    image = np.asarray(draw_sheet([Section("title", [tile], 1)]))
+    body = image[-TILE[1] // 2 :]  # below the legend
     predicted = np.flatnonzero((body == VISIBLE).all(-1).any(0))
     true = np.flatnonzero((body == HIDDEN).all(-1).any(0))
     assert len(predicted) and len(true) and predicted.max() < true.min()
@@ -68,32 +76,29 @@ def test_predicted_visibility_stands_beside_the_true_one():
 
 def test_tiles_fill_rows_and_sections_stand_below_each_other():
     tiles = [Tile(solid(n, n, 1)) for n in range(5)]
-    one = sheet([Section("one", tiles, 3)])
-    two = sheet([Section("one", tiles, 3), Section("two", tiles, 3, [("kind", ORANGE)])])
+    one = draw_sheet([Section("one", tiles, 3)])
+    two = draw_sheet([Section("one", tiles, 3), Section("two", tiles, 3, [("kind", ORANGE)])])
     assert one.height > 2 * TILE[1] and one.width > 3 * TILE[0]
     assert two.height > 2 * one.height - 40
-    assert colours(two)[ORANGE] == 12 * 12
-    assert all(colours(one)[(n, n, 1)] == TILE[0] * TILE[1] for n in range(5))
+    assert count_colors(two)[ORANGE] == 12 * 12
+    assert all(count_colors(one)[(n, n, 1)] == TILE[0] * TILE[1] for n in range(5))
 
 
-def test_a_heat_map_lies_over_a_grey_image_and_its_scale_is_shown():
+def test_a_heat_map_lies_over_a_gray_image_and_its_scale_is_shown():
     heat = np.repeat([[0.0, 1.0]], 4, axis=0)
     tiles = [Tile(solid(200, 0, 100)), Tile(solid(200, 0, 100), heat=heat)]
-    picture = sheet([Section("title", tiles, 2, scale="response")])
-    body = np.asarray(picture)[-TILE[1] // 2]  # a line through both tiles
+    image = draw_sheet([Section("title", tiles, 2, scale="response")])
+    body = np.asarray(image)[-TILE[1] // 2]  # a line through both tiles
     left = 10 + 2 * FRAME + TILE[0] + 10 + FRAME
     assert (body[10 + FRAME] == (200, 0, 100)).all()
-    grey = Image.new("RGB", (1, 1), (200, 0, 100)).convert("L").getpixel((0, 0))
-    for place, value in ((left, 0.0), (left + TILE[0] - 1, 1.0)):
-        colour = 255 * np.array(HEAT_COLOURS(value)[:3])
-        expected = HEAT_SHARE * colour + (1 - HEAT_SHARE) * grey
-        np.testing.assert_allclose(body[place], expected, atol=1.5)
-    plain = sheet([Section("title", tiles, 2)])
-    assert picture.height > plain.height  # the scale has a line of its own
-    ends = [
-        tuple((255 * np.array(HEAT_COLOURS(end)[:3])).round().astype(int)) for end in (0.0, 1.0)
-    ]
-    assert all(colours(picture)[end] >= 12 and end not in colours(plain) for end in ends)
+    gray = Image.new("RGB", (1, 1), (200, 0, 100)).convert("L").getpixel((0, 0))
+    ends = [map_heat(np.full((1, 1), end)).getpixel((0, 0)) for end in (0.0, 1.0)]
+    for column, color in zip((left, left + TILE[0] - 1), ends, strict=True):
+        expected = HEAT_OPACITY * np.array(color) + (1 - HEAT_OPACITY) * gray
+        np.testing.assert_allclose(body[column], expected, atol=1.5)
+    plain = draw_sheet([Section("title", tiles, 2)])
+    assert image.height > plain.height  # the scale has a line of its own
+    assert all(count_colors(image)[end] >= 12 and end not in count_colors(plain) for end in ends)
 
 
 def test_queries_are_chosen_by_kind_of_occlusion():
@@ -101,11 +106,11 @@ def test_queries_are_chosen_by_kind_of_occlusion():
     paths = [f"/data/{number}.jpg" for number in range(7)]
     query = [(path, number, 0) for number, path in enumerate(paths)]
     truth = {p: SimpleNamespace(occlusion=kind) for p, kind in zip(paths, kinds, strict=True)}
-    found = queries_by_occlusion(SimpleNamespace(query=query, truth=truth), 3)
-    assert {kind: [item[1] for item in items] for kind, items in found.items()} == {
+    groups = group_queries(SimpleNamespace(query=query, truth=truth), 3)
+    assert {kind: [item[1] for item in items] for kind, items in groups.items()} == {
         "none": [0, 2, 4], "vertical": [5, 6]
     }  # fmt: skip
-    unknown = queries_by_occlusion(SimpleNamespace(query=query, truth=None), 3)
+    unknown = group_queries(SimpleNamespace(query=query, truth=None), 3)
     assert [item[1] for item in unknown[""]] == [0, 3, 6]
 
 
@@ -126,7 +131,7 @@ def words(tmp_path, market, monkeypatch):
 def untrained(words: list[str], *overrides: str) -> list[str]:
     """``words`` and ``overrides`` with weights of such a model."""
     overrides = ("MODEL.HEADS.NUM_CLASSES", "8", *overrides)
-    cfg = load_config(words[1], [*words[2:], *overrides], add_keys=visualize.ADD_KEYS)
+    cfg = load_config(words[1], [*words[2:], *overrides], add_keys=installed_methods())
     path = Path(words[1]).with_name("untrained.pth")
     torch.save({"model": build_untrained(cfg).state_dict()}, path)
     return [*words, *overrides, "MODEL.WEIGHTS", str(path)]
@@ -141,29 +146,29 @@ def test_the_command_draws_batches_and_ranked_lists(tmp_path, words, capsys):
     assert str(tmp_path / "run" / "batch.png") in capsys.readouterr().out
     assert train_net.command([*words, "SOLVER.MAX_EPOCH", "1"]) == 0
     weights = ["MODEL.WEIGHTS", str(tmp_path / "run" / "model_final.pth")]
-    output = str(tmp_path / "pictures" / "ranks.png")
+    output = str(tmp_path / "figures" / "ranks.png")
     assert visualize.command(["--kind", "ranks", "--output", output, *words, *weights]) == 0
-    found = colours(Image.open(output))
-    assert found[BLUE] > 1000 and found[ORANGE] > 1000  # some hits, some misses
+    counts = count_colors(Image.open(output))
+    assert counts[BLUE] > 1000 and counts[ORANGE] > 1000  # some hits, some misses
     assert visualize.command(["--kind", "worst", *words, *weights]) == 0
     worst = Image.open(tmp_path / "run" / "worst.png")
     assert worst.height > 2 * Image.open(output).height  # twenty lists, not six
     assert visualize.command(["--kind", "visibility", *words, *weights]) == 2
-    assert "Baseline does not tell the visibility" in capsys.readouterr().err
+    assert "Baseline does not predict the visibility" in capsys.readouterr().err
     assert visualize.command(["--kind", "curves", *words]) == 0
-    assert colours(Image.open(tmp_path / "run" / "curves.png"))[(0, 0, 0)] > 100  # total_loss
+    assert count_colors(Image.open(tmp_path / "run" / "curves.png"))[(0, 0, 0)] > 100  # total_loss
 
 
 def test_the_command_draws_what_fed_sees(tmp_path, words, capsys):
     words = untrained(words, *FED)
     assert visualize.command(["--kind", "visibility", *words]) == 0
-    found = colours(Image.open(tmp_path / "run" / "visibility.png"))
-    assert found[VISIBLE] > 1000 and found[HIDDEN] > 1000
+    counts = count_colors(Image.open(tmp_path / "run" / "visibility.png"))
+    assert counts[VISIBLE] > 1000 and counts[HIDDEN] > 1000
     assert visualize.command(["--kind", "landmarks", *words]) == 2
     assert "FED has no landmarks; AONet has" in capsys.readouterr().err
 
 
-def test_landmarks_have_no_place_on_an_image_to_write_their_visibility_at():
+def test_the_visibility_of_landmarks_is_written_below_the_image():
     scores = [0.1, 0.25, 0.5, 1.0]
     as_stripes, landmarks = (
         Tile(solid(9, 8, 7), ("caption",), BLUE, scores, stripes=stripes)
@@ -172,7 +177,7 @@ def test_landmarks_have_no_place_on_an_image_to_write_their_visibility_at():
     assert as_stripes.lines == ["caption"]
     assert landmarks.lines == ["caption", "0.10 0.25 0.50", "1.00"]
     of_stripes, of_landmarks = (
-        colours(sheet([Section("", [tile], 1)])) for tile in (as_stripes, landmarks)
+        count_colors(draw_sheet([Section("", [tile], 1)])) for tile in (as_stripes, landmarks)
     )
     assert of_landmarks[(9, 8, 7)] == TILE[0] * TILE[1] > of_stripes[(9, 8, 7)]
     assert of_landmarks[VISIBLE] == of_stripes[VISIBLE]  # the bars
@@ -180,10 +185,10 @@ def test_landmarks_have_no_place_on_an_image_to_write_their_visibility_at():
 
 def test_the_command_draws_every_landmark_and_the_least_visible_one(tmp_path, words):
     assert visualize.command(["--kind", "landmarks", *untrained(words, *AONET)]) == 0
-    picture = Image.open(tmp_path / "run" / "landmarks.png")
+    image = Image.open(tmp_path / "run" / "landmarks.png")
     step = (TILE[0] + 2 * FRAME + 10, TILE[1] + 2 * FRAME + 10 + 2 * 15)
-    # of three queries: all landmarks of each, then three times three pictures
-    assert (picture.width // step[0], picture.height // step[1]) == (9, 3 + 1)
+    # of three queries: all landmarks of each, then three times three tiles
+    assert (image.width // step[0], image.height // step[1]) == (9, 3 + 1)
     without = ("MODEL.AONET.OCCLUSION_AWARE_FEATURES", "False", "MODEL.AONET.VISIBILITY", "maximum")
     assert visualize.command(["--kind", "landmarks", *untrained(words, *AONET, *without)]) == 0
     standard = Image.open(tmp_path / "run" / "landmarks.png")
@@ -191,7 +196,7 @@ def test_the_command_draws_every_landmark_and_the_least_visible_one(tmp_path, wo
     assert (standard.width // step[0], standard.height // step[1]) == (1 + 5, 3)
 
 
-def test_what_is_drawn_of_landmarks_are_equations_2_to_4(tmp_path):
+def test_landmarks_are_drawn_as_equations_2_to_4_say(tmp_path):
     path = tmp_path / "0001_c1.png"
     Image.fromarray(solid(9, 8, 7)).save(path)
     model = aonet_model().eval()
@@ -199,19 +204,19 @@ def test_what_is_drawn_of_landmarks_are_equations_2_to_4(tmp_path):
     batch = {**aonet_batch(4), "img_paths": [str(path)] * 4}
     with torch.no_grad():
         expected = model.landmarks(batch["images"])
-        found = list(visualize._landmarks(model, batch, None))
-    for place, (query, heats, visibility, beta) in enumerate(found):
-        np.testing.assert_allclose(visibility, expected.visibility[place], rtol=1e-5)
+        landmarks = list(visualize.read_landmarks(model, batch, None))
+    for index, (query, heats, visibility, beta) in enumerate(landmarks):
+        np.testing.assert_allclose(visibility, expected.visibility[index], rtol=1e-5)
         assert heats.max(axis=(1, 2)) == pytest.approx(1)
         standard = heats / heats.sum(axis=(1, 2), keepdims=True)
         referenced = beta[:, None, None] * standard
-        np.testing.assert_allclose(referenced, expected.maps[place], rtol=1e-4, atol=1e-8)
-        tiles = visualize._heated(query, heats, visibility)
+        np.testing.assert_allclose(referenced, expected.maps[index], rtol=1e-4, atol=1e-8)
+        tiles = show_heat_maps(query, heats, visibility)
         assert tiles[1].captions == ["landmark 2", f"visibility {visibility[1]:.2f}"]
-        without, with_reference = visualize._without_and_with(query, heats, beta)
+        without, with_reference = show_lowest_score(query, heats, beta)
         assert without.heat.max() == pytest.approx(1)
         assert with_reference.heat.max() == pytest.approx(beta.min())
-    assert len(found) == 4 and min(beta.min() for *_, beta in found) < 0.9
+    assert len(landmarks) == 4 and min(beta.min() for *_, beta in landmarks) < 0.9
 
 
 LINES = [
@@ -221,42 +226,42 @@ LINES = [
 ]
 
 
-def test_curves_are_sorted_by_what_they_measure():
-    found = curves_of(LINES)
-    assert found["loss"]["total_loss"] == ([9, 19, 29], [3.0, 0.2, 0.1])
-    assert set(found["loss"]) == {"total_loss", "loss_cls"}
-    assert found["learning rate"] == {"lr": ([9, 19, 29], [0.1, 0.1, 0.1])}
-    assert found["per cent"] == {
+def test_curves_are_grouped_by_what_they_measure():
+    panels = group_curves(LINES)
+    assert panels["loss"]["total_loss"] == ([9, 19, 29], [3.0, 0.2, 0.1])
+    assert set(panels["loss"]) == {"total_loss", "loss_cls"}
+    assert panels["learning rate"] == {"lr": ([9, 19, 29], [0.1, 0.1, 0.1])}
+    assert panels["percent"] == {
         "Rank-1": ([19], [50.0]), "mAP": ([19], [40.0]), "A/Rank-1": ([29], [1.0])
     }  # fmt: skip
-    assert set(curves_of(LINES[:1])) == {"loss", "learning rate"}
-    assert spans_powers_of_ten(found["loss"]) and not spans_powers_of_ten(found["learning rate"])
+    assert set(group_curves(LINES[:1])) == {"loss", "learning rate"}
+    assert spans_powers_of_ten(panels["loss"]) and not spans_powers_of_ten(panels["learning rate"])
     assert not spans_powers_of_ten({"loss": ([1, 2], [0.0, 5.0])})
     assert spans_powers_of_ten({"loss": ([1, 2, 3], [0.1, float("nan"), 5.0])})
 
 
-def test_every_curve_is_drawn_in_its_colour():
-    terms = {f"loss_{number}": 2.0**number for number in range(len(COLOURS))}
+def test_every_curve_is_drawn_in_its_color():
+    terms = {f"loss_{number}": 2.0**number for number in range(len(COLORS))}
     lines = [{"iteration": n, "total_loss": 70.0, **terms} for n in range(3)]
-    picture = draw_curves(lines, "a run")
-    found = colours(picture)
-    for colour in ("#000000", *COLOURS):
-        assert found[tuple(bytes.fromhex(colour[1:]))] > 100, colour
+    image = draw_curves(lines, "a run")
+    counts = count_colors(image)
+    for color in ("#000000", *COLORS):
+        assert counts[tuple(bytes.fromhex(color[1:]))] > 100, color
     evaluated = draw_curves([*lines, {"iteration": 2, "mAP": 50.0}], "a run")
-    assert evaluated.height > 1.5 * picture.height  # a panel of its own
+    assert evaluated.height > 1.5 * image.height  # a panel of its own
 
 
 @pytest.mark.parametrize(
     ("content", "fault"),
     [
         (None, "there is no"),
-        ("", "is empty: the run has not come to"),
+        ("", "is empty: the run has not reached"),
         (json.dumps(LINES[0]) + '\n{"iteration": 19, "total_l', "line 2 of"),
         ('{"total_loss": 1.0}\n', "line 1 of"),
         ("[1]\n", "line 1 of"),
     ],
 )
-def test_a_run_without_sound_metrics_has_no_curves(tmp_path, words, capsys, content, fault):
+def test_missing_and_damaged_metrics_are_named(tmp_path, words, capsys, content, fault):
     if content is not None:
         (tmp_path / "run").mkdir()
         (tmp_path / "run" / "metrics.json").write_text(content)
@@ -267,6 +272,20 @@ def test_a_run_without_sound_metrics_has_no_curves(tmp_path, words, capsys, cont
 
 
 @pytest.mark.parametrize("kind", ["landmarks", "ranks", "visibility", "worst"])
-def test_what_a_model_says_is_not_drawn_without_weights(kind, words, capsys):
+def test_drawing_a_model_needs_weights(kind, words, capsys):
     assert visualize.command(["--kind", kind, *words]) == 2
     assert f"--kind {kind} needs weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["visualize", "analyze_landmarks"])
+def test_help_imports_nothing_heavy(tool):
+    code = (
+        "import runpy, sys\n"
+        "sys.argv.pop(0)\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit:\n"
+        "    print(sorted({'torch', 'fastreid', 'matplotlib', 'cv2'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, TOOLS / f"{tool}.py", "--help"]
+    output = subprocess.run(command, capture_output=True, text=True)
+    assert output.stdout.startswith("usage:") and output.stdout.endswith("[]\n"), output
