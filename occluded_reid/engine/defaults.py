@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -16,6 +17,7 @@ from fastreid.engine.defaults import default_argument_parser
 from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 
+from occluded_reid.checkpoint.checkpointer import resolve_weights
 from occluded_reid.config import AddKeys, changed_copy, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.utils.distributed import same_on_all_ranks
@@ -91,9 +93,19 @@ def weights_parser(description: str, config: str) -> argparse.ArgumentParser:
 
 
 def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
-    """Read the configuration that the command line names; fix its seed for all processes."""
+    """Read the configuration that the command line names; fix its seed for all processes.
+
+    A command with ``--weights RUN|FILE`` gets them as MODEL.WEIGHTS, with the configuration beside
+    them unless ``--config-file`` names another, and with RUN as OUTPUT_DIR.
+    """
     setup_logging()
-    cfg = load_config(args.config_file, args.opts, add_keys=add_keys, also=args.also)
+    config_file, opts = args.config_file, list(args.opts)
+    if weights := getattr(args, "weights", ""):
+        beside, file = resolve_weights(weights)
+        config_file = config_file or beside
+        folder = ["OUTPUT_DIR", weights] if os.path.isdir(weights) else []
+        opts = [*folder, "MODEL.WEIGHTS", file, *opts]
+    cfg = load_config(config_file, opts, add_keys=add_keys, also=args.also)
     seed = cfg.SEED
     if seed < 0:
         saved = _read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml")).get("SEED") if args.resume else None

@@ -84,7 +84,7 @@ def test_the_command_reads_a_run(tmp_path, monkeypatch, capsys):
     tool = load_tool("analyze_landmarks")
     config = ["--config-file", str(tmp_path / "run" / "config.yaml")]
     weights = ["MODEL.WEIGHTS", str(tmp_path / "run" / "model_final.pth")]
-    assert tool.command([*config, *weights]) == 0
+    assert tool.command(["--weights", str(tmp_path / "run")]) == 0
     assert "overlap of the maps" in capsys.readouterr().out
     report = json.loads((tmp_path / "run" / "landmarks.json").read_text())
     assert report["images"] == 72 and len(report["centre_row"]) == 3

@@ -150,7 +150,8 @@ def test_the_command_draws_batches_and_ranked_lists(tmp_path, words, capsys):
     assert visualize.command(["--kind", "ranks", "--output", output, *words, *weights]) == 0
     counts = count_colors(Image.open(output))
     assert counts[BLUE] > 1000 and counts[ORANGE] > 1000  # some hits, some misses
-    assert visualize.command(["--kind", "worst", *words, *weights]) == 0
+    run = ["--weights", str(tmp_path / "run")]
+    assert visualize.command(["--kind", "worst", *run]) == 0
     worst = Image.open(tmp_path / "run" / "worst.png")
     assert worst.height > 2 * Image.open(output).height  # twenty lists, not six
     assert visualize.command(["--kind", "visibility", *words, *weights]) == 2
