@@ -1,9 +1,10 @@
-"""AONet's keys: meaning, the paper's letter, the paper's value."""
+"""AONet's configuration keys: meaning, the paper's symbol, the paper's value."""
 
 from __future__ import annotations
 
 from fastreid.config import CfgNode
 
+from occluded_reid.config import check_ranges
 from occluded_reid.utils.errors import UserError
 
 CHOICES = {
@@ -19,16 +20,12 @@ CHOICES = {
 def add_aonet_config(cfg: CfgNode) -> None:
     """Add ``MODEL.AONET.*`` to a configuration."""
     cfg.MODEL.AONET = CfgNode()
-    _add_network(cfg.MODEL.AONET)
-    _add_losses(cfg.MODEL.AONET)
-    _add_retrieval(cfg.MODEL.AONET)
+    aonet = cfg.MODEL.AONET
 
-
-def _add_network(aonet: CfgNode) -> None:
-    # Latent landmarks per image, K in the paper: 6.
+    # Latent landmarks per image, K: 6.
     aonet.NUM_LANDMARKS = 6
-    # What a landmark weighs in Eq. 5 and Eq. 8. awareness: the score beta_k of Eq. 4 (OAScore);
-    # maximum: the largest normalised response of Eq. 2, no memory (Base_Max); none: always 1.
+    # Weight of a landmark in Eq. 5 and Eq. 8. awareness: the score beta_k of Eq. 4 (OAScore);
+    # maximum: the largest normalized response of Eq. 2, no memory (Base_Max); none: always 1.
     aonet.VISIBILITY = "awareness"
     # Landmark features from the referenced maps of Eq. 3 (OAFea), or from those of Eq. 2 (SLFea).
     aonet.OCCLUSION_AWARE_FEATURES = True
@@ -38,59 +35,51 @@ def _add_network(aonet: CfgNode) -> None:
     aonet.SELF_ATTENTION = "sagan"
     aonet.ATTENTION_REDUCTION = 8
     aonet.ATTENTION_HEADS = 8
-    # One batch normalisation, bias frozen, before the classifier, for all landmarks and for the
-    # features before and after the block. Not in the paper, and too small to show in Table 7.
+    # One batch normalization, bias frozen, before the classifier, shared by all landmarks and by
+    # the features before and after the block. Not in the paper, and too small to show in Table 7.
     aonet.NECK = True
-    # The stage of the ResNet that is run at stride 1 for the 16x8 map. last: fast-reid's
-    # LAST_STRIDE. third: the paper's "conv4_1" in the names conv1 to conv5; the last stage then has
-    # stride 2, and the map the same size.
+    # The ResNet stage with stride 1, for the 16x8 map. last: fast-reid's LAST_STRIDE. third: the
+    # paper's "conv4_1" in the names conv1 to conv5; then the last stage has stride 2, and the map
+    # has the same size.
     aonet.STRIDE_ONE_STAGE = "last"
-    # First landmark patterns, I; the paper does not say. uniform: as PyTorch starts a 1x1
-    # convolution, rows of length about 0.58; orthogonal: rows at right angles, of length 1.
-    # Either is multiplied by PATTERN_SCALE.
+    # Initial landmark patterns, I; the paper does not say. uniform: as PyTorch initializes a 1x1
+    # convolution, rows of norm about 0.58; orthogonal: orthonormal rows. Both are multiplied by
+    # PATTERN_SCALE.
     aonet.PATTERN_INIT = "uniform"
     aonet.PATTERN_SCALE = 1.0
 
-    # How much of the memorized dictionary survives an update, alpha in Eq. 1: 0.9.
+    # Share of the memorized dictionary that survives an update, alpha in Eq. 1: 0.9.
     aonet.MEMORY_MOMENTUM = 0.9
-    # Weigh each image in Eq. 1 by what the landmark weighs in it, as the abstract suggests; Eq. 1
-    # and Algorithm 1 take the plain mean.
+    # Weight each image in Eq. 1 by the landmark's visibility, as the abstract suggests; Eq. 1 and
+    # Algorithm 1 take the plain mean.
     aonet.UPDATE_WEIGHTED_BY_AWARENESS = False
 
-
-def _add_losses(aonet: CfgNode) -> None:
-    # Take the weight beta_k of Eq. 5 as a constant. With its gradient the loss can be lowered by
-    # calling everything occluded. The paper does not say.
+    # Treat the weight beta_k of Eq. 5 as a constant. With its gradient, the loss falls by calling
+    # everything occluded. The paper does not say.
     aonet.DETACH_VISIBILITY = True
     # Label smoothing of the cross entropy in Eq. 5. The paper names none.
     aonet.LABEL_SMOOTHING = 0.0
-    # Weight of the orthogonal loss (OLoss), lambda_ot in Eq. 7: 0.01. 0 leaves the loss out, here
-    # and below.
+    # Weight of the orthogonal loss (OLoss), lambda_ot in Eq. 7: 0.01. 0 leaves a loss out, here and
+    # below.
     aonet.ORTHOGONAL_WEIGHT = 0.01
-    # The features it compares, f_k before the block: before the neck, as the paper has none, where
-    # after a ReLU all cosines are positive; or after it, where they are centred.
+    # The f_k that it compares, always before the block: before the neck, as the paper has none,
+    # where all cosines are positive after a ReLU; or after it, where features are centered.
     aonet.ORTHOGONAL_FEATURE = "before_neck"
-    # Weight of the overlap of the landmarks' maps, the position regularisation of Base_RegL.
+    # Weight of the overlap of the landmarks' maps, the position regularization of Base_RegL.
     aonet.OVERLAP_WEIGHT = 0.0
-    # Weight of a batch-hard triplet loss on an image's landmark features after the block and before
-    # the neck, put into one vector; its margin is MODEL.LOSSES.TRI.MARGIN. Not in the paper.
+    # Weight of a batch-hard triplet loss on an image's concatenated landmark features after the
+    # block and before the neck, with the margin MODEL.LOSSES.TRI.MARGIN. Not in the paper.
     aonet.TRIPLET_WEIGHT = 0.0
 
-
-def _add_retrieval(aonet: CfgNode) -> None:
-    # The landmark features of Eq. 8: before or after the block, or both, whose similarities are
-    # averaged. The paper does not say.
+    # The landmark features of Eq. 8: before or after the block, or both, with averaged
+    # similarities. The paper does not say.
     aonet.TEST_FEATURE = "after"
     # Compare them after the neck.
     aonet.TEST_AFTER_NECK = True
 
 
 def check_values(aonet: CfgNode, dim: int) -> None:
-    """Check the values of ``MODEL.AONET`` that no type can check.
-
-    Args:
-        aonet: the keys.
-        dim: channels of the backbone.
+    """Check the values of ``MODEL.AONET`` for a backbone of ``dim`` channels.
 
     Raises:
         UserError: a word that is no choice of its key, or a number out of its range.
@@ -118,6 +107,4 @@ def check_values(aonet: CfgNode, dim: int) -> None:
         "OVERLAP_WEIGHT": (aonet.OVERLAP_WEIGHT >= 0, "0 or more"),
         "TRIPLET_WEIGHT": (aonet.TRIPLET_WEIGHT >= 0, "0 or more"),
     }
-    for key, (fits, wanted) in rules.items():
-        if not fits:
-            raise UserError(f"MODEL.AONET.{key} is {aonet[key]}; it must be {wanted}")
+    check_ranges("MODEL.AONET", aonet, rules)

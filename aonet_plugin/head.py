@@ -1,7 +1,7 @@
 """From a feature map to landmark features and visibility: all that inference needs.
 
 Shapes: B images in the batch, P landmarks, C channels, H, W feature-map height and width, S stages:
-the features before the self-attention block and, where there is one, those after it.
+the features before the self-attention block and, if there is one, those after it.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ STAGES = ("before", "after")
 
 
 class Landmarks(NamedTuple):
-    """What the head finds in a batch; float32 or wider.
+    """Output of :class:`AONetHead`, float32 or wider.
 
     Attributes:
-        features: F (B, C, H, W), the backbone's map.
+        features: F (B, C, H, W), the backbone's feature map.
         responses: (B, P, H, W), logits ``i_k . F(w, h)``.
-        maps: (B, P, H, W), what F was pooled with: Eq. 3, or Eq. 2 for SL features.
-        visibility: (B, P) in [0, 1], what each landmark weighs.
+        maps: (B, P, H, W), the maps that pooled F: of Eq. 3 (OAFea) or Eq. 2 (SLFea).
+        visibility: (B, P) in [0, 1], the weight of each landmark.
         pooled: (S, B, P, C), the landmark features of each stage.
-        normed: (S, B, P, C), the same through the neck.
+        normed: (S, B, P, C), the same after the neck.
     """
 
     features: torch.Tensor
@@ -47,11 +47,14 @@ class Landmarks(NamedTuple):
 
 
 def similarity_vectors(features: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
-    """Return one vector (B, S * P * C) per image whose inner products are Eq. 8.
+    """Return vectors (B, S * P * C) whose inner products are the similarity of Eq. 8.
 
-    ``e = concat_k(beta_k f_k / |f_k|) / sqrt(K)``, so that ``e1 . e2`` is the sum of Eq. 8; over S
-    stages, the mean of their sums. The length of ``e`` holds how much of the person is seen: scaled
-    to unit length, it ranks otherwise.
+    ``e = concat_k(beta_k f_k / |f_k|) / sqrt(K)``, so that ``e1 . e2`` is the sum in Eq. 8; over S
+    stages, the mean of their sums. The norm of ``e`` tells how much of the person is visible:
+    scaling ``e`` to unit norm changes the ranking.
+
+    >>> similarity_vectors(torch.randn(1, 2, 6, 16), visibility=torch.ones(2, 6)).shape
+    torch.Size([2, 96])
 
     Args:
         features: f (S, B, P, C).
@@ -63,15 +66,15 @@ def similarity_vectors(features: torch.Tensor, visibility: torch.Tensor) -> torc
     return vectors / math.sqrt(stages * landmarks)
 
 
-def first_patterns(num_landmarks: int, dim: int, kind: str, scale: float) -> torch.Tensor:
-    """Return the landmark patterns (P, C) that training starts from.
+def init_patterns(num_landmarks: int, dim: int, kind: str, scale: float) -> torch.Tensor:
+    """Initialize the landmark patterns I (P, C).
 
     Args:
         num_landmarks: P.
         dim: C.
-        kind: ``uniform``, as PyTorch starts a 1x1 convolution, or ``orthogonal``, rows of length 1
-            at right angles.
-        scale: both are multiplied by it.
+        kind: ``uniform``, as PyTorch initializes a 1x1 convolution, or ``orthogonal``, orthonormal
+            rows.
+        scale: factor of both.
     """
     patterns = torch.empty(num_landmarks, dim)
     if kind == "orthogonal":
@@ -80,16 +83,16 @@ def first_patterns(num_landmarks: int, dim: int, kind: str, scale: float) -> tor
 
 
 class AONetHead(nn.Module):
-    """Landmark activation, visibility, landmark features, self-attention, neck (Fig. 2).
+    """Landmark activation, OAScore, OAFea or SLFea, SAtt, neck (Fig. 2).
 
     Args:
-        patterns: I (P, C) to start from.
-        memory: M, or None where neither features nor visibility refer to it.
-        attention: the block over the landmarks, or None.
-        grid: rows and columns of the backbone's patches; None where it gives feature maps.
-        occlusion_aware: features from the referenced maps (Eq. 3), else from those of Eq. 2.
+        patterns: initial I (P, C).
+        memory: M, or None if neither features nor visibility refer to it.
+        attention: SAtt, or None.
+        grid: rows and columns of the backbone's patches; None for feature maps.
+        occlusion_aware: OAFea, from the referenced maps (Eq. 3); else SLFea, from those of Eq. 2.
         weighting: ``awareness``, ``maximum`` or ``none``: see ``MODEL.AONET.VISIBILITY``.
-        neck: have the batch normalisation.
+        neck: have the batch normalization.
     """
 
     def __init__(
@@ -113,7 +116,7 @@ class AONetHead(nn.Module):
         self.neck = build_neck(patterns.shape[1], neck)
 
     def forward(self, features: torch.Tensor) -> Landmarks:
-        """Read the backbone's ``features``: (B, C, H, W) or (B, 1 + H * W, C)."""
+        """Find the landmarks in backbone ``features``: (B, C, H, W) or (B, 1 + H * W, C)."""
         features = to_feature_map(features, self.grid)
         responses = landmark_responses(features, self.patterns)
         maps = normalized_maps(responses)
@@ -121,15 +124,15 @@ class AONetHead(nn.Module):
         awareness = all_visible
         if self.memory is not None:
             average = self.memory.average_responses(self.patterns)
-            awareness = visibility_scores(responses, average)
+            awareness = visibility_scores(responses, average)  # OAScore
         visibility = {
             "awareness": awareness, "maximum": maps.amax(dim=(2, 3)), "none": all_visible
         }[self.weighting]  # fmt: skip
         if self.occlusion_aware:
             maps = referenced_maps(maps, awareness)
-        before = pool_landmarks(features, maps)
-        stages = [before] if self.attention is None else [before, self.attention(before)]
+        before = pool_landmarks(features, maps)  # OAFea or SLFea
+        stages = [before] if self.attention is None else [before, self.attention(before)]  # SAtt
         pooled = torch.stack([stage.to(before.dtype) for stage in stages])
-        # one pass over both stages: common statistics
+        # one pass over both stages: shared batch statistics
         normed = self.neck(pooled.flatten(0, 2)).view_as(pooled)
         return Landmarks(features, responses, maps, visibility, pooled, normed)

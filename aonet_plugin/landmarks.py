@@ -1,10 +1,11 @@
 """Where the landmarks are, and how visible each of them is (Sec. 3.2 to 3.4).
 
-Functions of tensors, in float32 or wider also under autocast: the paper's ``phi`` is an exponential
-of an inner product over thousands of channels, which overflows where it is computed as printed.
+Functions of tensors, in float32 or wider under autocast too. The paper's ``phi`` is the exponential
+of an inner product over thousands of channels, which overflows if it is computed as printed; these
+functions take its logarithm, the logit.
 
 Shapes: B images in the batch, P landmarks (K in the paper), C channels, H, W feature-map height and
-width. The paper's occlusion awareness score is 1 where a landmark is seen: visibility here.
+width. The paper's occlusion awareness score (OAScore) is 1 for a visible landmark: visibility here.
 """
 
 from __future__ import annotations
@@ -16,7 +17,10 @@ from occluded_reid.modeling.layers import run_in_float32
 
 @run_in_float32
 def landmark_responses(features: torch.Tensor, patterns: torch.Tensor) -> torch.Tensor:
-    """Return the logits ``i_k . F(w, h)`` (B, P, H, W); ``phi`` is their exponential (Sec. 3.2).
+    """Return the logits ``i_k . F(w, h)`` (B, P, H, W), whose exponential is ``phi`` (Sec. 3.2).
+
+    >>> landmark_responses(torch.randn(2, 16, 8, 4), torch.randn(6, 16)).shape
+    torch.Size([2, 6, 8, 4])
 
     Args:
         features: F (B, C, H, W).
@@ -26,7 +30,7 @@ def landmark_responses(features: torch.Tensor, patterns: torch.Tensor) -> torch.
 
 
 def normalized_maps(responses: torch.Tensor) -> torch.Tensor:
-    """Return the responses normalised over all pixels: each map (H, W) sums to 1 (Eq. 2).
+    """Normalize the responses over all pixels: each map (H, W) sums to 1 (SLFea, Eq. 2).
 
     Args:
         responses: logits (B, P, H, W).
@@ -35,10 +39,13 @@ def normalized_maps(responses: torch.Tensor) -> torch.Tensor:
 
 
 def visibility_scores(responses: torch.Tensor, average: torch.Tensor) -> torch.Tensor:
-    """Return the occlusion awareness scores beta (B, P) in [0, 1], 1 = visible (Eq. 3, 4).
+    """Return the OAScore beta (B, P) in [0, 1], 1 = visible (Eq. 3, 4).
 
-    Eq. 4 sums, over all pixels, a softmax over the pixels and the average response. That is
-    ``S / (S + exp(a))`` with the pixels' sum ``S``: the sigmoid of ``log S - a``.
+    Eq. 4 sums, over all pixels, a softmax over the pixels and the average response. With S the sum
+    of ``phi`` over the pixels, that is ``S / (S + exp(a))``: the sigmoid of ``log S - a``.
+
+    >>> visibility_scores(torch.zeros(1, 1, 16, 8), torch.zeros(1)).item()  # 128 / 129
+    0.9922480583190918
 
     Args:
         responses: logits (B, P, H, W).
@@ -50,11 +57,11 @@ def visibility_scores(responses: torch.Tensor, average: torch.Tensor) -> torch.T
 def referenced_maps(maps: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
     """Return the referenced response maps (B, P, H, W); each sums to its visibility (Eq. 3).
 
-    The average response stands in the denominator of every pixel alike. So a referenced map is the
-    normalised map times the landmark's visibility, and points to the same place.
+    The average response is in the denominator of every pixel alike. So a referenced map is the
+    normalized map times the landmark's visibility, with its maximum at the same pixel.
 
     Args:
-        maps: the normalised maps of Eq. 2 (B, P, H, W).
+        maps: the normalized maps of Eq. 2 (B, P, H, W).
         visibility: beta (B, P).
     """
     return maps * visibility[..., None, None]
@@ -62,7 +69,7 @@ def referenced_maps(maps: torch.Tensor, visibility: torch.Tensor) -> torch.Tenso
 
 @run_in_float32
 def pool_landmarks(features: torch.Tensor, maps: torch.Tensor) -> torch.Tensor:
-    """Return the landmark features ``f_k = F R_k`` (B, P, C) (Sec. 3.2, 3.4).
+    """Return ``f_k = F R_k`` (B, P, C): SLFea (Sec. 3.2) or OAFea (Sec. 3.4), as the maps are.
 
     Args:
         features: F (B, C, H, W).

@@ -1,4 +1,4 @@
-"""AONet's losses (Sec. 3.5): functions of tensors, in float32 or wider also under autocast.
+"""AONet's losses (Sec. 3.5): functions of tensors, in float32 or wider under autocast too.
 
 Shapes: B images in the batch, P landmarks (K in the paper), C channels, I identities, H, W
 feature-map height and width.
@@ -12,8 +12,8 @@ from fastreid.modeling.losses.triplet_loss import triplet_loss
 
 from occluded_reid.modeling.layers import run_in_float32
 
-# Least value of 1 - cosine in Eq. 6: parallel features count 13.8, not infinity.
-LEAST_ANGLE = 1e-6
+# Lower bound of 1 - cosine in Eq. 6: a pair of parallel features counts 13.8, not infinity.
+MIN_COSINE_DISTANCE = 1e-6
 
 
 @run_in_float32
@@ -23,15 +23,19 @@ def visible_identity_loss(
     visibility: torch.Tensor,
     label_smoothing: float = 0.0,
 ) -> torch.Tensor:
-    """Return one stage's cross entropy weighted by visibility (one sum of Eq. 5).
+    """Return one stage's cross entropy weighted by visibility (one of the two sums in Eq. 5).
 
-    ``-(1/K) sum_k beta_k log p_k``, mean over images. It is not divided by the sum of the weights:
-    an occluded image counts less.
+    ``-(1/K) sum_k beta_k log p_k``, mean over images. It is not divided by the sum of the weights,
+    so that an occluded image counts less.
+
+    >>> visibility = torch.tensor([[1.0, 0.0]])
+    >>> visible_identity_loss(torch.zeros(1, 2, 4), torch.tensor([3]), visibility).item()
+    0.6931471824645996
 
     Args:
         logits: (B, P, I).
         identities: (B,), in 0..I-1.
-        visibility: beta (B, P); by its gradient the loss falls where nothing is visible.
+        visibility: beta (B, P); its gradient lowers the loss by lowering every beta.
         label_smoothing: share of the target that is spread over all identities.
     """
     entropies = F.cross_entropy(
@@ -45,25 +49,31 @@ def visible_identity_loss(
 
 @run_in_float32
 def orthogonal_loss(features: torch.Tensor) -> torch.Tensor:
-    """Return the loss of landmark features that point the same way, mean over images (Eq. 6).
+    """Return OLoss, which penalizes parallel landmark features, mean over images (Eq. 6).
 
-    ``-(1/K^2) sum_{i<j} log(1 - max(0, cos(f_i, f_j)))``, the argument not below ``LEAST_ANGLE``.
-    One landmark alone gives 0.
+    ``-(1/K^2) sum_{i<j} log(1 - max(0, cos(f_i, f_j)))``, the argument of the logarithm at least
+    ``MIN_COSINE_DISTANCE``. It is 0 for one landmark.
+
+    >>> orthogonal_loss(torch.eye(6)[None]).item()
+    -0.0
 
     Args:
         features: f (B, P, C) before the self-attention block.
     """
     unit = F.normalize(features, dim=2)
     cosines = unit @ unit.transpose(1, 2)  # (B, P, P)
-    pairs = cosines.clamp(0, 1 - LEAST_ANGLE).triu(diagonal=1)
+    pairs = cosines.clamp(0, 1 - MIN_COSINE_DISTANCE).triu(diagonal=1)
     return -torch.log1p(-pairs).mean()
 
 
 def overlap_loss(maps: torch.Tensor) -> torch.Tensor:
-    """Return how much the landmarks' maps lie on one another, in [0, 1 - 1/K], mean over images.
+    """Return the overlap of the landmarks' maps, in [0, 1 - 1/K], mean over images.
 
-    The position regularisation of Comparator Networks, ``1 - (1/K) sum_wh max_k R_k``: the paper's
-    Base_RegL. 0 where no two maps meet, 1 - 1/K where all are the same.
+    The position regularization of Comparator Networks, ``1 - (1/K) sum_wh max_k R_k``: the paper's
+    Base_RegL. 0 for disjoint maps, 1 - 1/K for equal ones.
+
+    >>> overlap_loss(torch.full((1, 4, 2, 2), 0.25)).item()
+    0.75
 
     Args:
         maps: (B, P, H, W), each summing to 1 (Eq. 2).

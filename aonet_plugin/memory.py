@@ -1,6 +1,6 @@
 """The memorized dictionary: one running mean feature per landmark (Sec. 3.1).
 
-Inference reads it too, so it belongs to what is exported.
+Inference reads it too, so it is exported with the model.
 
 Shapes: B images in the batch, P landmarks, C channels, H, W feature-map height and width.
 """
@@ -15,11 +15,11 @@ from occluded_reid.utils.distributed import sum_across_ranks
 
 
 def peak_features(features: torch.Tensor, responses: torch.Tensor) -> torch.Tensor:
-    """Return the feature ``F R~_k`` (B, P, C) where each landmark responds most (Sec. 3.1).
+    """Return the features ``F R~_k`` (B, P, C) at each landmark's maximal response (Sec. 3.1).
 
-    The pixels of the largest response are those of the largest referenced response; the logits tell
-    them apart even where a softmax rounds. The paper sums over pixels that share the maximum; we
-    take their mean, so that a tie does not make a feature longer.
+    A pixel of maximal response has the maximal referenced response too; the logits separate pixels
+    even where a softmax rounds them to equal values. The paper sums over pixels that share the
+    maximum; we average, so that a tie does not change the norm.
 
     Args:
         features: F (B, C, H, W).
@@ -31,15 +31,20 @@ def peak_features(features: torch.Tensor, responses: torch.Tensor) -> torch.Tens
 
 
 class LandmarkMemory(nn.Module):
-    """M, zero at first.
+    """M, the memorized dictionary, zero at first (Eq. 1).
 
-    State is changed by :meth:`update` alone, in place: a CUDA graph finds the buffer at the address
-    that it was recorded with. What a backward pass is to hold must be a copy.
+    State changes in :meth:`update` alone, and in place, since a CUDA graph records the buffer's
+    address. A backward pass must therefore hold a copy.
+
+    >>> memory = LandmarkMemory(num_landmarks=1, dim=2, momentum=0.9)
+    >>> memory.update(torch.ones(4, 2, 16, 8), responses=torch.randn(4, 1, 16, 8))
+    >>> memory.features
+    tensor([[0.1000, 0.1000]])
 
     Args:
         num_landmarks: P.
         dim: C.
-        momentum: alpha in Eq. 1, in [0, 1]: the share of an entry that survives an update.
+        momentum: alpha in Eq. 1, the share of an entry that survives an update, in [0, 1].
     """
 
     features: torch.Tensor
@@ -60,16 +65,16 @@ class LandmarkMemory(nn.Module):
     def update(
         self, features: torch.Tensor, responses: torch.Tensor, weights: torch.Tensor | None = None
     ) -> None:
-        """Move every entry towards the batch mean of its landmark's peaks (Eq. 1).
+        """Move every entry towards the mean of its landmark's peaks over all ranks' images (Eq. 1).
 
-        The mean is over the images of all ranks. An entry whose landmark weighs nothing in any
-        image stays as it is. Nothing happens in evaluation mode or where gradients are off:
-        PreciseBN runs the model in training mode without gradients.
+        An entry whose landmark has no weight in any image stays as it is. Does nothing in
+        evaluation mode or without gradients: PreciseBN runs the model in training mode without
+        gradients.
 
         Args:
             features: F (B, C, H, W), this rank's.
             responses: logits (B, P, H, W).
-            weights: (B, P), what an image counts in the mean; None for 1.
+            weights: (B, P), weight of each image in the mean; None for equal weights.
         """
         if not (self.training and torch.is_grad_enabled()):
             return
@@ -81,5 +86,5 @@ class LandmarkMemory(nn.Module):
             sums, counts = totals[:, :-1], totals[:, -1:]
             counted = counts > 0
             means = sums / counts.where(counted, 1)
-            moved = self.momentum * self.features + (1 - self.momentum) * means
-            self.features.copy_(torch.where(counted, moved, self.features))
+            updated = self.momentum * self.features + (1 - self.momentum) * means
+            self.features.copy_(torch.where(counted, updated, self.features))

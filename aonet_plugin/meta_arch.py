@@ -1,4 +1,4 @@
-"""AONet: landmarks found by patterns, weighted by how visible they are.
+"""AONet: landmarks found by patterns, weighted by their visibility (Fig. 2).
 
 Shapes: B images in the batch, P landmarks, C channels, I identities, S stages (before and after the
 self-attention block).
@@ -18,7 +18,7 @@ from torch import nn
 
 from aonet_plugin.attention import build_attention
 from aonet_plugin.config import check_values
-from aonet_plugin.head import STAGES, AONetHead, Landmarks, first_patterns, similarity_vectors
+from aonet_plugin.head import STAGES, AONetHead, Landmarks, init_patterns, similarity_vectors
 from aonet_plugin.landmarks import normalized_maps
 from aonet_plugin.losses import (
     landmark_triplet_loss,
@@ -43,23 +43,22 @@ class AONet(nn.Module):
 
     Args:
         normalization: of images in 0-255.
-        backbone: gives feature maps (B, C, H, W) or tokens (B, 1 + H * W, C).
-        heads: from there to landmark features and visibility; with the backbone, all that
-            inference needs.
+        backbone: returns feature maps (B, C, H, W) or tokens (B, 1 + H * W, C).
+        heads: with the backbone, all that inference needs.
         dim: C.
         num_identities: I.
-        weights: of the losses beside Eq. 5: ``orthogonal``, ``overlap``, ``triplet``; one that is 0
-            is not computed.
+        weights: of the losses besides Eq. 5: ``orthogonal``, ``overlap``, ``triplet``; a loss of
+            weight 0 is not computed.
         detach_visibility: no gradient through the weights of Eq. 5.
         label_smoothing: of Eq. 5.
-        orthogonal_after_neck: what Eq. 6 compares.
+        orthogonal_after_neck: OLoss compares features after the neck, not before it.
         triplet_margin: of the triplet loss.
-        weighted_update: weigh the images in Eq. 1 by their landmarks' visibility.
-        test_feature: ``before``, ``after`` or ``both``: the stages of Eq. 8.
-        test_after_neck: compare the features after the neck.
+        weighted_update: weight the images in Eq. 1 by their landmarks' visibility.
+        test_feature: stages in Eq. 8: ``before``, ``after`` or ``both``.
+        test_after_neck: compare images by features after the neck, not before it.
     """
 
-    # What inference neither reads nor needs to have; top-level names of the state dict.
+    # Top-level names in the state dict that inference does not need.
     training_only = ("classifier",)
 
     @configurable
@@ -84,7 +83,7 @@ class AONet(nn.Module):
         self.normalization = normalization
         self.backbone = backbone
         self.heads = heads
-        # one for all landmarks and both stages; small weights, so that it starts undecided
+        # shared by all landmarks and both stages; small weights, so that it starts undecided
         self.classifier = nn.Linear(dim, num_identities, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.001)
         self.weights = {name: weight for name, weight in weights.items() if weight}
@@ -98,16 +97,16 @@ class AONet(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read ``MODEL.AONET``; the arguments of ``__init__``.
+        """Build the arguments of ``__init__`` from ``MODEL.AONET``.
 
         Raises:
-            UserError: a value of a key that cannot be, or a backbone that does not fit.
+            UserError: an invalid value, or a backbone that does not fit.
         """
         aonet = cfg.MODEL.AONET
         if cfg.TEST.METRIC != "dot":
             logger.warning(
                 f"TEST.METRIC is {cfg.TEST.METRIC}, but AONet's similarity (Eq. 8) is an inner "
-                "product of vectors whose length means something: use TEST.METRIC dot"
+                "product of vectors whose norm matters: use TEST.METRIC dot"
             )
         backbone = build_map_backbone(cfg)
         dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
@@ -143,7 +142,7 @@ class AONet(nn.Module):
             return self.embed(landmarks)
         losses = self.losses(landmarks, batch["targets"])
         if self.heads.memory is not None:
-            # after it was read: the maps of step t refer to M^t (Algorithm 1)
+            # after the forward pass: the maps of step t refer to M^t (Algorithm 1)
             self.heads.memory.update(
                 landmarks.features,
                 landmarks.responses,
@@ -152,13 +151,13 @@ class AONet(nn.Module):
         return losses
 
     def landmarks(self, images: torch.Tensor) -> Landmarks:
-        """Return what the head finds in ``images`` in 0-255, which stay as they are."""
+        """Return the head's output for ``images`` in 0-255, which are not changed."""
         return self.heads(self.backbone(self.normalization(images)))
 
     def losses(self, landmarks: Landmarks, identities: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Return the terms of Eq. 7, named ``loss_<kind>``, weighted so that they sum to it."""
+        """Return the weighted terms of Eq. 7 by their names in the log; they sum to the loss."""
         if not torch.is_grad_enabled():
-            identities = identities.clamp(min=0)  # PreciseBN's -1; its losses are thrown away
+            identities = identities.clamp(min=0)  # PreciseBN's -1; its losses are discarded
         visibility = landmarks.visibility
         if self.detach_visibility:
             visibility = visibility.detach()
@@ -182,21 +181,21 @@ class AONet(nn.Module):
         return terms
 
     def embed(self, landmarks: Landmarks) -> Embedding:
-        """Return the vectors of Eq. 8, to be compared by their inner products."""
+        """Return the vectors of Eq. 8, which are compared by inner product."""
         features = landmarks.normed if self.test_after_neck else landmarks.pooled
         vectors = similarity_vectors(features[COMPARED[self.test_feature]], landmarks.visibility)
         return Embedding(vectors, landmarks.visibility, stripes=False)
 
 
 def build_head(aonet: CfgNode, dim: int, grid: tuple[int, int] | None) -> AONetHead:
-    """Build the head that ``MODEL.AONET`` describes, for C = ``dim``."""
+    """Build the head of ``MODEL.AONET`` for C = ``dim``."""
     memory = None
     if aonet.OCCLUSION_AWARE_FEATURES or aonet.VISIBILITY == "awareness":
         memory = LandmarkMemory(
             num_landmarks=aonet.NUM_LANDMARKS, dim=dim, momentum=aonet.MEMORY_MOMENTUM
         )
     return AONetHead(
-        patterns=first_patterns(aonet.NUM_LANDMARKS, dim, aonet.PATTERN_INIT, aonet.PATTERN_SCALE),
+        patterns=init_patterns(aonet.NUM_LANDMARKS, dim, aonet.PATTERN_INIT, aonet.PATTERN_SCALE),
         memory=memory,
         attention=build_attention(
             aonet.SELF_ATTENTION,
@@ -212,15 +211,15 @@ def build_head(aonet: CfgNode, dim: int, grid: tuple[int, int] | None) -> AONetH
 
 
 def build_map_backbone(cfg: CfgNode) -> nn.Module:
-    """Build fast-reid's backbone with the stage at stride 1 that ``MODEL.AONET`` names.
+    """Build the backbone, with stride 1 in the stage ``MODEL.AONET.STRIDE_ONE_STAGE``.
 
     Raises:
-        UserError: the backbone has no map, or the third stage is asked for, and it is no ResNet's.
+        UserError: the backbone has no map, or the third stage is named and it is no ResNet.
     """
     if cfg.MODEL.BACKBONE.NAME == "build_vit_backbone":
         raise UserError(
-            "MODEL.BACKBONE.NAME build_vit_backbone gives the class token alone, in which nothing "
-            "can be found; build_token_vit_backbone gives the patch tokens too"
+            "MODEL.BACKBONE.NAME build_vit_backbone returns the class token alone; AONet needs the "
+            "patch tokens: use build_token_vit_backbone"
         )
     if cfg.MODEL.AONET.STRIDE_ONE_STAGE == "last":
         return build_backbone(cfg)

@@ -11,7 +11,7 @@ import torch
 from runs import draw_market, load_tool
 
 from aonet.tiny import aonet_run_cfg
-from aonet_plugin.landmark_metrics import landmark_report, mean_cosine, share_in_sight, usual_rows
+from aonet_plugin.landmark_metrics import landmark_report, mean_cosine, usual_rows, visible_share
 from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.trainer import Trainer
 
@@ -36,11 +36,11 @@ def test_usual_rows_are_those_of_people_who_are_seen_whole():
     assert rows.tolist() == [[0.5, 0, 0.5, 0]] * 2
 
 
-def test_the_share_in_sight_counts_rows_that_hold_the_person():
+def test_the_visible_share_counts_rows_that_hold_the_person():
     rows = np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]])
     person = np.array([[10, 10, 0], [0, 0, 10]])
     visible = np.array([[10, 5, 0], [0, 0, 5]])
-    found = share_in_sight(rows, person, visible)
+    found = visible_share(rows, person, visible)
     assert found[0, 0] == pytest.approx((0.5 * 1 + 0.25 * 0.5) / 0.75)
     assert np.isnan(found[0, 1])
     assert found[1].tolist() == pytest.approx([0.5, 0.5])

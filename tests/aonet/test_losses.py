@@ -9,7 +9,7 @@ import torch
 from reference import aonet_identity, aonet_orthogonal, aonet_overlap
 
 from aonet_plugin.losses import (
-    LEAST_ANGLE,
+    MIN_COSINE_DISTANCE,
     landmark_triplet_loss,
     orthogonal_loss,
     overlap_loss,
@@ -72,7 +72,7 @@ def test_parallel_and_vanishing_features_keep_the_loss_and_its_gradient_finite()
         loss.backward()
         assert loss.isfinite() and leaf.grad.isfinite().all()
     parallel = orthogonal_loss(torch.ones(2, 3, 4)).item()
-    assert parallel == pytest.approx(-math.log(LEAST_ANGLE) * 3 / 9, rel=0.02)
+    assert parallel == pytest.approx(-math.log(MIN_COSINE_DISTANCE) * 3 / 9, rel=0.02)
 
 
 def test_orthogonal_loss_does_not_care_for_length():

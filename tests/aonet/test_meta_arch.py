@@ -393,7 +393,7 @@ def test_heads_that_do_not_divide_the_channels_are_refused(heads):
 
 
 def test_a_backbone_that_gives_the_class_token_alone_is_refused():
-    with pytest.raises(UserError, match="build_token_vit_backbone gives the patch tokens"):
+    with pytest.raises(UserError, match="needs the patch tokens: use build_token_vit_backbone"):
         aonet_model("MODEL.BACKBONE.NAME", "build_vit_backbone")
 
 
