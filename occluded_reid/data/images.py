@@ -37,7 +37,7 @@ def name_read_errors(thing: str, advice: str) -> Iterator[None]:
         ) from error
 
 
-def list_images(folder: Path, advice: str) -> list[Path]:
+def find_images(folder: Path, advice: str) -> list[Path]:
     """List the visible images directly in a folder of occluders or frames, sorted by name.
 
     Raises:

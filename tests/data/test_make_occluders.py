@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 from runs import load_tool
 
+from occluded_reid.data.prepare import occluder_sets
 from occluded_reid.data.transforms.occluder_cutouts import (
     find_components,
     measure_thickness,
@@ -185,7 +186,7 @@ def shrink_frame(street: Path) -> None:
         (None, (*CLASSES, "--min-area", "-1"), "--min-area is -1"),
         (None, (*CLASSES, "--min-thickness", "nan"), "--min-thickness is nan"),
         (None, (*CLASSES, "--labels", "a", "b"), "1 folders of frames, but 2 of labels"),
-        (None, (*CLASSES, "--frames", "nowhere"), "cannot read the folder nowhere"),
+        (None, (*CLASSES, "--frames", "nowhere"), "cannot list nowhere"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(
@@ -229,9 +230,9 @@ def test_boxes_become_opaque_patches(street: Path, mark: str) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ((), "names no box"),
-        (("frames/Seq1_0000.png,10,20,40",), "line 2: columns image, x0, y0, x1, y1"),
-        (("frames/Seq1_0000.png,10,20,40,x",), "line 2: columns image"),
+        ((), "and 0 rows; it needs rows with image, x0, y0, x1, y1"),
+        (("frames/Seq1_0000.png,10,20,40",), "line 2: expected whole numbers in x0, y0, x1, y1"),
+        (("frames/Seq1_0000.png,10,20,40,x",), "line 2: expected whole numbers"),
         (("frames/Seq1_0000.png,0,0,121,90",), "reaches out of"),
         (("frames/Seq1_0000.png,5,5,5,9",), "is empty or reaches out of"),
         (("frames/none.png,0,0,5,9",), "cannot read"),
@@ -254,7 +255,7 @@ def test_a_missing_csv_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
 
 def test_the_drawn_set_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     drawn = [Patch(np.full((9, n, 3), n, np.uint8), 9 / n) for n in range(10, 22)]
-    monkeypatch.setattr(tool, "render_patches", lambda: drawn)
+    monkeypatch.setattr(occluder_sets, "render_patches", lambda: drawn)
     assert tool.command(["draw", "--output", str(tmp_path / "set")]) == 0
     written = load_patches(tmp_path / "set")
     assert len(written) == len(drawn) == len(rows_of(tmp_path / "set"))

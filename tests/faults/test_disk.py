@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import errno
 import json
@@ -16,12 +15,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
-from runs import draw_market, forked, load_tool, status_of, tiny_cfg, train
+from runs import draw_market, forked, status_of, tiny_cfg, train
 from test_gallery import add, create
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.data.build import open_dataset
+from occluded_reid.data.prepare.occluder_sets import write_occluder_set, write_synthetic_patches
 from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.hooks import truncate_metrics
 from occluded_reid.engine.train_step import TrainingStep
@@ -73,7 +73,7 @@ def write_picture(folder: Path) -> None:
 
 
 def write_occluders(folder: Path) -> None:
-    load_tool("make_occluders").make(argparse.Namespace(mode="drawn", output=folder / "set"))
+    write_occluder_set(folder / "set", write_synthetic_patches)
 
 
 def write_pasted_queries(folder: Path) -> None:

@@ -23,7 +23,6 @@ import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from runs import load_tool
 from test_gallery import add, clustered, create
 from test_structure import PYTHON, ROOT
 
@@ -32,10 +31,10 @@ from occluded_reid.checkpoint.checkpointer import load_safely
 from occluded_reid.config import load_config
 from occluded_reid.data.datasets.base import read_images
 from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.data.prepare.occluder_sets import cut_boxes, read_boxes
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import zip_fault
 
-make_occluders = load_tool("make_occluders")
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 25))
 fuzzed = settings(
     max_examples=EXAMPLES,
@@ -158,8 +157,8 @@ def test_any_list_of_boxes(tmp_path, content):
     path = tmp_path / "boxes.csv"
     path.write_bytes(content)
     try:
-        boxes = make_occluders.read_boxes(path)
-        make_occluders.cut_boxes(boxes, tmp_path / "set")
+        boxes = read_boxes(path)
+        cut_boxes(boxes, tmp_path / "set")
     except UserError as error:
         assert str(tmp_path) in str(error)
 

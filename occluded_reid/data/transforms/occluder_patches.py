@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from occluded_reid.data.images import list_images, name_read_errors
+from occluded_reid.data.images import find_images, name_read_errors
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.scene import scenery
 from occluded_reid.synthetic.scene.camera import NUM_CAMERAS, build_camera, develop
@@ -71,7 +71,7 @@ def load_patches(folder: Path) -> list[Patch]:
         UserError: as for :func:`load_occlusion_sets`.
     """
     advice = "INPUT.NPO.OCCLUDERS expects folders with images directly in them"
-    return [_decode_patch(path) for path in list_images(folder, advice)]
+    return [_decode_patch(path) for path in find_images(folder, advice)]
 
 
 def _decode_patch(path: Path) -> Patch:

@@ -1,0 +1,295 @@
+"""Builds occluder sets: cut-outs by label masks, and opaque patches from boxes or synthetic."""
+
+from __future__ import annotations
+
+import csv
+import logging
+import re
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from occluded_reid.data.images import find_images, name_read_errors
+from occluded_reid.data.transforms.occluder_cutouts import (
+    COLUMNS,
+    LIST,
+    PERSON_KINDS,
+    Component,
+    cut_out,
+    find_components,
+)
+from occluded_reid.data.transforms.occluder_patches import render_patches
+from occluded_reid.synthetic.truth import Box
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import whole_file, whole_folder, write_errors_named
+from occluded_reid.utils.progress import progress
+from occluded_reid.utils.tables import read_csv
+
+logger = logging.getLogger(__name__)
+
+BOX_COLUMNS = ("image", "x0", "y0", "x1", "y1")
+Row = tuple[str, str, str, int, int, int, int, str]
+"""A row of ``occluders.csv``."""
+
+
+class Occluder(NamedTuple):
+    """A component worth cutting out of a frame.
+
+    Attributes:
+        frame: path of the frame.
+        sequence: of the frame.
+        component: a region of the frame.
+    """
+
+    frame: Path
+    sequence: str
+    component: Component
+
+
+def write_occluder_set(output: Path, cut: Callable[[Path], list[Row]]) -> list[Row]:
+    """Write an occluder set, completely or not at all.
+
+    Args:
+        output: a new folder.
+        cut: writes the images into a folder and returns their rows of ``occluders.csv``.
+
+    Returns:
+        The rows.
+    """
+    with whole_folder(output) as folder:
+        rows = cut(folder)
+        with whole_file(folder / LIST, "w") as stream:
+            writer = csv.writer(stream, lineterminator="\n")
+            writer.writerow(COLUMNS)
+            writer.writerows(rows)
+    return rows
+
+
+# --------------------------------------------------------------------------------- by masks
+
+
+def find_occluders(
+    frames: Sequence[str],
+    labels: Sequence[str],
+    classes: Mapping[int, str],
+    sequence: str,
+    *,
+    min_area: int,
+    min_thickness: float,
+) -> list[Occluder]:
+    """Find the components of some classes in all label images.
+
+    Args:
+        frames: folders of frames.
+        labels: folders of their label images, with the same stems.
+        classes: name of each class to look for.
+        sequence: regular expression matched at the start of a stem; its first group, or all of it,
+            names the sequence.
+        min_area: in pixels.
+        min_thickness: as ``occluder_cutouts.measure_thickness`` measures it, in pixels.
+
+    Raises:
+        UserError: an image is missing or unreadable, or nothing is found.
+    """
+    pairs = _pair_frames(frames, labels)
+    occluders = []
+    for frame, label in progress(
+        pairs, total=len(pairs), description="Looking for occluders", logger=logger
+    ):
+        for component in find_components(_read_labels(label), classes, min_area, min_thickness):
+            occluders.append(Occluder(frame, _parse_sequence(frame, sequence), component))
+    if not occluders:
+        raise UserError(
+            f"no occluder of {', '.join(classes.values())} in {len(pairs)} frames has "
+            f"{min_area} pixels and is {min_thickness:g} thick; lower --min-area or "
+            "--min-thickness, or check the classes of the label images"
+        )
+    return occluders
+
+
+def _pair_frames(frames: Sequence[str], labels: Sequence[str]) -> list[tuple[Path, Path]]:
+    """Pair each frame with the label image of the same stem."""
+    if len(frames) != len(labels):
+        raise UserError(
+            f"{len(frames)} folders of frames, but {len(labels)} of labels; name them in pairs"
+        )
+    pairs = []
+    for frame_folder, label_folder in zip(frames, labels, strict=True):
+        advice = "expected images"
+        by_stem = {path.stem: path for path in find_images(Path(label_folder), advice)}
+        paths = find_images(Path(frame_folder), advice)
+        missing = [path for path in paths if path.stem not in by_stem]
+        if missing:
+            raise UserError(
+                f"{len(missing)} of {len(paths)} frames have no label image of the same name in "
+                f"{label_folder}, such as {missing[0].name}"
+            )
+        pairs += [(path, by_stem[path.stem]) for path in paths]
+    return pairs
+
+
+def _parse_sequence(frame: Path, pattern: str) -> str:
+    try:
+        match = re.match(pattern, frame.stem)
+    except re.error as error:
+        raise UserError(f"--sequence {pattern!r} is no regular expression ({error})") from error
+    sequence = match and (match[1] if match.re.groups else match[0])
+    if not sequence:
+        raise UserError(f"--sequence {pattern!r} does not match the frame {frame.name}")
+    return sequence
+
+
+def _read_labels(path: Path) -> np.ndarray:
+    """Return (H, W) uint8 classes; palette images give their indices."""
+    labels = _read(path)
+    if labels.ndim != 2 or labels.dtype != np.uint8:
+        raise UserError(
+            f"{path} is no label image: one channel of 8 bits is expected, the class of each pixel"
+        )
+    return labels
+
+
+def _read(path: Path, mode: str | None = None) -> np.ndarray:
+    with name_read_errors(str(path), "replace or remove it"), Image.open(path) as file:
+        return np.asarray(file.convert(mode) if mode else file)
+
+
+def read_image(path: Path) -> np.ndarray:
+    """Return (H, W, 3) uint8 RGB, not rotated by EXIF data: boxes and labels refer to it."""
+    return _read(path, "RGB")
+
+
+def split_occluders(
+    occluders: Sequence[Occluder], test_sequences: Sequence[str]
+) -> dict[str, list[Occluder]]:
+    """Split by sequence into ``train`` and ``test``.
+
+    Args:
+        occluders: of two sequences at least.
+        test_sequences: names of the held-out sequences; empty holds out every second one.
+
+    Raises:
+        UserError: a name is unknown, or a split is empty.
+    """
+    sequences = sorted({occluder.sequence for occluder in occluders})
+    test = set(test_sequences) or set(sequences[1::2])
+    if len(sequences) < 2:
+        raise UserError(
+            f"all occluders are of one sequence, {sequences[0]}, so none can be held out; give "
+            "more frames, or tell sequences apart by --sequence"
+        )
+    if unknown := sorted(test.difference(sequences)):
+        raise UserError(
+            f"--test names {', '.join(unknown)}, but occluders are in {', '.join(sequences)} only"
+        )
+    if len(test) == len(sequences):
+        raise UserError(
+            f"--test names all sequences ({', '.join(sequences)}); leave some for training"
+        )
+    return {
+        "train": [occluder for occluder in occluders if occluder.sequence not in test],
+        "test": [occluder for occluder in occluders if occluder.sequence in test],
+    }
+
+
+def cut_occluders(
+    folder: Path, split: str, occluders: Sequence[Occluder], per_class: int
+) -> list[Row]:
+    """Write the cut-outs of one split; for training also their opaque boxes.
+
+    Args:
+        folder: of the set.
+        split: ``train`` or ``test``.
+        occluders: of this split.
+        per_class: maximum number per class, spread evenly over the frames; 0 keeps all.
+    """
+    chosen = _thin_out(occluders, per_class)
+    patches = "train_patches" if split == "train" else None
+    for name in filter(None, (split, patches)):
+        (folder / name).mkdir()
+    rows: list[Row] = []
+    for number, (frame, _, component) in enumerate(
+        progress(chosen, total=len(chosen), description=f"Cutting out for {split}", logger=logger)
+    ):
+        image = read_image(frame)
+        x0, y0, x1, y1 = component.box
+        if y1 > image.shape[0] or x1 > image.shape[1]:
+            raise UserError(f"{frame} is smaller than its label image")
+        name = f"{frame.stem}_{component.kind}_{number:04d}.png"
+        _save(folder / split / name, cut_out(image, component))
+        if patches and component.kind not in PERSON_KINDS:  # NPO is non-pedestrian occlusion
+            _save(folder / patches / name, image[y0:y1, x0:x1])
+        rows.append((f"{split}/{name}", frame.name, component.kind, x0, y0, x1, y1, split))
+    return rows
+
+
+def _thin_out(occluders: Sequence[Occluder], per_class: int) -> list[Occluder]:
+    by_kind = defaultdict(list)
+    for occluder in occluders:
+        by_kind[occluder.component.kind].append(occluder)
+    chosen = []
+    for same in by_kind.values():
+        count = min(per_class or len(same), len(same))
+        chosen += [same[round(index)] for index in np.linspace(0, len(same) - 1, count)]
+    return sorted(chosen, key=lambda o: (o.frame.name, o.component.kind, o.component.box))
+
+
+def _save(path: Path, pixels: np.ndarray) -> None:
+    with write_errors_named(path):
+        Image.fromarray(np.ascontiguousarray(pixels)).save(path)
+
+
+# --------------------------------------------------------------------------------- patches
+
+
+def read_boxes(path: Path) -> list[tuple[Path, Box]]:
+    """Read the boxes of a CSV file; its image paths are relative to it."""
+    table = read_csv(path, f"the boxes {path}", f"expected a CSV file of {', '.join(BOX_COLUMNS)}")
+    table.require(*BOX_COLUMNS)
+    boxes: list[tuple[Path, Box]] = []
+    for row in table.rows:
+        try:
+            x0, y0, x1, y1 = (int(row.cells[column]) for column in BOX_COLUMNS[1:])
+        except ValueError as error:
+            raise UserError(
+                f"{path}, line {row.line}: expected whole numbers in {', '.join(BOX_COLUMNS[1:])}"
+            ) from error
+        boxes.append((path.parent / row.cells["image"], (x0, y0, x1, y1)))
+    return boxes
+
+
+def cut_boxes(boxes: Sequence[tuple[Path, Box]], folder: Path) -> list[Row]:
+    """Write an opaque patch for each box."""
+    if not boxes:
+        raise UserError("no box was drawn; nothing is written")
+    rows: list[Row] = []
+    for number, (path, box) in enumerate(
+        progress(boxes, total=len(boxes), description="Cutting patches", logger=logger)
+    ):
+        image = read_image(path)
+        height, width = image.shape[:2]
+        x0, y0, x1, y1 = box
+        if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
+            raise UserError(
+                f"the box {x0}, {y0}, {x1}, {y1} is empty or reaches out of {path}, "
+                f"{width} x {height} pixels"
+            )
+        name = f"{path.stem}_{number:04d}.png"
+        _save(folder / name, image[y0:y1, x0:x1])
+        rows.append((name, path.name, "patch", *box, "train"))
+    return rows
+
+
+def write_synthetic_patches(folder: Path) -> list[Row]:
+    """Write the built-in synthetic patches, which have the training styles only."""
+    rows: list[Row] = []
+    for number, patch in enumerate(render_patches()):
+        height, width = patch.pixels.shape[:2]
+        name = f"drawn_{number:04d}.png"
+        _save(folder / name, patch.pixels)
+        rows.append((name, "drawn", "patch", 0, 0, width, height, "train"))
+    return rows
