@@ -1,7 +1,7 @@
 #!/usr/bin/env python
 """Print parameters and multiply-adds of a model, by module, and what only training needs.
 
-Needs no data set and no weights.
+Needs no data set and no weights: --weights only names a run, whose config.yaml is read.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ PUBLISHED = {"AONet": ("Table 7", "ResNet-50, 256x128", 6.22, 30.22)}
 
 def analyze(args: argparse.Namespace) -> None:
     """Print the cost; write it to --json."""
+    from occluded_reid.checkpoint.checkpointer import resolve_run
     from occluded_reid.config import changed_copy, load_config
     from occluded_reid.config.methods import installed_methods
     from occluded_reid.deploy.complexity import measure_complexity
@@ -30,9 +31,12 @@ def analyze(args: argparse.Namespace) -> None:
     from occluded_reid.utils.logs import setup_logging
 
     setup_logging()
+    config = args.config_file
+    if args.weights:
+        config, _ = resolve_run(args.weights, config)
     overrides = ["MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False"]
     overrides = [*args.opts, *overrides, "MODEL.DEVICE", "cpu"]
-    cfg = load_config(args.config_file, overrides, add_keys=installed_methods(), also=args.also)
+    cfg = load_config(config, overrides, add_keys=installed_methods(), also=args.also)
     identities, source = count_identities(cfg)
     with changed_copy(cfg) as cfg:
         cfg.MODEL.HEADS.NUM_CLASSES = identities
@@ -109,6 +113,7 @@ def describe_cost(cfg: CfgNode, cost: Complexity, identities: int, source: str) 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = build_parser(__doc__)
+    options.add_argument("--weights", metavar="RUN", help="take the configuration of a run")
     options.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
     options.add_argument(
         "--also", action="append", default=[], metavar="FILE", help="read after --config-file"

@@ -9,29 +9,26 @@ from __future__ import annotations
 
 import argparse
 import sys
-from pathlib import Path
 from typing import Any
 
-from methods import ADD_KEYS
-
-from occluded_reid.config import load_config
-from occluded_reid.deploy.export import export
-from occluded_reid.engine.defaults import weights_parser
-from occluded_reid.modeling.build import build_inference_model
-from occluded_reid.utils.cli import run_command
-from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.logs import setup_logging
+from occluded_reid.utils.cli import add_common_options, build_parser, run_command
 
 
 def export_model(args: argparse.Namespace) -> None:
     """Load the model, export it, report how well the graph reproduces it."""
+    from occluded_reid.checkpoint.checkpointer import resolve_run
+    from occluded_reid.config import load_config
+    from occluded_reid.config.methods import installed_methods
+    from occluded_reid.deploy.export import export
+    from occluded_reid.modeling.build import build_inference_model
+    from occluded_reid.utils.logs import setup_logging
+
     setup_logging()
-    config = args.config_file or str(Path(args.weights).with_name("config.yaml"))
-    if not args.config_file and not Path(config).is_file():
-        raise UserError(f"there is no {config} beside the weights: name one with --config-file")
-    cfg = load_config(config, [*args.opts, "MODEL.DEVICE", "cpu"], add_keys=ADD_KEYS)
+    config, weights = resolve_run(args.weights, args.config_file)
+    overrides = [*args.opts, "MODEL.DEVICE", "cpu"]
+    cfg = load_config(config, overrides, add_keys=installed_methods())
     description = export(
-        build_inference_model(cfg, args.weights, trust=args.trust_checkpoint),
+        build_inference_model(cfg, weights, trust=args.trust_checkpoint),
         cfg,
         args.output,
         args.format,
@@ -63,9 +60,9 @@ def _print_summary(args: argparse.Namespace, description: dict[str, Any]) -> Non
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = weights_parser(__doc__, "default: config.yaml beside W")
+    options = build_parser(__doc__)
     add = options.add_argument
-    add("--weights", required=True, metavar="W", help="such as logs/RUN/model_final.pth")
+    add("--weights", required=True, metavar="RUN", help="a run's folder, or a weights file")
     add("--format", required=True, choices=("torch", "onnx", "openvino"))
     add("--output", required=True, metavar="F", help="such as model.onnx, model.xml or model.pt2")
     add("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="of OpenVINO's graph")
@@ -80,6 +77,7 @@ def parser() -> argparse.ArgumentParser:
         action="store_true",
         help="compare mAP and Rank-1 of model and graph on DATASETS.TESTS",
     )
+    add_common_options(options, config_help="default: config.yaml of the run or beside the weights")
     return options
 
 

@@ -16,13 +16,11 @@ import argparse
 import os
 import sys
 
-from occluded_reid.utils.cli import positive_int, run_command
+from occluded_reid.utils.cli import add_common_options, build_parser, positive_int, run_command
 
 
 def extract(args: argparse.Namespace) -> None:
     """Load the model and do this process's share."""
-    from methods import ADD_KEYS
-
     from occluded_reid.deploy.bulk import extract_features, join_job
     from occluded_reid.deploy.embedder import load
     from occluded_reid.deploy.feature_file import list_images
@@ -39,7 +37,6 @@ def extract(args: argparse.Namespace) -> None:
         batch_size=args.batch_size,
         bf16=args.bf16,
         trust_checkpoint=args.trust_checkpoint,
-        add_keys=ADD_KEYS,
     )
     extract_features(
         embedder,
@@ -53,28 +50,18 @@ def extract(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command line."""
-    options = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    """The command's options."""
+    options = build_parser(__doc__)
     add = options.add_argument
-    add("--weights", required=True, metavar="W", help="a run's folder, or a weights file")
+    add("--weights", required=True, metavar="RUN", help="a run's folder, or a weights file")
     add("--input", required=True, metavar="DIR_OR_LIST", help="images, or a file of their paths")
     add("--output", required=True, metavar="F.npz", help="its parts lie in F.npz.parts")
-    add(
-        "--config-file",
-        default="",
-        metavar="FILE",
-        help="default: the config.yaml in the run's folder or beside the weights",
-    )
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images at a time (64)")
     workers = min(4, os.cpu_count() or 1)
     add("--workers", type=int, default=workers, metavar="N", help=f"reader processes ({workers})")
     add("--part-size", type=positive_int, default=2048, metavar="N", help="images in a part (2048)")
     add("--bf16", action="store_true", help="compute in bfloat16; the features stay float32")
-    add("--trust-checkpoint", action="store_true", help="read a file that can run code")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration overrides")
+    add_common_options(options, config_help="default: config.yaml of the run or beside the weights")
     return options
 
 

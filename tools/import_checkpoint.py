@@ -1,56 +1,61 @@
 #!/usr/bin/env python
-"""Convert weights of other code bases, and report what became of every key.
+"""Convert weights of other code bases, and report what happened to every key.
 
-With --config-file, or for official-fed, the weights are brought to the shapes of that model, and
-what does not fit stops the command; without one, they are renamed alone.
+With --config-file, or for official-fed, the weights are fitted to the shapes of that model, and
+a misfit stops the command; otherwise they are only renamed.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
+from typing import TYPE_CHECKING
 
-import torch
-from methods import ADD_KEYS
+from occluded_reid.utils.cli import add_common_options, build_parser, run_command
 
-from fed_plugin import official_weights
-from occluded_reid.checkpoint.checkpointer import load_safely
-from occluded_reid.checkpoint.conversion import Conversion, first_of
-from occluded_reid.checkpoint.convert import (
-    BACKBONES,
-    fit_to,
-    name_as_ours,
-    report_of,
-    summary_of,
-    write_weights,
-)
-from occluded_reid.checkpoint.pretrained import read_weights
-from occluded_reid.config import CfgNode, load_config
-from occluded_reid.engine.defaults import weights_parser
-from occluded_reid.modeling.build import build_untrained
-from occluded_reid.utils.cli import run_command
-from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import write_json
-from occluded_reid.utils.logs import setup_logging
+if TYPE_CHECKING:
+    import torch
+
+    from occluded_reid.checkpoint.conversion import Conversion
+    from occluded_reid.config import CfgNode
 
 OFFICIAL = "official-fed"
 
 
 def convert(args: argparse.Namespace) -> None:
-    """Read, rename, fit, report, write."""
+    """Read, rename, fit and write the weights; report every key."""
+    from fed_plugin import official_weights
+    from occluded_reid.checkpoint.checkpointer import resolve_weights
+    from occluded_reid.checkpoint.conversion import first_of
+    from occluded_reid.checkpoint.convert import (
+        fit_to,
+        name_as_ours,
+        report_of,
+        summary_of,
+        write_weights,
+    )
+    from occluded_reid.checkpoint.pretrained import read_weights
+    from occluded_reid.modeling.build import build_untrained
+    from occluded_reid.utils.errors import UserError
+    from occluded_reid.utils.files import write_json
+    from occluded_reid.utils.logs import setup_logging
+
     setup_logging()
     if args.memory and (args.source, args.target) != (OFFICIAL, "FEDOfficial"):
         raise UserError("--memory is for --source official-fed --for FEDOfficial")
+    if os.path.isdir(args.input):
+        _, args.input = resolve_weights(args.input)
     conversion = read_weights(args.input, trust=args.trust_checkpoint)
     if args.source == OFFICIAL:
         official_weights.name_as_ours(conversion, args.target)
         if args.target == "FEDOfficial":
-            official_weights.add_memory(conversion, memory_of(args))
+            official_weights.add_memory(conversion, read_memory(args))
     else:
         name_as_ours(conversion, args.source)
     faults = []
     if args.config_file or args.opts or args.source == OFFICIAL:
-        cfg = config_of(args, conversion)
+        cfg = load_target_config(args, conversion)
         faults = fit_to(
             conversion,
             build_untrained(cfg),
@@ -70,44 +75,56 @@ def convert(args: argparse.Namespace) -> None:
     print(args.output)
 
 
-def config_of(args: argparse.Namespace, conversion: Conversion) -> CfgNode:
-    """The configuration of the model that the weights are for, with their number of identities."""
-    words = ["MODEL.DEVICE", "cpu"]
+def load_target_config(args: argparse.Namespace, conversion: Conversion) -> CfgNode:
+    """Load the configuration of the target model, with the weights' number of identities."""
+    from fed_plugin import official_weights
+    from occluded_reid.config import load_config
+    from occluded_reid.config.methods import installed_methods
+
+    overrides = ["MODEL.DEVICE", "cpu"]
     if args.source == OFFICIAL:
-        words += ["MODEL.META_ARCHITECTURE", args.target]
-        words += () if args.config_file else official_weights.CONFIG
+        overrides += ["MODEL.META_ARCHITECTURE", args.target]
+        overrides += () if args.config_file else official_weights.CONFIG
     for name in ("heads.weight", "classifiers.erased.weight"):
         if name in conversion.weights:
-            words += ["MODEL.HEADS.NUM_CLASSES", str(len(conversion.weights[name]))]
-    return load_config(args.config_file, [*words, *args.opts], add_keys=ADD_KEYS)
+            overrides += ["MODEL.HEADS.NUM_CLASSES", str(len(conversion.weights[name]))]
+    overrides += args.opts
+    return load_config(args.config_file, overrides, add_keys=installed_methods())
 
 
-def memory_of(args: argparse.Namespace) -> torch.Tensor | None:
-    """The authors' memory file, one tensor; None where none is named."""
+def read_memory(args: argparse.Namespace) -> torch.Tensor | None:
+    """Read the authors' memory file, one tensor; None without --memory."""
+    import torch
+
+    from occluded_reid.checkpoint.checkpointer import load_safely
+    from occluded_reid.utils.errors import UserError
+
     if not args.memory:
         return None
     memory = load_safely(args.memory, trust=args.trust_checkpoint)
     if not torch.is_tensor(memory):
-        raise UserError(f"{args.memory} holds no tensor: the authors' memory is one (I, 3072)")
+        raise UserError(f"{args.memory} holds no tensor; the authors' memory is one of (I, 3072)")
     return memory
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
-    options = weights_parser(__doc__, "the model that the weights are for")
+    options = build_parser(__doc__)
     add = options.add_argument
-    add("--source", required=True, choices=(OFFICIAL, "fastreid", *BACKBONES))
-    add("--input", required=True, metavar="A", help="a .pth, .npz or .safetensors file")
+    sources = (OFFICIAL, "fastreid", "transreid", "timm", "torchvision")
+    add("--source", required=True, choices=sources)
+    add("--input", required=True, metavar="A", help="a .pth, .npz or .safetensors file, or a run")
     add("--output", required=True, metavar="B", help="what is written, in fast-reid's form")
-    add("--report", default="", metavar="R.json", help="what became of every key")
+    add("--report", default="", metavar="R.json", help="what happened to every key")
     add(
         "--for",
         dest="target",
         default="FED",
-        choices=official_weights.TARGETS,
-        help="official-fed: FED (inference) or FEDOfficial (its training parts too)",
+        choices=("FED", "FEDOfficial"),
+        help="official-fed: FED (inference) or FEDOfficial (also its training parts)",
     )
     add("--memory", default="", metavar="M", help="official-fed: the file of the memory bank")
+    add_common_options(options, config_help="the model that the weights are for")
     return options
 
 

@@ -203,6 +203,21 @@ def resolve_weights(path: str | os.PathLike[str]) -> tuple[str, str]:
     return str(config) if config.is_file() else "", str(weights)
 
 
+def resolve_run(path: str | os.PathLike[str], config_file: str = "") -> tuple[str, str]:
+    """Find weights as :func:`resolve_weights` does, with ``config_file`` or their own config.yaml.
+
+    Raises:
+        UserError: there are no weights, or no configuration.
+    """
+    config, weights = resolve_weights(path)
+    if not (config_file or config):
+        raise UserError(
+            f"no config.yaml beside {weights}; name a configuration: --config-file FILE, or "
+            "config=FILE in Python"
+        )
+    return config_file or config, weights
+
+
 def _newest_weights(run: Path) -> Path:
     names = ["model_final.pth", "model_best.pth"]
     last = run / "last_checkpoint"

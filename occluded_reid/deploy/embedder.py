@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
@@ -19,15 +18,13 @@ from fastreid.data.transforms import build_transforms
 from PIL import Image
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import resolve_weights, weights_sha256
+from occluded_reid.checkpoint.checkpointer import resolve_run, weights_sha256
 from occluded_reid.config import AddKeys, CfgNode, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.images import read_rgb
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.modeling.outputs import Embedding, embedding_of
 from occluded_reid.utils.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 # Training needs these, inference does not, and the files may be missing.
 _INFERENCE_OVERRIDES = ("MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False")
@@ -206,20 +203,13 @@ def load(
 
     >>> model = load("logs/demo", "cuda", bf16=True)  # doctest: +SKIP
     """
-    beside, weights = resolve_weights(weights_or_run)
-    config = str(config) or beside
-    if not config:
-        raise UserError(f"no config.yaml beside {weights}; name one: config=... (--config-file)")
+    config, weights = resolve_run(weights_or_run, str(config))
     methods = installed_methods() if add_keys is None else tuple(add_keys)
-    if not methods:
-        logger.warning("No method is installed: pip install . (or -e .) in the repository")
     overrides = [*overrides, *_INFERENCE_OVERRIDES]
     if device is not None:
         _check_device(device)
         overrides += ["MODEL.DEVICE", device]
     cfg = load_config(config, overrides, add_keys=methods)
-    if len(cfg.INPUT.SIZE_TEST) != 2 or min(cfg.INPUT.SIZE_TEST) < 1:
-        raise UserError(f"INPUT.SIZE_TEST is {cfg.INPUT.SIZE_TEST}; height and width are expected")
     model = build_inference_model(cfg, weights, trust=trust_checkpoint)
     fingerprint = _compute_fingerprint(model, cfg, get_cfg(methods))
     return Embedder(model, cfg, fingerprint=fingerprint, batch_size=batch_size, bf16=bf16)

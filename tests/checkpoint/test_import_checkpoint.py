@@ -17,6 +17,7 @@ from test_vit import as_google, prefixed, vit
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.checkpoint.pretrained import load_weights
 from occluded_reid.config import load_config
+from occluded_reid.config.methods import installed_methods
 from occluded_reid.modeling.build import build_inference_model, build_untrained
 
 tool = load_tool("import_checkpoint")
@@ -235,7 +236,7 @@ def official_losses(w, memory, batch, labels):
 def test_an_official_checkpoint_gives_the_official_feature(tmp_path):
     weights = official_weights()
     report = run(tmp_path, "official-fed", prefixed(weights, "module."), config=FED)
-    cfg = load_config(written(tmp_path, FED), [], add_keys=tool.ADD_KEYS)
+    cfg = load_config(written(tmp_path, FED), [], add_keys=installed_methods())
     model = build_inference_model(cfg, str(tmp_path / "made.pth"))
     images = torch.rand(5, 3, 32, 16) * 255
     with torch.no_grad():
@@ -261,7 +262,7 @@ def test_imported_for_fedofficial_a_step_gives_the_official_losses(tmp_path, wit
     more = ["--for", "FEDOfficial"] + ["--memory", str(tmp_path / "memory.pth")] * with_memory
     run(tmp_path, "official-fed", prefixed(weights, "module."), *more, config=FED)
     words = ["MODEL.META_ARCHITECTURE", "FEDOfficial", "MODEL.HEADS.NUM_CLASSES", str(IDENTITIES)]
-    cfg = load_config(written(tmp_path, FED), words, add_keys=tool.ADD_KEYS)
+    cfg = load_config(written(tmp_path, FED), words, add_keys=installed_methods())
     model = build_untrained(cfg)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # what a training's checkpointer has
     loader = Checkpointer(model, num_classes=IDENTITIES, optimizer=optimizer)
@@ -385,7 +386,7 @@ def test_without_a_configuration_weights_are_renamed_alone(tmp_path):
 @pytest.mark.parametrize("with_model_key", [True, False])
 def test_a_model_of_fastreids_zoo(tmp_path, with_model_key):
     words = ["MODEL.HEADS.NUM_CLASSES", "7"]
-    cfg = load_config(written(tmp_path, RESNET), words, add_keys=tool.ADD_KEYS)
+    cfg = load_config(written(tmp_path, RESNET), words, add_keys=installed_methods())
     model = build_untrained(cfg)
     state = dict(model.state_dict())
     state["heads.classifier.weight"] = state.pop("heads.weight")  # as in its older files
@@ -413,7 +414,7 @@ def test_torchvisions_resnet_becomes_what_fastreid_starts_from(tmp_path):
     assert report["faults"] == [] and fates(report)["fc.weight"] == "left out"
     words = ["MODEL.BACKBONE.PRETRAIN", "True"]
     words += ["MODEL.BACKBONE.PRETRAIN_PATH", str(tmp_path / "made.pth")]
-    cfg = load_config(written(tmp_path, RESNET), words, add_keys=tool.ADD_KEYS)
+    cfg = load_config(written(tmp_path, RESNET), words, add_keys=installed_methods())
     found = build_model(cfg).backbone.state_dict()
     for name, value in theirs.state_dict().items():
         assert name.startswith("fc.") or torch.equal(found[name], value), name

@@ -20,6 +20,7 @@ from runs import draw_market, load_tool, tiny_cfg
 from torch import nn
 
 from occluded_reid.config import load_config
+from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.images import read_rgb
 from occluded_reid.deploy import accuracy
 from occluded_reid.deploy import export as exporting
@@ -27,7 +28,7 @@ from occluded_reid.modeling.build import build_inference_model, build_untrained
 from occluded_reid.modeling.outputs import Embedding
 
 tool = load_tool("export_model")
-ADD_KEYS = load_tool("methods").ADD_KEYS
+ADD_KEYS = installed_methods()
 PAGE = Path(__file__).parents[2] / "docs" / "deploying.md"
 PARTS = {"FED": 4, "AONet": 3, "Baseline": 0}
 METHODS = ["FED", *(pytest.param(name, marks=pytest.mark.slow) for name in ("AONet", "Baseline"))]
@@ -343,4 +344,4 @@ def test_user_errors_are_named(tmp_path, capsys, monkeypatch):
     assert "needs openvino, nncf: pip install 'occluded-reid[openvino]'" in capsys.readouterr().err
     (tmp_path / "config.yaml").unlink()
     assert tool.command(words) == 2
-    assert "config.yaml beside the weights: name one with --config-file" in capsys.readouterr().err
+    assert re.search("no config.yaml beside .*model.pth; .*--config-file", capsys.readouterr().err)

@@ -1,0 +1,151 @@
+"""Make a model-zoo entry of a run, in fast-reid's form."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import shutil
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from occluded_reid.config import CfgNode, changed_copy, load_config
+from occluded_reid.config.methods import installed_methods
+from occluded_reid.evaluation.testing import evaluate_weights
+from occluded_reid.modeling.build import build_inference_model
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import whole_file, whole_folder
+
+TOLERANCE = 0.05
+"""Percentage points by which another machine, or autocast, may round a metric."""
+_METRICS = ("Rank-1", "mAP", "mINP")
+
+
+def publish(
+    weights: str,
+    output: str,
+    *,
+    run: str = "",
+    name: str = "",
+    device: str = "",
+    trust_checkpoint: bool = False,
+) -> str:
+    """Write weights for inference, configuration and results of a run into a new folder.
+
+    The folder appears only if evaluating the published weights gives the numbers of the run.
+
+    Args:
+        weights: A run's folder, or a weights file.
+        output: The folder to make.
+        run: The folder of config.yaml and results.json, if they are not beside the weights.
+        name: Of the model; by default that of the run's folder.
+        device: To evaluate on; by default that of the run.
+        trust_checkpoint: Allow pickled Python objects, which can run code.
+
+    Returns:
+        The table rows for MODEL_ZOO.md, one per data set.
+
+    Raises:
+        UserError: A file of the run is missing, the numbers differ, or ``output`` is not empty.
+    """
+    file = Path(weights)
+    if file.is_dir():  # only a finished run: no fallback to the last or the best checkpoint
+        file = file / "model_final.pth"
+    folder_of_run = Path(run or file.parent)
+    config, reported = folder_of_run / "config.yaml", folder_of_run / "results.json"
+    for path in (config, reported, file):
+        if not path.is_file():
+            raise UserError(f"there is no {path}; publish a run that is finished and evaluated")
+    overrides = ["MODEL.DEVICE", device] if device else []
+    cfg = load_config(str(config), overrides, add_keys=installed_methods())
+    model = build_inference_model(cfg, str(file), trust=trust_checkpoint)
+    name = name or folder_of_run.resolve().name
+    with whole_folder(output) as folder:
+        published = _write_weights(folder, name, model)
+        (folder / "config.yaml").write_text(_clean_config(cfg, name).dump(), encoding="utf-8")
+        results = _evaluate(folder, published, overrides)
+        _require_same_results(_read_json(reported), results)
+    return _format_rows(name, Path(output, published), results)
+
+
+def _write_weights(folder: Path, name: str, model: nn.Module) -> str:
+    """Write the weights; return the file's name, which ends in 8 digits of its sha256."""
+    stream = io.BytesIO()
+    torch.save({"model": {key: value.cpu() for key, value in model.state_dict().items()}}, stream)
+    digest = hashlib.sha256(stream.getbuffer()).hexdigest()
+    file = f"{name}-{digest[:8]}.pth"
+    (folder / file).write_bytes(stream.getbuffer())
+    return file
+
+
+def _clean_config(cfg: CfgNode, name: str) -> CfgNode:
+    """Remove the run's own paths; the published weights are the average if the run keeps one."""
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.WEIGHTS = cfg.MODEL.BACKBONE.PRETRAIN_PATH = ""
+        cfg.MODEL.BACKBONE.PRETRAIN = cfg.MODEL.EMA.ENABLED = False
+        cfg.OUTPUT_DIR = f"logs/{name}"
+    return cfg
+
+
+def _evaluate(folder: Path, weights: str, overrides: list[str]) -> dict[str, Any]:
+    """Evaluate the published files, as ``--eval-only`` does; keep the results beside them."""
+    with tempfile.TemporaryDirectory() as output:
+        overrides = [*overrides, "MODEL.WEIGHTS", str(folder / weights), "OUTPUT_DIR", output]
+        cfg = load_config(str(folder / "config.yaml"), overrides, add_keys=installed_methods())
+        evaluate_weights(cfg)
+        for name in ("results.json", "per_query.npz"):
+            if Path(output, name).is_file():
+                shutil.copyfile(Path(output, name), folder / name)
+    return _read_json(folder / "results.json")
+
+
+def _require_same_results(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """Raise a UserError unless both hold the same data sets, counts and metrics."""
+    faults = []
+    for name in sorted({*before["data_sets"], *after["data_sets"]}):
+        one, other = (each["data_sets"].get(name) for each in (before, after))
+        if one is None or other is None:
+            faults.append(f"{name} was tested only {'before' if other is None else 'now'}")
+            continue
+        if one["counts"] != other["counts"]:
+            faults.append(f"{name} has {other['counts']}, not {one['counts']}")
+        for metric, values in one["metrics"].items():
+            value = other["metrics"][metric]["value"]
+            if not abs(value - values["value"]) <= TOLERANCE:
+                faults.append(f"{metric} on {name} is {value:.2f}, not {values['value']:.2f}")
+    if faults:
+        raise UserError(
+            f"the published weights do not give the numbers of the run: {'; '.join(faults)}. "
+            "Nothing was published. Is results.json of these weights?"
+        )
+
+
+def _format_rows(name: str, weights: Path, results: dict[str, Any]) -> str:
+    rows = []
+    for data_set, report in results["data_sets"].items():
+        numbers = " | ".join(f"{report['metrics'][key]['value']:.1f}" for key in _METRICS)
+        rows.append(f"| {name} | {data_set} | {numbers} | `{weights.parent.name}/{weights.name}` |")
+    return "\n".join(rows)
+
+
+def add_rows(page: Path, rows: str) -> None:
+    """Add rows at the end of the first table of a page.
+
+    Raises:
+        UserError: The page has no table.
+    """
+    lines = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
+    table = [number for number, line in enumerate(lines) if line.startswith("|")]
+    if not table:
+        raise UserError(f"{page} has no table to add a row to; MODEL_ZOO.md has one")
+    end = next(number for number in table if number + 1 not in table) + 1
+    with whole_file(page, "w") as stream:
+        stream.write("\n".join([*lines[:end], rows, *lines[end:]]) + "\n")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
