@@ -113,9 +113,7 @@ def _format(value: float | None) -> str:
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     parser = build_parser(__doc__)
-    parser.add_argument("--weights", default="", metavar="RUN", help="a run's folder, or a file")
     add_config_options(parser)
-    parser.set_defaults(resume=False)
     args = parser.parse_args(words)
     return run_command(lambda: analyze(args), debug=args.debug)
 

@@ -136,9 +136,7 @@ def command(words: list[str] | None = None) -> int:
     parser = build_parser(__doc__)
     parser.add_argument("--kind", choices=KINDS, required=True, help="what to draw")
     parser.add_argument("--output", metavar="F.png", help="default: OUTPUT_DIR/KIND.png")
-    parser.add_argument("--weights", default="", metavar="RUN", help="a run's folder, or a file")
     add_config_options(parser)
-    parser.set_defaults(resume=False)
     args = parser.parse_args(words)
     return run_command(lambda: draw(args), debug=args.debug)
 

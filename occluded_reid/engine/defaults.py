@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import os
 import textwrap
 from collections.abc import Iterable
 from pathlib import Path
@@ -95,23 +94,30 @@ def weights_parser(description: str, config: str) -> argparse.ArgumentParser:
 def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
     """Read the configuration that the command line names; fix its seed for all processes.
 
-    A command with ``--weights RUN|FILE`` gets them as MODEL.WEIGHTS, with the configuration beside
-    them unless ``--config-file`` names another, and with RUN as OUTPUT_DIR.
+    ``--weights`` sets ``MODEL.WEIGHTS``. If nothing is trained, ``--config-file`` may be left out:
+    the config.yaml beside the weights is taken, and ``OUTPUT_DIR`` is its folder.
+
+    Raises:
+        UserError: there is no such file, or a key or value is wrong.
     """
     setup_logging()
-    config_file, opts = args.config_file, list(args.opts)
-    if weights := getattr(args, "weights", ""):
-        beside, file = resolve_weights(weights)
-        config_file = config_file or beside
-        folder = ["OUTPUT_DIR", weights] if os.path.isdir(weights) else []
-        opts = [*folder, "MODEL.WEIGHTS", file, *opts]
-    cfg = load_config(config_file, opts, add_keys=add_keys, also=args.also)
+    options = vars(args)
+    config_file, output, weights = args.config_file, "", options.get("weights", "")
+    if weights:
+        saved_config, weights = resolve_weights(weights)
+        if saved_config and not config_file and options.get("eval_only", True):
+            config_file, output = saved_config, str(Path(saved_config).parent)
+    cfg = load_config(config_file, args.opts, add_keys=add_keys, also=args.also)
     seed = cfg.SEED
     if seed < 0:
-        saved = _read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml")).get("SEED") if args.resume else None
+        is_resumed = options.get("resume", False)
+        saved = _read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml")).get("SEED") if is_resumed else None
         seed = saved if isinstance(saved, int) else seed_from_clock()
     with changed_copy(cfg) as cfg:
         cfg.SEED = seed
+        cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
+        if output and "OUTPUT_DIR" not in args.opts:
+            cfg.OUTPUT_DIR = output
     return cfg
 
 
@@ -145,8 +151,7 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     if new and (folder / "model_final.pth").is_file():
         logger.warning(f"{folder} holds a finished run, which this one overwrites")
     if comm.is_main_process() and (new or not (folder / "config.yaml").is_file()):
-        with whole_file(folder / "config.yaml", "w") as stream:
-            stream.write(cfg.dump())
+        write_config(cfg)
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # else a checkpoint would hold another GPU's random state
@@ -154,6 +159,12 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     if training:
         torch.backends.cudnn.benchmark = cfg.CUDNN_BENCHMARK
     return cfg
+
+
+def write_config(cfg: CfgNode) -> None:
+    """Write config.yaml into ``OUTPUT_DIR``."""
+    with whole_file(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
+        stream.write(cfg.dump())
 
 
 def _log_config(cfg: CfgNode) -> None:

@@ -34,11 +34,9 @@ class MetricsWriter(PeriodicWriter):
     """
 
     def before_train(self) -> None:
-        """Start the clock."""
         self._last_line = time.monotonic()
 
     def after_step(self) -> None:
-        """Write the metrics, or only a log line, if it is time to."""
         iteration = self.trainer.iter + 1
         if iteration % self.trainer.iters_per_epoch == 0:
             return
@@ -49,7 +47,6 @@ class MetricsWriter(PeriodicWriter):
             self._write(self._writers[:1])
 
     def after_epoch(self) -> None:
-        """Write the epoch's last iteration."""
         self._write(self._writers)
 
     def _write(self, writers: list[Any]) -> None:
@@ -75,12 +72,9 @@ class EvalCheckpointHook(HookBase):
     """
 
     def __init__(
-        self,
-        checkpointer: Checkpointer,
-        evaluate: Callable[[], float],
-        eval_period: int,
-        save_period: int,
-    ):
+        self, checkpointer: Checkpointer, evaluate: Callable[[], float],
+        eval_period: int, save_period: int,
+    ):  # fmt: skip
         self._checkpointer = checkpointer
         self._evaluate = evaluate
         self._eval_period = eval_period
@@ -120,22 +114,18 @@ class ProgressBar(HookBase):
     """Shows the iterations of the run and the loss, on the main process's terminal."""
 
     def before_train(self) -> None:
-        """Show the bar."""
         self._bar = tqdm(
             total=self.trainer.max_iter, initial=self.trainer.start_iter, desc="Training", unit="it"
         )
 
     def after_step(self) -> None:
-        """Advance by one iteration."""
         self._bar.update()
         latest = self.trainer.storage.latest()
         if "total_loss" in latest:
-            self._bar.set_postfix(
-                epoch=self.trainer.epoch, loss=f"{latest['total_loss'][0]:.3f}", refresh=False
-            )
+            loss = f"{latest['total_loss'][0]:.3f}"
+            self._bar.set_postfix(epoch=self.trainer.epoch, loss=loss, refresh=False)
 
     def after_train(self) -> None:
-        """Remove the bar."""
         self._bar.close()
 
 

@@ -74,6 +74,22 @@ def restore_rank_state(model: nn.Module, state: dict[str, Any]) -> None:
         buffer.copy_(value)
 
 
+def read_partial_epoch(checkpoint: dict[str, Any], folder: str) -> dict[str, Any] | None:
+    """Return what a run's last checkpoint holds of an epoch that SIGTERM cut in two.
+
+    Raises:
+        UserError: another number of processes shared its batches.
+    """
+    begun = checkpoint.get("begun")
+    if begun and len(begun["ranks"]) != comm.get_world_size():
+        raise UserError(
+            f"the run in {folder} was stopped in the middle of an epoch with "
+            f"{len(begun['ranks'])} processes and cannot be resumed with {comm.get_world_size()}; "
+            "start as many, or write the name of an earlier checkpoint into last_checkpoint"
+        )
+    return begun
+
+
 def skip_damaged_checkpoints(checkpointer: Checkpointer, *, trust: bool = False) -> None:
     """Point ``last_checkpoint`` at the newest readable checkpoint.
 

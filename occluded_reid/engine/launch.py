@@ -8,7 +8,6 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from multiprocessing.sharedctypes import Synchronized
 from typing import Any
 
 import torch
@@ -63,10 +62,8 @@ def launch(
             raise UserError("--num-machines needs --dist-url tcp://HOST:PORT of machine 0")
         url = f"tcp://127.0.0.1:{_find_free_port()}"
     group = (device, url, processes, world_size, machine_rank)
-    has_reported = mp.get_context("spawn").Value("b", False)
-    job = mp.spawn(
-        _run_spawned, args=(main, args, group, has_reported), nprocs=processes, join=False
-    )
+    reported = mp.get_context("spawn").Value("b", False)
+    job = mp.spawn(_run_spawned, (main, args, group, reported), processes, join=False)
     previous = signal.signal(signal.SIGTERM, lambda *_: _forward_sigterm(job.pids()))
     try:
         while not job.join():
@@ -104,27 +101,20 @@ def _forward_sigterm(pids: list[int]) -> None:
             os.kill(pid, signal.SIGTERM)
 
 
-def _run_spawned(
-    local_rank: int,
-    main: Callable[..., object],
-    args: Any,
-    group: Any,
-    has_reported: Synchronized[bool],
-) -> None:
+def _run_spawned(local_rank: int, main: Any, args: Any, group: Any, reported: Any) -> None:
     """Run ``main(*args)`` as one of several processes; only the first error is printed."""
     device, url, local_size, world_size, machine_rank = group
     # otherwise the data loaders' workers are spawned too, and each imports torch again
     mp.set_start_method("fork", force=True)
-    rank = machine_rank * local_size + local_rank
-    ranks = {"rank": rank, "world_size": world_size}
+    ranks = {"rank": machine_rank * local_size + local_rank, "world_size": world_size}
     try:
         join_process_group(url, local_rank, local_size, on_cpu=device == "cpu", **ranks)
         main(*args)
     except UserError as error:
-        with has_reported.get_lock():  # most mistakes are met by every process
-            if not has_reported.value:
+        with reported.get_lock():  # most mistakes are met by every process
+            if not reported.value:
                 print(f"error: {error}", file=sys.stderr, flush=True)
-            has_reported.value = True
+            reported.value = True
         # tearing down gloo's threads while other ranks end can abort the process
         os._exit(EXIT_CODE)
     dist.destroy_process_group()

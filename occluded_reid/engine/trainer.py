@@ -18,18 +18,13 @@ from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import changed_copy
 from occluded_reid.data.build import build_test_loader, build_train_loader
 from occluded_reid.data.loader import ReidLoader
+from occluded_reid.engine import interruption
+from occluded_reid.engine.defaults import write_config
 from occluded_reid.engine.hooks import (
     EvalCheckpointHook,
     MetricsWriter,
     ProgressBar,
     truncate_metrics,
-)
-from occluded_reid.engine.interruption import (
-    EXIT_CODE,
-    StopRequest,
-    capture_rank_state,
-    restore_rank_state,
-    skip_damaged_checkpoints,
 )
 from occluded_reid.engine.optimizer import build_lr_schedulers, build_optimizer
 from occluded_reid.engine.train_step import TrainingStep, wrap_model
@@ -37,7 +32,7 @@ from occluded_reid.evaluation import testing
 from occluded_reid.modeling.build import build_model, log_model
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import remove_unfinished, whole_file
+from occluded_reid.utils.files import remove_unfinished
 from occluded_reid.utils.progress import on_terminal
 from occluded_reid.utils.random import derive_seed, seed_everything
 
@@ -79,24 +74,16 @@ class Trainer(defaults.DefaultTrainer):
         self.max_iter = self.max_epoch * self.iters_per_epoch
         self.warmup_iters, self.delay_epochs = cfg.SOLVER.WARMUP_ITERS, cfg.SOLVER.DELAY_EPOCHS
         self._trainer = TrainingStep(
-            cfg,
-            wrap_model(cfg, model),
-            loader,
-            optimizer,
-            iters_per_epoch=self.iters_per_epoch,
-            ema=self.ema,
-        )
+            cfg, wrap_model(cfg, model), loader, optimizer,
+            iters_per_epoch=self.iters_per_epoch, ema=self.ema,
+        )  # fmt: skip
         self.scheduler = build_lr_schedulers(cfg, optimizer, self.iters_per_epoch)
         states = {"ema": self.ema, "grad_scaler": self._trainer.grad_scaler, **self.scheduler}
         self.checkpointer = Checkpointer(
-            model,
-            cfg.OUTPUT_DIR,
-            num_classes=cfg.MODEL.HEADS.NUM_CLASSES,
-            trust=trust_checkpoint,
-            save_to_disk=comm.is_main_process(),
-            optimizer=optimizer,
+            model, cfg.OUTPUT_DIR, num_classes=cfg.MODEL.HEADS.NUM_CLASSES,
+            trust=trust_checkpoint, save_to_disk=comm.is_main_process(), optimizer=optimizer,
             **{name: state for name, state in states.items() if state is not None},
-        )
+        )  # fmt: skip
         self._last_eval_results: dict[str, Any] = {}
         self._checkpoint_hook = EvalCheckpointHook(
             self.checkpointer, self._evaluate, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
@@ -106,14 +93,13 @@ class Trainer(defaults.DefaultTrainer):
     def build_hooks(self) -> list[Any]:
         """Return the hooks in the order they run; evaluation sees precise batch statistics."""
         cfg, model = self.cfg, unwrapped(self.model)
-        is_frozen = cfg.MODEL.FREEZE_LAYERS and cfg.SOLVER.FREEZE_ITERS > 0
+        frozen, freeze_iters = cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS
+        is_frozen = frozen and freeze_iters > 0
         return [
             hooks.IterationTimer(),
             hooks.LRScheduler(self.optimizer, self.scheduler),
             self._build_precise_bn(),
-            hooks.LayerFreeze(self.model, cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS)
-            if is_frozen
-            else None,
+            hooks.LayerFreeze(self.model, frozen, freeze_iters) if is_frozen else None,
             ProgressBar() if on_terminal() and comm.is_main_process() else None,
             *(model.training_hooks(cfg) if hasattr(model, "training_hooks") else []),
             self._checkpoint_hook,
@@ -138,7 +124,7 @@ class Trainer(defaults.DefaultTrainer):
         """
         resume = resume and self.checkpointer.has_checkpoint()
         if resume and comm.is_main_process():
-            skip_damaged_checkpoints(self.checkpointer, trust=self._trust)
+            interruption.skip_damaged_checkpoints(self.checkpointer, trust=self._trust)
         comm.synchronize()
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
@@ -149,7 +135,7 @@ class Trainer(defaults.DefaultTrainer):
                 )
             self.start_epoch = extra["epoch"] + 1
             self._checkpoint_hook.best_metric = extra["best_metric"]
-            self._partial_epoch = self._read_partial_epoch(extra)
+            self._partial_epoch = interruption.read_partial_epoch(extra, self.cfg.OUTPUT_DIR)
         elif self.ema is not None and "ema" not in extra:
             self.ema.set(unwrapped(self.model))
 
@@ -173,9 +159,10 @@ class Trainer(defaults.DefaultTrainer):
             period = self.cfg.SOLVER.LOG_PERIOD
             self.register_hooks([MetricsWriter(self.build_writers(), period)])
         logger.info(f"Training from epoch {self.start_epoch} to {self.max_epoch}")
-        with EventStorage(self.start_iter) as self.storage, StopRequest() as stop:
+        with EventStorage(self.start_iter) as self.storage, interruption.StopRequest() as stop:
             self.before_train()
-            self._write_config()
+            if comm.is_main_process():  # all checks have passed
+                write_config(self.cfg)
             try:
                 for epoch in range(self.start_epoch, self.max_epoch):
                     self.epoch = epoch
@@ -188,13 +175,7 @@ class Trainer(defaults.DefaultTrainer):
             Path(self.cfg.OUTPUT_DIR, f"{INTERRUPTED}.pth").unlink(missing_ok=True)
         return self._last_eval_results
 
-    def _write_config(self) -> None:
-        """Write config.yaml, now that all checks have passed."""
-        if comm.is_main_process():
-            with whole_file(Path(self.cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
-                stream.write(self.cfg.dump())
-
-    def _run_steps(self, stop: StopRequest) -> None:
+    def _run_steps(self, stop: interruption.StopRequest) -> None:
         """Run the remaining iterations of this epoch."""
         while self.iter < (self.epoch + 1) * self.iters_per_epoch:
             self.before_step()
@@ -213,7 +194,7 @@ class Trainer(defaults.DefaultTrainer):
             UserError: a pending loss is not finite.
         """
         self._trainer.read_losses()
-        ranks = comm.gather(capture_rank_state(unwrapped(self.model)))
+        ranks = comm.gather(interruption.capture_rank_state(unwrapped(self.model)))
         begun = {"steps": self.iter - self.epoch * self.iters_per_epoch, "ranks": ranks}
         best_metric = self._checkpoint_hook.best_metric
         self.checkpointer.save(
@@ -224,23 +205,7 @@ class Trainer(defaults.DefaultTrainer):
             f"SIGTERM: stopped and saved after iteration {self.iter} (epoch {self.epoch}); "
             "--resume continues there"
         )
-        raise SystemExit(EXIT_CODE)
-
-    def _read_partial_epoch(self, extra: dict[str, Any]) -> dict[str, Any] | None:
-        """Return what the checkpoint holds of an epoch that SIGTERM cut in two.
-
-        Raises:
-            UserError: another number of processes shared its batches.
-        """
-        begun = extra.get("begun")
-        if begun and len(begun["ranks"]) != comm.get_world_size():
-            raise UserError(
-                f"the run in {self.cfg.OUTPUT_DIR} was stopped in the middle of an epoch with "
-                f"{len(begun['ranks'])} processes and cannot be resumed with "
-                f"{comm.get_world_size()}; start as many, or write the name of an earlier "
-                "checkpoint into last_checkpoint"
-            )
-        return begun
+        raise SystemExit(interruption.EXIT_CODE)
 
     def before_epoch(self) -> None:
         """Seed the epoch; restore the ranks' states if it was cut in two."""
@@ -248,7 +213,7 @@ class Trainer(defaults.DefaultTrainer):
         super().before_epoch()
         if self._partial_epoch is not None:
             state = self._partial_epoch["ranks"][comm.get_rank()]
-            restore_rank_state(unwrapped(self.model), state)
+            interruption.restore_rank_state(unwrapped(self.model), state)
             self._partial_epoch = None
 
     def after_epoch(self) -> None:

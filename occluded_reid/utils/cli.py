@@ -74,7 +74,10 @@ def add_common_options(
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
-    """Add the common options, and ``--also`` for a second configuration file."""
+    """Add the common options, ``--weights``, and ``--also`` for a second configuration file."""
+    parser.add_argument(
+        "--weights", default="", metavar="RUN|FILE", help="a run's folder or a weights file"
+    )
     parser.add_argument(
         "--also",
         action="append",

@@ -1,7 +1,7 @@
-"""Training steps that CUDA graphs may replay: what a replay writes over is never read again.
+"""Training steps under CUDA graphs: nothing reads memory that a replay has overwritten.
 
-There is no GPU here. A backend keeps the graphs' rule in their place: at each step it writes over
-all that the step before has returned, gradients included.
+Without a GPU, a backend of torch.compile simulates the graphs: at each step it overwrites all that
+the step before has returned, gradients included.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ METHODS = pytest.mark.parametrize(
 GRAPHS = ("MODEL.COMPILE", True, "MODEL.COMPILE_MODE", "reduce-overhead")
 
 
-class Replays:
-    """A backend of torch.compile whose graphs write over what they returned at the last step."""
+class ReplayBackend:
+    """A backend of torch.compile whose graphs overwrite what they returned at the last step."""
 
     def __init__(self) -> None:
         self._returned: list[torch.Tensor] = []
@@ -51,29 +51,29 @@ class Replays:
                 tensor.fill_(torch.nan)
             self.overwritten += len(self._returned)
             self._returned = []
-            return self._noted(graph(*inputs), inputs)
+            return self._record(graph(*inputs), inputs)
 
         return make_boxed_func(run)
 
     def _backward(self, graph, _):
-        return make_boxed_func(lambda *inputs: self._noted(graph(*inputs), inputs))
+        return make_boxed_func(lambda *inputs: self._record(graph(*inputs), inputs))
 
-    def _noted(self, outputs, inputs):
-        given = {place(each) for each in inputs if torch.is_tensor(each)}
+    def _record(self, outputs, inputs):
+        shared = {address(each) for each in inputs if torch.is_tensor(each)}
         self._returned += [
             each
             for each in outputs
-            if torch.is_tensor(each) and each.is_floating_point() and place(each) not in given
+            if torch.is_tensor(each) and each.is_floating_point() and address(each) not in shared
         ]
         return outputs
 
 
-def place(tensor: torch.Tensor) -> int:
+def address(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-def trained(model, batch, cfg, steps):
-    """Run some steps; return the history of each loss and the state of the model."""
+def run_steps(model, batch, cfg, steps):
+    """Run ``steps`` steps; return the history of each loss and the model's state."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -91,19 +91,19 @@ def trained(model, batch, cfg, steps):
 
 @pytest.mark.slow
 @METHODS
-def test_a_step_reads_nothing_that_the_replay_before_has_left(build, batch, cfg, monkeypatch):
+def test_a_step_reads_nothing_that_a_replay_overwrites(build, batch, cfg, monkeypatch):
     monkeypatch.setattr(TrainingStep, "reads_losses", False)  # until the end
     torch._dynamo.reset()
-    expected = trained(build(), batch, cfg(), 4)
-    model, replays = build(), Replays()
+    expected = run_steps(build(), batch, cfg(), 4)
+    model, replays = build(), ReplayBackend()
     model.compile(fullgraph=True, backend=replays.backend)
-    found = trained(model, batch, cfg(*GRAPHS), 4)
+    result = run_steps(model, batch, cfg(*GRAPHS), 4)
     assert replays.overwritten
-    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
 
-class Devices(TorchDispatchMode):
-    """Notes operations whose result is not on the GPU: they keep a step from being recorded."""
+class DeviceCheck(TorchDispatchMode):
+    """Records operations whose result is not on the GPU: CUDA graphs cannot hold them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -131,7 +131,7 @@ def autocast_for_cuda():
 @METHODS
 @in_a_child
 def test_all_of_a_step_is_on_the_gpu(build, batch, cfg):
-    """Also in bfloat16; autocast believes in no GPU but a real one."""
+    """In bfloat16 too; autocast needs to be told that there is a GPU."""
     model, images = build(), batch()
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with FakeTensorMode(allow_non_fake_inputs=True):
@@ -139,9 +139,9 @@ def test_all_of_a_step_is_on_the_gpu(build, batch, cfg):
             {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in of.items()}
             for of in (state, images)
         )
-        with autocast_for_cuda(), Devices() as devices:
+        with autocast_for_cuda(), DeviceCheck() as check:
             functional_call(model, state, (images,))
-    assert devices.elsewhere == []
+    assert check.elsewhere == []
 
 
 def test_graphs_are_refused_where_gradients_outlive_a_replay():
@@ -152,7 +152,7 @@ def test_graphs_are_refused_where_gradients_outlive_a_replay():
         fed_cfg("MODEL.COMPILE_MODE", "fast")
 
 
-def test_where_graphs_are_not_replayed_the_log_says_so(monkeypatch, caplog):
+def test_the_log_warns_that_a_cpu_has_no_graphs(monkeypatch, caplog):
     monkeypatch.setattr(nn.Module, "compile", lambda _, **options: None)
     logging.getLogger("occluded_reid").propagate = True  # fast-reid's log handler may be there
     message = "reduce-overhead has no effect on a CPU, which has no CUDA graphs"
@@ -175,7 +175,7 @@ def test_several_processes_may_not_replay_graphs(monkeypatch):
 @pytest.mark.distributed
 @METHODS
 def test_two_processes_train_alike_compiled(build, batch, cfg):
-    """Their memories are summed inside of the compiled step. No machine code is made."""
+    """The compiled step sums their memory banks. No machine code is generated."""
 
     def compare(rank):
         def own_batch(seed):
@@ -183,10 +183,10 @@ def test_two_processes_train_alike_compiled(build, batch, cfg):
 
         plain, compiled = build(), build()
         compiled.compile(fullgraph=True, backend="aot_eager")
-        expected, found = (
-            trained(wrap_model(cfg(), x), own_batch, cfg(), 3) for x in (plain, compiled)
+        expected, result = (
+            run_steps(wrap_model(cfg(), x), own_batch, cfg(), 3) for x in (plain, compiled)
         )
-        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(result, expected, rtol=1e-4, atol=1e-5)
 
     on_ranks(2, compare)
 
@@ -197,5 +197,5 @@ def test_the_mode_reaches_the_compiler_and_each_replay_is_announced(compiled, mo
     monkeypatch.setattr(nn.Module, "compile", lambda _, **options: modes.append(options))
     monkeypatch.setattr(torch.compiler, "cudagraph_mark_step_begin", lambda: steps.append(1))
     cfg = fed_cfg(*GRAPHS, "MODEL.COMPILE", compiled)
-    trained(wrap_model(cfg, fed_model()), fed_batch, cfg, 2)
+    run_steps(wrap_model(cfg, fed_model()), fed_batch, cfg, 2)
     assert modes == [{"mode": "reduce-overhead"}] * compiled and len(steps) == 2 * compiled

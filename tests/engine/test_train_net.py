@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from ranks import statuses_of_ranks
-from runs import TINY, draw_market, final_states, forked, load_tool, status_of, tiny_cfg
+from ranks import run_ranks
+from runs import TINY, assert_same_run, draw_market, forked, load_tool, status_of, tiny_cfg
 
 from occluded_reid.engine.launch import launch
 from occluded_reid.modeling.build import build_model
@@ -36,24 +36,77 @@ def config(tmp_path, market, monkeypatch) -> str:
     return str(path)
 
 
-def words(config: str, folder: Path | str, *more: object) -> list[str]:
+def build_arguments(config: str, folder: Path | str, *more: object) -> list[str]:
     options = ["OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu", *more]
     return ["--config-file", config, *map(str, options)]
 
 
 def test_train_then_evaluate(tmp_path, config):
     folder, other = tmp_path / "run", tmp_path / "eval"
-    assert train_net.command(words(config, folder)) == 0
+    assert train_net.command(build_arguments(config, folder)) == 0
     weights = folder / "model_final.pth"
-    assert train_net.command(["--eval-only", *words(config, other, "MODEL.WEIGHTS", weights)]) == 0
+    assert (
+        train_net.command(
+            ["--eval-only", *build_arguments(config, other, "MODEL.WEIGHTS", weights)]
+        )
+        == 0
+    )
     results = [json.loads((path / "results.json").read_text()) for path in (folder, other)]
     assert results[0]["data_sets"] == results[1]["data_sets"]
-    assert results[0]["weights_sha256"] != results[1]["weights_sha256"]  # other classifier: none
+    assert (
+        results[0]["weights_sha256"] != results[1]["weights_sha256"]
+    )  # the classifier is left out
 
 
-def test_one_command_tests_on_all_sets_that_are_there(tmp_path, config, capsys, monkeypatch):
+def test_weights_are_a_run_or_a_file(tmp_path, config):
+    folder, copy, other = tmp_path / "run", tmp_path / "copy", tmp_path / "other"
+    assert train_net.command(build_arguments(config, folder, "SOLVER.MAX_EPOCH", 1)) == 0
+    results = json.loads((folder / "results.json").read_text())
+    shutil.copytree(folder, copy)  # its config.yaml names the folder of the original
+    (copy / "results.json").unlink()
+    (folder / "results.json").unlink()
+    device = ["MODEL.DEVICE", "cpu"]
+    assert train_net.command(["--eval-only", "--weights", str(copy), *device]) == 0
+    assert not (folder / "results.json").exists()
+    again = json.loads((copy / "results.json").read_text())
+    assert again["data_sets"] == results["data_sets"]
+    output = ["OUTPUT_DIR", str(other), *device]
+    weights = ["--weights", str(folder / "model_final.pth")]
+    assert train_net.command(["--eval-only", *weights, *output]) == 0
+    assert json.loads((other / "results.json").read_text())["data_sets"] == results["data_sets"]
+
+
+def test_a_training_can_start_from_a_run(tmp_path, config, capsys):
+    first, second = tmp_path / "first", tmp_path / "second"
+    assert train_net.command(build_arguments(config, first, "SOLVER.MAX_EPOCH", 1)) == 0
+    still = build_arguments(config, second, "SOLVER.MAX_EPOCH", 1, "SOLVER.BASE_LR", 0.0)
+    assert train_net.command(["--weights", str(first), *still]) == 0
+    old, new = (
+        torch.load(folder / "model_final.pth", weights_only=True)["model"]
+        for folder in (first, second)
+    )
+    assert torch.equal(old["backbone.0.weight"], new["backbone.0.weight"])
+    assert train_net.command(["--weights", str(tmp_path / "none"), *still]) == 2
+    assert "error: there are no weights" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("tool", ["train_net", "demo"])
+def test_help_imports_neither_pytorch_nor_fastreid(tool):
+    source = f"""
+import runpy, sys
+sys.argv = ["{tool}.py", "--help"]
+try:
+    runpy.run_path("{TOOL.with_stem(tool)}", run_name="__main__")
+except SystemExit as end:
+    print(end.code, {{"torch", "fastreid", "numpy"}} & set(sys.modules))
+"""
+    done = run_python("-c", source)
+    assert done.stdout.endswith("0 set()\n"), done.stdout + done.stderr
+
+
+def test_one_command_tests_on_all_sets_that_exist(tmp_path, config, capsys, monkeypatch):
     folder, other = tmp_path / "run", tmp_path / "eval"
-    assert train_net.command(words(config, folder, "SOLVER.MAX_EPOCH", 1)) == 0
+    assert train_net.command(build_arguments(config, folder, "SOLVER.MAX_EPOCH", 1)) == 0
     market = Path(os.environ["FASTREID_DATASETS"]) / "Market-1501-v15.09.15"
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
     for name in ("Market-1501", "Occluded_Duke"):
@@ -75,7 +128,7 @@ def test_one_command_tests_on_all_sets_that_are_there(tmp_path, config, capsys, 
     assert "error: OccludedREID: found no folders" in capsys.readouterr().err
 
 
-def test_the_protocol_that_was_used_is_kept(tmp_path, config, monkeypatch):
+def test_results_name_the_protocol(tmp_path, config, monkeypatch):
     root = Path(os.environ["FASTREID_DATASETS"])
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
     home = tmp_path / "Partial_REID"
@@ -89,7 +142,9 @@ def test_the_protocol_that_was_used_is_kept(tmp_path, config, monkeypatch):
     cfg = tiny_cfg(tmp_path / "run")
     torch.save({"model": build_model(cfg).state_dict()}, weights)
     tests = ["DATASETS.TESTS", "('PartialREID', 'PartialREID:partial')", "MODEL.WEIGHTS", weights]
-    assert train_net.command(["--eval-only", *words(config, tmp_path / "eval", *tests)]) == 0
+    assert (
+        train_net.command(["--eval-only", *build_arguments(config, tmp_path / "eval", *tests)]) == 0
+    )
     reports = json.loads((tmp_path / "eval" / "results.json").read_text())["data_sets"]
     protocols = {name: report["protocol"] for name, report in reports.items()}
     assert protocols == {"PartialREID": "occluded", "PartialREID:partial": "partial"}
@@ -97,7 +152,7 @@ def test_the_protocol_that_was_used_is_kept(tmp_path, config, monkeypatch):
 
 def test_dry_run_needs_no_data_and_leaves_nothing(tmp_path, config, monkeypatch, capsys):
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nothing"))
-    assert train_net.command(["--dry-run", *words(config, tmp_path / "run")]) == 0
+    assert train_net.command(["--dry-run", *build_arguments(config, tmp_path / "run")]) == 0
     printed = capsys.readouterr().out
     assert "loss_cls" in printed and "loss_triplet" in printed
     assert "features: (4, 16) torch.float32" in printed
@@ -129,59 +184,57 @@ def test_dry_run_needs_no_data_and_leaves_nothing(tmp_path, config, monkeypatch,
     ],
 )
 def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, config, capsys, more, message):
-    assert train_net.command(words(config, tmp_path / "run", *more)) == 2
+    assert train_net.command(build_arguments(config, tmp_path / "run", *more)) == 2
     captured = capsys.readouterr()
     assert captured.err.count("error: ") == 1 and message in captured.err
     assert "Traceback" not in captured.err + captured.out
 
 
-def test_an_option_behind_key_and_value_is_named(tmp_path, config, capsys):
-    assert train_net.command([*words(config, tmp_path / "run"), "--eval-only"]) == 2
+def test_an_option_after_the_overrides_is_named(tmp_path, config, capsys):
+    assert train_net.command([*build_arguments(config, tmp_path / "run"), "--eval-only"]) == 2
     error = capsys.readouterr().err
     assert "--eval-only stands behind KEY VALUE pairs" in error
     assert "options go before the first KEY" in error
 
 
-def test_missing_data_is_named_with_its_place(tmp_path, config, monkeypatch, capsys):
+def test_missing_data_is_named_with_its_folder(tmp_path, config, monkeypatch, capsys):
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "nothing"))
-    assert train_net.command(words(config, tmp_path / "run")) == 2
+    assert train_net.command(build_arguments(config, tmp_path / "run")) == 2
     error = capsys.readouterr().err
     assert str(tmp_path / "nothing") in error and "Market-1501" in error
 
 
-def test_an_output_folder_that_cannot_be_made_is_named(tmp_path, config, capsys):
+def test_an_output_folder_that_cannot_be_created_is_named(tmp_path, config, capsys):
     (tmp_path / "file").write_text("")
-    assert train_net.command(words(config, tmp_path / "file" / "run")) == 2
+    assert train_net.command(build_arguments(config, tmp_path / "file" / "run")) == 2
     assert "cannot write" in capsys.readouterr().err
 
 
-def test_weights_that_are_no_checkpoint_and_none_at_all(tmp_path, config, capsys):
+def test_damaged_and_missing_weights(tmp_path, config, capsys):
     bad = tmp_path / "bad.pth"
     bad.write_text("no checkpoint")
-    options = words(config, tmp_path / "run", "MODEL.WEIGHTS", bad)
+    options = build_arguments(config, tmp_path / "run", "MODEL.WEIGHTS", bad)
     assert train_net.command(["--eval-only", *options]) == 2
     assert "bad.pth is no checkpoint" in capsys.readouterr().err
-    assert train_net.command(["--eval-only", *words(config, tmp_path / "run")]) == 2
+    assert train_net.command(["--eval-only", *build_arguments(config, tmp_path / "run")]) == 2
     assert "--eval-only needs weights" in capsys.readouterr().err
 
 
 def test_debug_shows_the_traceback(tmp_path, config):
-    from occluded_reid.utils.errors import UserError
-
     with pytest.raises(UserError):
-        train_net.command(["--debug", *words(config, tmp_path / "run", "SEEED", 3)])
+        train_net.command(["--debug", *build_arguments(config, tmp_path / "run", "SEEED", 3)])
 
 
-def test_a_seed_from_the_clock_is_kept_by_a_resumed_run(tmp_path, config):
+def test_a_resumed_run_keeps_a_seed_from_the_clock(tmp_path, config):
     folder = tmp_path / "run"
-    options = words(config, folder, "SEED", -1, "SOLVER.MAX_EPOCH", 1)
+    options = build_arguments(config, folder, "SEED", -1, "SOLVER.MAX_EPOCH", 1)
     assert train_net.command(options) == 0
     first = json.loads((folder / "results.json").read_text())["seed"]
     assert train_net.command(["--resume", *options[:-1], "2"]) == 0
     assert json.loads((folder / "results.json").read_text())["seed"] == first >= 0
 
 
-def child(*command: object) -> subprocess.CompletedProcess[str]:
+def run_python(*command: object) -> subprocess.CompletedProcess[str]:
     environment = {
         **os.environ,
         "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{REPOSITORY / 'tests' / 'helpers'}",
@@ -193,7 +246,7 @@ def child(*command: object) -> subprocess.CompletedProcess[str]:
 
 
 def test_the_exit_code_of_the_process(tmp_path):
-    done = child(TOOL, "--config-file", tmp_path / "gone.yml")
+    done = run_python(TOOL, "--config-file", tmp_path / "gone.yml")
     assert done.returncode == 2
     assert done.stderr.strip().startswith("error: no configuration file")
 
@@ -209,37 +262,40 @@ if __name__ == "__main__":
 
 
 def on_two_ranks(options: list[str]) -> list[int]:
-    """Run the command in two processes that find what torchrun puts into the environment."""
+    """Run the command in two processes with the environment that torchrun sets."""
 
     def rank(_: int) -> None:
         assert train_net.command(options) == 0
 
-    return statuses_of_ranks(2, rank)
+    return run_ranks(2, rank)
 
 
 @pytest.mark.distributed
-def test_two_ranks_agree_and_what_they_evaluate_is_what_they_save(tmp_path, config):
+def test_two_ranks_save_what_they_evaluate(tmp_path, config):
     folder, other = tmp_path / "run", tmp_path / "eval"
-    assert on_two_ranks(words(config, folder, "SOLVER.MAX_EPOCH", 2)) == [0, 0]
+    assert on_two_ranks(build_arguments(config, folder, "SOLVER.MAX_EPOCH", 2)) == [0, 0]
     results = json.loads((folder / "results.json").read_text())
     assert results["data_sets"]["Market1501"]["counts"]["queries"] == 24
     weights = folder / "model_final.pth"
-    assert train_net.command(["--eval-only", *words(config, other, "MODEL.WEIGHTS", weights)]) == 0
+    assert (
+        train_net.command(
+            ["--eval-only", *build_arguments(config, other, "MODEL.WEIGHTS", weights)]
+        )
+        == 0
+    )
     again = json.loads((other / "results.json").read_text())
     assert again["data_sets"] == results["data_sets"]
     assert (folder / "log.txt.rank1").is_file()
 
 
 @pytest.mark.distributed
-def test_two_ranks_repeat_themselves_and_can_be_resumed(tmp_path, config):
+def test_a_resumed_run_of_two_ranks_equals_an_uninterrupted_one(tmp_path, config):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     schedule = ("SOLVER.SCHED", "MultiStepLR", "SOLVER.MAX_EPOCH")
-    assert on_two_ranks(words(config, whole, *schedule, 2)) == [0, 0]
-    assert on_two_ranks(words(config, parts, *schedule, 1)) == [0, 0]
-    assert on_two_ranks(["--resume", *words(config, parts, *schedule, 2)]) == [0, 0]
-    one, other = final_states(whole), final_states(parts)
-    for place, tensor in one.items():
-        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
+    assert on_two_ranks(build_arguments(config, whole, *schedule, 2)) == [0, 0]
+    assert on_two_ranks(build_arguments(config, parts, *schedule, 1)) == [0, 0]
+    assert on_two_ranks(["--resume", *build_arguments(config, parts, *schedule, 2)]) == [0, 0]
+    assert_same_run(whole, parts)
 
 
 @pytest.mark.distributed
@@ -247,7 +303,9 @@ def test_num_gpus_starts_processes(tmp_path, config):
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED.format(tools=str(REPOSITORY / "tools")))
     folder = tmp_path / "run"
-    done = child(script, "--num-gpus", 2, *words(config, folder, "SOLVER.MAX_EPOCH", 1))
+    done = run_python(
+        script, "--num-gpus", 2, *build_arguments(config, folder, "SOLVER.MAX_EPOCH", 1)
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     assert (folder / "results.json").is_file() and (folder / "log.txt.rank1").is_file()
 
@@ -257,8 +315,8 @@ def test_num_gpus_starts_processes(tmp_path, config):
 def test_a_mistake_in_several_processes_is_one_message(tmp_path, config):
     script = tmp_path / "launched.py"
     script.write_text(LAUNCHED.format(tools=str(REPOSITORY / "tools")))
-    options = words(config, tmp_path / "run", "MODEL.WEIGHTS", "gone.pth")
-    done = child(script, "--num-gpus", 2, *options)
+    options = build_arguments(config, tmp_path / "run", "MODEL.WEIGHTS", "gone.pth")
+    done = run_python(script, "--num-gpus", 2, *options)
     assert done.returncode == 2, done.stderr[-3000:]
     assert done.stderr.count("error: ") == done.stderr.count("there is no checkpoint gone.pth") == 1
     assert "Traceback" not in done.stderr
@@ -274,7 +332,7 @@ def test_more_processes_than_gpus_are_refused(monkeypatch):
         launch(print, device="cuda")
 
 
-def test_forked_runs_report_their_end():
-    """The other tests rely on it: a forked process that fails is seen to fail."""
+def test_a_failing_fork_is_noticed():
+    """Other tests rely on it."""
     assert status_of(forked(lambda: 1 / 0)) == 1
     assert status_of(forked(lambda: None)) == 0

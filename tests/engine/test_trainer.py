@@ -1,33 +1,36 @@
-"""The trainer: it learns, repeats itself, survives being killed, and says what goes wrong."""
+"""Whole trainings: learning, reproducibility, resuming, and errors."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import math
 import os
 import random
 import shutil
 import signal
 import time
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from fastreid.config import CfgNode
-from fastreid.utils.events import EventStorage
-from ranks import on_ranks
-from runs import draw_market, final_states, forked, kill_self, status_of, tiny_cfg, train
+from runs import (
+    assert_same_run,
+    draw_market,
+    forked,
+    kill_self,
+    read_metrics,
+    status_of,
+    tiny_cfg,
+    train,
+)
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.reid_dataset import ReidDataset
-from occluded_reid.engine import spikes, train_step
 from occluded_reid.engine.defaults import prepare_run
-from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
 from occluded_reid.evaluation import testing
@@ -47,17 +50,6 @@ def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(market))
 
 
-def metrics(folder: Path) -> list[dict[str, float]]:
-    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
-
-
-def assert_same_run(left: Path, right: Path) -> None:
-    one, other = final_states(left), final_states(right)
-    assert one.keys() == other.keys()
-    for place, tensor in one.items():
-        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
-
-
 def test_parameters_move_and_the_loss_falls_through_the_whole_trainer(tmp_path):
     cfg = tiny_cfg(tmp_path / "run", "SOLVER.MAX_EPOCH", 8)
     trainer = Trainer(prepare_run(cfg, training=True))
@@ -69,10 +61,10 @@ def test_parameters_move_and_the_loss_falls_through_the_whole_trainer(tmp_path):
         if p.requires_grad and torch.equal(p, before[name])
     ]
     assert still == []
-    losses = [line["total_loss"] for line in metrics(tmp_path / "run") if "total_loss" in line]
+    losses = [line["total_loss"] for line in read_metrics(tmp_path / "run") if "total_loss" in line]
     assert losses[-1] < 0.7 * losses[0]
     results = json.loads((tmp_path / "run" / "results.json").read_text())
-    assert results["data_sets"]["Market1501"]["metrics"]["Rank-1"]["value"] > 60  # chance: 12.5
+    assert results["data_sets"]["Market1501"]["metrics"]["Rank-1"]["value"] > 60  # at random: 12.5
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gdown") is not None, reason="gdown would download")
@@ -83,13 +75,14 @@ def test_pretrained_weights_that_are_missing_are_named_in_one_message(tmp_path, 
         build_model(tiny_cfg(tmp_path / "run", *network))
 
 
-def test_every_evaluation_stands_in_the_metrics(tmp_path):
+def test_metrics_hold_every_evaluation(tmp_path):
     folder = tmp_path / "run"
     train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2, "TEST.EVAL_PERIOD", 1))
-    found = [line["mAP"] for line in metrics(folder) if "mAP" in line]
+    mean_aps = [line["mAP"] for line in read_metrics(folder) if "mAP" in line]
     results = json.loads((folder / "results.json").read_text())
-    assert len(found) == 2
-    assert found[-1] == pytest.approx(results["data_sets"]["Market1501"]["metrics"]["mAP"]["value"])
+    assert len(mean_aps) == 2
+    last = results["data_sets"]["Market1501"]["metrics"]["mAP"]
+    assert mean_aps[-1] == pytest.approx(last["value"])
 
 
 def test_a_run_leaves_the_files_that_others_rely_on(tmp_path):
@@ -129,7 +122,7 @@ RICH = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 2, "DATALOADER.NUM_WORKE
 
 @pytest.fixture(scope="module")
 def uninterrupted(tmp_path_factory, market) -> Path:
-    """A finished run with all state there is: EMA, optimizer, two schedules, best metric."""
+    """A finished run with every kind of state: EMA, optimizer, two schedules, best metric."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     os.environ["FASTREID_DATASETS"] = str(market)
     assert status_of(forked(lambda: train(tiny_cfg(folder, *RICH)))) == 0
@@ -137,13 +130,13 @@ def uninterrupted(tmp_path_factory, market) -> Path:
 
 
 def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path, uninterrupted):
-    chance = random.Random(3)
+    rng = random.Random(3)
     killed = 0
     for trial in range(4):
         folder = tmp_path / f"trial{trial}"
         for attempt in range(40):
             pid = forked(lambda folder=folder: train(tiny_cfg(folder, *RICH), resume=True))
-            time.sleep(chance.uniform(0.05, 0.3) * (1 + attempt / 2))  # longer on a busy machine
+            time.sleep(rng.uniform(0.05, 0.3) * (1 + attempt / 2))  # longer on a busy machine
             os.kill(pid, signal.SIGKILL)
             if status_of(pid) == 0:
                 break
@@ -196,8 +189,8 @@ def test_killed_at_a_chosen_moment_and_resumed_equals_uninterrupted(
     assert status_of(forked(train_until_killed)) == -signal.SIGKILL
     assert status_of(forked(lambda: train(tiny_cfg(folder, *RICH), resume=True))) == 0
     assert_same_run(folder, uninterrupted)
-    iterations = [line["iteration"] for line in metrics(folder)]
-    assert iterations == sorted(set(iterations))  # nothing stands twice
+    iterations = [line["iteration"] for line in read_metrics(folder)]
+    assert iterations == sorted(set(iterations))  # nothing is written twice
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
@@ -208,7 +201,7 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert (folder / "model_final.pth").read_bytes() == before
 
 
-def test_a_finished_run_is_not_written_over_without_a_word(tmp_path):
+def test_overwriting_a_finished_run_is_warned_of(tmp_path):
     folder, message = tmp_path / "run", "holds a finished run, which this one overwrites"
     folder.mkdir()
     for resumed in (False, True):
@@ -221,7 +214,7 @@ def test_a_finished_run_is_not_written_over_without_a_word(tmp_path):
     assert message in (folder / "log.txt").read_text()
 
 
-def test_weights_keep_the_configuration_that_they_were_trained_with(tmp_path):
+def test_weights_keep_their_config_yaml(tmp_path):
     folder = tmp_path / "run"
     train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1))
     before = (folder / "config.yaml").read_bytes()
@@ -298,184 +291,10 @@ def test_best_checkpoint_survives_a_resume(tmp_path, monkeypatch):
     assert torch.load(folder / "model_best.pth", weights_only=True)["epoch"] == 1
 
 
-# ------------------------------------------------------------------------- one iteration
+# ------------------------------------------------------------------------------ data
 
 
-class Quadratic(nn.Module):
-    """loss = mean of w * x: its gradient is the mean of x."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(torch.zeros(1))
-        self.scale = 1.0
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"loss_mean": (self.weight * batch["x"]).mean() * self.scale}
-
-
-def steps_over(values, cfg, model=None, iters_per_epoch=None):
-    """Run one iteration per value; return the weight after each and the event storage."""
-    model = model or Quadratic()
-    batches = [{"x": torch.tensor([float(value)])} for value in values]
-    optimizer = torch.optim.SGD([{"params": [model.weight], "freeze_status": "freeze"}], lr=1.0)
-    step = TrainingStep(
-        cfg, model, batches, optimizer, iters_per_epoch=iters_per_epoch or len(values)
-    )
-    weights = []
-    with EventStorage() as storage:
-        for number in range(len(values)):
-            storage.iter = step.iter = number
-            step.run_step()
-            weights.append(model.weight.item())
-        step.read_losses()
-    return weights, storage
-
-
-def test_accumulation_steps_with_the_mean_and_ends_with_the_epoch(tmp_path):
-    cfg = tiny_cfg(tmp_path / "run", "SOLVER.ACCUMULATE", 2)
-    weights, _ = steps_over([1, 3, 5, 10, 20, 40], cfg, iters_per_epoch=3)
-    # two epochs of three iterations: groups (1, 3), (5), (10, 20), (40)
-    assert weights == [0, -2, -7, -7, -22, -62]
-
-
-def test_clipping_is_over_all_parameters_together(tmp_path):
-    clip = ("SOLVER.CLIP_GRADIENTS.ENABLED", True, "SOLVER.CLIP_GRADIENTS.CLIP_VALUE", 2.0)
-    cfg = tiny_cfg(tmp_path / "run", *clip)
-    np.testing.assert_allclose(steps_over([8], cfg)[0], [-2], rtol=1e-5)
-    kind = ("SOLVER.CLIP_GRADIENTS.CLIP_TYPE", "value")
-    assert steps_over([8], tiny_cfg(tmp_path / "run", *clip, *kind))[0] == [-2]
-
-
-def test_frozen_layers_move_only_after_their_iterations(tmp_path):
-    cfg = tiny_cfg(tmp_path / "run", "SOLVER.FREEZE_ITERS", 2)
-    assert steps_over([1, 1, 1], cfg)[0] == [0, 0, -1]
-
-
-def in_precision(folder: Path, dtype: str, *overrides: Any) -> CfgNode:
-    """A configuration refuses float16 without a GPU, which has no fast one; PyTorch does not."""
-    cfg = tiny_cfg(folder, "SOLVER.AMP.ENABLED", dtype != "float32", *overrides)
-    cfg.defrost()
-    cfg.SOLVER.AMP.DTYPE = dtype
-    return cfg
-
-
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-def test_a_loss_that_is_not_finite_stops_the_run_and_is_named(tmp_path, dtype):
-    cfg = in_precision(tmp_path / "run", dtype)
-    for value in (math.nan, math.inf):
-        message = rf"loss_mean became {value} at iteration 2 \(epoch 0\)"
-        with pytest.raises(UserError, match=message):
-            steps_over([1, 1, -value, 1], cfg)
-
-
-def test_a_gradient_too_large_for_float16_skips_a_step_and_no_more(tmp_path):
-    # 1e36 times the scale of 2 ** 16 is infinite; the loss, 0 * 1e36, is not
-    weights, _ = steps_over([1e36, 1, 3], in_precision(tmp_path / "run", "float16"))
-    assert weights == [0, -1, -4]
-
-
-class Cornered(Quadratic):
-    """Its loss is 0 and the gradient of that nan."""
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        return {"loss_mean": (self.weight * batch["x"]).abs().sqrt().mean()}
-
-
-def test_gradients_that_are_never_finite_in_float16_stop_the_run(tmp_path):
-    with pytest.raises(UserError, match="not finite in float16 for many steps up to iteration 30"):
-        steps_over([1] * 40, in_precision(tmp_path / "run", "float16"), Cornered())
-
-
-class Told(Quadratic):
-    """The losses are given: the total is ten times the first term."""
-
-    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-        value = batch["x"].mean() + 0 * self.weight.sum()
-        return {"loss_told": value, "loss_small": 1e-3 * value, "loss_large": 9 + 0 * value}
-
-
-def test_a_loss_that_jumps_is_named_once_and_the_run_goes_on(tmp_path, monkeypatch):
-    said: list[str] = []
-    monkeypatch.setattr(spikes.logger, "warning", said.append)
-    values = [1] * 10 + [50] + [1] * 20 + [9, 11, 12] + [1] * 110 + [20]
-    steps_over(values, tiny_cfg(tmp_path / "run"), Told())
-    # 10: too early to tell; 31: below ten times 1; 33: said just before
-    assert [line.partition(";")[0] for line in said] == [
-        "loss_told jumped to 11 at iteration 32",
-        "loss_told jumped to 20 at iteration 144",
-    ]
-    assert "its median over the last 32 is 1 (SOLVER.SPIKE_FACTOR 10)" in said[0]
-    for factor, count in ((0, 0), (100, 0), (8, 2)):
-        said.clear()
-        steps_over(values, tiny_cfg(tmp_path / "run", "SOLVER.SPIKE_FACTOR", float(factor)), Told())
-        assert len(said) == count
-
-
-def test_losses_are_written_at_their_own_iterations(tmp_path):
-    cfg = tiny_cfg(tmp_path / "run")
-    model = Quadratic()
-    nn.init.ones_(model.weight)
-    _, storage = steps_over([4, 2], cfg, model)
-    assert storage.history("loss_mean").values() == [(4.0, 0), (-6.0, 1)]
-
-
-def test_bfloat16_autocast_trains(tmp_path):
-    run = train(tiny_cfg(tmp_path / "run", "SOLVER.AMP.ENABLED", True, "SOLVER.MAX_EPOCH", 1))
-    assert run.grad_scaler is None
-    assert all(p.dtype == torch.float32 for p in run.model.parameters())
-
-
-def test_the_average_of_the_weights_follows_them(tmp_path):
-    run = train(tiny_cfg(tmp_path / "run", "MODEL.EMA.ENABLED", True, "MODEL.EMA.DECAY", 0.0))
-    for name, tensor in run.model.state_dict().items():
-        torch.testing.assert_close(run.ema.module.state_dict()[name], tensor)
-
-
-@pytest.mark.slow
-def test_a_compiled_model_computes_the_losses_of_the_plain_one(tmp_path):
-    losses = {}
-    for compiled in (False, True):
-        folder = tmp_path / str(compiled)
-        cfg = tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1, "MODEL.COMPILE", compiled)
-        trainer = Trainer(prepare_run(cfg, training=True))
-        trainer.model.backbone[3].p = 0.0  # a compiled dropout draws other numbers
-        trainer.train()
-        losses[compiled] = [line["total_loss"] for line in metrics(folder)]
-    np.testing.assert_allclose(losses[True], losses[False], rtol=1e-3)
-
-
-def test_optimizer_groups_by_rate_and_decay(tmp_path):
-    cfg = tiny_cfg(tmp_path / "run", "SOLVER.BIAS_LR_FACTOR", 2.0, "SOLVER.WEIGHT_DECAY_NORM", 0.0)
-    model = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Linear(2, 2))
-    groups = build_optimizer(cfg, model).param_groups
-    found = {(round(g["lr"], 4), g["weight_decay"]): len(g["params"]) for g in groups}
-    assert found == {(0.01, 5e-4): 2, (0.02, 5e-4): 3, (0.01, 0.0): 1}
-    with pytest.raises(UserError, match="SOLVER.OPT is Adamm"):
-        build_optimizer(tiny_cfg(tmp_path / "run", "SOLVER.OPT", "Adamm"), model)
-
-
-@pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop", "Adadelta"])
-def test_every_optimizer_moves_parameters_as_its_plain_form(tmp_path, name):
-    cfg = tiny_cfg(tmp_path / "run", "SOLVER.OPT", name)
-    weights = []
-    for fast in (True, False):
-        torch.manual_seed(0)
-        model = nn.Linear(3, 2)
-        optimizer = build_optimizer(cfg, model)
-        for group in optimizer.param_groups if not fast else []:
-            group.update({key: False for key in ("fused", "foreach") if key in group})
-        for _ in range(3):
-            model(torch.ones(4, 3)).square().sum().backward()
-            optimizer.step()
-            optimizer.zero_grad()
-        weights.append(model.weight.detach())
-    torch.testing.assert_close(*weights)
-
-
-# ------------------------------------------------------------------------------ the data
-
-
-def test_private_randomness_leaves_the_global_generators_alone():
+def test_private_randomness_keeps_the_global_generators():
     seed_everything(5)
     expected = (random.random(), np.random.rand(), torch.rand(1).item())
     seed_everything(5)
@@ -490,19 +309,19 @@ def test_private_randomness_leaves_the_global_generators_alone():
     assert both == [first, second]
 
 
-@pytest.mark.parametrize(("device", "chosen"), [("cuda:1", [1]), ("cuda", []), ("cpu:0", [])])
-def test_a_gpu_that_is_named_is_the_one_whose_state_is_saved(device, chosen, tmp_path, monkeypatch):
-    found = []
-    monkeypatch.setattr(torch.cuda, "set_device", lambda device: found.append(device.index))
+@pytest.mark.parametrize(("device", "expected"), [("cuda:1", [1]), ("cuda", []), ("cpu:0", [])])
+def test_the_random_state_is_that_of_the_configured_gpu(device, expected, tmp_path, monkeypatch):
+    devices = []
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: devices.append(device.index))
     cfg = tiny_cfg(tmp_path / "run").clone()
     cfg.defrost()
     cfg.MODEL.DEVICE = device
     prepare_run(cfg, training=True)
-    assert found == chosen
+    assert devices == expected
 
 
-def test_seeds_differ_by_place():
-    seeds = {derive_seed(1, epoch, place) for epoch in range(20) for place in range(20)}
+def test_seeds_differ_by_path():
+    seeds = {derive_seed(1, epoch, rank) for epoch in range(20) for rank in range(20)}
     assert len(seeds) == 400
 
 
@@ -516,7 +335,7 @@ def test_an_epoch_of_batches_does_not_depend_on_the_epochs_before(tmp_path):
     assert [next(later) for _ in range(6)] == all_batches[6:]
 
 
-def test_a_batch_holds_names_and_images_in_0_255(tmp_path):
+def test_a_batch_holds_paths_and_images_in_0_255(tmp_path):
     batch = next(iter(build_train_loader(tiny_cfg(tmp_path / "run"))))
     assert batch["images"].shape == (8, 3, 32, 16) and batch["images"].dtype == torch.float32
     assert batch["images"].min() >= 0 and 60 < batch["images"].max() <= 255
@@ -534,21 +353,21 @@ def test_a_batch_holds_names_and_images_in_0_255(tmp_path):
         (("DATALOADER.SAMPLER_TRAIN", "Nave"), "SAMPLER_TRAIN is Nave; fast-reid has"),
     ],
 )
-def test_batches_that_the_data_cannot_fill_are_refused(tmp_path, overrides, message):
+def test_impossible_batches_are_refused(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         next(iter(build_train_loader(tiny_cfg(tmp_path / "run", *overrides))))
 
 
-def test_the_log_says_how_long_the_data_take(tmp_path, monkeypatch):
+def test_the_log_shows_the_data_time(tmp_path, monkeypatch):
     read = ReidDataset.read
     monkeypatch.setattr(ReidDataset, "read", lambda *args: time.sleep(0.01) or read(*args))
     train(tiny_cfg(tmp_path / "run", "SOLVER.MAX_EPOCH", 1, "TEST.EVAL_PERIOD", 0))
-    assert all(line["data_time"] > 0.08 for line in metrics(tmp_path / "run"))
+    assert all(line["data_time"] > 0.08 for line in read_metrics(tmp_path / "run"))
     assert "data_time: 0." in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.parametrize("workers", [0, 1])
-def test_a_corrupt_image_is_named_or_left_out(tmp_path, monkeypatch, workers):
+def test_a_corrupt_image_is_named_or_skipped(tmp_path, monkeypatch, workers):
     root = draw_market(tmp_path / "data")
     monkeypatch.setenv("FASTREID_DATASETS", str(root))
     bad = root / "Market-1501-v15.09.15" / "bounding_box_train" / "0003_c2s1_000000_01.jpg"
@@ -561,12 +380,12 @@ def test_a_corrupt_image_is_named_or_left_out(tmp_path, monkeypatch, workers):
     assert log.count("Skipped an image that cannot be read") == 1
 
 
-def test_an_unreadable_gallery_image_is_counted_out(tmp_path, monkeypatch):
+def test_an_unreadable_gallery_image_is_not_counted(tmp_path, monkeypatch):
     root = draw_market(tmp_path / "data")
     monkeypatch.setenv("FASTREID_DATASETS", str(root))
     (root / "Market-1501-v15.09.15" / "query" / "0001_c1s1_000000_01.jpg").write_bytes(b"")
     gallery = root / "Market-1501-v15.09.15" / "bounding_box_test" / "0002_c1s1_000000_01.jpg"
-    gallery.write_bytes(b"no picture")
+    gallery.write_bytes(b"no image")
     cfg = tiny_cfg(tmp_path / "run", "INPUT.ON_ERROR", "skip", "SOLVER.MAX_EPOCH", 1)
     train(cfg)
     results = json.loads((tmp_path / "run" / "results.json").read_text())
@@ -592,7 +411,7 @@ def test_a_test_set_without_queries_or_gallery_is_refused(tmp_path, monkeypatch,
             testing.build_evaluator(tiny_cfg(tmp_path / "run"), "Market1501")
 
 
-def test_all_test_sets_are_opened_before_anything_is_computed(tmp_path, monkeypatch):
+def test_all_test_sets_are_opened_first(tmp_path, monkeypatch):
     monkeypatch.setattr(testing, "run_inference", lambda *_, **__: 1 / 0)
     monkeypatch.setattr(TrainingStep, "run_step", lambda _: 1 / 0)
     for names, message in (
@@ -610,42 +429,3 @@ def test_all_test_sets_are_opened_before_anything_is_computed(tmp_path, monkeypa
 def test_num_classes_that_does_not_fit_is_refused(tmp_path):
     with pytest.raises(UserError, match="NUM_CLASSES is 3, but the training set has 8"):
         train(tiny_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 3))
-
-
-@pytest.mark.distributed
-def test_gradients_of_ranks_are_held_once(tmp_path):
-    """They are views of the bucket that is sent."""
-
-    def work(rank: int) -> None:
-        model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 1))
-        wrapped = train_step.wrap_model(tiny_cfg(tmp_path / "run"), model)
-        for _ in range(2):
-            wrapped.zero_grad(set_to_none=True)
-            wrapped(torch.ones(2, 3)).sum().backward()
-        assert len({p.grad.untyped_storage().data_ptr() for p in model.parameters()}) == 1
-
-    on_ranks(2, work)
-
-
-@pytest.mark.distributed
-def test_gradients_held_once_or_twice_train_the_same_weights(tmp_path, monkeypatch):
-    """Also where they are accumulated, scaled, clipped and, of frozen layers, dropped."""
-    cfgs = [
-        in_precision(
-            tmp_path / name, "float16", "SOLVER.ACCUMULATE", 2, "SOLVER.MAX_EPOCH", 2,
-            "SOLVER.CLIP_GRADIENTS.ENABLED", True,
-            "SOLVER.FREEZE_ITERS", 3, "MODEL.FREEZE_LAYERS", ["backbone"],
-        ) for name in ("once", "twice")
-    ]  # fmt: skip
-    wrap = train_step.defaults.DistributedDataParallel
-
-    def copied(*args: Any, **options: Any) -> nn.Module:
-        return wrap(*args, **{**options, "gradient_as_bucket_view": False})
-
-    def work(rank: int) -> None:
-        train(cfgs[0])
-        monkeypatch.setattr(train_step.defaults, "DistributedDataParallel", copied)
-        train(cfgs[1])
-
-    on_ranks(2, work)
-    assert_same_run(tmp_path / "once", tmp_path / "twice")

@@ -1,14 +1,14 @@
 #!/usr/bin/env python
-"""Kill tiny trainings at random moments of every phase, resume, compare with a whole run.
+"""Kill tiny trainings at random moments of every phase, resume, compare with an uninterrupted run.
 
-Each trial trains FED, AONet or a plain network on drawn images in a forked process; SIGKILL,
-SIGTERM or SIGINT ends it in a chosen phase, at a moment drawn from the seed. It is resumed, now and
-then killed again, until it ends. All that ``model_final.pth`` holds must equal the whole run's bit
-for bit: weights, banks or memory, average, optimizer, schedules, best metric.
+Each trial trains FED, AONet or a plain network on generated images in a forked process. SIGKILL,
+SIGTERM or SIGINT ends it in a chosen phase, at a random moment. It is resumed, sometimes killed
+again, until it finishes. Its ``model_final.pth`` must equal that of the uninterrupted run bit for
+bit: weights, memory banks, average, optimizer, schedules, best metric.
 
-With --ranks several processes share each training (gloo). SIGKILL meets one of them, SIGTERM one or
-all, SIGINT all; when one has ended badly, the others get SIGTERM, as torchrun and --num-gpus do it,
-and must end within a minute.
+With --ranks several processes share each training (gloo). SIGKILL goes to one of them, SIGTERM to
+one or all, SIGINT to all. After one has failed, the others get SIGTERM, as torchrun and --num-gpus
+send it, and must end within a minute.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ sys.path[:0] = [str(_TESTS / "helpers"), str(_TESTS), str(_TESTS.parent)]
 
 from aonet.tiny import aonet_run_cfg  # noqa: E402
 from fed.tiny import fed_run_cfg  # noqa: E402
-from ranks import forked_ranks, has_ended  # noqa: E402
+from ranks import fork_ranks, has_ended  # noqa: E402
 from runs import draw_market, final_states, status_of, tiny_cfg, train  # noqa: E402
 
 from fed_plugin import hooks as fed_hooks  # noqa: E402
@@ -53,15 +53,15 @@ METHODS: dict[str, Callable[[Path], Any]] = {
     "AONet": lambda folder: aonet_run_cfg(folder, *STATEFUL),
 }
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-ENDS = {  # a process that is starting has no handler yet; one that is ending has finished
+EXIT_CODES = {  # a starting process has no handler yet; an ending one has finished
     signal.SIGKILL: {0, -signal.SIGKILL},
     signal.SIGTERM: {0, -signal.SIGTERM, EXIT_CODE},
     signal.SIGINT: {0, 130},
 }
-BESIDE_A_FAILED_RANK = {1, -signal.SIGTERM, -signal.SIGABRT}  # its connection is gone; starting
+AFTER_A_FAILED_RANK = {1, -signal.SIGTERM, -signal.SIGABRT}  # connection lost; still starting
 SECONDS_TO_END = 60.0
 PHASES = ("start", "bank initialisation", "step", "evaluation", "checkpoint write")
-PLACES = {
+ENTRY_POINTS = {
     "bank initialisation": (fed_hooks, "fill_memories"),
     "step": (TrainingStep, "run_step"),
     "evaluation": (testing, "test"),
@@ -69,13 +69,13 @@ PLACES = {
 }
 
 
-class Watch:
-    """What a forked training tells its parent: its phase and how often it has entered each."""
+class PhaseMonitor:
+    """Shares a training's phase, and how often it has entered each phase, with its parent."""
 
     def __init__(self) -> None:
         self._shared = mmap.mmap(-1, 4 * (len(PHASES) + 1))
 
-    def tell(self, phase: int, entered: list[int]) -> None:
+    def report(self, phase: int, entered: list[int]) -> None:
         self._shared[:] = struct.pack(f"{len(PHASES) + 1}i", phase, *entered)
 
     def read(self) -> tuple[int, list[int]]:
@@ -83,36 +83,36 @@ class Watch:
         return phase, entered
 
     @contextlib.contextmanager
-    def watching(self) -> Iterator[list[float]]:
-        """Report each phase of what runs inside; yield the seconds spent in each."""
+    def instrument(self) -> Iterator[list[float]]:
+        """Report the phases inside the block; yield the seconds spent in each."""
         entered, seconds = [1] + [0] * (len(PHASES) - 1), [0.0] * len(PHASES)
-        self.tell(0, entered)
+        self.report(0, entered)
 
-        def watched(phase: int, function: Any) -> Any:
+        def wrap(phase: int, function: Any) -> Any:
             def call(*args: Any, **kwargs: Any) -> Any:
                 outer = self.read()[0]
                 entered[phase] += 1
-                self.tell(phase, entered)
+                self.report(phase, entered)
                 start = time.perf_counter()
                 try:
                     return function(*args, **kwargs)
                 finally:
                     seconds[phase] += time.perf_counter() - start
-                    self.tell(outer, entered)
+                    self.report(outer, entered)
 
             return call
 
         for number, phase in enumerate(PHASES):
-            if phase in PLACES:
-                owner, name = PLACES[phase]
-                setattr(owner, name, watched(number, vars(owner)[name]))
+            if phase in ENTRY_POINTS:
+                owner, name = ENTRY_POINTS[phase]
+                setattr(owner, name, wrap(number, vars(owner)[name]))
         yield seconds
 
 
-class Whole(NamedTuple):
-    """The run that nobody interrupts: its states, and how often and how long it is in a phase.
+class Reference(NamedTuple):
+    """The uninterrupted run: its states, and how often and how long it is in each phase.
 
-    ``phases`` are those in which the trials' signals are to come.
+    The trials send their signals in ``phases``.
     """
 
     states: dict[str, torch.Tensor]
@@ -122,11 +122,11 @@ class Whole(NamedTuple):
 
 
 def start(
-    method: str, folder: Path, watch: Watch, ranks: int = 1, seconds_file: Path | None = None
+    method: str, folder: Path, watch: PhaseMonitor, ranks: int = 1, seconds_file: Path | None = None
 ) -> list[int]:
-    """Begin or resume a training in forked processes, as tools/train_net.py would.
+    """Start or resume a training in forked processes; return their ids.
 
-    The first of them tells its phases. Returns their process ids.
+    Rank 0 reports its phases.
     """
     cfg = METHODS[method](folder)
 
@@ -135,7 +135,7 @@ def start(
             os.dup2(output.fileno(), 1)
             os.dup2(output.fileno(), 2)
         signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's & would ignore it
-        with watch.watching() if rank == 0 else contextlib.nullcontext([0.0]) as seconds:
+        with watch.instrument() if rank == 0 else contextlib.nullcontext([0.0]) as seconds:
             began = time.perf_counter()
             try:
                 code = run_command(lambda: train_as_one_of(ranks, cfg))
@@ -146,7 +146,7 @@ def start(
             seconds_file.write_text(" ".join(map(str, seconds)))
         os._exit(code)
 
-    return forked_ranks(ranks, work)
+    return fork_ranks(ranks, work)
 
 
 def train_as_one_of(ranks: int, cfg: Any) -> None:
@@ -156,8 +156,8 @@ def train_as_one_of(ranks: int, cfg: Any) -> None:
         launch(lambda: train(cfg, resume=True), device="cpu")
 
 
-def ends_of(pids: list[int]) -> list[int]:
-    """Wait for all processes; once one has failed, stop the others.
+def wait_for_all(pids: list[int]) -> list[int]:
+    """Wait for all processes, and stop the others once one has failed; return their exit codes.
 
     Raises:
         AssertionError: one of them does not end.
@@ -177,72 +177,74 @@ def stop(pids: set[int]) -> None:
     for pid in pids:
         os.kill(pid, signal.SIGTERM)
     for pid in pids:
-        assert has_ended(pid, SECONDS_TO_END), f"process {pid} goes on without another rank"
+        assert has_ended(pid, SECONDS_TO_END), (
+            f"process {pid} does not end after another rank has failed"
+        )
 
 
-def uninterrupted(method: str, folder: Path, phases: Sequence[str], ranks: int) -> Whole:
-    watch, file = Watch(), folder.parent / f"{folder.name}.seconds"
-    assert not any(ends_of(start(method, folder, watch, ranks, file))), f"see {folder}.out0"
+def run_uninterrupted(method: str, folder: Path, phases: Sequence[str], ranks: int) -> Reference:
+    watch, file = PhaseMonitor(), folder.parent / f"{folder.name}.seconds"
+    assert not any(wait_for_all(start(method, folder, watch, ranks, file))), f"see {folder}.out0"
     seconds = [float(word) for word in file.read_text().split()]
     chosen = [PHASES.index(phase) for phase in phases]
-    return Whole(final_states(folder), watch.read()[1], seconds, chosen)
+    return Reference(final_states(folder), watch.read()[1], seconds, chosen)
 
 
 def kill(
-    pids: list[int], watch: Watch, whole: Whole, number: int, chance: random.Random
+    pids: list[int], watch: PhaseMonitor, reference: Reference, number: int, rng: random.Random
 ) -> tuple[str, list[int]] | None:
-    """Send the signal at a drawn moment of one of ``whole.phases``.
+    """Send the signal at a random moment of one of ``reference.phases``.
 
     Returns:
-        The phase that the first rank was in, and the processes that got the signal.
+        The phase of rank 0, and the processes that got the signal; None if all ended before.
     """
-    phase = chance.choice([n for n in whole.phases if whole.entered[n]])
-    visit = chance.randint(1, whole.entered[phase])
-    delay = chance.random() * whole.seconds[phase] / whole.entered[phase]
-    victims = chance.choice([pids, [chance.choice(pids)]])
+    phase = rng.choice([n for n in reference.phases if reference.entered[n]])
+    visit = rng.randint(1, reference.entered[phase])
+    delay = rng.random() * reference.seconds[phase] / reference.entered[phase]
+    victims = rng.choice([pids, [rng.choice(pids)]])
     victims = {signal.SIGKILL: victims[-1:], signal.SIGINT: pids}.get(number, victims)
     while watch.read()[1][phase] < visit:
         if any(os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) for pid in pids):
-            return None  # a resumed run need not come that way
+            return None  # a resumed run may skip this phase
         time.sleep(0.0002)
     time.sleep(delay)
-    met = PHASES[watch.read()[0]]
+    hit = PHASES[watch.read()[0]]
     for pid in victims:
         os.kill(pid, number)
-    return met, victims
+    return hit, victims
 
 
 def trial(
-    method: str, folder: Path, whole: Whole, chance: random.Random, ranks: int
+    method: str, folder: Path, reference: Reference, rng: random.Random, ranks: int
 ) -> list[tuple[str, str]]:
-    """Kill and resume until the run has ended; return the signals that ended it and where.
+    """Kill and resume until the run has finished; return the signals and their phases.
 
     Raises:
-        AssertionError: a process ended in another way than it should, or the run differs.
+        AssertionError: a process ended with a wrong code, or the final states differ.
     """
-    met: list[tuple[str, str]] = []
-    for kills_left in range(chance.choice([1, 1, 2, 3]), -1, -1):
-        watch = Watch()
+    kills: list[tuple[str, str]] = []
+    for kills_left in range(rng.choice([1, 1, 2, 3]), -1, -1):
+        watch = PhaseMonitor()
         pids = start(method, folder, watch, ranks)
-        number = chance.choice(SIGNALS)
-        phase, victims = (kills_left and kill(pids, watch, whole, number, chance)) or ("", [])
-        statuses = ends_of(pids)
+        number = rng.choice(SIGNALS)
+        phase, victims = (kills_left and kill(pids, watch, reference, number, rng)) or ("", [])
+        statuses = wait_for_all(pids)
         for pid, status in zip(pids, statuses, strict=True):
-            expected = ENDS[number] if phase else {0}
+            expected = EXIT_CODES[number] if phase else {0}
             if phase and ranks > 1 and (pid not in victims or number == signal.SIGINT):
-                expected = expected | BESIDE_A_FAILED_RANK
+                expected = expected | AFTER_A_FAILED_RANK
             assert status in expected, f"{number} in {phase} ended in {statuses}: {folder}.out*"
         if any(statuses):
-            met.append((signal.Signals(number).name, phase))
-    found = final_states(folder)
-    assert found.keys() == whole.states.keys()
+            kills.append((signal.Signals(number).name, phase))
+    states = final_states(folder)
+    assert states.keys() == reference.states.keys()
     different = [
-        name for name, value in whole.states.items() if not torch.equal(found[name], value)
+        name for name, value in reference.states.items() if not torch.equal(states[name], value)
     ]
-    assert not different, f"{folder} differs after {met} in {different[:5]}"
+    assert not different, f"{folder} differs after {kills} in {different[:5]}"
     left = [path.name for path in folder.iterdir() if path.name.startswith(".")]
     assert not left and not (folder / "model_interrupted.pth").exists(), left
-    return met
+    return kills
 
 
 def run_trials(
@@ -253,14 +255,16 @@ def run_trials(
     phases: Sequence[str] = PHASES,
     ranks: int = 1,
 ) -> collections.Counter[tuple[str, str]]:
-    """Run the trials; return how often each signal ended a run in each phase."""
+    """Run the trials; count the runs that each signal ended in each phase."""
     os.environ["FASTREID_DATASETS"] = str(draw_market(folder / "data"))
-    wholes = {method: uninterrupted(method, folder / method, phases, ranks) for method in methods}
+    references = {
+        method: run_uninterrupted(method, folder / method, phases, ranks) for method in methods
+    }
     counts: collections.Counter[tuple[str, str]] = collections.Counter()
     for number in range(trials):
-        chance = random.Random(f"{seed} {number}")
+        rng = random.Random(f"{seed} {number}")
         method = methods[number % len(methods)]
-        counts.update(trial(method, folder / f"trial{number}", wholes[method], chance, ranks))
+        counts.update(trial(method, folder / f"trial{number}", references[method], rng, ranks))
         print(f"{number + 1} trials, {counts.total()} kills", flush=True)
     return counts
 
@@ -278,10 +282,10 @@ def main() -> None:
         counts = run_trials(
             Path(folder), args.trials, args.seed, args.methods, args.phases, args.ranks
         )
-    print(f"{args.trials} runs, killed {counts.total()} times, equal the whole runs bit for bit")
+    print(f"{args.trials} runs, killed {counts.total()} times, equal uninterrupted ones bitwise")
     for phase in PHASES:
-        found = [f"{number.name} {counts[number.name, phase]}" for number in SIGNALS]
-        print(f"  {phase}: {', '.join(found)}")
+        kills = [f"{number.name} {counts[number.name, phase]}" for number in SIGNALS]
+        print(f"  {phase}: {', '.join(kills)}")
 
 
 if __name__ == "__main__":

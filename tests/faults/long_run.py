@@ -1,5 +1,5 @@
 #!/usr/bin/env python
-"""Train for thousands of iterations, evaluate and save; memory and open files must stay flat."""
+"""Train for thousands of iterations, evaluate and save: memory and open files must not grow."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from occluded_reid.engine.defaults import prepare_run  # noqa: E402
 from occluded_reid.engine.hooks import HookBase  # noqa: E402
 from occluded_reid.engine.trainer import Trainer  # noqa: E402
 
-ITERATIONS_PER_EPOCH = 6  # 48 drawn images in batches of 8
-WARM = 0.25  # of the run is left out: allocators and caches fill up
+ITERATIONS_PER_EPOCH = 6  # 48 images in batches of 8
+WARMUP = 0.25  # of the run, while allocators and caches fill up
 
 
 class Reading(NamedTuple):
-    """What the process holds after an iteration: MiB of memory, open files, tracked objects."""
+    """The process after an iteration: MiB of memory, open files, tracked objects."""
 
     iteration: int
     memory: float
@@ -37,7 +37,7 @@ class Reading(NamedTuple):
     objects: int
 
 
-class Meter(HookBase):
+class MemoryMeter(HookBase):
     """Takes a :class:`Reading` every ``period`` iterations."""
 
     def __init__(self, period: int):
@@ -56,22 +56,22 @@ class Meter(HookBase):
 
 
 def long_run(folder: Path, iterations: int, workers: int = 0) -> list[Reading]:
-    """Train FED on drawn images, evaluating and saving every five epochs; return the readings."""
+    """Train FED on generated images, evaluate and save every five epochs; return the readings."""
     os.environ["FASTREID_DATASETS"] = str(draw_market(folder / "data"))
     every = ("TEST.EVAL_PERIOD", 5, "SOLVER.CHECKPOINT_PERIOD", 5)
     slowly = ("SOLVER.BASE_LR", 1e-4, "DATALOADER.NUM_WORKERS", workers)
     epochs = -(-iterations // ITERATIONS_PER_EPOCH)
     cfg = fed_run_cfg(folder / "run", *every, *slowly, "SOLVER.MAX_EPOCH", epochs)
     trainer = Trainer(prepare_run(cfg, training=True))
-    meter = Meter(max(1, iterations // 40))
+    meter = MemoryMeter(max(1, iterations // 40))
     trainer.register_hooks([meter])
     trainer.train()
     return meter.readings
 
 
-def growth(readings: list[Reading]) -> tuple[float, int, int]:
-    """From the first quarter's end to the run's end: MiB, open files, objects."""
-    first, last = readings[int(len(readings) * WARM)], readings[-1]
+def measure_growth(readings: list[Reading]) -> tuple[float, int, int]:
+    """Return the growth after the first quarter: MiB, open files, objects."""
+    first, last = readings[int(len(readings) * WARMUP)], readings[-1]
     return last.memory - first.memory, last.files - first.files, last.objects - first.objects
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         readings = long_run(Path(folder), args.iterations, args.workers)
-    memory, files, objects = growth(readings)
+    memory, files, objects = measure_growth(readings)
     print(
         f"{args.iterations} iterations: {memory:+.1f} MiB, {files:+d} files, {objects:+d} objects"
     )

@@ -1,4 +1,4 @@
-"""Disks that are full, small or read-only: one message, and no part of a file under its name."""
+"""Full, small and read-only disks: one message, and no incomplete file under a final name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ KIB = 1024
 
 @contextlib.contextmanager
 def small_disk(folder: Path, kib: int) -> Iterator[None]:
-    """Mount a file system of so many KiB on ``folder``; for the superuser of Linux alone."""
+    """Mount a file system of ``kib`` KiB on ``folder``; only root on Linux can."""
     mounted = subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={kib}k", "tmpfs", folder],
         capture_output=True, check=False,
@@ -66,7 +66,7 @@ def write_array(folder: Path) -> None:
         np.savez(stream, features=np.zeros((500, 100)))
 
 
-def write_picture(folder: Path) -> None:
+def write_image(folder: Path) -> None:
     with whole_file(folder / "figure.png") as stream:
         noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
         Image.fromarray(noise).save(stream, format="PNG")
@@ -80,7 +80,7 @@ def write_pasted_queries(folder: Path) -> None:
     open_dataset(tiny_cfg(folder, "DATASETS.OCCLUDED.ROOT", folder), "OccludedMarket1501")
 
 
-def write_drawn_set(folder: Path) -> None:
+def write_synthetic_set(folder: Path) -> None:
     generate(folder, "tiny", workers=1)
 
 
@@ -88,12 +88,12 @@ def write_index(folder: Path) -> None:
     create(folder / "index")
 
 
-WRITERS = [write_checkpoint, write_config, write_metrics, write_array, write_picture]
+WRITERS = [write_checkpoint, write_config, write_metrics, write_array, write_image]
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A run's folder with metrics.json of some KiB."""
+    """A run's folder with a metrics.json of a few KiB."""
     made = tmp_path / "run"
     made.mkdir()
     line = json.dumps({"iteration": 1, "note": "x" * 200})
@@ -102,13 +102,13 @@ def folder(tmp_path: Path) -> Path:
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    """The files by name, without the log and the locks between processes, which stay."""
+    """Return the files by name, without the log and lock files."""
     files = [path for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"]
     return {path.name: path.read_bytes() for path in files if path.name != "log.txt"}
 
 
 @pytest.mark.parametrize("writer", WRITERS)
-def test_a_limit_of_file_size_leaves_the_old_files(folder, writer: Callable[[Path], None]):
+def test_a_file_size_limit_leaves_the_old_files(folder, writer: Callable[[Path], None]):
     writer(folder)
     before = contents(folder)
 
@@ -122,9 +122,9 @@ def test_a_limit_of_file_size_leaves_the_old_files(folder, writer: Callable[[Pat
 
 
 @pytest.mark.parametrize(
-    "writer", [write_occluders, write_pasted_queries, write_drawn_set, write_index]
+    "writer", [write_occluders, write_pasted_queries, write_synthetic_set, write_index]
 )
-def test_a_limit_of_file_size_leaves_no_half_folder(folder, tmp_path, monkeypatch, writer):
+def test_a_file_size_limit_leaves_no_half_folder(folder, tmp_path, monkeypatch, writer):
     monkeypatch.setenv("FASTREID_DATASETS", str(draw_market(tmp_path / "data")))
     before = contents(folder)
 
@@ -141,8 +141,8 @@ def test_a_limit_of_file_size_leaves_no_half_folder(folder, tmp_path, monkeypatc
     ("kib", "message"),
     [(8, "gallery.sqlite .*is the disk full"), (256, "vectors-0.f32: larger than a file may be")],
 )
-def test_a_limit_of_file_size_leaves_the_index_as_it_was(tmp_path, kib, message):
-    """The database cannot grow, or it can and the vectors cannot."""
+def test_a_file_size_limit_leaves_the_index_as_it_was(tmp_path, kib, message):
+    """Either the database or the vectors cannot grow."""
     dim, few, many = 2048, 8, 100
     index = create(tmp_path / "index", dim=dim)
     add(index, np.eye(dim, dtype=np.float32)[:few])
@@ -163,7 +163,7 @@ def test_a_limit_of_file_size_leaves_the_index_as_it_was(tmp_path, kib, message)
 
 @pytest.mark.parametrize("writer", WRITERS)
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EROFS, errno.EACCES])
-def test_what_cannot_be_opened_or_renamed_leaves_the_old_files(folder, writer, number, monkeypatch):
+def test_errors_on_open_and_rename_leave_the_old_files(folder, writer, number, monkeypatch):
     writer(folder)
     before = contents(folder)
     for module, name in ((files.tempfile, "mkstemp"), (files.os, "replace")):
@@ -181,7 +181,7 @@ def test_what_cannot_be_opened_or_renamed_leaves_the_old_files(folder, writer, n
 @pytest.mark.slow
 @pytest.mark.parametrize("kib", [8, 24, 40, 60, 80, 100, 120])
 def test_a_training_on_a_small_disk_ends_in_one_message(tmp_path, monkeypatch, kib):
-    """It is full at the configuration, the metrics, TensorBoard's events, or a checkpoint."""
+    """The disk is full at config.yaml, the metrics, TensorBoard's events, or a checkpoint."""
     monkeypatch.setenv("FASTREID_DATASETS", str(draw_market(tmp_path / "data")))
     folder = tmp_path / "run"
     folder.mkdir()
@@ -240,16 +240,15 @@ def test_a_folder_that_vanishes_during_the_run_ends_it(
     assert (tmp_path / "run" / "last_checkpoint").read_text() == last
 
 
-def test_what_a_killed_process_left_is_removed_at_the_next_start(folder):
-    """And nothing else."""
+def test_only_the_leftovers_of_a_killed_process_are_removed(folder):
 
-    def half() -> None:
+    def write_half() -> None:
         with whole_file(folder / "model_final.pth") as stream:
             stream.write(b"half")
             stream.flush()
             os._exit(9)
 
-    assert status_of(forked(half)) == 9
+    assert status_of(forked(write_half)) == 9
     (folder / ".kept").write_text("")
     assert len(list(folder.iterdir())) == 3
     remove_unfinished(folder)

@@ -1,4 +1,4 @@
-"""Runs that are told to end, and checkpoints that the disk has damaged."""
+"""Runs that get SIGTERM, and checkpoints that the disk has damaged."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ import pytest
 import torch
 from fed.tiny import fed_run_cfg
 from ranks import has_ended, on_ranks
-from runs import TINY, draw_market, final_states, forked, status_of, train
-from test_train_net import LAUNCHED, REPOSITORY, words
+from runs import TINY, assert_same_run, draw_market, forked, status_of, train
+from test_train_net import LAUNCHED, REPOSITORY, build_arguments
 
 from faults.kill import run_trials
 from fed_plugin import hooks
@@ -46,18 +46,11 @@ def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory, market: Path) -> Path:
-    """A run that nobody interrupts."""
+    """An uninterrupted run."""
     folder = tmp_path_factory.mktemp("whole") / "run"
     os.environ["FASTREID_DATASETS"] = str(market)
     assert exit_code(lambda: train(fed_run_cfg(folder, *STATEFUL))) == 0
     return folder
-
-
-def assert_same_run(left: Path, right: Path) -> None:
-    one, other = final_states(left), final_states(right)
-    assert one.keys() == other.keys()
-    for place, tensor in one.items():
-        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
 
 
 def sigterm() -> None:
@@ -65,13 +58,13 @@ def sigterm() -> None:
 
 
 def sigterm_to_the_group() -> None:
-    """As Slurm does it: from outside, to all processes."""
+    """As Slurm sends it: from outside, to all processes."""
     group = f"-{os.getpgrp()}"
     subprocess.run(["kill", "-TERM", "--", group], check=True, start_new_session=True)
 
 
 def call_in(iteration: int, call: Callable[[], object] = sigterm) -> None:
-    """Let the trainings of this process do something at the beginning of an iteration."""
+    """Make the trainings of this process call something when an iteration starts."""
     step = TrainingStep.run_step
 
     def run_step(self: Any) -> None:
@@ -83,7 +76,7 @@ def call_in(iteration: int, call: Callable[[], object] = sigterm) -> None:
 
 
 def exit_code(work: Callable[[], object]) -> int:
-    """The code with which a process would end that does ``work``."""
+    """Return the exit code of a process that does ``work``."""
 
     def leave() -> None:
         try:
@@ -96,7 +89,7 @@ def exit_code(work: Callable[[], object]) -> int:
 
 # 14 is not the last of the two iterations of its optimizer step; 11 is the last of its epoch
 @pytest.mark.parametrize(("iteration", "steps"), [(14, 4), (11, 6)])
-def test_sigterm_saves_in_the_middle_of_an_epoch_and_resume_goes_on_there(
+def test_sigterm_saves_in_the_middle_of_an_epoch_and_resume_continues_there(
     tmp_path, monkeypatch, whole, iteration, steps
 ):
     parts = tmp_path / "run"
@@ -131,9 +124,9 @@ def test_sigterm_to_the_whole_group_stops_no_worker(tmp_path, whole):
 
 
 def test_sigterm_saves_no_weights_whose_losses_are_not_finite(tmp_path, monkeypatch):
-    """On a GPU they are read now and then; here never."""
+    """On a GPU they are read every LOG_PERIOD iterations; here never."""
     monkeypatch.setattr(TrainingStep, "reads_losses", False)
-    monkeypatch.setattr(TrainingStep, "run_step", TrainingStep.run_step)  # to be put back
+    monkeypatch.setattr(TrainingStep, "run_step", TrainingStep.run_step)  # restored after the test
     trainer = Trainer(prepare_run(fed_run_cfg(tmp_path / "run"), training=True))
 
     def break_the_weights() -> None:
@@ -147,7 +140,7 @@ def test_sigterm_saves_no_weights_whose_losses_are_not_finite(tmp_path, monkeypa
 
 
 @pytest.mark.distributed
-def test_sigterm_of_one_rank_stops_both_and_each_goes_on_with_its_own_state(tmp_path):
+def test_sigterm_to_one_rank_stops_both_and_each_resumes_its_own_state(tmp_path):
     whole, parts = (fed_run_cfg(tmp_path / name, *STATEFUL) for name in ("whole", "parts"))
 
     def until_sigterm(rank: int) -> None:
@@ -156,32 +149,33 @@ def test_sigterm_of_one_rank_stops_both_and_each_goes_on_with_its_own_state(tmp_
         with pytest.raises(SystemExit, match="143"):
             train(parts)
 
-    def go_on(rank: int) -> None:
+    def resume(rank: int) -> None:
         train(parts, resume=True)
         train(whole)
 
     on_ranks(2, until_sigterm)
     with pytest.raises(UserError, match="with 2 processes and cannot be resumed with 1"):
         train(parts, resume=True)
-    on_ranks(2, go_on)
+    on_ranks(2, resume)
     assert_same_run(tmp_path / "whole", tmp_path / "parts")
 
 
 @contextlib.contextmanager
 def command_of_two_ranks(folder: Path, market: Path) -> Iterator[subprocess.Popen[str]]:
-    """A training without end by ``--num-gpus 2``, in a process group of its own, as it trains."""
+    """Start an endless training with ``--num-gpus 2`` in a process group of its own."""
     script, config, run = folder / "launched.py", folder / "tiny.yml", folder / "run"
     script.write_text(LAUNCHED.format(tools=str(REPOSITORY / "tools")))
     config.write_text(TINY)
     endless = ("SOLVER.MAX_EPOCH", 10_000, "TEST.EVAL_PERIOD", 0, "DATALOADER.NUM_WORKERS", 1)
-    command = [sys.executable, str(script), "--num-gpus", "2", *words(str(config), run, *endless)]
+    arguments = build_arguments(str(config), run, *endless)
+    command = [sys.executable, str(script), "--num-gpus", "2", *arguments]
     paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
     environment = {**os.environ, "PYTHONPATH": paths, "FASTREID_DATASETS": str(market)}
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:
         try:
-            written = run / "metrics.json"  # made before the signals are looked after, then written
+            written = run / "metrics.json"  # created before signals are handled, filled after
             while not (written.is_file() and written.stat().st_size):
                 assert process.poll() is None
                 time.sleep(0.1)
@@ -195,7 +189,7 @@ def children_of(pid: int) -> list[int]:
 
 
 def ranks_of(command: int) -> list[int]:
-    """The processes that it has spawned to train, without the one that keeps the books."""
+    """Return the processes that train, without multiprocessing's resource tracker."""
     lines = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in children_of(command)}
     return [pid for pid, line in lines.items() if "--multiprocessing-fork" in line]
 
@@ -204,7 +198,7 @@ def ranks_of(command: int) -> list[int]:
 @pytest.mark.distributed
 @pytest.mark.parametrize("send", [os.kill, os.killpg])
 def test_sigterm_to_the_command_reaches_the_processes_it_has_started(tmp_path, market, send):
-    """Or all of them get it at once, and their workers too."""
+    """Also when all of them, and their workers, get it at once."""
     with command_of_two_ranks(tmp_path, market) as process:
         send(process.pid, signal.SIGTERM)
         _, errors = process.communicate(timeout=120)
@@ -229,7 +223,7 @@ def test_a_rank_that_is_killed_ends_the_command_and_is_named(tmp_path, market):
     assert all(has_ended(pid, within=30) for pid in [*ranks, *workers])
 
 
-def test_a_stop_is_noted_and_the_handler_put_back():
+def test_a_stop_is_recorded_and_the_handler_restored():
     before = signal.getsignal(signal.SIGTERM)
     with StopRequest() as stop:
         assert not stop.is_agreed(exchange=True)
@@ -239,7 +233,7 @@ def test_a_stop_is_noted_and_the_handler_put_back():
     assert signal.getsignal(signal.SIGTERM) == before
 
 
-def test_a_training_outside_of_the_main_thread_notes_nothing():
+def test_a_training_outside_the_main_thread_ignores_sigterm():
     seen = []
 
     def work() -> None:
@@ -254,26 +248,26 @@ def test_a_training_outside_of_the_main_thread_notes_nothing():
 
 @pytest.mark.slow
 def test_killed_at_random_moments_of_every_phase(tmp_path):
-    """The first ten trials of tests/faults/kill.py."""
+    """Run the first ten trials of tests/faults/kill.py."""
     assert run_trials(tmp_path, trials=10, seed=0).total() >= 10
 
 
-def truncate(data: bytearray, chance: random.Random) -> bytearray:
-    return data[: chance.randrange(len(data))]
+def truncate(data: bytearray, rng: random.Random) -> bytearray:
+    return data[: rng.randrange(len(data))]
 
 
-def flip_a_bit_of_the_weights(data: bytearray, chance: random.Random) -> bytearray:
+def flip_a_bit_of_the_weights(data: bytearray, rng: random.Random) -> bytearray:
     # the largest storage of a tiny run fills this stretch of its file
-    data[data.index(b"/data/0") + 200] ^= 1 << chance.randrange(8)
+    data[data.index(b"/data/0") + 200] ^= 1 << rng.randrange(8)
     return data
 
 
-@pytest.mark.parametrize("harm", [truncate, flip_a_bit_of_the_weights])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path, whole, harm):
+@pytest.mark.parametrize("damage", [truncate, flip_a_bit_of_the_weights])
+def test_a_damaged_checkpoint_is_skipped(tmp_path, whole, damage):
     folder = tmp_path / "run"
     shutil.copytree(whole, folder)
     last = folder / "model_final.pth"
-    last.write_bytes(harm(bytearray(last.read_bytes()), random.Random(1)))
+    last.write_bytes(damage(bytearray(last.read_bytes()), random.Random(1)))
     assert exit_code(lambda: train(fed_run_cfg(folder, *STATEFUL), resume=True)) == 0
     assert_same_run(whole, folder)
     log = (folder / "log.txt").read_text()

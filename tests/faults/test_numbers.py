@@ -1,4 +1,4 @@
-"""However many processes share the work, the gradients, memories and metrics are those of one."""
+"""Any number of processes has the gradients, memory banks and metrics of one process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ranks import on_ranks
 from runs import draw_market, tiny_cfg
 from torch import nn
 
-from faults.long_run import growth, long_run
+from faults.long_run import long_run, measure_growth
 from occluded_reid.config import CfgNode
 from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.train_step import wrap_model
@@ -29,28 +29,32 @@ MODELS: dict[str, tuple[Callable[[], Any], Callable[[int], dict[str, Any]]]] = {
 SIZE = 8
 
 
-def without_the_batch(model: nn.Module) -> nn.Module:
-    """Let no image depend on others of its batch, nor on chance."""
+def isolate_images(model: nn.Module) -> nn.Module:
+    """Make each image independent of its batch and of randomness."""
     for module in model.modules():
         if isinstance(module, (nn.modules.batchnorm._BatchNorm, nn.Dropout)):
             module.eval()
     return model
 
 
-def gradients(cfg: CfgNode, name: str, rank: int = 0, ranks: int = 1) -> dict[str, torch.Tensor]:
-    """The gradients, and the buffers after them, of one rank's share of a batch.
+def compute_gradients(
+    cfg: CfgNode, name: str, rank: int = 0, ranks: int = 1
+) -> dict[str, torch.Tensor]:
+    """Return the gradients, and then the buffers, of one rank's share of a batch.
 
-    The triplet loss is left out: it looks for the hardest images within a process.
+    Without the triplet loss, which mines the hardest images within a process.
     """
     build, draw = MODELS[name]
     share = slice(rank * SIZE // ranks, (rank + 1) * SIZE // ranks)
     batch = {key: value[share] for key, value in draw(SIZE).items()}
-    model = wrap_model(cfg, without_the_batch(build()))
+    model = wrap_model(cfg, isolate_images(build()))
     losses = model(batch)
     sum(value for key, value in losses.items() if "triplet" not in key).backward()
     plain = unwrapped(model)
-    found = {key: value.grad for key, value in plain.named_parameters() if value.grad is not None}
-    return found | dict(plain.named_buffers())
+    gradients = {
+        key: value.grad for key, value in plain.named_parameters() if value.grad is not None
+    }
+    return gradients | dict(plain.named_buffers())
 
 
 @pytest.mark.distributed
@@ -58,18 +62,18 @@ def gradients(cfg: CfgNode, name: str, rank: int = 0, ranks: int = 1) -> dict[st
 @pytest.mark.parametrize("ranks", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_ranks_have_the_gradients_and_memories_of_one(tmp_path, name, ranks):
     cfg = tiny_cfg(tmp_path / "run")
-    whole = gradients(cfg, name)
+    whole = compute_gradients(cfg, name)
 
     def work(rank: int) -> None:
-        torch.save(gradients(cfg, name, rank, ranks), tmp_path / f"{rank}.pt")
+        torch.save(compute_gradients(cfg, name, rank, ranks), tmp_path / f"{rank}.pt")
 
     on_ranks(ranks, work)
     assert sum(bool(value.float().abs().max() > 0) for value in whole.values()) > 5
     for rank in range(ranks):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found.keys() == whole.keys()
-        for place, value in whole.items():
-            torch.testing.assert_close(found[place], value, rtol=1e-4, atol=1e-6, msg=place)
+        result = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
+        assert result.keys() == whole.keys()
+        for key, value in whole.items():
+            torch.testing.assert_close(result[key], value, rtol=1e-4, atol=1e-6, msg=key)
 
 
 @pytest.mark.slow
@@ -91,13 +95,13 @@ def test_any_number_of_ranks_and_any_batch_size_give_the_same_metrics(tmp_path, 
         reports[ranks, size] = json.loads((folder / "results.json").read_text())["data_sets"]
     first = reports.pop((1, 8))
     assert 0 < first["Market1501"]["metrics"]["mAP"]["value"] < 100
-    for ways, report in reports.items():
-        assert report == first, ways
+    for setting, report in reports.items():
+        assert report == first, setting
 
 
 @pytest.mark.slow
-def test_a_long_run_holds_no_more_and_more(tmp_path, monkeypatch):
-    """The script trains for 2,000 iterations; a leak of one file or 20 KiB in each would show."""
+def test_memory_does_not_grow_in_a_long_run(tmp_path, monkeypatch):
+    """A leak of one file or 20 KiB per iteration would show."""
     monkeypatch.setenv("FASTREID_DATASETS", "")
-    memory, files, _ = growth(long_run(tmp_path, 400))
+    memory, files, _ = measure_growth(long_run(tmp_path, 400))
     assert files <= 2 and memory < 0.02 * 300

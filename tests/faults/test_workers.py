@@ -1,4 +1,4 @@
-"""Workers of the data loaders: who can stop them, and what becomes of those that hang."""
+"""Workers of the data loaders: who can stop them, and what happens when they hang."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from occluded_reid.utils.errors import UserError
 
 
 class Calls(Dataset[int]):
-    """Does ``work(index)`` for each of its items, and returns the worker's process id."""
+    """Calls ``work(index)`` for each item; the item is the worker's process id."""
 
     def __init__(self, work: Callable[[int], object] = lambda _: None):
         self._work = work
@@ -35,20 +35,20 @@ class Calls(Dataset[int]):
         return os.getpid()
 
 
-def loader_of(work: Callable[[int], object], number: int = 1) -> DataLoader[Any]:
+def build_loader(work: Callable[[int], object], number: int = 1) -> DataLoader[Any]:
     return DataLoader(Calls(work), collate_fn=max, **build_worker_options(number))
 
 
-def from_another_process(number: int, pid: int) -> None:
+def kill_from_another_process(number: int, pid: int) -> None:
     subprocess.run(["kill", f"-{number:d}", "--", str(pid)], check=True, start_new_session=True)
 
 
-def test_a_worker_outlives_the_signals_of_others_but_not_its_parents():
-    batches = read_batches(loader_of(lambda _: time.sleep(0.02)))
+def test_a_worker_survives_the_signals_of_others_but_not_of_its_parent():
+    batches = read_batches(build_loader(lambda _: time.sleep(0.02)))
     seen = [next(batches), next(batches)]
     (worker,) = multiprocessing.active_children()
     for number in (signal.SIGTERM, signal.SIGINT):
-        from_another_process(number, worker.pid)
+        kill_from_another_process(number, worker.pid)
     seen += [next(batches) for _ in range(5)]
     assert set(seen) == {worker.pid}
     worker.terminate()
@@ -66,7 +66,7 @@ def test_a_worker_collects_nothing_of_what_its_parent_has_left(tmp_path):
         left = Left()
         left.itself = left
         del left
-        found = set(read_batches(loader_of(lambda _: gc.collect())))
+        found = set(read_batches(build_loader(lambda _: gc.collect())))
         assert not list(tmp_path.iterdir())
     finally:
         gc.enable()
@@ -74,22 +74,20 @@ def test_a_worker_collects_nothing_of_what_its_parent_has_left(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())] and len(found) == 1
 
 
-def test_the_wait_for_a_stuck_worker_ends_and_says_where_it_is(monkeypatch, capfd):
+def test_a_stuck_worker_is_reported_with_its_stack(monkeypatch, capfd):
     monkeypatch.setattr(workers, "BATCH_TIMEOUT", 0.3)
-    with pytest.raises(
-        UserError, match="1 workers have read no batch in 0 seconds; check that"
-    ):
-        list(read_batches(loader_of(lambda index: time.sleep(60 * index))))
+    with pytest.raises(UserError, match="1 workers have read no batch in 0 seconds; check that"):
+        list(read_batches(build_loader(lambda index: time.sleep(60 * index))))
     assert not multiprocessing.active_children()
     assert "in __getitem__" in capfd.readouterr().err
 
 
 @pytest.mark.slow
 def test_workers_end_with_their_parent(tmp_path):
-    """PyTorch's workers look every five seconds."""
+    """PyTorch's workers check every five seconds."""
 
     def read_and_wait() -> None:
-        batches = read_batches(loader_of(lambda _: None, number=2))
+        batches = read_batches(build_loader(lambda _: None, number=2))
         for pid in (next(batches), next(batches)):
             (tmp_path / str(pid)).touch()
         time.sleep(600)

@@ -1,4 +1,4 @@
-"""Work in any number of processes that find what torchrun puts into the environment."""
+"""Run work in several processes with the environment that torchrun sets."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from runs import forked, status_of
 from occluded_reid.engine.launch import launch
 
 
-def forked_ranks(number: int, work: Callable[[int], object]) -> list[int]:
+def fork_ranks(number: int, work: Callable[[int], object]) -> list[int]:
     """Start ``work(rank)`` in ``number`` forked processes; return their process ids."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -30,19 +30,19 @@ def forked_ranks(number: int, work: Callable[[int], object]) -> list[int]:
     return [forked(lambda n=n: run(n)) for n in range(number)]
 
 
-def statuses_of_ranks(number: int, work: Callable[[int], object]) -> list[int]:
-    """Run ``work(rank)`` in ``number`` forked processes; return how each of them ended."""
-    return [status_of(pid) for pid in forked_ranks(number, work)]
+def run_ranks(number: int, work: Callable[[int], object]) -> list[int]:
+    """Run ``work(rank)`` in ``number`` forked processes; return their exit codes."""
+    return [status_of(pid) for pid in fork_ranks(number, work)]
 
 
 def on_ranks(number: int, work: Callable[[int], object]) -> None:
-    """Run ``work(rank)`` in ``number`` forked processes of one group; all must end well."""
-    statuses = statuses_of_ranks(number, lambda rank: launch(work, rank, device="cpu"))
+    """Run ``work(rank)`` in ``number`` forked processes of one group; all must succeed."""
+    statuses = run_ranks(number, lambda rank: launch(work, rank, device="cpu"))
     assert statuses == [0] * number
 
 
 def has_ended(pid: int, within: float) -> bool:
-    """Whether a process, not necessarily a child of this one, ends within so many seconds."""
+    """Whether a process, not necessarily a child of this one, ends within ``within`` seconds."""
     end = time.monotonic() + within
     while time.monotonic() < end:
         try:

@@ -1,9 +1,10 @@
-"""Tiny trainings for the tests: a drawn data set, a small network, runs in forked processes."""
+"""Tiny trainings for the tests: a generated data set, a small network, forked processes."""
 
 from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import signal
 import sys
@@ -42,7 +43,7 @@ def load_tool(name: str) -> ModuleType:
 
 @BACKBONE_REGISTRY.register()
 def build_test_backbone(cfg: CfgNode) -> nn.Module:
-    """Two convolutions with batch statistics and dropout: state and chance in a small space."""
+    """Two convolutions, with state (batch statistics) and randomness (dropout)."""
     return nn.Sequential(
         nn.Conv2d(3, 8, 3, stride=4, padding=1),
         nn.BatchNorm2d(8),
@@ -53,17 +54,17 @@ def build_test_backbone(cfg: CfgNode) -> nn.Module:
 
 
 def draw_market(root: Path) -> Path:
-    """Write a Market-1501 tree of 8 identities, each of one colour, at 3 cameras."""
-    random = np.random.default_rng(0)
-    colours = random.integers(40, 216, (IDENTITIES, 2, 3))
+    """Write a Market-1501 tree of 8 identities, each of two colors, seen by 3 cameras."""
+    rng = np.random.default_rng(0)
+    colors = rng.integers(40, 216, (IDENTITIES, 2, 3))
     for split, per_camera in (("bounding_box_train", 2), ("query", 1), ("bounding_box_test", 2)):
         folder = root / "Market-1501-v15.09.15" / split
         folder.mkdir(parents=True)
         for identity in range(IDENTITIES):
             for camera in range(CAMERAS):
                 for number in range(per_camera):
-                    image = np.repeat(colours[identity], (32, 32), axis=0)[:, None]
-                    noise = random.integers(-40, 40, (64, 32, 3))
+                    image = np.repeat(colors[identity], (32, 32), axis=0)[:, None]
+                    noise = rng.integers(-40, 40, (64, 32, 3))
                     name = f"{identity + 1:04d}_c{camera + 1}s1_{number:06d}_01.jpg"
                     pixels = np.clip(image + noise, 0, 255).astype(np.uint8)
                     Image.fromarray(pixels).save(folder / name, quality=95)
@@ -97,7 +98,7 @@ SEED: 7
 
 
 def tiny_cfg(folder: Path, *overrides: Any) -> CfgNode:
-    """The configuration of a training that takes a second; its run is kept in ``folder``."""
+    """Return the configuration of a training that takes a second, with its run in ``folder``."""
     file = folder.parent / f"{folder.name}.yml"
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(TINY)
@@ -106,7 +107,7 @@ def tiny_cfg(folder: Path, *overrides: Any) -> CfgNode:
 
 
 def train(cfg: CfgNode, *, resume: bool = False, trainer: type[Trainer] = Trainer) -> Trainer:
-    """Run a training as tools/train_net.py does; return the trainer."""
+    """Train as tools/train_net.py does; return the trainer."""
     run = trainer(prepare_run(cfg, training=True, resumed=resume))
     run.resume_or_load(resume=resume)
     run.train()
@@ -114,13 +115,13 @@ def train(cfg: CfgNode, *, resume: bool = False, trainer: type[Trainer] = Traine
 
 
 def batches(folder: Path, number: int, *overrides: Any) -> list[dict[str, Any]]:
-    """The first training batches of a run."""
+    """Return the first training batches of a run."""
     stream = iter(build_train_loader(tiny_cfg(folder / "run", *overrides)))
     return [next(stream) for _ in range(number)]
 
 
 def forked(work: Callable[[], object]) -> int:
-    """Start ``work`` in a forked process (no import to wait for); return its process id."""
+    """Start ``work`` in a forked process, which need not import anything; return its id."""
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -138,15 +139,15 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def status_of(pid: int) -> int:
-    """Wait for a process; return its exit status, or minus the signal that ended it."""
+    """Wait for a process; return its exit code, or minus the signal that ended it."""
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def in_a_child(test: Callable[..., None]) -> Callable[..., None]:
     """Run a test in a forked process.
 
-    A process that has held tensors of a pretended GPU starts threads for autograd, and no fork of
-    it can run a backward pass any more: tests that train in a fork would fail after it.
+    A process that has held tensors of a fake GPU starts autograd threads. Its later forks cannot
+    run a backward pass, so tests that train in a fork would fail.
     """
 
     @functools.wraps(test)
@@ -162,18 +163,31 @@ def kill_self() -> None:
 
 
 def final_states(folder: Path) -> dict[str, torch.Tensor]:
-    """Everything in ``model_final.pth`` that is a tensor, by its place."""
+    """Return all tensors and numbers in ``model_final.pth`` by their path inside it."""
     content = torch.load(folder / "model_final.pth", weights_only=True)
-    return dict(_tensors("", content))
+    return dict(_flatten("", content))
 
 
-def _tensors(place: str, node: Any) -> Sequence[tuple[str, torch.Tensor]]:
+def _flatten(path: str, node: Any) -> Sequence[tuple[str, torch.Tensor]]:
     if torch.is_tensor(node):
-        return [(place, node)]
+        return [(path, node)]
     if isinstance(node, dict):
-        return [pair for key, value in node.items() for pair in _tensors(f"{place}/{key}", value)]
+        return [pair for key, value in node.items() for pair in _flatten(f"{path}/{key}", value)]
     if isinstance(node, (list, tuple)):
-        return [pair for i, value in enumerate(node) for pair in _tensors(f"{place}/{i}", value)]
+        return [pair for i, value in enumerate(node) for pair in _flatten(f"{path}/{i}", value)]
     if isinstance(node, (int, float)):
-        return [(place, torch.tensor(float(node), dtype=torch.float64))]
+        return [(path, torch.tensor(float(node), dtype=torch.float64))]
     return []
+
+
+def assert_same_run(left: Path, right: Path) -> None:
+    """Check that two runs ended in equal states, bit for bit."""
+    one, other = final_states(left), final_states(right)
+    assert one.keys() == other.keys()
+    for path, tensor in one.items():
+        torch.testing.assert_close(tensor, other[path], rtol=0, atol=0, msg=path)
+
+
+def read_metrics(folder: Path) -> list[dict[str, float]]:
+    """Return the rows of a run's metrics.json."""
+    return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
