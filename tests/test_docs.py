@@ -25,8 +25,9 @@ from runs import draw_market, load_tool
 
 from occluded_reid import load
 from occluded_reid.config import load_config
+from occluded_reid.config.methods import installed_methods
 
-ADD_KEYS = load_tool("methods").ADD_KEYS
+ADD_KEYS = installed_methods()
 PLACEHOLDERS = {
     "CONFIG": "projects/FED/configs/synthetic.yml",
     "PART": "INDEX",

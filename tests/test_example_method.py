@@ -24,16 +24,16 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     """The training command, where the example is installed as pip would install it."""
     project = (EXAMPLE / "pyproject.toml").read_text()
     entry = re.search(r'^\[project\.entry-points\."(.*)"\]\n(.*)\n', project, re.MULTILINE)
-    facts = tmp_path / "site" / "stripe_method-0.1.dist-info"
-    facts.mkdir(parents=True)
-    (facts / "METADATA").write_text("Metadata-Version: 2.1\nName: stripe-method\nVersion: 0.1\n")
+    dist_info = tmp_path / "site" / "stripe_method-0.1.dist-info"
+    dist_info.mkdir(parents=True)
+    (dist_info / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: stripe-method\nVersion: 0.1\n"
+    )
     point = entry[2].replace('"', "")
-    (facts / "entry_points.txt").write_text(f"[{entry[1]}]\n{point}\n")
-    monkeypatch.syspath_prepend(str(facts.parent))
+    (dist_info / "entry_points.txt").write_text(f"[{entry[1]}]\n{point}\n")
+    monkeypatch.syspath_prepend(str(dist_info.parent))
     monkeypatch.syspath_prepend(str(EXAMPLE))
-    for name in ("methods", "train_net"):  # the other tests' ones do not know the method
-        monkeypatch.setitem(sys.modules, name, sys.modules.get(name))
-    load_tool("methods")
+    monkeypatch.setitem(sys.modules, "train_net", sys.modules.get("train_net"))
     return load_tool("train_net")
 
 

@@ -17,11 +17,11 @@ from typing import Any
 import pytest
 import yaml
 from fastreid.config import CfgNode
-from runs import load_tool
 
 from occluded_reid.config import get_cfg, load_config
+from occluded_reid.config.methods import installed_methods
 
-ADD_KEYS = load_tool("methods").ADD_KEYS
+ADD_KEYS = installed_methods()
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("occluded_reid", "fed_plugin", "aonet_plugin")
 OURS = {*PACKAGES, "tools", "benchmarks", "tests"}

@@ -12,7 +12,6 @@ from typing import Any
 import torch
 import yaml
 from fastreid.config import CfgNode
-from fastreid.engine.defaults import default_argument_parser
 from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 
@@ -45,50 +44,6 @@ TRAINING_KEYS = (
     "TEST.IMS_PER_BATCH",
 )  # fmt: skip
 """Prefixes of keys that do not change the result of an evaluation."""
-
-
-def argument_parser(description: str) -> argparse.ArgumentParser:
-    """Return fast-reid's parser with options of ours (``--also``, ``--dry-run`` and others)."""
-    parser = default_argument_parser()
-    parser.description = description
-    parser.set_defaults(dist_url="auto")
-    parser.add_argument(
-        "--also",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a configuration that is read after --config-file, such as configs/test_all.yml",
-    )
-    parser.add_argument(
-        "--dry-run",
-        action="store_true",
-        help="one training and one evaluation step on generated images; no data set is needed",
-    )
-    parser.add_argument(
-        "--trust-checkpoint",
-        action="store_true",
-        help="read checkpoints that hold Python objects: such a file can run code",
-    )
-    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    return parser
-
-
-def weights_parser(description: str, config: str) -> argparse.ArgumentParser:
-    """Return a parser with the options of the commands that read weights and write a file.
-
-    Args:
-        description: of the command.
-        config: what ``--config-file`` means to it.
-    """
-    parser = argparse.ArgumentParser(
-        description=description, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    add = parser.add_argument
-    add("--config-file", default="", metavar="FILE", help=config)
-    add("--trust-checkpoint", action="store_true", help="read Python objects: they can run code")
-    add("--debug", action="store_true", help="show the traceback of an error")
-    add("opts", nargs=argparse.REMAINDER, help="KEY VALUE ... of the configuration")
-    return parser
 
 
 def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
