@@ -5,7 +5,7 @@ Importing this package registers the meta-architecture ``AONet``; its keys come 
 """
 
 import occluded_reid.compat  # noqa: F401  (first: makes fast-reid importable)
-import occluded_reid.modeling.vit  # noqa: F401  (registers the ViT)
+import occluded_reid.modeling.backbones  # noqa: F401  (registers the ViT)
 from aonet_plugin.config import add_aonet_config
 from aonet_plugin.meta_arch import AONet
 

@@ -5,7 +5,7 @@ with ``load_config(..., add_keys=[add_fed_config])``.
 """
 
 import occluded_reid.compat  # noqa: F401  (first: makes fast-reid importable)
-import occluded_reid.modeling.vit  # noqa: F401  (registers the ViT)
+import occluded_reid.modeling.backbones  # noqa: F401  (registers the ViT)
 from fed_plugin.config import add_fed_config
 from fed_plugin.meta_arch import FED
 from fed_plugin.official import FEDOfficial

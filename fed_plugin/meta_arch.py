@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
-from fastreid.engine.train_loop import HookBase
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from torch import nn
@@ -20,7 +19,6 @@ from torch import nn
 from fed_plugin.config import check_values
 from fed_plugin.diffusion import CentreAttention, FeatureDiffusion, FeedForward
 from fed_plugin.head import FEDHead, PartFeatures
-from fed_plugin.hooks import FillMemories
 from fed_plugin.losses import (
     Term,
     identity_loss,
@@ -176,8 +174,10 @@ class FED(nn.Module):
             "diffused_memory": build_memory(cfg, size) if reads_diffused else None,
         }
 
-    def training_hooks(self, cfg: CfgNode) -> list[HookBase]:
+    def training_hooks(self, cfg: CfgNode) -> list[Any]:
         """Return the trainer's hook that fills the banks before the first step."""
+        from fed_plugin.hooks import FillMemories  # imports fast-reid's engine
+
         return [FillMemories()] if self.erased_memory is not None else []
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor] | Embedding:

@@ -94,7 +94,7 @@ def _add_npo_config(cfg: CfgNode) -> None:
 
 
 def _add_vit_config(cfg: CfgNode) -> None:
-    """Add the keys of the transformers (:mod:`occluded_reid.modeling.vit`) to fast-reid's."""
+    """Add the keys of the transformers (:mod:`occluded_reid.modeling.backbones`) to fast-reid's."""
     # Side of a patch in pixels; the step between patches is fast-reid's STRIDE_SIZE.
     cfg.MODEL.BACKBONE.PATCH_SIZE = [16, 16]
     # Blocks, heads and width of the hidden layers over FEAT_DIM; read where DEPTH is "custom".

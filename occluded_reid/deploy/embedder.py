@@ -23,7 +23,7 @@ from occluded_reid.config import AddKeys, CfgNode, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.images import read_rgb
 from occluded_reid.modeling.build import build_inference_model
-from occluded_reid.modeling.outputs import Embedding, embedding_of
+from occluded_reid.modeling.outputs import Embedding, embed_batch
 from occluded_reid.utils.errors import UserError
 
 # Training needs these, inference does not, and the files may be missing.
@@ -148,7 +148,7 @@ class Embedder:
         images = images.to(self.device, non_blocking=True)
         bf16 = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
-            embedding = embedding_of(self._model, {"images": images}, flip=self._flip)
+            embedding = embed_batch(self._model, {"images": images}, flip=self._flip)
         if not embedding.features.isfinite().all():
             raise UserError("the model's features are not finite; the weights are broken")
         return embedding.numpy()

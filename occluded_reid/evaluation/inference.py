@@ -10,7 +10,7 @@ from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 
 from occluded_reid.evaluation.evaluator import Evaluator
-from occluded_reid.modeling.outputs import embedding_of
+from occluded_reid.modeling.outputs import embed_batch
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -41,6 +41,6 @@ def run_inference(
             loader, total=len(loader), description=f"Features of {name}", unit="batches",
             logger=logger,
         ):  # fmt: skip
-            embedding = embedding_of(model.forward, batch, flip=flip)
+            embedding = embed_batch(model.forward, batch, flip=flip)
             evaluator.process(batch, embedding)
     return evaluator.evaluate()

@@ -13,6 +13,7 @@ from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 from fastreid.modeling.meta_arch import build_model as build_in_fastreid
 from torch import nn
 
+import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
 from occluded_reid.checkpoint.checkpointer import Checkpointer, training_only
 from occluded_reid.config import changed_copy
 from occluded_reid.utils.errors import UserError
@@ -24,8 +25,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
     """Build the model of ``cfg`` on ``MODEL.DEVICE``.
 
     Raises:
-        UserError: the configuration names a part that does not exist, or pretrained weights that
-            are not there.
+        UserError: a part or pretrained weights that the configuration names do not exist.
     """
     _check_names(cfg)
     backbone = cfg.MODEL.BACKBONE
@@ -46,7 +46,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
             "and MODEL.HEADS"
         ) from error
     _prepare_resnet(model)
-    # feature maps take the layout of the weights that they meet first
+    # feature maps take the memory format of the first layer's weights
     return model.to(memory_format=torch.channels_last) if cfg.MODEL.CHANNELS_LAST else model
 
 
@@ -115,9 +115,9 @@ def log_model(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def _prepare_resnet(model: nn.Module) -> None:
-    """Give fast-reid's ResNet without non-local blocks what its first forward pass would give it.
+    """Set what a ResNet without non-local blocks sets in its first forward pass.
 
-    Else a compiled one is compiled a second time.
+    Otherwise a compiled ResNet is compiled twice.
     """
     for module in model.modules():
         for name in ("NL_1_idx", "NL_2_idx", "NL_3_idx", "NL_4_idx"):
@@ -126,11 +126,7 @@ def _prepare_resnet(model: nn.Module) -> None:
 
 
 def _check_names(cfg: CfgNode) -> None:
-    """Refuse a part that no registry holds; heads count where fast-reid's architectures use them.
-
-    Raises:
-        UserError: the name, and those that look like it.
-    """
+    """Raise a UserError that suggests similar names if a registry lacks a part of the model."""
     named = {
         "MODEL.META_ARCHITECTURE": (cfg.MODEL.META_ARCHITECTURE, META_ARCH_REGISTRY),
         "MODEL.BACKBONE.NAME": (cfg.MODEL.BACKBONE.NAME, BACKBONE_REGISTRY),

@@ -12,13 +12,16 @@ import torch
 
 
 class Embedding(NamedTuple):
-    """One vector per image, and how visible each part of the person is.
+    """One vector per image, and the visibility of each part of the person.
+
+    >>> Embedding(torch.randn(2, 512), torch.ones(2, 4)).numpy().features.shape
+    (2, 512)
 
     Attributes:
         features: (B, D), compared by ``TEST.METRIC``: a tensor, or an array from :meth:`numpy`.
-        visibility: (B, P) in [0, 1], 1 = visible; P is 0 where a model does not tell.
-        stripes: whether the parts are P horizontal stripes of equal height, from the top; the
-            visibility of other parts, such as landmarks, cannot be compared with a stripe's truth.
+        visibility: (B, P) in [0, 1], 1 = visible; P is 0 for a model without visibility.
+        stripes: whether the parts are P equal horizontal stripes, from the top. The visibility of
+            other parts, such as landmarks, cannot be compared with a stripe's truth.
     """
 
     features: Any
@@ -32,24 +35,24 @@ class Embedding(NamedTuple):
 
 
 def as_embedding(output: torch.Tensor | Embedding) -> Embedding:
-    """Return a model's output by name; fast-reid's models return the features alone."""
+    """Return a model's output as an Embedding; fast-reid's models return the features alone."""
     if isinstance(output, Embedding):
         return output
     return Embedding(output, output[:, :0])  # torch.export would fix the batch of len(output)
 
 
-def embedding_of(
+def embed_batch(
     forward: Callable[[Mapping[str, Any]], torch.Tensor | Embedding],
     batch: Mapping[str, Any],
     *,
     flip: bool,
 ) -> Embedding:
-    """Return what a model says of a batch.
+    """Run a model on a batch.
 
     Args:
         forward: the model, or its ``forward``.
-        batch: ``images`` (B, 3, H, W) in 0-255, and what else the model reads; it stays as it is.
-        flip: average what is said of an image and of its mirror image.
+        batch: ``images`` (B, 3, H, W) in 0-255, and whatever else the model reads; not changed.
+        flip: average the outputs for an image and for its mirror image.
     """
     embedding = as_embedding(forward(batch))
     if not flip:

@@ -28,7 +28,7 @@ from occluded_reid.evaluation.occlusion_metrics import (
 from occluded_reid.evaluation.per_query import names_of, read_per_query
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.evaluation.results import results_table, with_intervals, write_results
-from occluded_reid.modeling.outputs import Embedding, embedding_of
+from occluded_reid.modeling.outputs import Embedding, embed_batch
 from occluded_reid.utils.errors import UserError
 
 
@@ -174,7 +174,7 @@ def test_the_mean_of_an_image_and_its_mirror_image_keeps_what_the_parts_are():
         return Embedding(column, column / 10, stripes=False)
 
     for flip, value in ((False, 1), (True, 2)):
-        features, visibility, stripes = embedding_of(left_column, {"images": images}, flip=flip)
+        features, visibility, stripes = embed_batch(left_column, {"images": images}, flip=flip)
         assert features.item() == value and visibility.item() == pytest.approx(value / 10)
         assert not stripes
 

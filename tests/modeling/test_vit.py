@@ -19,10 +19,10 @@ from fastreid.solver import build_lr_scheduler
 from safetensors.torch import save_file
 from timm.layers import Mlp
 
-from occluded_reid.checkpoint.pretrained import grid_of, load_weights
+from occluded_reid.checkpoint.pretrained import download_weights, grid_of, load_weights
 from occluded_reid.config import load_config
 from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.modeling import vit as backbones
+from occluded_reid.modeling import backbones
 from occluded_reid.modeling.vit import ClassTokenViT, LeanMlp, TokenViT
 from occluded_reid.utils.errors import UserError
 
@@ -563,7 +563,7 @@ def test_a_download_that_fails_names_the_file_and_its_place(monkeypatch):
     assert f"https://huggingface.co/timm/{name}/resolve/main/model.safetensors" in message
     assert "MODEL.BACKBONE.PRETRAIN_PATH path/to/file" in message and "and more" not in message
     with pytest.raises(UserError, match="jx_vit_base_p16_224-80ecf9dd.pth"):
-        backbones.download_weights("vit_base_patch16_224.orig_in21k_ft_in1k")
+        download_weights("vit_base_patch16_224.orig_in21k_ft_in1k")
 
 
 def test_base_starts_from_the_weights_of_transreid(monkeypatch):
@@ -573,7 +573,7 @@ def test_base_starts_from_the_weights_of_transreid(monkeypatch):
 
 def test_weights_that_nobody_knows_are_not_guessed(tmp_path):
     keys = ("MODEL.BACKBONE.PRETRAIN", True)
-    with pytest.raises(UserError, match="nothing is known to fit DEPTH custom"):
+    with pytest.raises(UserError, match="no known weights fit DEPTH custom"):
         built(tmp_path, *keys)
     with pytest.raises(UserError, match="timm has no weights vit_x"):
         built(tmp_path, *keys, "MODEL.BACKBONE.PRETRAIN_NAME", "vit_x")

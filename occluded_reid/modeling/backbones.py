@@ -1,0 +1,118 @@
+"""Vision transformers under fast-reid's keys; importing this registers them.
+
+timm is imported only if such a backbone is built.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from fastreid.config import CfgNode
+from fastreid.modeling.backbones import BACKBONE_REGISTRY
+
+from occluded_reid.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from occluded_reid.modeling.vit import ClassTokenViT, TokenViT
+
+DEPTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
+"""Number of channels, blocks and heads."""
+
+Pair = tuple[int, int]
+
+
+@BACKBONE_REGISTRY.register()
+def build_token_vit_backbone(cfg: CfgNode) -> TokenViT:
+    """Build a transformer that returns all tokens, with the weights of ``MODEL.BACKBONE``.
+
+    Raises:
+        UserError: values that do not fit together, or weights that are missing or do not fit.
+    """
+    from occluded_reid.modeling.vit import TokenViT
+
+    return _build(TokenViT, cfg)
+
+
+@BACKBONE_REGISTRY.register()
+def build_class_token_vit_backbone(cfg: CfgNode) -> ClassTokenViT:
+    """Build a transformer for fast-reid's heads, which need ``POOL_LAYER: Identity``.
+
+    Raises:
+        UserError: as :func:`build_token_vit_backbone`.
+    """
+    from occluded_reid.modeling.vit import ClassTokenViT
+
+    return _build(ClassTokenViT, cfg)
+
+
+def _build(kind: type[Any], cfg: CfgNode) -> Any:
+    from occluded_reid.checkpoint.pretrained import download_weights, load_weights
+
+    keys = cfg.MODEL.BACKBONE
+    dim, depth, num_heads = _shape(keys)
+    image_size, patch_size, stride = _sizes(cfg)
+    model = kind(
+        stride=stride,
+        num_cameras=keys.CAMERA_EMBEDDING,
+        camera_weight=keys.SIE_COE,
+        recompute=keys.RECOMPUTE,
+        img_size=image_size,
+        patch_size=patch_size,
+        embed_dim=dim,
+        depth=depth,
+        num_heads=num_heads,
+        mlp_ratio=keys.MLP_RATIO if keys.DEPTH == "custom" else 4.0,
+        pos_drop_rate=keys.DROP_RATIO,
+        proj_drop_rate=keys.DROP_RATIO,
+        attn_drop_rate=keys.ATT_DROP_RATE,
+        drop_path_rate=keys.DROP_PATH_RATIO,
+    )
+    if keys.PRETRAIN:
+        source = keys.PRETRAIN_PATH or download_weights(_pretrain_name(keys))
+        load_weights(model, source, resize=keys.POSITION_RESIZE)
+    return model
+
+
+def _shape(keys: CfgNode) -> tuple[int, int, int]:
+    """Return the number of channels, blocks and heads."""
+    if keys.DEPTH not in (*DEPTHS, "custom"):
+        names = ", ".join(DEPTHS)
+        raise UserError(f"MODEL.BACKBONE.DEPTH is {keys.DEPTH!r}; it can be {names} or custom")
+    custom = (keys.FEAT_DIM, keys.NUM_BLOCKS, keys.NUM_HEADS)
+    dim, depth, num_heads = DEPTHS.get(keys.DEPTH, custom)
+    if dim != keys.FEAT_DIM or dim % num_heads:
+        raise UserError(
+            f"MODEL.BACKBONE.FEAT_DIM is {keys.FEAT_DIM}, but DEPTH {keys.DEPTH} has "
+            + (f"{num_heads} heads, which do not divide it" if dim % num_heads else f"{dim}")
+        )
+    return dim, depth, num_heads
+
+
+def _sizes(cfg: CfgNode) -> tuple[Pair, Pair, Pair]:
+    """Return image size, patch size and stride, each vertical and horizontal."""
+    keys = cfg.MODEL.BACKBONE
+    image, patch, stride = map(tuple, (cfg.INPUT.SIZE_TRAIN, keys.PATCH_SIZE, keys.STRIDE_SIZE))
+    if tuple(cfg.INPUT.SIZE_TEST) != image:
+        raise UserError(
+            f"INPUT.SIZE_TEST {list(cfg.INPUT.SIZE_TEST)} must equal INPUT.SIZE_TRAIN "
+            f"{list(image)}: a vision transformer takes images of one size"
+        )
+    if min(stride) < 1 or any(not 1 <= p <= i for p, i in zip(patch, image, strict=True)):
+        raise UserError(
+            f"MODEL.BACKBONE.PATCH_SIZE {list(patch)} and STRIDE_SIZE {list(stride)} do not fit "
+            f"images of {list(image)}"
+        )
+    return image, patch, stride
+
+
+def _pretrain_name(keys: CfgNode) -> str:
+    """Return timm's name of the weights to download."""
+    if keys.PRETRAIN_NAME:
+        return str(keys.PRETRAIN_NAME)
+    if keys.DEPTH == "custom" or tuple(keys.PATCH_SIZE) != (16, 16):
+        raise UserError(
+            f"MODEL.BACKBONE.PRETRAIN: no known weights fit DEPTH {keys.DEPTH} with PATCH_SIZE "
+            f"{list(keys.PATCH_SIZE)}; set PRETRAIN_PATH, PRETRAIN_NAME, or PRETRAIN False"
+        )
+    tag = "orig_in21k_ft_in1k" if keys.DEPTH == "base" else "augreg_in21k_ft_in1k"
+    return f"vit_{keys.DEPTH}_patch16_224.{tag}"
