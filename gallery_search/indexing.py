@@ -18,7 +18,7 @@ from gallery_search.store.metadata import parse_name, read_table
 from occluded_reid.deploy.bulk import load_batches, log_unreadable
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import ImageList, list_images
-from occluded_reid.evaluation.distances import spans
+from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,8 @@ def add_images(
     present = index.ids_of(images.paths.tolist())
     new = ImageList(images.folder, np.array([p for p in images.paths if p not in present], str))
     logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
-    parts = [range(*part.indices(part.stop)) for part in spans(len(new.paths), args.batch_size)]
+    slices = split_range(len(new.paths), args.batch_size)
+    parts = [range(part.start, part.stop) for part in slices]
     unreadable = []
     for batch in load_batches(new, parts, embedder, workers=args.workers, description="Adding"):
         unreadable += batch.unreadable

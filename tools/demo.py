@@ -35,11 +35,11 @@ def command(words: list[str] | None = None) -> int:
 
 def print_results(path: Path) -> None:
     """Print the table of metrics and the visibility AUC."""
-    from occluded_reid.evaluation.results import results_table
+    from occluded_reid.evaluation.results import format_results
 
     reports = json.loads(path.read_text(encoding="utf-8"))["data_sets"]
     print("\nIn per cent, with 95 % intervals over queries:\n")
-    print(results_table(reports))
+    print(format_results(reports))
     for report in reports.values():
         if report.get("visibility_auc"):
             areas = report["visibility_auc"].items()

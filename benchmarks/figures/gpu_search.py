@@ -34,7 +34,7 @@ def measure(
     def ours(number: int) -> Callable[[], list[torch.Tensor]]:
         def search() -> list[torch.Tensor]:
             distances = FeatureDistances(queries[:number], on_device, "dot", device)
-            tile = distances.tile(slice(0, number), slice(0, items))
+            tile = distances.compute_tile(slice(0, number), slice(0, items))
             nearest = tile.topk(top, dim=1, largest=False)
             return [-nearest.values.cpu(), nearest.indices.cpu()]
 

@@ -17,7 +17,7 @@ import numpy as np
 from gallery_search.store import KINDS
 from gallery_search.store.exact import BLOCK, resolve_faiss_metric
 from gallery_search.store.info import ApproximationInfo
-from occluded_reid.evaluation.distances import spans
+from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import whole_file
 from occluded_reid.utils.progress import progress
@@ -74,7 +74,7 @@ def build_faiss_index(vectors: np.ndarray, dim: int, metric: str, kind: str, see
     if kind == "ivfpq":
         index.pq.cp.min_points_per_centroid = 1
     index.train(vectors[np.sort(sample)])
-    parts = list(spans(rows, max(1, BLOCK // dim)))
+    parts = list(split_range(rows, max(1, BLOCK // dim)))
     for part in progress(parts, total=len(parts), description=f"Building {kind}", unit="blocks"):
         index.add(vectors[part])
     return index

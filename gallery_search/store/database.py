@@ -18,7 +18,7 @@ import numpy as np
 
 from gallery_search.store.info import IndexInfo
 from gallery_search.store.metadata import Filter, Item, check_path
-from occluded_reid.evaluation.distances import spans
+from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 
 NAME = "gallery.sqlite"
@@ -188,7 +188,7 @@ class Database:
 
     def _query_many(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
         """Run ``statement`` with ``IN (values)``, in blocks that SQLite accepts."""
-        for part in spans(len(values), MAX_PARAMETERS):
+        for part in split_range(len(values), MAX_PARAMETERS):
             block = values[part]
             yield from self._connection.execute(f"{statement} IN ({_placeholders(block)})", block)
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gallery_search.store.vectors import Rows
-from occluded_reid.evaluation.distances import METRICS, TINY, spans
+from occluded_reid.evaluation.distances import METRICS, TINY, split_range
 from occluded_reid.utils.errors import UserError
 
 BLOCK = 2**24  # values in a block of vectors that is searched at once: 64 MiB
@@ -109,7 +109,7 @@ def find_nearest(
 
 def _split_into_blocks(selected: np.ndarray, size: int) -> Iterator[tuple[Rows, np.ndarray]]:
     """Yield blocks of rows; a block without gaps is a slice, which needs no copy."""
-    for part in spans(len(selected), size):
+    for part in split_range(len(selected), size):
         numbers = selected[part]
         contiguous = numbers[-1] - numbers[0] == len(numbers) - 1
         yield (slice(numbers[0], numbers[-1] + 1) if contiguous else numbers), numbers

@@ -17,7 +17,7 @@ from gallery_search.store.info import ApproximationInfo, IndexInfo
 from gallery_search.store.metadata import Item, check_path
 from gallery_search.store.recall import measure_recall
 from gallery_search.store.vectors import append_vectors, delete_other_generations, open_vectors
-from occluded_reid.evaluation.distances import spans
+from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import remove_unfinished, write_errors_named
 
@@ -79,7 +79,7 @@ class Writer:
             vectors = self._open_vectors(info)
             kept = np.delete(np.arange(info.rows), removed)
             generation = info.generation + 1
-            for part in spans(len(kept), max(1, BLOCK // info.dim)):
+            for part in split_range(len(kept), max(1, BLOCK // info.dim)):
                 append_vectors(self.folder, generation, part.start, vectors[kept[part]])
             database.renumber_rows()
             info = replace(info, generation=generation, rows=len(kept), approximation=None)

@@ -1,3 +1,6 @@
-"""Evaluation: features, distances, rankings, and results with their uncertainty."""
+"""Evaluation: features, distances, rankings, and results with confidence intervals.
 
-import occluded_reid.compat  # noqa: F401
+Start at :mod:`occluded_reid.evaluation.testing`. Nothing is imported here, so that reading results
+(:mod:`~occluded_reid.evaluation.results`, :mod:`~occluded_reid.evaluation.comparison`) needs NumPy
+alone.
+"""

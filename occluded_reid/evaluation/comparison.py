@@ -1,60 +1,82 @@
-"""Runs side by side: paired differences of two, mean and deviation of several seeds."""
+"""Compare runs: paired differences of two, mean and standard deviation of several seeds."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from occluded_reid.evaluation.bootstrap import intervals, measures
-from occluded_reid.evaluation.per_query import PerQuery, read_per_query
+from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
+from occluded_reid.evaluation.results import AGAIN, PerQuery, read_per_query
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import write_json
 
 COUNTS = ("queries", "queries_without_positive", "gallery", "positives_per_query")
-"""What is the same in two evaluations of one test set."""
-
-AGAIN = "evaluate it again: tools/train_net.py --eval-only"
+"""Counts that agree between two evaluations of one test set."""
 
 
 class Run(NamedTuple):
-    """A results file.
-
-    Attributes:
-        path: of the file.
-        content: what it holds.
-    """
+    """A results.json and its content."""
 
     path: Path
     content: dict[str, Any]
 
     @property
     def reports(self) -> dict[str, Any]:
-        """The report of each data set and protocol."""
+        """The reports by test set."""
         return self.content["data_sets"]
 
-    def per_query(self) -> dict[str, PerQuery]:
-        """Read the values of each query, by data set and protocol.
+    def read_per_query(self) -> dict[str, PerQuery]:
+        """Read the results of each query, by test set.
 
         Raises:
-            UserError: they were not kept.
+            UserError: they are missing.
         """
         if "per_query" not in self.content:
-            raise UserError(
-                f"{self.path} was written before the values of each query were kept; {AGAIN}"
-            )
-        kept = self.content["per_query"]
-        found = read_per_query(self.path.parent / kept["file"], kept["sha256"])
-        if missing := sorted(set(self.reports).difference(found)):
-            raise UserError(f"{kept['file']} beside {self.path} lacks {missing[0]}; {AGAIN}")
-        return found
+            raise UserError(f"{self.path} is of a version without per-query results; {AGAIN}")
+        entry = self.content["per_query"]
+        queries = read_per_query(self.path.parent / entry["file"], entry["sha256"])
+        if missing := sorted(set(self.reports).difference(queries)):
+            raise UserError(f"{entry['file']} beside {self.path} lacks {missing[0]}; {AGAIN}")
+        return queries
+
+
+def compare_runs(paths: Sequence[str], *, seeds: bool = False, json_path: str = "") -> str:
+    """Compare runs; return the tables for a terminal.
+
+    >>> print(compare_runs(["logs/fed", "logs/aonet"]))
+
+    Args:
+        paths: two results.json or run folders; any number with ``seeds``.
+        seeds: report mean and standard deviation instead of paired differences.
+        json_path: where to write the numbers; empty for nowhere.
+
+    Raises:
+        UserError: the runs cannot be read or compared.
+    """
+    runs = [read_run(path) for path in paths]
+    if not seeds and len(runs) != 2:
+        raise UserError(f"expected two runs, got {len(runs)}; for several seeds add --seeds")
+    metrics = compare_seeds(runs) if seeds else compare_pair(*runs)
+    if json_path:
+        content = {
+            "runs": [str(run.path) for run in runs],
+            "seeds": [run.content.get("seed") for run in runs],
+            "data_sets": metrics,
+        }
+        write_json(json_path, content)
+    table = _format_seeds(runs, metrics) if seeds else _format_pair(runs, metrics)
+    if skipped := sorted({name for run in runs for name in run.reports}.difference(metrics)):
+        table += f"\n\nNot in all runs, left out: {', '.join(skipped)}"
+    return table
 
 
 def read_run(path: str | Path) -> Run:
-    """Read a results.json, or that of a run's folder.
+    """Read a results.json, or the one in a run's folder.
 
     Raises:
         UserError: it is missing or not a results file.
@@ -73,7 +95,7 @@ def read_run(path: str | Path) -> Run:
     if not isinstance(content, dict) or not isinstance(content.get("data_sets"), dict):
         raise UserError(f"{file} is no results file: it has no data_sets; {AGAIN}")
     try:
-        _look_up_everything(content)
+        _check_content(content)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{file} is not as an evaluation writes it ({type(error).__name__}: {error}); {AGAIN}"
@@ -81,8 +103,8 @@ def read_run(path: str | Path) -> Run:
     return Run(file, content)
 
 
-def _look_up_everything(content: dict[str, Any]) -> None:
-    """Look up what the comparisons read, so that a file that lacks it fails here."""
+def _check_content(content: dict[str, Any]) -> None:
+    """Read every value that a comparison needs, so that a broken file fails here."""
     for report in content["data_sets"].values():
         for key in COUNTS:
             float(report["counts"][key])
@@ -92,79 +114,73 @@ def _look_up_everything(content: dict[str, Any]) -> None:
         Path(content["per_query"]["file"], content["per_query"]["sha256"])
 
 
-def compare_pair(one: Run, other: Run) -> dict[str, Any]:
+def compare_pair(a: Run, b: Run) -> dict[str, Any]:
     """Compare two runs query by query.
 
     Returns:
-        By data set that both have, by metric: ``a``, ``b`` and ``difference`` b - a in per cent
-        (points), with the paired bootstrap's 95 % interval ``low``, ``high`` over queries.
+        By shared test set, by metric: ``a``, ``b`` and ``difference`` b - a in per cent (points),
+        with the paired 95 % bootstrap interval ``low``, ``high`` over queries.
 
     Raises:
-        UserError: no data set in common, or other queries or another gallery under one name.
+        UserError: no shared test set, or different queries or galleries under one name.
     """
-    found = {}
-    names = _shared([one, other])
-    first, second = one.per_query(), other.per_query()
+    comparison = {}
+    names = _list_shared([a, b])
+    queries_a, queries_b = a.read_per_query(), b.read_per_query()
     for name in names:
-        _check_same_counts(name, [one, other])
-        ours = measures(first[name].ranking)
-        theirs = measures(_paired(name, first[name], second[name], [one, other]))
-        differences = intervals({metric: theirs[metric] - ours[metric] for metric in ours})
-        found[name] = {
+        _check_counts(name, [a, b])
+        metrics_a = queries_a[name].ranking.compute_metrics()
+        metrics_b = _pair_queries(name, queries_a[name], queries_b[name], [a, b]).compute_metrics()
+        differences = {metric: metrics_b[metric] - metrics_a[metric] for metric in metrics_a}
+        comparison[name] = {
             metric: {
-                "a": float(ours[metric].mean()),
-                "b": float(theirs[metric].mean()),
-                "difference": each.value,
-                "low": each.low,
-                "high": each.high,
+                "a": float(metrics_a[metric].mean()),
+                "b": float(metrics_b[metric].mean()),
+                "difference": mean.value,
+                "low": mean.low,
+                "high": mean.high,
             }
-            for metric, each in differences.items()
+            for metric, mean in bootstrap_means(differences).items()
         }
-    return found
+    return comparison
 
 
 def compare_seeds(runs: Sequence[Run]) -> dict[str, Any]:
-    """Return the mean and the standard deviation over runs that differ by their seed.
+    """Return mean and standard deviation over runs that differ by their seed.
 
     Returns:
-        By data set that all have, by metric: ``mean``, ``std`` (of a sample: n - 1) and the runs'
+        By shared test set, by metric: ``mean``, ``std`` (of a sample: n - 1) and the runs'
         ``values``, in per cent.
 
     Raises:
-        UserError: fewer than two runs, one of them twice, no data set in common, or other queries
-            or another gallery under one name.
+        UserError: fewer than two runs, the same run twice, no shared test set, or different queries
+            or galleries under one name.
     """
     if len(runs) < 2:
-        raise UserError("a standard deviation needs two runs or more; one was given")
-    _check_different(runs)
-    found: dict[str, Any] = {}
-    for name in _shared(runs):
-        _check_same_counts(name, runs)
-        found[name] = {}
+        raise UserError("a standard deviation needs at least two runs; one was given")
+    _check_distinct(runs)
+    comparison: dict[str, Any] = {}
+    for name in _list_shared(runs):
+        _check_counts(name, runs)
+        comparison[name] = {}
         metrics = [run.reports[name]["metrics"] for run in runs]
         for metric in sorted(set(metrics[0]).intersection(*metrics), key=_by_number):
             values = [each[metric]["value"] for each in metrics]
-            found[name][metric] = {
+            comparison[name][metric] = {
                 "mean": float(np.mean(values)),
                 "std": float(np.std(values, ddof=1)),
                 "values": values,
             }
-    return found
+    return comparison
 
 
 def _by_number(metric: str) -> tuple[str, int]:
-    """Rank-5 before Rank-10: a results file has its keys in the order of letters."""
+    """Sort Rank-5 before Rank-10; the keys of a results file are in alphabetical order."""
     name, _, number = metric.partition("-")
     return name, int(number or 0)
 
 
-def left_out(runs: Sequence[Run]) -> list[str]:
-    """Return the data sets that only some of the runs have."""
-    everything = {name for run in runs for name in run.reports}
-    return sorted(everything.difference(_shared(runs)))
-
-
-def _shared(runs: Sequence[Run]) -> list[str]:
+def _list_shared(runs: Sequence[Run]) -> list[str]:
     names = [name for name in runs[0].reports if all(name in run.reports for run in runs)]
     if not names:
         tested = "; ".join(f"{run.path}: {', '.join(run.reports) or 'none'}" for run in runs)
@@ -172,20 +188,20 @@ def _shared(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _check_different(runs: Sequence[Run]) -> None:
-    seen: dict[str, Path] = {}
+def _check_distinct(runs: Sequence[Run]) -> None:
+    paths: dict[str, Path] = {}
     for run in runs:
         weights = str(run.content.get("weights_sha256", run.path))
-        if weights in seen:
+        if weights in paths:
             raise UserError(
-                f"{run.path} and {seen[weights]} have the same weights: they are one run, not two"
+                f"{run.path} and {paths[weights]} have the same weights: they are one run, not two"
             )
-        seen[weights] = run.path
+        paths[weights] = run.path
 
 
-def _check_same_counts(name: str, runs: Sequence[Run]) -> None:
-    """The same name does not make the same test set: sizes, protocols and broken images differ."""
-    expected: Mapping[str, Any] = runs[0].reports[name]["counts"]
+def _check_counts(name: str, runs: Sequence[Run]) -> None:
+    """Check the sizes: sets of one name may still differ in size, protocol or broken images."""
+    expected = runs[0].reports[name]["counts"]
     for run in runs[1:]:
         counts = run.reports[name]["counts"]
         for key in COUNTS:
@@ -196,20 +212,61 @@ def _check_same_counts(name: str, runs: Sequence[Run]) -> None:
                 )
 
 
-def _paired(name: str, one: PerQuery, other: PerQuery, runs: Sequence[Run]) -> Ranking:
-    """Return the other run's ranking in the first run's order of queries."""
-    place = {query: number for number, query in enumerate(other.names)}
-    missing = [query for query in one.names if query not in place]
-    if missing or len(one.names) != len(other.names):
+def _pair_queries(name: str, a: PerQuery, b: PerQuery, runs: Sequence[Run]) -> Ranking:
+    """Return b's ranking in the order of a's queries."""
+    index = {query: number for number, query in enumerate(b.names)}
+    missing = [query for query in a.names if query not in index]
+    if missing or len(a.names) != len(b.names):
         raise UserError(
-            f"{runs[0].path} and {runs[1].path} have other queries of {name}, such as "
-            f"{(missing or other.names)[0]}: their results cannot be paired"
+            f"{runs[0].path} and {runs[1].path} have different queries of {name}, such as "
+            f"{(missing or b.names)[0]}: their results cannot be paired"
         )
-    order = np.array([place[query] for query in one.names])
-    ranking = Ranking(*(values[order] for values in other.ranking))
-    if not np.array_equal(one.ranking.positives, ranking.positives):
+    order = np.array([index[query] for query in a.names])
+    ranking = Ranking(*(values[order] for values in b.ranking))
+    if not np.array_equal(a.ranking.positives, ranking.positives):
         raise UserError(
-            f"{runs[0].path} and {runs[1].path} have another gallery of {name}: queries have more "
-            "right answers in one of them; evaluate both on one set"
+            f"{runs[0].path} and {runs[1].path} have different galleries of {name}: the number of "
+            "positives of some queries differs; evaluate both on one set"
         )
     return ranking
+
+
+def _format_pair(runs: Sequence[Run], comparison: dict[str, Any]) -> str:
+    lines = [f"{letter}: {run.path}" for letter, run in zip("AB", runs, strict=True)]
+    for name, metrics in comparison.items():
+        rows = [
+            [
+                metric,
+                f"{each['a']:.1f}",
+                f"{each['b']:.1f}",
+                f"{each['difference']:+.1f} [{each['low']:+.1f}, {each['high']:+.1f}]",
+                "B" if each["low"] > 0 else "A" if each["high"] < 0 else "-",
+            ]
+            for metric, each in metrics.items()
+        ]
+        queries = runs[0].reports[name]["counts"]["queries"]
+        lines += ["", f"{name}, {queries} queries, per cent", ""]
+        lines.append(_tabulate(rows, ["Metric", "A", "B", "B - A [95 %]", "Better"]))
+    lines += ["", "The interval is the paired bootstrap's over queries; it does not cover seeds."]
+    return "\n".join(lines)
+
+
+def _format_seeds(runs: Sequence[Run], comparison: dict[str, Any]) -> str:
+    seeds = ", ".join(str(run.content.get("seed")) for run in runs)
+    lines = [f"{len(runs)} runs, seeds {seeds}: mean, standard deviation, and each run"]
+    for name, metrics in comparison.items():
+        rows = [
+            [metric, f"{each['mean']:.1f} +- {each['std']:.1f}"]
+            + [f"{value:.1f}" for value in each["values"]]
+            for metric, each in metrics.items()
+        ]
+        lines += ["", f"{name}, per cent", ""]
+        headers = ["Metric", "Mean +- std", *(run.path.parent.name for run in runs)]
+        lines.append(_tabulate(rows, headers))
+    return "\n".join(lines)
+
+
+def _tabulate(rows: list[list[str]], headers: list[str]) -> str:
+    from tabulate import tabulate
+
+    return tabulate(rows, headers, "pipe", disable_numparse=True)

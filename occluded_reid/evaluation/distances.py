@@ -1,6 +1,6 @@
-"""Distances by the model's own metric, a tile at a time.
+"""Distances by the model's own metric, one tile at a time.
 
-Shapes: Q queries, G gallery images, N images of any kind, D feature dimensions.
+Shapes: Q queries, G gallery images, D feature dimensions, n pairs.
 """
 
 from __future__ import annotations
@@ -8,36 +8,39 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Protocol
 
-import faiss
 import numpy as np
 import torch
 
 METRICS = ("cosine", "euclidean", "dot")
-TILE = 2**23  # distances held at a time: 32 MiB of float32
-LEAST_ROWS = 64  # a tile's rows: fewer would read the gallery too often
+TILE = 2**23  # distances in memory at a time: 32 MiB of float32
+MIN_TILE_ROWS = 64  # with fewer, the gallery would be read too often
 TINY = 1e-12
 
 
 class Tiles(Protocol):
-    """A (Q, G) matrix that is read by two slices: an array, or one computed when asked for."""
+    """A (Q, G) matrix that is read by two slices: an array, or values computed on demand."""
 
     @property
     def shape(self) -> tuple[int, ...]:
         """(Q, G)."""
 
     def __getitem__(self, tile: tuple[slice, slice], /) -> np.ndarray:
-        """The distances of some queries to some gallery images."""
+        """Return the distances of some queries to some gallery images."""
 
 
 class FeatureDistances:
-    """(Q, G) distances between features; smaller is more alike. Nothing but a tile is ever held.
+    """(Q, G) distances between features, smaller is more similar; only one tile is in memory.
+
+    >>> distances = FeatureDistances(query, gallery, "cosine")
+    >>> distances[0:64, :].shape
+    (64, 17661)
 
     Args:
-        query: (Q, D), float32. From bfloat16 the products are rounded to 8 bits, 0.4 %, in a
-            fraction of the time where the processor has units for it.
+        query: (Q, D) float32; in bfloat16, products are rounded to 8 bits (0.4 %), which is much
+            faster on processors with matrix units.
         gallery: (G, D), likewise.
         metric: ``cosine`` (1 - cosine), ``euclidean`` (squared) or ``dot`` (minus inner product).
-        device: where the products are computed; the features may stay elsewhere.
+        device: computes the products; the features may stay elsewhere.
 
     Attributes:
         query, gallery, metric, device: as given.
@@ -55,103 +58,83 @@ class FeatureDistances:
         device: torch.device | str = "cpu",
     ):
         if metric not in METRICS:
-            raise ValueError(f"unknown metric {metric!r}: cosine, euclidean or dot")
+            raise ValueError(f"unknown metric {metric!r}; expected cosine, euclidean or dot")
         self.shape = len(query), len(gallery)
         self.device = torch.device(device)
         self.dtype = torch.promote_types(query.dtype, torch.float32)
         self.query, self.gallery, self.metric = query, gallery, metric
-        self._lengths = [
-            _lengths(features, metric).to(self.device) for features in (query, gallery)
-        ]
-        self._held: tuple[slice, torch.Tensor] | None = None
+        self._query_norms = _compute_norms(query, metric).to(self.device)
+        self._gallery_norms = _compute_norms(gallery, metric).to(self.device)
+        self._loaded: tuple[slice, torch.Tensor] | None = None
 
     def __getitem__(self, tile: tuple[slice, slice], /) -> np.ndarray:
-        return self.tile(*tile).float().cpu().numpy()
+        return self.compute_tile(*tile).float().cpu().numpy()
 
     @torch.no_grad()
-    def tile(self, queries: slice | torch.Tensor, gallery: slice) -> torch.Tensor:
+    def compute_tile(self, queries: slice, gallery: slice) -> torch.Tensor:
         """Return the distances of ``queries`` to ``gallery`` on the device."""
-        products = self.query[queries].to(self.device) @ self._part(gallery).T
-        return self._from_products(
-            products, self._lengths[0][queries, None], self._lengths[1][gallery]
-        )
+        products = self.query[queries].to(self.device) @ self._load_gallery(gallery).T
+        norms = self._query_norms[queries, None], self._gallery_norms[gallery]
+        return self._to_distances(products, *norms)
 
     @torch.no_grad()
-    def pairs(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
-        """Return the distance of each of the queries (n,) to one gallery image (n,): (n,)."""
-        lengths = self._lengths[0][queries], self._lengths[1][gallery]
-        products = _products(self.query, self.gallery, queries, gallery).to(self.device)
-        return self._from_products(products, *lengths)
+    def compute_pairs(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
+        """Return the distances (n,) of pairs of a query (n,) and a gallery image (n,)."""
+        size = max(1, TILE // (32 * self.query.shape[1]))  # fits the processor's cache
+        products = [
+            self.query.index_select(0, queries[part])
+            .mul_(self.gallery.index_select(0, gallery[part]))
+            .sum(1)
+            for part in split_range(len(queries), size)
+        ]
+        queries, gallery = queries.to(self.device), gallery.to(self.device)
+        norms = self._query_norms[queries], self._gallery_norms[gallery]
+        return self._to_distances(torch.cat(products).to(self.device), *norms)
 
-    def _part(self, gallery: slice) -> torch.Tensor:
-        if self._held is None or self._held[0] != gallery:
-            self._held = gallery, self.gallery[gallery].to(self.device)
-        return self._held[1]
+    def _load_gallery(self, gallery: slice) -> torch.Tensor:
+        if self._loaded is None or self._loaded[0] != gallery:
+            self._loaded = gallery, self.gallery[gallery].to(self.device)
+        return self._loaded[1]
 
-    def _from_products(
-        self, products: torch.Tensor, query_lengths: torch.Tensor, gallery_lengths: torch.Tensor
+    def _to_distances(
+        self, products: torch.Tensor, query_norms: torch.Tensor, gallery_norms: torch.Tensor
     ) -> torch.Tensor:
-        """Turn inner products into distances, in place where they are wide enough."""
+        """Turn inner products into distances, in place unless they are in half precision."""
         products = products.to(self.dtype)
         if self.metric == "dot":
             return products.neg_()
         if self.metric == "cosine":
-            products.div_(query_lengths.clamp_min(TINY)).div_(gallery_lengths.clamp_min(TINY))
+            products.div_(query_norms.clamp_min(TINY)).div_(gallery_norms.clamp_min(TINY))
             return products.neg_().add_(1)
-        return products.mul_(-2).add_(query_lengths.square()).add_(gallery_lengths.square())
+        return products.mul_(-2).add_(query_norms.square()).add_(gallery_norms.square())
 
 
-def _lengths(features: torch.Tensor, metric: str) -> torch.Tensor:
-    """Return what each row's products are to be set off against: (n,); 0 where nothing is."""
-    wide = torch.promote_types(features.dtype, torch.float32)
+def _compute_norms(features: torch.Tensor, metric: str) -> torch.Tensor:
+    """Return the norm of each row; zeros for ``dot``, which needs none."""
+    dtype = torch.promote_types(features.dtype, torch.float32)
     if metric == "dot":
-        return features.new_zeros(1, dtype=wide).expand(len(features))
-    return torch.linalg.vector_norm(features, dim=1, dtype=wide)
-
-
-def _products(
-    query: torch.Tensor, gallery: torch.Tensor, queries: torch.Tensor, images: torch.Tensor
-) -> torch.Tensor:
-    """Return the inner product of each of the queries (n,) with one gallery image (n,): (n,)."""
-    queries, images = (places.to(query.device) for places in (queries, images))
-    if query.dtype == gallery.dtype == torch.float32 and query.device.type == "cpu":
-        return _products_by_faiss(query, gallery, queries, images)
-    products = [
-        query[queries[part]].mul_(gallery[images[part]]).sum(1)
-        for part in spans(len(queries), max(1, TILE // (32 * query.shape[1])))
-    ]
-    return torch.cat(products)
-
-
-def _products_by_faiss(
-    query: torch.Tensor, gallery: torch.Tensor, queries: torch.Tensor, images: torch.Tensor
-) -> torch.Tensor:
-    """The same, without a copy of the vectors: three times faster."""
-    vectors = [each.contiguous().numpy() for each in (query, gallery)]
-    places = [each.to(torch.int64).contiguous().numpy() for each in (queries, images)]
-    products = np.empty(len(queries), np.float32)
-    pointers = [faiss.swig_ptr(each) for pair in zip(vectors, places, strict=True) for each in pair]
-    faiss.pairwise_indexed_inner_product(
-        query.shape[1], len(queries), *pointers, faiss.swig_ptr(products)
-    )
-    return torch.from_numpy(products)
+        return features.new_zeros(1, dtype=dtype).expand(len(features))
+    return torch.linalg.vector_norm(features, dim=1, dtype=dtype)
 
 
 def distance_matrix(query: torch.Tensor, gallery: torch.Tensor, metric: str) -> np.ndarray:
-    """Return all (Q, G) float32 distances at once; see :class:`FeatureDistances`."""
+    """Return all (Q, G) float32 distances at once; see :class:`FeatureDistances`.
+
+    >>> distance_matrix(torch.eye(2), torch.eye(2), "dot").tolist()
+    [[-1.0, -0.0], [-0.0, -1.0]]
+    """
     return FeatureDistances(query, gallery, metric)[:, :]
 
 
-def spans(total: int, size: int) -> Iterator[slice]:
-    """Cut ``range(total)`` into slices of ``size``; the last may be shorter."""
+def split_range(total: int, size: int) -> Iterator[slice]:
+    """Split ``range(total)`` into slices of ``size``; the last one may be shorter.
+
+    >>> list(split_range(5, 3))
+    [slice(0, 3, None), slice(3, 5, None)]
+    """
     return (slice(start, min(start + size, total)) for start in range(0, total, size))
 
 
-def rows_at_once(columns: int) -> int:
-    """How many rows of so many columns make a tile."""
-    return max(LEAST_ROWS, TILE // max(1, columns))
-
-
-def columns_at_once(columns: int) -> int:
-    """How many of so many columns a tile may have, so that its rows are enough."""
-    return max(1, min(columns, TILE // LEAST_ROWS))
+def choose_tile_rows(columns: int) -> int:
+    """Return how many rows of ``columns`` distances make a tile."""
+    return max(MIN_TILE_ROWS, TILE // max(1, columns))

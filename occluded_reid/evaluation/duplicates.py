@@ -1,8 +1,8 @@
-"""Queries whose own picture stands in the gallery too, as 1,870 of Occluded-Duke's do.
+"""Queries whose own image is in the gallery too, as 1,870 of Occluded-Duke's are.
 
-Market-1501's rule drops them from scoring: same identity, same camera. But in re-ranking and query
-expansion a query would find itself as its nearest neighbour and vote twice. There the two are
-counted as the one image that they are.
+Market-1501's rules remove them from the ranking: same identity, same camera. In re-ranking and
+query expansion, however, such a query would be its own nearest neighbor and vote twice. There, both
+count as one image.
 
 Shapes: Q queries, G gallery images, N = Q + G images.
 """
@@ -16,41 +16,46 @@ import numpy as np
 import torch
 
 
-def own_copies(
+def find_duplicates(
     paths: np.ndarray,
     identities: np.ndarray,
     cameras: np.ndarray,
     queries: int,
     known: Mapping[str, str] | None = None,
 ) -> np.ndarray:
-    """Return where in the gallery each query's own copy stands: (Q,), -1 where there is none.
+    """Return the gallery index of each query's duplicate: (Q,), -1 where there is none.
 
     Args:
-        paths: (N,), queries first; likewise identities and cameras.
+        paths: (N,), queries first.
         identities: (N,).
         cameras: (N,).
         queries: Q.
-        known: the copy's path by the query's path, where the data set tells; an empty mapping says
-            that there are none. None: a copy has the query's file name, identity and camera.
+        known: the duplicate's path by the query's path, if the data set declares them; may be
+            empty. None: a duplicate has the query's file name, identity and camera.
     """
     if known is not None:
-        place = {path: number for number, path in enumerate(paths[queries:])}
-        return np.array([place.get(known.get(path), -1) for path in paths[:queries]], np.int64)
+        index = {path: number for number, path in enumerate(paths[queries:])}
+        return np.array([index.get(known.get(path), -1) for path in paths[:queries]], np.int64)
     names = (os.path.basename(path) for path in paths)
     keys = list(zip(names, identities.tolist(), cameras.tolist(), strict=True))
-    place = {key: number for number, key in enumerate(keys[queries:])}
-    return np.array([place.get(key, -1) for key in keys[:queries]], np.int64)
+    index = {key: number for number, key in enumerate(keys[queries:])}
+    return np.array([index.get(key, -1) for key in keys[:queries]], np.int64)
 
 
-def image_of_each(copies: np.ndarray, gallery: int) -> torch.Tensor:
-    """Return which image each of N is, as a position among the N: a copy is its query's image."""
-    queries = len(copies)
+def assign_images(duplicates: np.ndarray, gallery: int) -> torch.Tensor:
+    """Return (N,): the index of each entry's image, for a duplicate that of its query.
+
+    Args:
+        duplicates: (Q,) as :func:`find_duplicates` returns them.
+        gallery: G.
+    """
+    queries = len(duplicates)
     images = torch.arange(queries + gallery)
-    own = torch.from_numpy(copies)
-    images[queries + own[own >= 0]] = torch.arange(queries)[own >= 0]
+    columns = torch.from_numpy(duplicates)
+    images[queries + columns[columns >= 0]] = torch.arange(queries)[columns >= 0]
     return images
 
 
-def hidden_copies(images: torch.Tensor) -> torch.Tensor:
-    """Return the positions of those of N images that are another one's copy, ascending."""
+def list_redundant(images: torch.Tensor) -> torch.Tensor:
+    """Return the indices of the entries that duplicate another one, ascending."""
     return torch.nonzero(images != torch.arange(len(images))).flatten()

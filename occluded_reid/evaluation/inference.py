@@ -6,6 +6,10 @@ import logging
 from typing import Any
 
 import torch
+
+import occluded_reid.compat  # noqa: F401
+
+# isort: split
 from fastreid.evaluation.evaluator import inference_context
 from torch import nn
 
@@ -20,17 +24,17 @@ logger = logging.getLogger(__name__)
 def run_inference(
     model: nn.Module, loader: Any, evaluator: Evaluator, *, name: str, flip: bool = False
 ) -> dict[str, Any]:
-    """Give every batch of ``loader`` to the model and what it returns to ``evaluator``.
+    """Pass every batch of ``loader`` through the model, and the embeddings to ``evaluator``.
 
-    A compiled model (``MODEL.COMPILE``) is run as it was written, as weights from a file are. Hooks
-    of the model itself are not called; those of its modules are.
+    Calls ``model.forward``: a compiled model (``MODEL.COMPILE``) runs uncompiled, as weights from a
+    file do, and hooks of the model itself are skipped.
 
     Args:
-        model: the unwrapped model; its mode is restored afterwards, also after an error.
+        model: the unwrapped model; its mode is restored afterwards, even after an error.
         loader: batches with ``images`` (B, 3, H, W) in 0-255.
-        evaluator: collects features and reports.
-        name: the data set's name, shown beside the progress.
-        flip: average what is said of an image and of its mirror image.
+        evaluator: collects the embeddings and reports.
+        name: of the test set, shown beside the progress.
+        flip: average the embeddings of an image and its mirror image.
 
     Returns:
         The evaluator's report; empty on ranks other than 0.

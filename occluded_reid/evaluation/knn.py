@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from occluded_reid.evaluation.distances import FeatureDistances, rows_at_once, spans
+from occluded_reid.evaluation.distances import FeatureDistances, choose_tile_rows, split_range
 
 
 @torch.no_grad()
@@ -30,8 +30,8 @@ def find_neighbors(
     images = distances.shape[0]
     neighbors = torch.empty(images, count, dtype=torch.int64, device=distances.device)
     ranges = torch.empty(images, 2, dtype=distances.dtype, device=distances.device)
-    for rows in spans(images, rows_at_once(images)):
-        tile = distances.tile(rows, slice(0, images))
+    for rows in split_range(images, choose_tile_rows(images)):
+        tile = distances.compute_tile(rows, slice(0, images))
         tile[:, duplicates] = -torch.inf
         ranges[rows, 1] = tile.amax(1)
         tile[:, duplicates] = torch.inf

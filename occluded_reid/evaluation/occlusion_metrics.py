@@ -1,6 +1,6 @@
-"""Metrics by how, and by how much, a query is occluded; for data sets that know the truth.
+"""Metrics by kind and degree of occlusion, on data sets with occlusion truth.
 
-Shapes: Q queries, V of them with a positive, N images, P stripes or other parts.
+Shapes: Q queries, N images, P stripes or other parts.
 """
 
 from __future__ import annotations
@@ -9,39 +9,37 @@ from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy.stats import spearmanr
-from sklearn.metrics import roc_auc_score
 
-from occluded_reid.evaluation.bootstrap import intervals, measures
+from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
 
 LEVELS = ((0.9, 1.01), (0.7, 0.9), (0.5, 0.7), (0.0, 0.5))
-HIDDEN_BELOW = 0.25  # of the person's pixels in a stripe; FED's label: more than 3/4 covered
+VISIBLE_FROM = 0.25  # of the person's pixels in a stripe; FED labels it hidden above 3/4 occlusion
 TRUTH_STRIPES = 16
 BINS = 10
 
 
 class StripeTruth(NamedTuple):
-    """What a model should say of each stripe.
+    """The true visibility of each stripe.
 
     Attributes:
-        seen: (N, P) bool, at least a quarter of the person's pixels in the stripe can be seen.
-        counted: (N, P) bool, the stripe holds a part of the person.
-        kinds: (N,) names of occlusions.
+        visible: (N, P) bool, at least a quarter of the person's pixels in the stripe is visible.
+        valid: (N, P) bool, the stripe holds a part of the person.
+        kinds: (N,) kinds of occlusion.
     """
 
-    seen: np.ndarray
-    counted: np.ndarray
+    visible: np.ndarray
+    valid: np.ndarray
     kinds: np.ndarray
 
 
-def by_occlusion(
+def measure_by_occlusion(
     ranking: Ranking, query_paths: np.ndarray, truth: Mapping[str, Any]
 ) -> dict[str, dict[str, Any]]:
     """Return Rank-1 and mAP (per cent) by visible fraction and by kind of occlusion.
 
     Args:
-        ranking: of V valid queries.
+        ranking: of the valid queries.
         query_paths: (Q,) image paths of all queries.
         truth: records with ``visible_fraction`` in [0, 1] and ``occlusion``, by path.
 
@@ -56,41 +54,41 @@ def by_occlusion(
         for low, high in LEVELS
     }
     masks |= {str(kind): kinds == kind for kind in np.unique(kinds)}
-    per_query = {name: measures(ranking)[name] for name in ("Rank-1", "mAP")}
+    metrics = ranking.compute_metrics()
     return {
-        name: _group({metric: values[mask] for metric, values in per_query.items()})
+        name: _summarize_group(metrics["Rank-1"][mask], metrics["mAP"][mask])
         for name, mask in masks.items()
         if mask.any()
     }
 
 
-def _group(per_query: dict[str, np.ndarray]) -> dict[str, Any]:
-    found = intervals(per_query)
+def _summarize_group(rank_1: np.ndarray, precision: np.ndarray) -> dict[str, Any]:
+    means = bootstrap_means({"Rank-1": rank_1, "mAP": precision})
     return {
-        "queries": len(per_query["mAP"]),
-        **{name: each.value for name, each in found.items()},
-        "intervals": {name: [each.low, each.high] for name, each in found.items()},
+        "queries": len(precision),
+        **{name: mean.value for name, mean in means.items()},
+        "intervals": {name: [mean.low, mean.high] for name, mean in means.items()},
     }
 
 
-def stripe_truth(paths: Iterable[str], truth: Mapping[str, Any], stripes: int) -> StripeTruth:
-    """Return the truth of so many stripes.
+def read_stripe_truth(paths: Iterable[str], truth: Mapping[str, Any], stripes: int) -> StripeTruth:
+    """Return the truth of P stripes.
 
     Args:
         paths: (N,) image paths.
         truth: records with ``stripe_person_pixels`` and ``stripe_visible_pixels`` (16 each) and
             ``occlusion``, by path.
-        stripes: P, which divides 16.
+        stripes: P, a divisor of 16.
     """
     records = [truth[path] for path in paths]
     shape = (len(records), stripes, -1)
     person = np.reshape([r.stripe_person_pixels for r in records], shape).sum(2)
     visible = np.reshape([r.stripe_visible_pixels for r in records], shape).sum(2)
     kinds = np.array([record.occlusion for record in records])
-    return StripeTruth(visible >= HIDDEN_BELOW * person, person > 0, kinds)
+    return StripeTruth(visible >= VISIBLE_FROM * person, person > 0, kinds)
 
 
-def visibility_of_stripes(
+def measure_stripe_visibility(
     visibility: np.ndarray, paths: Iterable[str], truth: Mapping[str, Any]
 ) -> dict[str, Any]:
     """Return the report's entries on how well predicted visibility fits the stripes' truth.
@@ -98,82 +96,81 @@ def visibility_of_stripes(
     Args:
         visibility: (N, P) in [0, 1], of P stripes; P divides 16.
         paths: (N,) image paths.
-        truth: as :func:`stripe_truth` wants it.
+        truth: as for :func:`read_stripe_truth`.
     """
-    known = stripe_truth(paths, truth, visibility.shape[1])
-    seen, counted = known.seen, known.counted
-    each = zip(visibility.T, seen.T, counted.T, strict=True)
+    stripes = read_stripe_truth(paths, truth, visibility.shape[1])
+    columns = zip(stripes.visible.T, visibility.T, stripes.valid.T, strict=True)
     return {
-        "visibility_auc": visibility_auc(visibility, paths, truth),
+        "visibility_auc": measure_visibility_auc(visibility, paths, truth),
         "visibility_auc_per_stripe": [
-            _auc(labels[known_here], scores[known_here]) for scores, labels, known_here in each
+            _compute_auc(labels[valid], scores[valid]) for labels, scores, valid in columns
         ],
-        "visibility_calibration": calibration(visibility[counted], seen[counted]),
+        "visibility_calibration": measure_calibration(
+            visibility[stripes.valid], stripes.visible[stripes.valid]
+        ),
     }
 
 
-def visibility_auc(
+def measure_visibility_auc(
     visibility: np.ndarray, paths: Iterable[str], truth: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Return how well predicted visibility tells visible stripes from hidden ones.
+    """Return how well predicted visibility separates visible from hidden stripes.
 
     The area under the ROC curve over all stripes that hold a part of the person, for all images and
-    for each kind of occlusion: 0.5 is chance, 1 is perfect. A stripe is hidden where less than a
-    quarter of the person's pixels in it can be seen. Groups without both classes are left out.
+    by kind of occlusion: 0.5 is random, 1 is perfect. A stripe is hidden if less than a quarter of
+    the person's pixels in it is visible. Groups with one class only are left out.
 
     Args:
         visibility: (N, P) in [0, 1]; P divides 16.
         paths: (N,) image paths.
-        truth: as :func:`stripe_truth` wants it.
+        truth: as for :func:`read_stripe_truth`.
     """
-    known = stripe_truth(paths, truth, visibility.shape[1])
-    groups = {"all": np.ones(len(known.kinds), bool)}
-    groups |= {str(kind): known.kinds == kind for kind in np.unique(known.kinds)}
-    found = {}
+    stripes = read_stripe_truth(paths, truth, visibility.shape[1])
+    groups = {"all": np.ones(len(stripes.kinds), bool)}
+    groups |= {str(kind): stripes.kinds == kind for kind in np.unique(stripes.kinds)}
+    areas = {}
     for name, members in groups.items():
-        counted = known.counted & members[:, None]
-        if (auc := _auc(known.seen[counted], visibility[counted])) is not None:
-            found[name] = auc
-    return found
+        mask = stripes.valid & members[:, None]
+        if (auc := _compute_auc(stripes.visible[mask], visibility[mask])) is not None:
+            areas[name] = auc
+    return areas
 
 
-def calibration(predicted: np.ndarray, seen: np.ndarray) -> dict[str, Any]:
-    """Return how far predicted visibility can be read as the chance of being visible.
+def measure_calibration(predicted: np.ndarray, visible: np.ndarray) -> dict[str, Any]:
+    """Return how well predicted visibility can be read as a probability.
 
     Ten bins of equal width; the expected calibration error is ``sum_b n_b / n |v_b - p_b|`` with
-    the share v_b of visible stripes and the mean prediction p_b in bin b: 0 is perfect.
+    the fraction v_b of visible stripes and the mean prediction p_b in bin b: 0 is perfect.
 
     Args:
         predicted: (n,) in [0, 1].
-        seen: (n,) bool.
+        visible: (n,) bool.
 
     Returns:
-        ``expected_error`` and ``bins`` that hold stripes: ``low``, ``high``, ``stripes``,
-        ``predicted`` and ``visible``.
+        ``expected_error`` and the non-empty ``bins``: ``low``, ``high``, ``stripes``, ``predicted``
+        and ``visible``.
     """
-    number = np.clip((predicted * BINS).astype(int), 0, BINS - 1)
-    bins = []
-    for each in np.unique(number):
-        inside = number == each
-        bins.append(
-            {
-                "low": each / BINS,
-                "high": (each + 1) / BINS,
-                "stripes": int(inside.sum()),
-                "predicted": float(predicted[inside].mean()),
-                "visible": float(seen[inside].mean()),
-            }
-        )
+    indices = np.clip((predicted * BINS).astype(int), 0, BINS - 1)
+    bins = [
+        {
+            "low": index / BINS,
+            "high": (index + 1) / BINS,
+            "stripes": int((indices == index).sum()),
+            "predicted": float(predicted[indices == index].mean()),
+            "visible": float(visible[indices == index].mean()),
+        }
+        for index in np.unique(indices)
+    ]
     gaps = sum(b["stripes"] * abs(b["visible"] - b["predicted"]) for b in bins)
-    return {"expected_error": gaps / max(1, len(seen)), "bins": bins}
+    return {"expected_error": gaps / max(1, len(visible)), "bins": bins}
 
 
-def visibility_of_images(
+def measure_image_visibility(
     visibility: np.ndarray, paths: Iterable[str], truth: Mapping[str, Any]
 ) -> dict[str, float]:
-    """Return how well the mean visibility of an image's parts tells how occluded it is.
+    """Return how well the mean visibility of an image's parts predicts its visible fraction.
 
-    Parts may be anything, such as AONet's landmarks.
+    Works for parts of any kind, such as AONet's landmarks.
 
     Args:
         visibility: (N, P) in [0, 1].
@@ -181,17 +178,20 @@ def visibility_of_images(
         truth: records with ``visible_fraction`` by path.
 
     Returns:
-        ``auc`` (images of which at least 90 % can be seen against the others) and
-        ``rank_correlation`` with the visible fraction (Spearman's, in [-1, 1]); what is not defined
-        is left out.
+        ``auc`` (images with at least 90 % visible against the others) and ``rank_correlation`` with
+        the visible fraction (Spearman's, in [-1, 1]); undefined values are left out.
     """
+    from scipy.stats import spearmanr
+
     mean = visibility.mean(axis=1)
     fraction = np.array([truth[path].visible_fraction for path in paths])
-    found = {"auc": _auc(fraction >= LEVELS[0][0], mean)}
+    metrics = {"auc": _compute_auc(fraction >= LEVELS[0][0], mean)}
     if np.ptp(mean) > 0 and np.ptp(fraction) > 0:
-        found["rank_correlation"] = float(spearmanr(mean, fraction).statistic)
-    return {name: value for name, value in found.items() if value is not None}
+        metrics["rank_correlation"] = float(spearmanr(mean, fraction).statistic)
+    return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
+def _compute_auc(labels: np.ndarray, scores: np.ndarray) -> float | None:
+    from sklearn.metrics import roc_auc_score
+
     return float(roc_auc_score(labels, scores)) if len(np.unique(labels)) == 2 else None

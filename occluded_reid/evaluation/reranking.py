@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from occluded_reid.evaluation.distances import TILE, TINY, FeatureDistances, spans
-from occluded_reid.evaluation.duplicates import hidden_copies
+from occluded_reid.evaluation.distances import TILE, TINY, FeatureDistances, split_range
+from occluded_reid.evaluation.duplicates import list_redundant
 from occluded_reid.evaluation.knn import find_neighbors
 
 SparseMatrix = Any
@@ -45,7 +45,7 @@ class RerankedDistances:
         k1: size of the neighborhood.
         k2: number of encodings in the average; 1 means no averaging.
         weight: lambda in [0, 1].
-        images: which image each of N is (:func:`duplicates.image_of_each`); None: all differ.
+        images: which image each of N is (:func:`duplicates.assign_images`); None: all differ.
         device: computes distances and neighbors; the sparse part runs on the CPU.
     """
 
@@ -62,7 +62,7 @@ class RerankedDistances:
         device: torch.device | str = "cpu",
     ):
         images = torch.arange(len(features)) if images is None else images
-        duplicates = hidden_copies(images)
+        duplicates = list_redundant(images)
         self._original = FeatureDistances(features, features, metric, device)
         count = min(max(k1 + 1, k2), len(features) - len(duplicates))
         neighbors, self._ranges = find_neighbors(self._original, count, duplicates)
@@ -83,9 +83,10 @@ class RerankedDistances:
         queries, images = self.shape
         columns = slice(queries + gallery.start, queries + gallery.stop)
         low, high = self._ranges[rows, :1], self._ranges[rows, 1:]
-        original = self._original.tile(rows, columns).sub_(low).div_((high - low).clamp_min(TINY))
+        original = self._original.compute_tile(rows, columns)
+        original.sub_(low).div_((high - low).clamp_min(TINY))
         mixed = original.mul_(self._weight).cpu().numpy()
-        for part in spans(len(mixed), max(1, TILE // (8 * images))):
+        for part in split_range(len(mixed), max(1, TILE // (8 * images))):
             minima = self._sum_minima(slice(rows.start + part.start, rows.start + part.stop))
             minima = minima[:, gallery]
             mixed[part] += (1 - self._weight) * (1 - minima / (2 - minima))
@@ -93,13 +94,11 @@ class RerankedDistances:
 
     def _encode(self, members: SparseMatrix) -> SparseMatrix:
         """Return each image's encoding over its ``members``, (N, N) with rows that sum to 1."""
-        columns = torch.from_numpy(members.indices).long()
-        rows = torch.arange(len(self._ranges)).repeat_interleave(
-            torch.from_numpy(np.diff(members.indptr))
-        )
-        low, high = self._ranges[rows.to(self._ranges.device)].unbind(1)
-        scaled = (self._original.pairs(rows, columns) - low) / (high - low).clamp_min(TINY)
-        scaled[rows == columns] = 0
+        rows = np.repeat(np.arange(members.shape[0]), np.diff(members.indptr))
+        pairs = torch.from_numpy(rows), torch.from_numpy(members.indices).long()
+        low, high = self._ranges[pairs[0].to(self._ranges.device)].unbind(1)
+        scaled = (self._original.compute_pairs(*pairs) - low) / (high - low).clamp_min(TINY)
+        scaled[pairs[0] == pairs[1]] = 0
         members.data = np.exp(-scaled.double().cpu().numpy())
         members.data /= members.sum(axis=1)[rows]
         return members

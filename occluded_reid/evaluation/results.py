@@ -1,37 +1,66 @@
-"""results.json: what was measured, on what, how sure it is, and how to get it again."""
+"""Read and write results.json, and per_query.npz beside it.
+
+results.json holds the reports, and what it takes to repeat them. per_query.npz holds the ranking of
+each query, so that two runs can be compared query by query.
+
+Shapes: Q queries, V of them valid.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import io
 import os
 import platform
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from fastreid.config import CfgNode
-from tabulate import tabulate
-from torch import nn
+import numpy as np
 
-from occluded_reid.checkpoint.checkpointer import weights_sha256
-from occluded_reid.evaluation.bootstrap import intervals, measures
-from occluded_reid.evaluation.per_query import write_per_query
+from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.utils.files import write_json
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import whole_file, write_json
 
+if TYPE_CHECKING:
+    from torch import nn
+
+    from occluded_reid.config import CfgNode
+
+PER_QUERY = "per_query.npz"
 PACKAGES = ("torch", "torchvision", "fastreid", "timm", "numpy", "faiss-cpu")
-LESSER = ("Rank-3", "Rank-5", "Rank-10", "mINP")  # metrics whose intervals the table leaves out
+MINOR_METRICS = ("Rank-3", "Rank-5", "Rank-10", "mINP")  # shown without intervals
+AGAIN = "evaluate it again: tools/train_net.py --eval-only"
 
 
-def with_intervals(ranking: Ranking) -> dict[str, dict[str, float]]:
+class PerQuery(NamedTuple):
+    """The ranking of each valid query, and its name.
+
+    Attributes:
+        names: (V,) image paths below the common folder of all queries.
+        ranking: of the V queries.
+    """
+
+    names: list[str]
+    ranking: Ranking
+
+
+def summarize_ranking(ranking: Ranking) -> dict[str, dict[str, float]]:
     """Return Rank-1/3/5/10, mAP and mINP in per cent, each with its 95 % bootstrap interval."""
-    return {name: each._asdict() for name, each in intervals(measures(ranking)).items()}
+    means = bootstrap_means(ranking.compute_metrics())
+    return {name: interval._asdict() for name, interval in means.items()}
 
 
-def results_table(reports: Mapping[str, Any]) -> str:
-    """Return the reports of several data sets as one table for people."""
+def format_results(reports: Mapping[str, Any]) -> str:
+    """Return a table with one row per report.
+
+    Args:
+        reports: by test set, as :func:`testing.test` returns them.
+    """
+    from tabulate import tabulate
+
     rows = []
     for name, report in reports.items():
         counts, metrics = report["counts"], report["metrics"]
@@ -42,10 +71,10 @@ def results_table(reports: Mapping[str, Any]) -> str:
                 f"{metrics[key]['high']:.1f}]"
                 for key in ("Rank-1", "mAP")
             ]
-            + [f"{metrics[key]['value']:.1f}" for key in LESSER]
+            + [f"{metrics[key]['value']:.1f}" for key in MINOR_METRICS]
         )
-    headers = ["Data set", "Queries", "Gallery", "Rank-1 [95 %]", "mAP [95 %]"]
-    return tabulate(rows, [*headers, *LESSER], "pipe", disable_numparse=True)
+    headers = ["Data set", "Queries", "Gallery", "Rank-1 [95 %]", "mAP [95 %]", *MINOR_METRICS]
+    return tabulate(rows, headers, "pipe", disable_numparse=True)
 
 
 def write_results(
@@ -57,18 +86,18 @@ def write_results(
     epoch: int | None = None,
     missing: Iterable[str] = (),
 ) -> Path:
-    """Write ``OUTPUT_DIR/results.json`` and return its path.
-
-    What the reports hold of each query goes to ``per_query.npz`` beside it.
+    """Write results.json and per_query.npz into ``OUTPUT_DIR``; return the path of the former.
 
     Args:
         cfg: the run's configuration.
-        model: the unwrapped model that was evaluated.
-        reports: the evaluator's report for each data set and protocol.
+        model: the evaluated model, unwrapped.
+        reports: by test set, as :meth:`Evaluator.evaluate` returns them.
         seconds: wall time of the evaluation.
         epoch: the last finished epoch, from 0; None outside training.
-        missing: the data sets that were asked for and are not on the disk.
+        missing: names of the test sets that are not on the disk.
     """
+    from occluded_reid.checkpoint.checkpointer import weights_sha256
+
     path = Path(cfg.OUTPUT_DIR, "results.json")
     per_query = {name: each["per_query"] for name, each in reports.items() if "per_query" in each}
     content = {
@@ -82,26 +111,94 @@ def write_results(
         "seed": cfg.SEED,
         "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
         "weights_sha256": weights_sha256(model),
-        "versions": {"python": platform.python_version(), **_versions()},
-        "machine": _machine(cfg.MODEL.DEVICE),
+        "versions": {"python": platform.python_version(), **_list_versions()},
+        "machine": _describe_machine(cfg.MODEL.DEVICE),
         "wall_time_s": round(seconds, 2),
     }
     write_json(path, content, sort_keys=True)
     return path
 
 
-def _machine(device: str) -> dict[str, Any]:
-    found = {"processor": platform.machine(), "cores": os.cpu_count(), "device": device}
+def _describe_machine(device: str) -> dict[str, Any]:
+    import torch
+
+    machine = {"processor": platform.machine(), "cores": os.cpu_count(), "device": device}
     if torch.device(device).type == "cuda":
-        found["gpu"] = torch.cuda.get_device_name(torch.device(device))
-    return found
+        machine["gpu"] = torch.cuda.get_device_name(torch.device(device))
+    return machine
 
 
-def _versions() -> dict[str, str]:
-    installed = {}
+def _list_versions() -> dict[str, str]:
+    versions = {}
     for name in PACKAGES:
         try:
-            installed[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-    return installed
+    return versions
+
+
+def strip_common_folder(paths: np.ndarray) -> list[str]:
+    """Return the paths below their common folder: the same names on every machine.
+
+    >>> strip_common_folder(np.array(["/data/query/1/a.jpg", "/data/query/2/a.jpg"]))
+    ['1/a.jpg', '2/a.jpg']
+    """
+    common = os.path.commonpath([os.path.dirname(path) for path in paths])
+    return [Path(os.path.relpath(path, common or None)).as_posix() for path in paths]
+
+
+def report_queries(paths: np.ndarray, ranking: Ranking) -> dict[str, list[Any]]:
+    """Return the results of each valid query as plain lists of length V, for a report.
+
+    Args:
+        paths: (Q,) image paths of all queries.
+        ranking: of the V valid ones.
+    """
+    names = strip_common_folder(paths)
+    columns = {field: values.tolist() for field, values in ranking._asdict().items()}
+    return {"names": [names[query] for query in ranking.query], **columns}
+
+
+def write_per_query(folder: Path, queries: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, str]:
+    """Write ``folder/per_query.npz``; return its name and SHA-256, for results.json.
+
+    Args:
+        folder: of results.json.
+        queries: by test set, as :func:`report_queries` returns them.
+    """
+    arrays: dict[str, Any] = {
+        f"{test_set}/{field}": np.array(values)
+        for test_set, fields in queries.items()
+        for field, values in fields.items()
+    }
+    content = io.BytesIO()
+    np.savez_compressed(content, **arrays)
+    with whole_file(folder / PER_QUERY) as stream:
+        stream.write(content.getvalue())
+    return {"file": PER_QUERY, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+
+
+def read_per_query(path: Path, sha256: str) -> dict[str, PerQuery]:
+    """Read what :func:`write_per_query` wrote, by test set.
+
+    Raises:
+        UserError: the file is missing, or is not the one named by its results.json.
+    """
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise UserError(
+            f"cannot read {path} ({error.strerror}), the results of each query; "
+            f"keep it beside its results.json, or {AGAIN}"
+        ) from error
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path} does not belong to the results.json beside it; {AGAIN}")
+    queries = {}
+    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+        for key in arrays.files:
+            test_set, _, field = key.rpartition("/")
+            if field == "names":
+                columns = (arrays[f"{test_set}/{name}"] for name in Ranking._fields)
+                queries[test_set] = PerQuery(arrays[key].tolist(), Ranking(*columns))
+    return queries

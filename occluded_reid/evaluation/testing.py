@@ -9,6 +9,9 @@ import logging
 import time
 from typing import Any
 
+import occluded_reid.compat  # noqa: F401
+
+# isort: split
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 from torch import nn
@@ -18,7 +21,7 @@ from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protoco
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
-from occluded_reid.evaluation.results import results_table, write_results
+from occluded_reid.evaluation.results import format_results, write_results
 from occluded_reid.modeling.build import build_untrained, load_trained, log_model
 from occluded_reid.utils.errors import UserError
 
@@ -77,7 +80,7 @@ def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[st
     if not comm.is_main_process():
         return {}
     if reports:
-        logger.info("Results in per cent, with 95 % intervals:\n" + results_table(reports))
+        logger.info("Results in per cent, with 95 % intervals:\n" + format_results(reports))
     for name, reason in missing.items():
         logger.warning(f"Not tested on {name}: {reason}")
     seconds = time.perf_counter() - start

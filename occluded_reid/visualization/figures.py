@@ -16,7 +16,7 @@ from torch import nn
 
 from occluded_reid.data.build import build_test_loader, build_train_loader, open_dataset
 from occluded_reid.data.images import read_rgb
-from occluded_reid.evaluation.gather import Collected
+from occluded_reid.evaluation.gather import FeatureTable
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.ranking import Ranking, rank_queries
 from occluded_reid.evaluation.testing import build_evaluator
@@ -71,12 +71,9 @@ def draw_ranks(cfg: CfgNode, model: nn.Module, *, worst: bool = False) -> Image.
     name = cfg.DATASETS.TESTS[0]
     loader, evaluator = build_evaluator(cfg, name)
     run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
-    test_set: Any = evaluator.collected()
-    distances = evaluator.compared(test_set)[:, :]
-    ids, cameras = (
-        np.split(each, [test_set.queries]) for each in (test_set.identities, test_set.cameras)
-    )
-    ranking = rank_queries(distances, *ids, *cameras)
+    test_set: Any = evaluator.gather()
+    distances = evaluator.compute_distances(test_set)[:, :]
+    ranking = rank_queries(distances, *test_set.labels)
     best_first = np.argsort(-ranking.average_precision, kind="stable")
     chosen = best_first[:-21:-1] if worst else best_first[_space_evenly(len(best_first), 6)]
     section = _show_ranked_lists(test_set, distances, ranking, chosen, evaluator.stripes)
@@ -219,7 +216,11 @@ def _show_subset(title: str, dataset: Any, items: Sequence[Any]) -> Section:
 
 
 def _show_ranked_lists(
-    test_set: Collected, distances: np.ndarray, ranking: Ranking, chosen: np.ndarray, stripes: bool
+    test_set: FeatureTable,
+    distances: np.ndarray,
+    ranking: Ranking,
+    chosen: np.ndarray,
+    stripes: bool,
 ) -> Section:
     """Show queries, each with its first gallery images; ``chosen`` are positions in ``ranking``."""
     tiles = []
@@ -232,7 +233,7 @@ def _show_ranked_lists(
 
 
 def _show_ranked_list(
-    test_set: Collected, query: int, distances: np.ndarray, precision: str, stripes: bool
+    test_set: FeatureTable, query: int, distances: np.ndarray, precision: str, stripes: bool
 ) -> list[Tile]:
     def tile(image: int, captions: list[str], color: RGB) -> Tile:
         visibility = test_set.visibility[image].tolist() or None

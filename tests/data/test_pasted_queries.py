@@ -28,7 +28,7 @@ from occluded_reid.data.datasets.registry import (
 from occluded_reid.data.transforms import occluder_cutouts as cutouts
 from occluded_reid.data.transforms import paste
 from occluded_reid.data.transforms.occluder_cutouts import Cutout, read_cutouts, render_cutouts
-from occluded_reid.evaluation.occlusion_metrics import by_occlusion, visibility_auc
+from occluded_reid.evaluation.occlusion_metrics import measure_by_occlusion, measure_visibility_auc
 from occluded_reid.evaluation.ranking import rank_queries
 from occluded_reid.synthetic.occluders.styles import STYLES
 from occluded_reid.utils.errors import UserError
@@ -280,11 +280,11 @@ def test_evaluation_reads_the_truth(root: Path, occluders: str) -> None:
     dataset = read(root, occluders)
     paths = np.array([item[0] for item in dataset.query])
     seen = [(pixels(path)[:, 10:38] == GREY).all(axis=2).reshape(4, -1).mean(1) for path in paths]
-    assert visibility_auc(np.array(seen), paths, dataset.truth)["all"] == 1
+    assert measure_visibility_auc(np.array(seen), paths, dataset.truth)["all"] == 1
     ids = np.array([item[1] for item in dataset.query])
     cameras = np.zeros(len(ids), int)
     ranking = rank_queries(np.zeros((len(ids), len(ids))), ids, ids, cameras, cameras + 1)
-    groups = by_occlusion(ranking, paths, dataset.truth)
+    groups = measure_by_occlusion(ranking, paths, dataset.truth)
     occlusions = {record.occlusion for record in dataset.truth.values()}
     assert sum(groups[name]["queries"] for name in occlusions) == len(paths)
 

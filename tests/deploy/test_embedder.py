@@ -24,6 +24,7 @@ from fed_plugin import add_fed_config
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.data.build import build_test_loader
 from occluded_reid.deploy.embedder import read_bgr
+from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.utils.errors import UserError
@@ -88,7 +89,7 @@ def test_arrays_and_files_give_the_same_features(name, tmp_path):
     loader, queries = build_test_loader(cfg, items[:2], items[2:])
     evaluator = Evaluator(cfg, queries)
     run_inference(model, loader, evaluator, name="crops", flip=cfg.TEST.FLIP.ENABLED)
-    expected = evaluator.collected()
+    expected = evaluator.gather()
 
     embedder = occluded_reid.load(folder)
     actual = embedder.embed([cv2.imread(path) for path in paths])
@@ -102,7 +103,7 @@ def test_arrays_and_files_give_the_same_features(name, tmp_path):
     assert embedder.stripes == actual.stripes == (name != "AONet")
     assert embedder.input_size == (32, 16) and embedder.metric == cfg.TEST.METRIC
     similarity = embedder.similarity(actual, actual.features[:2])
-    distances = evaluator.distances(expected.features, expected.features[:2])
+    distances = distance_matrix(expected.features, expected.features[:2], cfg.TEST.METRIC)
     np.testing.assert_allclose(similarity, (name != "AONet") - distances, atol=1e-6)
 
 

@@ -8,10 +8,9 @@ import numpy as np
 import pytest
 from runs import load_tool
 
-from occluded_reid.evaluation.comparison import compare_pair, compare_seeds, left_out, read_run
-from occluded_reid.evaluation.per_query import per_query_report, write_per_query
+from occluded_reid.evaluation.comparison import compare_pair, compare_seeds, read_run
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.evaluation.results import with_intervals
+from occluded_reid.evaluation.results import report_queries, summarize_ranking, write_per_query
 from occluded_reid.utils.errors import UserError
 
 compare = load_tool("compare")
@@ -28,13 +27,13 @@ def write_run(folder, precision, *, names=None, seed=0, positives=3, data_sets=(
     )  # fmt: skip
     names = np.array([f"{folder}/query/{n}.jpg" for n in range(count)] if names is None else names)
     report = {
-        "metrics": with_intervals(ranking),
+        "metrics": summarize_ranking(ranking),
         "counts": {
             "queries": count, "queries_without_positive": 0, "gallery": 900,
             "positives_per_query": float(positives), **counts,
         },
     }  # fmt: skip
-    per_query = {name: per_query_report(names, ranking) for name in data_sets}
+    per_query = {name: report_queries(names, ranking) for name in data_sets}
     content = {
         "data_sets": {name: report for name in data_sets},
         "per_query": write_per_query(folder, per_query),
@@ -86,10 +85,10 @@ def test_what_cannot_be_paired_is_refused(tmp_path, precision):
             compare_pair(one, other)
 
     names = [f"q/{n + 1}.jpg" for n in range(QUERIES)]
-    refused("other queries of Set, such as 0.jpg", precision, names=names)
+    refused("different queries of Set, such as 0.jpg", precision, names=names)
     refused("queries is 200 in .* and 199 in", precision[1:])
     refused("gallery is 900 in .* and 899", precision, gallery=899)
-    refused("another gallery of Set", precision, positives=4, positives_per_query=3.0)
+    refused("different galleries of Set", precision, positives=4, positives_per_query=3.0)
     refused("no data set in common", precision, data_sets=("Other:protocol",))
 
 
@@ -97,14 +96,14 @@ def test_old_missing_and_foreign_files_are_named(tmp_path, precision):
     folder = write_run(tmp_path / "a", precision)
     run = read_run(folder / "results.json")
     (folder / "per_query.npz").write_bytes(b"of another evaluation")
-    with pytest.raises(UserError, match="is not the file that results.json"):
-        run.per_query()
+    with pytest.raises(UserError, match="does not belong to the results.json"):
+        run.read_per_query()
     (folder / "per_query.npz").unlink()
     with pytest.raises(UserError, match="cannot read .*per_query.npz"):
-        run.per_query()
+        run.read_per_query()
     old = {key: value for key, value in run.content.items() if key != "per_query"}
     (folder / "results.json").write_text(json.dumps(old))
-    with pytest.raises(UserError, match="before the values of each query were kept"):
+    with pytest.raises(UserError, match="of a version without per-query results"):
         compare_pair(read_run(folder), read_run(folder))
     for text, match in (("{", "no results file"), ("[]", "has no data_sets")):
         (folder / "results.json").write_text(text)
@@ -148,7 +147,7 @@ def test_runs_of_several_versions_share_sets_and_metrics(tmp_path, precision):
     content["data_sets"]["Later"] = content["data_sets"]["Set"]
     (other / "results.json").write_text(json.dumps(content))
     with pytest.raises(UserError, match=r"per_query.npz beside .* lacks Later; evaluate it again"):
-        read_run(other).per_query()
+        read_run(other).read_per_query()
 
 
 def test_seeds_by_hand(tmp_path):
@@ -161,7 +160,7 @@ def test_seeds_by_hand(tmp_path):
     assert found["mean"] == pytest.approx(50)
     assert found["std"] == pytest.approx(np.sqrt((30**2 + 10**2 + 40**2) / 2))
     assert found["values"] == pytest.approx([20, 40, 90])
-    with pytest.raises(UserError, match="two runs or more"):
+    with pytest.raises(UserError, match="at least two runs"):
         compare_seeds(runs[:1])
     with pytest.raises(UserError, match="they are one run, not two"):
         compare_seeds([runs[0], runs[1], runs[0]])
@@ -176,12 +175,12 @@ def test_command_prints_tables_and_writes_numbers(tmp_path, precision, capsys):
     file = tmp_path / "new" / "numbers.json"
     assert compare.command([str(one), str(other), "--json", str(file)]) == 0
     printed = capsys.readouterr().out
-    assert "+10.0 [+10.0, +10.0]" in printed and "Only:here" in printed
+    assert "+10.0 [+10.0, +10.0]" in printed
+    assert printed.endswith("\nNot in all runs, left out: Only:here\n")
     assert "first" in printed and "200 queries" in printed
     content = json.loads(file.read_text())
     assert content["seeds"] == [0, 1] and content["data_sets"].keys() == {"Set"}
     assert content["data_sets"]["Set"]["mAP"]["difference"] == pytest.approx(10)
-    assert left_out([read_run(one), read_run(other)]) == ["Only:here"]
 
     assert compare.command(["--seeds", str(one), str(other)]) == 0
     printed = capsys.readouterr().out

@@ -1,4 +1,4 @@
-"""Distances tile by tile: the same numbers, never more of them at a time than asked for."""
+"""Distances: whole matrices, tiles and pairs agree with each other and with fast-reid."""
 
 from __future__ import annotations
 
@@ -38,23 +38,23 @@ def test_tiles_and_pairs_are_parts_of_the_whole(metric, dtype, monkeypatch):
             part = distances[rows, columns]
             np.testing.assert_allclose(part, whole[rows, columns], atol=1e-5)
     rows, columns = torch.randint(6, (30,)), torch.randint(11, (30,))
-    pairs = distances.pairs(rows, columns)
+    pairs = distances.compute_pairs(rows, columns)
     np.testing.assert_allclose(pairs, whole[rows.numpy(), columns.numpy()], atol=1e-5)
     assert torch.equal(query, before[0]) and torch.equal(gallery, before[1])
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_from_bfloat16_distances_are_float32_and_near(metric):
+def test_distances_from_bfloat16_are_float32_and_close(metric):
     query, gallery = torch.randn(6, 64), torch.randn(11, 64)
     found = distance_matrix(query.bfloat16(), gallery.bfloat16(), metric)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, distance_matrix(query, gallery, metric), atol=0.5, rtol=0.02)
 
 
-def test_by_inner_product_no_lengths_are_computed(monkeypatch):
+def test_dot_computes_no_norms(monkeypatch):
     monkeypatch.setattr(torch.linalg, "vector_norm", None)
     distance_matrix(torch.randn(2, 3), torch.randn(4, 3), "dot")
 
 
-def test_a_vector_of_zeros_is_far_by_cosine_and_not_nan():
+def test_a_zero_vector_is_far_by_cosine_and_not_nan():
     assert distance_matrix(torch.zeros(1, 3), torch.eye(3), "cosine").tolist() == [[1, 1, 1]]

@@ -16,18 +16,23 @@ from runs import tiny_cfg
 from torch import nn
 
 from occluded_reid.evaluation.evaluator import Evaluator
-from occluded_reid.evaluation.gather import rows_on_first_rank
+from occluded_reid.evaluation.gather import gather_rows
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.occlusion_metrics import (
-    by_occlusion,
-    calibration,
-    visibility_auc,
-    visibility_of_images,
-    visibility_of_stripes,
+    measure_by_occlusion,
+    measure_calibration,
+    measure_image_visibility,
+    measure_stripe_visibility,
+    measure_visibility_auc,
 )
-from occluded_reid.evaluation.per_query import names_of, read_per_query
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.evaluation.results import results_table, with_intervals, write_results
+from occluded_reid.evaluation.results import (
+    format_results,
+    read_per_query,
+    strip_common_folder,
+    summarize_ranking,
+    write_results,
+)
 from occluded_reid.modeling.outputs import Embedding, embed_batch
 from occluded_reid.utils.errors import UserError
 
@@ -40,8 +45,8 @@ def ranking_of(precision: list[float]) -> Ranking:
 
 
 def test_intervals_hold_the_value_and_narrow_with_more_queries():
-    few = with_intervals(ranking_of([0.2, 0.9, 0.4, 1.0] * 5))
-    many = with_intervals(ranking_of([0.2, 0.9, 0.4, 1.0] * 500))
+    few = summarize_ranking(ranking_of([0.2, 0.9, 0.4, 1.0] * 5))
+    many = summarize_ranking(ranking_of([0.2, 0.9, 0.4, 1.0] * 500))
     for metrics in (few, many):
         assert metrics["mAP"]["value"] == pytest.approx(62.5)
         assert metrics["Rank-1"]["value"] == pytest.approx(50)
@@ -55,7 +60,11 @@ def test_intervals_hold_the_value_and_narrow_with_more_queries():
 
 
 def test_intervals_of_a_constant_metric_have_no_width():
-    assert with_intervals(ranking_of([1.0] * 8))["mAP"] == {"value": 100, "low": 100, "high": 100}
+    assert summarize_ranking(ranking_of([1.0] * 8))["mAP"] == {
+        "value": 100,
+        "low": 100,
+        "high": 100,
+    }
 
 
 def test_metrics_by_occlusion():
@@ -67,7 +76,7 @@ def test_metrics_by_occlusion():
             ("c", 0.6, "horizontal"), ("d", 0.55, "pedestrian"),
         )
     }  # fmt: skip
-    found = by_occlusion(ranking, np.array(["a", "b", "c", "d"]), truth)
+    found = measure_by_occlusion(ranking, np.array(["a", "b", "c", "d"]), truth)
     sure = {"Rank-1": [100, 100], "mAP": [100, 100]}
     assert found["visible 0.9-1.0"] == {
         "queries": 1, "Rank-1": 100, "mAP": 100, "intervals": sure,
@@ -96,30 +105,32 @@ def test_visibility_auc_against_the_truth_by_hand():
         "b": record((80, 0), (40, 0), "vertical"),  # 50 %: visible
     }
     paths = np.array(["a", "b"])
-    right = visibility_auc(np.array([[0.9, 0.2], [0.6, 0.0]]), paths, truth)
+    right = measure_visibility_auc(np.array([[0.9, 0.2], [0.6, 0.0]]), paths, truth)
     assert right == {"all": 1.0, "horizontal": 1.0}  # "vertical" has visible stripes only
-    half = visibility_auc(np.array([[0.9, 0.5], [0.4, 0.0]]), paths, truth)
+    half = measure_visibility_auc(np.array([[0.9, 0.5], [0.4, 0.0]]), paths, truth)
     assert half == {"all": 0.5, "horizontal": 1.0}
 
 
 def test_calibration_by_hand():
     """Two bins: 0.05 and 0.05 of which one is visible, 1.0 and 0.9 that are both visible."""
-    found = calibration(np.array([0.05, 0.05, 1.0, 0.9]), np.array([True, False, True, True]))
+    found = measure_calibration(
+        np.array([0.05, 0.05, 1.0, 0.9]), np.array([True, False, True, True])
+    )
     first, last = found["bins"]
     assert first == {
         "low": 0, "high": 0.1, "stripes": 2, "predicted": pytest.approx(0.05), "visible": 0.5,
     }  # fmt: skip
     assert (last["low"], last["high"], last["stripes"]) == (0.9, 1, 2)
     assert found["expected_error"] == pytest.approx((0.45 + 0.05) / 2)
-    assert calibration(np.empty(0), np.empty(0, bool)) == {"expected_error": 0, "bins": []}
+    assert measure_calibration(np.empty(0), np.empty(0, bool)) == {"expected_error": 0, "bins": []}
 
 
 def test_a_calibrated_prediction_has_no_error():
     random = np.random.default_rng(0)
     predicted = random.random(200_000)
     seen = random.random(200_000) < predicted
-    assert calibration(predicted, seen)["expected_error"] < 0.01
-    assert calibration(predicted, ~seen)["expected_error"] > 0.4
+    assert measure_calibration(predicted, seen)["expected_error"] < 0.01
+    assert measure_calibration(predicted, ~seen)["expected_error"] > 0.4
 
 
 def test_visibility_of_each_stripe_and_of_whole_images():
@@ -134,17 +145,17 @@ def test_visibility_of_each_stripe_and_of_whole_images():
         for name, fraction, upper, lower in (("a", 1.0, 8, 8), ("b", 0.5, 0, 8), ("c", 0.4, 8, 0))
     }
     visibility = np.array([[0.9, 0.3], [0.1, 0.2], [0.8, 0.5]])
-    found = visibility_of_stripes(visibility, list("abc"), truth)
+    found = measure_stripe_visibility(visibility, list("abc"), truth)
     assert found["visibility_auc_per_stripe"] == [1, 0]
     assert found["visibility_calibration"]["expected_error"] > 0
-    only = visibility_of_stripes(visibility[:1], ["a"], truth)
+    only = measure_stripe_visibility(visibility[:1], ["a"], truth)
     assert only["visibility_auc_per_stripe"] == [None, None] and only["visibility_auc"] == {}
-    images = visibility_of_images(visibility, list("abc"), truth)
+    images = measure_image_visibility(visibility, list("abc"), truth)
     # means 0.6, 0.15, 0.65: "a" is above "b" and below "c"
     assert images["auc"] == 0.5
     assert images["rank_correlation"] == pytest.approx(-0.5)
-    assert visibility_of_images(visibility[:1], ["a"], truth) == {}
-    assert visibility_of_images(visibility[:2], ["a", "a"], truth) == {}
+    assert measure_image_visibility(visibility[:1], ["a"], truth) == {}
+    assert measure_image_visibility(visibility[:2], ["a", "a"], truth) == {}
 
 
 def test_landmarks_are_not_taken_for_stripes(tmp_path, features):
@@ -269,29 +280,29 @@ def test_true_positive_rates_change_nothing_else(tmp_path, features):
 
 
 @pytest.mark.parametrize("option", ["AQE", "RERANK"])
-def test_a_querys_own_copy_is_no_neighbour_of_it(tmp_path, features, option):
+def test_a_querys_duplicate_is_not_its_neighbor(tmp_path, features, option):
     """Each query also stands in the gallery, as Occluded-Duke's do, under its name or another."""
     cfg = tiny_cfg(tmp_path / "run", *options(option))
     doubled = [torch.cat([each, each[:6]]) for each in features]
     paths = [f"query/{n}.jpg" for n in range(6)] + [f"gallery/{n}.jpg" for n in range(6, 30)]
 
-    def reported(copied, copies=None):
-        evaluator = Evaluator(cfg, num_query=6, copies=copies)
+    def measure(copied, duplicates=None):
+        evaluator = Evaluator(cfg, num_query=6, duplicates=duplicates)
         for batch in batches_of(*doubled, 8):
             batch["img_paths"] = [(paths + copied)[n] for n in batch["index"]]
             evaluator.process(batch, batch["images"])
         found = evaluator.evaluate()
-        copies_found = found["counts"]["queries_with_a_copy_in_the_gallery"]
-        return copies_found, found["per_query"]["average_precision"]
+        count = found["counts"]["queries_with_a_copy_in_the_gallery"]
+        return count, found["per_query"]["average_precision"]
 
     same_names = [f"gallery/{n}.jpg" for n in range(6)]
     other_names = [f"gallery/other{n}.jpg" for n in range(6)]
-    by_name = reported(same_names)
+    by_name = measure(same_names)
     assert by_name[0] == 6
-    assert reported(other_names, dict(zip(paths[:6], other_names, strict=True))) == by_name
-    unmasked = reported(other_names)
+    assert measure(other_names, dict(zip(paths[:6], other_names, strict=True))) == by_name
+    unmasked = measure(other_names)
     assert unmasked[0] == 0 and unmasked[1] != by_name[1]
-    assert reported(same_names, {}) == unmasked
+    assert measure(same_names, {}) == unmasked
 
 
 def test_report_names_each_query_and_the_worst(tmp_path, features):
@@ -324,7 +335,7 @@ def test_two_ranks_report_what_one_does(tmp_path, features, shares):
             if int(batch["index"]) in chosen:
                 evaluator.process(batch, batch["images"])
         found = evaluator.evaluate()
-        assert evaluator.collected() is None or rank == 0  # asked for again
+        assert evaluator.gather() is None or rank == 0  # asked for again
         assert found == (expected if rank == 0 else {})
 
     on_ranks(2, work)
@@ -339,7 +350,7 @@ def test_ranks_send_their_rows_without_pickling_them(monkeypatch):
         gather = comm.all_gather
         monkeypatch.setattr(comm, "all_gather", lambda data: sent.append(data) or gather(data))
         rows = torch.full((3 - rank, 1000), float(rank))
-        found = rows_on_first_rank(rows)
+        found = gather_rows(rows)
         assert len(pickle.dumps(sent)) < 200
         if rank == 0:
             assert found[:, 0].tolist() == [0, 0, 0, 1, 1]
@@ -414,12 +425,12 @@ def test_results_file_says_what_was_measured(tmp_path, features):
         model.bias += 1
     again = json.loads(write_results(cfg, model, reports, seconds=1, epoch=5).read_text())
     assert again["weights_sha256"] != content["weights_sha256"]
-    table = results_table(reports)
+    table = format_results(reports)
     assert "Name:protocol" in table and "[" in table
 
 
 def test_names_are_the_same_on_every_machine():
     for root in ("/data/2024 reid/Market", "relative", "."):
         paths = [f"{root}/query/1/0001_c1.jpg", f"{root}/query/2/0001_c1.jpg"]
-        assert names_of(np.array(paths)) == ["1/0001_c1.jpg", "2/0001_c1.jpg"]
-    assert names_of(np.array(["/data/query/0001_c1.jpg"])) == ["0001_c1.jpg"]
+        assert strip_common_folder(np.array(paths)) == ["1/0001_c1.jpg", "2/0001_c1.jpg"]
+    assert strip_common_folder(np.array(["/data/query/0001_c1.jpg"])) == ["0001_c1.jpg"]

@@ -23,7 +23,7 @@ def check(features, metric, count, duplicates=()):
         FeatureDistances(features, features, metric), count, duplicates
     )
     precise = features.double()
-    every = FeatureDistances(precise, precise, metric).tile(slice(None), slice(None))
+    every = FeatureDistances(precise, precise, metric).compute_tile(slice(None), slice(None))
     rounding = 2e-6 * float(every.abs().max())
     kept = [image for image in range(len(features)) if image not in duplicates]
     expected = torch.stack(every[:, kept].aminmax(dim=1), 1)
@@ -41,7 +41,7 @@ def check(features, metric, count, duplicates=()):
 def tiles(request, monkeypatch):
     if request.param:
         monkeypatch.setattr(distances, "TILE", request.param)
-        monkeypatch.setattr(distances, "LEAST_ROWS", 3)
+        monkeypatch.setattr(distances, "MIN_TILE_ROWS", 3)
 
 
 @pytest.mark.parametrize("metric", METRICS)

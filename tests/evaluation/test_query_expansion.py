@@ -1,4 +1,4 @@
-"""Query expansion against fast-reid's and against a loop; a query's own copy counts once."""
+"""Query expansion against fast-reid's and a loop; a query and its duplicate count once."""
 
 from __future__ import annotations
 
@@ -10,99 +10,99 @@ from fastreid.evaluation.query_expansion import aqe
 
 from occluded_reid.evaluation import distances, query_expansion
 from occluded_reid.evaluation.distances import METRICS, distance_matrix
-from occluded_reid.evaluation.duplicates import hidden_copies, image_of_each, own_copies
-from occluded_reid.evaluation.query_expansion import expand
+from occluded_reid.evaluation.duplicates import assign_images, find_duplicates, list_redundant
+from occluded_reid.evaluation.query_expansion import expand_features
 
 
-def positive_features(count=24, dim=6):
+def make_positive_features(count=24, dim=6):
     return torch.rand(count, dim, generator=torch.Generator().manual_seed(1))
 
 
-def expanded_by_a_loop(features, metric, count, alpha):
-    found = []
+def expand_in_a_loop(features, metric, count, alpha):
+    expanded = []
     for own in features:
         products = features @ own
         cosines = products / features.norm(dim=1) / own.norm()
-        closeness = {
+        similarity = {
             "dot": products, "cosine": cosines, "euclidean": -(features - own).square().sum(1)
         }[metric].clone()  # fmt: skip
-        closeness[(features == own).all(1)] = torch.inf
-        chosen = closeness.argsort(descending=True)[:count]
+        similarity[(features == own).all(1)] = torch.inf
+        chosen = similarity.argsort(descending=True)[:count]
         weights = (products if metric == "dot" else cosines)[chosen].clamp_min(0) ** alpha
-        found.append((weights[:, None] * features[chosen]).sum(0) / weights.sum())
-    return torch.stack(found)
+        expanded.append((weights[:, None] * features[chosen]).sum(0) / weights.sum())
+    return torch.stack(expanded)
 
 
 @pytest.mark.parametrize("metric", METRICS)
 @pytest.mark.parametrize("tile", [2**23, 100])
 @pytest.mark.parametrize("alpha", [3.0, 0.0])
-def test_expansion_is_the_weighted_mean_of_a_loop(metric, tile, alpha, monkeypatch):
+def test_expansion_equals_the_weighted_mean_in_a_loop(metric, tile, alpha, monkeypatch):
     monkeypatch.setattr(distances, "TILE", tile)
     monkeypatch.setattr(query_expansion, "TILE", tile)
     features = torch.randn(24, 6, generator=torch.Generator().manual_seed(1)).double()
     before = features.clone()
-    found = expand(features, metric, times=2, count=4, alpha=alpha)
+    expanded = expand_features(features, metric, times=2, count=4, alpha=alpha)
     expected = features
     for _ in range(2):
-        expected = expanded_by_a_loop(expected, metric, 4, alpha)
-    torch.testing.assert_close(found, expected)
+        expected = expand_in_a_loop(expected, metric, 4, alpha)
+    torch.testing.assert_close(expanded, expected)
     assert torch.equal(features, before)
 
 
-def test_by_cosine_it_is_fastreids():
-    features = positive_features()
+def test_cosine_equals_fastreids():
+    features = make_positive_features()
     query, gallery = aqe(features[:8], features[8:], qe_times=1, qe_k=5, alpha=3.0)
-    own = expand(features, "cosine", times=1, count=5, alpha=3.0)
+    own = expand_features(features, "cosine", times=1, count=5, alpha=3.0)
     ours = distance_matrix(own[:8], own[8:], "cosine")
     np.testing.assert_allclose(ours, distance_matrix(query, gallery, "cosine"), atol=1e-6)
 
 
-def test_by_inner_product_lengths_keep_their_meaning():
-    """An occluded image is a short vector; normalised vectors would rank otherwise."""
-    features = positive_features() * torch.linspace(0.05, 1, 24)[:, None]
-    found = expand(features, "dot", times=1, count=3, alpha=1.0)
-    scaled = expand(2 * features, "dot", times=1, count=3, alpha=1.0)
-    torch.testing.assert_close(scaled, 2 * found)
-    normalised = expand(F.normalize(features), "dot", times=1, count=3, alpha=1.0)
-    ranks = [-(each[:8] @ each[8:].T) for each in (found, normalised)]
+def test_dot_keeps_the_meaning_of_norms():
+    """An occluded image has a small norm; normalized features would rank differently."""
+    features = make_positive_features() * torch.linspace(0.05, 1, 24)[:, None]
+    expanded = expand_features(features, "dot", times=1, count=3, alpha=1.0)
+    scaled = expand_features(2 * features, "dot", times=1, count=3, alpha=1.0)
+    torch.testing.assert_close(scaled, 2 * expanded)
+    normalized = expand_features(F.normalize(features), "dot", times=1, count=3, alpha=1.0)
+    ranks = [-(each[:8] @ each[8:].T) for each in (expanded, normalized)]
     assert not torch.equal(ranks[0].argsort(1), ranks[1].argsort(1))
 
 
-def test_an_image_without_any_alike_stays_as_it_is():
+def test_an_image_without_similar_ones_stays_unchanged():
     features = torch.cat([torch.zeros(1, 3), torch.eye(3)])
-    found = expand(features, "dot", times=1, count=2, alpha=3.0)
-    torch.testing.assert_close(found, features)
-    assert expand(features, "cosine", times=1, count=99, alpha=1.0).isfinite().all()
+    expanded = expand_features(features, "dot", times=1, count=2, alpha=3.0)
+    torch.testing.assert_close(expanded, features)
+    assert expand_features(features, "cosine", times=1, count=99, alpha=1.0).isfinite().all()
 
 
-def test_copies_are_found_by_name_identity_and_camera_or_as_the_data_set_tells():
+def test_duplicates_share_name_identity_and_camera_or_are_declared():
     paths = np.array(["q/a.jpg", "q/b.jpg", "q/c.jpg", "g/a.jpg", "g/c.jpg", "g/b.jpg", "g/x.jpg"])
     identities = np.array([1, 2, 3, 1, 3, 2, 9])
     cameras = np.array([0, 0, 0, 0, 5, 0, 0])
-    found = own_copies(paths, identities, cameras, 3)
-    assert found.tolist() == [0, 2, -1]  # c.jpg is of another camera
-    known = {"q/c.jpg": "g/x.jpg", "q/a.jpg": "left out of the gallery"}
-    told = own_copies(paths, identities, cameras, 3, known)
-    assert told.tolist() == [-1, -1, 3]
-    assert own_copies(paths, identities, cameras, 3, {}).tolist() == [-1, -1, -1]
-    images = image_of_each(found, 4)
+    duplicates = find_duplicates(paths, identities, cameras, 3)
+    assert duplicates.tolist() == [0, 2, -1]  # c.jpg is from another camera
+    known = {"q/c.jpg": "g/x.jpg", "q/a.jpg": "not in the gallery"}
+    declared = find_duplicates(paths, identities, cameras, 3, known)
+    assert declared.tolist() == [-1, -1, 3]
+    assert find_duplicates(paths, identities, cameras, 3, {}).tolist() == [-1, -1, -1]
+    images = assign_images(duplicates, 4)
     assert images.tolist() == [0, 1, 2, 0, 4, 1, 6]
-    assert hidden_copies(images).tolist() == [3, 5]
+    assert list_redundant(images).tolist() == [3, 5]
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_copy_votes_once_and_is_expanded_as_its_query(metric):
-    """The gallery with the copies expands as the one without them."""
+def test_a_duplicate_votes_once_and_is_expanded_as_its_query(metric):
+    """A gallery with duplicates expands like the one without them."""
     features = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
-    copies = np.array([3, -1, 0, -1])
+    duplicates = np.array([3, -1, 0, -1])
     gallery = features[4:].clone()
     gallery[[3, 0]] = features[[0, 2]]
-    images = image_of_each(copies, 16)
+    images = assign_images(duplicates, 16)
     whole = torch.cat([features[:4], gallery])
     kept = images == torch.arange(20)
-    found = expand(whole, metric, times=2, count=4, alpha=2.0, images=images)
-    expected = expand(whole[kept], metric, times=2, count=4, alpha=2.0)
-    torch.testing.assert_close(found[kept], expected)
-    torch.testing.assert_close(found[[7, 4]], found[[0, 2]], rtol=0, atol=0)
-    unmasked = expand(whole, metric, times=2, count=4, alpha=2.0)
-    assert not torch.allclose(unmasked, found)
+    expanded = expand_features(whole, metric, times=2, count=4, alpha=2.0, images=images)
+    expected = expand_features(whole[kept], metric, times=2, count=4, alpha=2.0)
+    torch.testing.assert_close(expanded[kept], expected)
+    torch.testing.assert_close(expanded[[7, 4]], expanded[[0, 2]], rtol=0, atol=0)
+    counted_twice = expand_features(whole, metric, times=2, count=4, alpha=2.0)
+    assert not torch.allclose(counted_twice, expanded)

@@ -9,7 +9,7 @@ from fastreid.evaluation.rerank import re_ranking
 
 from occluded_reid.evaluation import distances, reranking
 from occluded_reid.evaluation.distances import METRICS, distance_matrix
-from occluded_reid.evaluation.duplicates import image_of_each
+from occluded_reid.evaluation.duplicates import assign_images
 from occluded_reid.evaluation.reranking import RerankedDistances
 
 
@@ -88,7 +88,7 @@ def test_reranking_is_the_published_one(metric, k1, k2, weight, monkeypatch):
     np.testing.assert_allclose(found[:, :], expected, atol=2e-6)
     for module in (distances, reranking):
         monkeypatch.setattr(module, "TILE", 500)
-    monkeypatch.setattr(distances, "LEAST_ROWS", 3)
+    monkeypatch.setattr(distances, "MIN_TILE_ROWS", 3)
     again = RerankedDistances(features, 10, metric, k1=k1, k2=k2, weight=weight)
     np.testing.assert_allclose(again[2:9, 5:30], expected[2:9, 5:30], atol=2e-6)
 
@@ -125,7 +125,7 @@ def test_a_query_and_its_copy_are_one_image(metric):
     copies = np.full(10, -1)
     copies[[2, 7, 9]] = [4, 0, 31]
     gallery[[4, 0, 31]] = queries[[2, 7, 9]]
-    images = image_of_each(copies, 32)
+    images = assign_images(copies, 32)
     whole = torch.cat([queries, gallery])
     options = dict(k1=6, k2=3, weight=0.3)
     masked = RerankedDistances(whole, 10, metric, images=images, **options)[:, :]
