@@ -7,16 +7,17 @@ import argparse
 import sys
 from pathlib import Path
 
-from occluded_reid.data.datasets.registry import build_dataset, dataset_root
-from occluded_reid.data.prepare.occluded_duke import build_occluded_duke
-from occluded_reid.utils.cli import run_command
-from occluded_reid.utils.logs import setup_logging
+from occluded_reid.utils.cli import build_parser, run_command
 
 
 def build(args: argparse.Namespace) -> None:
-    """Build the set and read it once, which checks its counts."""
+    """Build the set, then read it, which checks its counts."""
+    from occluded_reid.data.datasets.registry import build_dataset, get_dataset_root
+    from occluded_reid.data.prepare.occluded_duke import build_occluded_duke
+    from occluded_reid.utils.logs import setup_logging
+
     setup_logging()
-    root = Path(args.root or dataset_root())
+    root = Path(args.root or get_dataset_root())
     target = build_occluded_duke(
         args.source, args.lists, root / "Occluded_Duke", allow_partial=args.allow_partial
     )
@@ -25,19 +26,14 @@ def build(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    """The command's options."""
-    options = argparse.ArgumentParser(description=__doc__)
-    options.add_argument("source", type=Path, help="DukeMTMC-reID: its folder or DukeMTMC-reID.zip")
-    options.add_argument(
-        "lists", type=Path, help="the folder of train.list, query.list and gallery.list"
-    )
-    options.add_argument(
-        "--root", help="the folder of all data sets; default $FASTREID_DATASETS or datasets"
-    )
-    options.add_argument(
-        "--allow-partial", action="store_true", help="take lists of other lengths than published"
-    )
-    options.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    """Return the command line's parser."""
+    options = build_parser(__doc__)
+    add = options.add_argument
+    add("source", type=Path, help="DukeMTMC-reID: its folder or DukeMTMC-reID.zip")
+    add("lists", type=Path, help="the folder of train.list, query.list and gallery.list")
+    add("--root", help="the folder of all data sets; default $FASTREID_DATASETS or datasets")
+    add("--allow-partial", action="store_true", help="accept lists of other lengths than published")
+    add("--debug", action="store_true", help="show the traceback of an error")
     return options
 
 

@@ -11,7 +11,7 @@ from fastreid.utils import comm
 from torch.utils.data import BatchSampler
 
 from occluded_reid.data.cache import DecodedImages, Images, open_cache
-from occluded_reid.data.datasets.registry import build_dataset, dataset_root
+from occluded_reid.data.datasets.registry import build_dataset, get_dataset_root
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.data.reid_dataset import BatchDataset, Item, ReidDataset
 from occluded_reid.data.samplers import EpochBatches, build_sampler, check_batch_size
@@ -30,10 +30,10 @@ def open_dataset(cfg: CfgNode, name: str, **options: Any) -> Any:
             override ``cfg``.
 
     >>> open_dataset(cfg, "OccludedREID").query[0]  # doctest: +SKIP
-    LabelledImage(path='.../occluded_body_images/001/001_01.tif', pid=1, camid=0)
+    LabeledImage(path='.../occluded_body_images/001/001_01.tif', pid=1, camid=0)
     """
     configured = {
-        "root": dataset_root(),
+        "root": get_dataset_root(),
         "protocol": cfg.DATASETS.PROTOCOL,
         "allow_partial": cfg.DATASETS.ALLOW_PARTIAL,
         "synthetic_size": cfg.DATASETS.SYNTHETIC.SIZE,

@@ -17,7 +17,8 @@ from fastreid.utils import comm
 from torch import nn
 
 from occluded_reid.data.build import build_test_loader, open_dataset
-from occluded_reid.data.datasets.registry import DatasetNotFound, chosen_protocol
+from occluded_reid.data.datasets.base import DatasetNotFound
+from occluded_reid.data.datasets.registry import resolve_protocol
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
@@ -76,7 +77,7 @@ def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[st
     for name in list(test_sets):
         loader, evaluator = test_sets.pop(name)  # frees the features of the previous test set
         report = run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
-        reports[name] = {"protocol": chosen_protocol(name, cfg.DATASETS.PROTOCOL), **report}
+        reports[name] = {"protocol": resolve_protocol(name, cfg.DATASETS.PROTOCOL), **report}
     if not comm.is_main_process():
         return {}
     if reports:
@@ -127,5 +128,5 @@ def build_evaluator(cfg: CfgNode, name: str) -> tuple[ReidLoader, Evaluator]:
             "with readable names; run tools/check_dataset.py to see what is there"
         )
     loader, num_query = build_test_loader(cfg, dataset.query, dataset.gallery)
-    truth, duplicates = getattr(dataset, "truth", None), getattr(dataset, "own_copies", None)
+    truth, duplicates = getattr(dataset, "truth", None), getattr(dataset, "query_duplicates", None)
     return loader, Evaluator(cfg, num_query, truth, duplicates)

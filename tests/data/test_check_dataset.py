@@ -12,7 +12,9 @@ from PIL import Image
 from runs import load_tool
 
 from occluded_reid.data.datasets.base import Counts
-from occluded_reid.data.datasets.registry import MSMT17, OccludedDuke, build_dataset, dataset_root
+from occluded_reid.data.datasets.dukemtmc import OccludedDuke
+from occluded_reid.data.datasets.msmt17 import MSMT17
+from occluded_reid.data.datasets.registry import build_dataset, get_dataset_root
 from occluded_reid.data.images import read_rgb
 from occluded_reid.data.prepare.doctor import Diagnosis, diagnose
 from occluded_reid.data.prepare.image_files import inspect_file
@@ -74,7 +76,7 @@ def cells(table: str) -> list[list[str]]:
 def test_a_sound_set(occluded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     diagnosis = examined(occluded)
     assert diagnosis.faults == []
-    assert any(note.startswith("1 queries stand in the gallery too") for note in diagnosis.notes)
+    assert any(note.startswith("1 queries are in the gallery too") for note in diagnosis.notes)
     subsets, folders = map(cells, diagnosis.tables)
     assert subsets[2] == ["train", *["2 images of 1 identities"] * 2, "ok", "2: 1  3: 1"]
     assert subsets[4][3:] == ["ok", "1: 1  2: 1  3: 1"]
@@ -95,8 +97,8 @@ def cut_off(path: Path) -> None:
     ("harm", "fault"),
     [
         (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
-        (cut_off, "JPEG that is cut off"),
-        (lambda path: path.write_text("<html>404 Not found"), "is no image; it begins with b'<htm"),
+        (cut_off, "is a truncated JPEG"),
+        (lambda path: path.write_text("<html>404 Not found"), "is no image; it starts with b'<htm"),
         (lambda path: (path.unlink(), path.symlink_to("gone")), "cannot be read: No such file"),
     ],
 )
@@ -138,7 +140,7 @@ def test_counts_are_compared(occluded: Path, capsys: pytest.CaptureFixture[str])
     assert re.search(r"\| train +\| 1 images of 1 .*\| WRONG", printed)
     assert "What to do: Build it from DukeMTMC-reID" in printed
     places = [f"  {occluded.parent / layout}\n" for layout in OccludedDuke.layouts]
-    assert f"found in {occluded}. The places that are tried, in this order:" in printed
+    assert f"It is in {occluded}. These folders are tried, in this order:" in printed
     assert "".join(places) in printed
 
 
@@ -152,9 +154,9 @@ def test_copies(occluded: Path) -> None:
     gallery = occluded / "bounding_box_test"
     picture = (gallery / "0019_c2_f0051350.jpg").read_bytes()
     (gallery / "0019_c2_f0099999.jpg").write_bytes(picture)
-    assert any("1 pictures stand there more than once" in note for note in examined(occluded).notes)
+    assert any("1 images are there more than once" in note for note in examined(occluded).notes)
     (gallery / "0020_c5_f0099999.jpg").write_bytes(picture)
-    assert any("one picture, several identities" in text for text in examined(occluded).faults)
+    assert any("one image, several identities" in text for text in examined(occluded).faults)
     query = (occluded / "query" / "0020_c1_f0051230.jpg").read_bytes()
     (gallery / "0020_c5_f0099999.jpg").write_bytes(query)
     assert any("under another camera, where it is scored" in t for t in examined(occluded).faults)
@@ -173,10 +175,10 @@ def test_what_is_not_read_is_noted(occluded: Path) -> None:
     )
     diagnosis = examined(occluded)
     notes = "\n".join(diagnosis.notes)
-    assert "1 images are not read: their names or the lists leave them out (cover.jpg)" in notes
+    assert "1 images are not read: their names or the lists exclude them (cover.jpg)" in notes
     assert "1 files are no images (Thumbs.db)" in notes
-    assert "1 images are CMYK" in notes and "1 images are grey" in notes
-    assert "1 queries have no match from another camera" in notes
+    assert "1 images are CMYK" in notes and "1 images are gray" in notes
+    assert "1 queries have no match in another camera" in notes
     assert cells(diagnosis.tables[1])[2] == [
         "bounding_box_test", "4", "1", "1", "1", "0", "ok"
     ]  # fmt: skip
@@ -209,7 +211,7 @@ def test_lists_that_say_nothing_are_a_fault(
     for name in ("train", "val", "query", "gallery"):
         (tmp_path / "MSMT17_V1" / f"list_{name}.txt").write_text("nothing\n")
     assert check_dataset.command(["MSMT17", "--root", str(tmp_path)]) == 1
-    assert "list_train.txt, line 1: 'nothing' is not as" in capsys.readouterr().out
+    assert "list_train.txt, line 1: 'nothing' is not of the form" in capsys.readouterr().out
 
 
 def zipped(duke: Path, *, above: str = "", extra: str = "") -> Path:
@@ -273,7 +275,7 @@ def test_what_the_builder_refuses(
     with pytest.raises(UserError, match="move them elsewhere"):
         build_occluded_duke(duke, lists, lists)
     (tmp_path / "half.zip").write_bytes(zipped(duke).read_bytes()[:-50])
-    with pytest.raises(UserError, match=r"half.zip .* a whole zip"):
+    with pytest.raises(UserError, match=r"half.zip .* a complete zip"):
         build_occluded_duke(tmp_path / "half.zip", lists, made)
     (duke / "bounding_box_test" / "0019_c2_f0051350.jpg").unlink()
     with pytest.raises(UserError, match="lacks 1 of the listed images, such as 0019_c2_f0051350"):
@@ -281,7 +283,7 @@ def test_what_the_builder_refuses(
     for text, message in (
         ("0019_c1_f0051230.jpg\n0", "query.list, line 2: '0' is no image name"),
         ("../0019_c1_f0051230.jpg\n", "is no image name"),
-        ("0019_c1_f0051230.jpg\r\n\r\n0019_c1_f0051230.jpg", "names images twice"),
+        ("0019_c1_f0051230.jpg\r\n\r\n0019_c1_f0051230.jpg", "repeats images"),
     ):
         (lists / "query.list").write_text(text)
         with pytest.raises(UserError, match=message):
@@ -339,7 +341,7 @@ def test_images_stand_upright(tmp_path: Path) -> None:
 
 @pytest.mark.real_data
 def test_the_real_training_images_are_sound(capsys: pytest.CaptureFixture[str]) -> None:
-    code = check_dataset.command(["MarketSplit", "--root", dataset_root(), "--decode"])
+    code = check_dataset.command(["MarketSplit", "--root", get_dataset_root(), "--decode"])
     printed = capsys.readouterr().out
     if "found no images" in printed:
         pytest.skip("no Market-1501 in FASTREID_DATASETS")

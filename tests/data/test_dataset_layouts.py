@@ -10,17 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from occluded_reid.data.datasets.layout import as_spelled, candidate_homes
-from occluded_reid.data.datasets.lists import inside
-from occluded_reid.data.datasets.registry import (
-    DatasetNotFound,
-    DukeMTMC,
-    Market1501,
-    OccludedDuke,
-    PDukeMTMC,
-    build_dataset,
-    summary,
-)
+from occluded_reid.data.datasets.base import DatasetNotFound
+from occluded_reid.data.datasets.dukemtmc import DukeMTMC, OccludedDuke
+from occluded_reid.data.datasets.layout import list_candidates, resolve_case
+from occluded_reid.data.datasets.lists import check_inside
+from occluded_reid.data.datasets.market1501 import Market1501
+from occluded_reid.data.datasets.p_dukemtmc import PDukeMTMC
+from occluded_reid.data.datasets.registry import build_dataset, summarize
 from occluded_reid.data.datasets.two_sided import TwoSided
 from occluded_reid.data.prepare.doctor import diagnose
 from occluded_reid.utils.errors import UserError
@@ -83,8 +79,8 @@ def test_queries_of_occluded_duke_that_stand_in_the_gallery_are_kept_and_named(
 ) -> None:
     write_tree(tmp_path / "Occluded_Duke", DUKE)
     dataset = read("OccludedDuke", tmp_path)
-    assert dataset.own_copies == {dataset.query[0][0]: dataset.gallery[0][0]}
-    assert read("DukeMTMC", make_duke(tmp_path)).own_copies == {}
+    assert dataset.query_duplicates == {dataset.query[0][0]: dataset.gallery[0][0]}
+    assert read("DukeMTMC", make_duke(tmp_path)).query_duplicates == {}
 
 
 def make_duke(root: Path) -> Path:
@@ -97,7 +93,7 @@ def test_duke_is_ours_and_not_the_hosts(tmp_path: Path, layout: str) -> None:
     write_tree(tmp_path / "2024_c9_x" / layout, DUKE)
     dataset = read("DukeMTMC", tmp_path / "2024_c9_x")
     assert isinstance(dataset, DukeMTMC) and not isinstance(dataset, OccludedDuke)
-    assert summary(dataset)["train"] == {"images": 3, "identities": 2, "cameras": 3}
+    assert summarize(dataset)["train"] == {"images": 3, "identities": 2, "cameras": 3}
 
 
 OCCLUDED_REID = {
@@ -171,7 +167,7 @@ def test_partial_ilids_in_each_layout(
     assert sorted(item[1:] for item in query) == [(1, 0), (119, 0)]
     assert [item[1:] for item in gallery] == [(1, 1)]
     told = bool(tree.keys() & {"partial_iLIDS_Probe_nocrop", "Probe"})
-    assert ("do not tell whether the queries are cropped" in caplog.text) is not told
+    assert ("do not show whether the queries are cropped" in caplog.text) is not told
 
 
 def test_cropped_queries_are_not_taken_for_whole_ones(tmp_path: Path) -> None:
@@ -255,7 +251,9 @@ def test_msmt17_in_each_version(tmp_path: Path, layout: str, train: str, test: s
 def test_lines_of_msmt17_that_say_nothing_are_named(tmp_path: Path, line: str) -> None:
     home = make_msmt17(tmp_path / "MSMT17_V1", "train", "test")
     (home / "list_query.txt").write_text(f"\n{line}\n")
-    with pytest.raises(UserError, match=r"list_query.txt, line 1: .* is not as '0000/0000_000_01"):
+    with pytest.raises(
+        UserError, match=r"list_query.txt, line 1: .* not of the form '0000/0000_000"
+    ):
         read("MSMT17", tmp_path)
     (home / "list_query.txt").write_text("0000/0000_000_16_0303morning_0008_0.jpg 0\n")
     with pytest.raises(UserError, match="list_query.txt, line 1: there is no camera 16"):
@@ -297,7 +295,7 @@ def test_other_counts_than_published_are_refused_with_both(tmp_path: Path, name:
     else:
         folder, tree = TREES[name]
         write_tree(tmp_path / folder, tree)
-    found = summary(read(name, tmp_path))
+    found = summarize(read(name, tmp_path))
     with pytest.raises(UserError) as refusal:
         build_dataset(name, root=str(tmp_path))
     subsets = ("train", "query", "gallery")[-len(PUBLISHED[name]) :]
@@ -341,7 +339,7 @@ def test_folders_of_which_no_name_can_be_read_are_faults(tmp_path: Path, name: s
     write_tree(tmp_path / folder, {part: ["person 1.jpg"] for part in tree})
     dataset = read(name, tmp_path)
     diagnosis = diagnose(dataset)
-    named = f"{len(tree)} images are not named as {dataset.example} is, so none of them is read"
+    named = f"{len(tree)} images are not named like {dataset.example}, so none of them is read"
     assert any(fault.startswith(f"{named} (person 1.jpg") for fault in diagnosis.faults)
     assert diagnosis.tables[1].count("| NOT READ") == len(tree)
     assert dataset.pattern.match(dataset.example)
@@ -397,7 +395,7 @@ def test_names_are_parsed_from_their_beginning(
 def test_no_path_leads_out_of_its_folder(parts: list[str]) -> None:
     name = "/".join(parts)
     try:
-        kept = inside(name, Path("list.txt"))
+        kept = check_inside(name, Path("list.txt"))
     except UserError:
         assert ".." in parts or ":" in name
     else:
@@ -413,15 +411,15 @@ def test_the_exact_name_wins_over_another_case(
     home = tmp_path_factory.mktemp("home")
     other = "".join(spelled.draw(st.sampled_from([c.lower(), c.upper()])) for c in name)
     (home / other).mkdir()
-    assert as_spelled(home, name) == home / other
+    assert resolve_case(home, name) == home / other
     (home / name).mkdir(exist_ok=True)
-    assert as_spelled(home, name) == home / name
-    assert as_spelled(home, f"{name}/x/y") == home / name / "x" / "y"
+    assert resolve_case(home, name) == home / name
+    assert resolve_case(home, f"{name}/x/y") == home / name / "x" / "y"
 
 
 def test_a_set_is_not_looked_for_in_the_folder_of_another(tmp_path: Path) -> None:
     """Market-1501 may stand in the root itself; one deeper than that stands another set."""
     write_tree(tmp_path / "DukeMTMC-reID", DUKE)
-    assert tmp_path / "DukeMTMC-reID" not in candidate_homes(tmp_path, Market1501.layouts)
+    assert tmp_path / "DukeMTMC-reID" not in list_candidates(tmp_path, Market1501.layouts)
     with pytest.raises(DatasetNotFound):
         read("Market1501", tmp_path)

@@ -11,16 +11,19 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from PIL import Image
 
 from occluded_reid.data.datasets import synthetic
-from occluded_reid.data.datasets.base import LabelledImage, training_items
-from occluded_reid.data.datasets.registry import (
+from occluded_reid.data.datasets.base import (
     Counts,
     DatasetNotFound,
     FolderDataset,
-    MarketSplit,
+    LabeledImage,
+    label_training_items,
+)
+from occluded_reid.data.datasets.market1501 import MarketSplit
+from occluded_reid.data.datasets.registry import (
     build_dataset,
-    dataset_root,
-    summary,
-    summary_table,
+    format_summary,
+    get_dataset_root,
+    summarize,
 )
 from occluded_reid.utils.errors import UserError
 
@@ -89,8 +92,11 @@ def test_training_labels_are_strings_that_sort_like_numbers(market: Path) -> Non
 
 
 def test_long_identities_widen_all_labels() -> None:
-    images = [LabelledImage("a", 9, 0), LabelledImage("b", 123456, 11)]
-    assert training_items(images, "m") == [("a", "m_000009", "m_00"), ("b", "m_123456", "m_11")]
+    images = [LabeledImage("a", 9, 0), LabeledImage("b", 123456, 11)]
+    assert label_training_items(images, "m") == [
+        ("a", "m_000009", "m_00"),
+        ("b", "m_123456", "m_11"),
+    ]
 
 
 def test_test_items_are_raw_numbers_with_cameras_from_zero(market: Path) -> None:
@@ -102,12 +108,12 @@ def test_test_items_are_raw_numbers_with_cameras_from_zero(market: Path) -> None
 
 def test_summary_counts_no_distractor_as_identity(market: Path) -> None:
     dataset = build_dataset("Market1501", root=str(market), allow_partial=True)
-    assert summary(dataset) == {
+    assert summarize(dataset) == {
         "train": {"images": 24, "identities": 6, "cameras": 3},
         "query": {"images": 2, "identities": 2, "cameras": 2},
         "gallery": {"images": 3, "identities": 2, "cameras": 2},
     }
-    row = summary_table(dataset).splitlines()[2]
+    row = format_summary(dataset).splitlines()[2]
     assert [cell.strip() for cell in row.strip("|").split("|")] == ["train", "24", "6", "3"]
 
 
@@ -119,8 +125,8 @@ def test_wrong_counts_are_refused_with_both_numbers(market: Path) -> None:
         f"MarketSplit in {folder}: train has 16 images of 4 identities, expected 9173 images of "
         "500 identities; query has 6 images of 2 identities, expected 1122 images of 251 "
         "identities; gallery has 2 images of 2 identities, expected 2641 images of 249 identities. "
-        "Fetch the complete data set (tools/check_dataset.py tells what is there), or go on with "
-        "what is there by DATASETS.ALLOW_PARTIAL True"
+        "Get the complete data set (tools/check_dataset.py shows what is missing), or continue "
+        "without it: DATASETS.ALLOW_PARTIAL True"
     )
 
 
@@ -253,11 +259,11 @@ def test_general_protocol_leaves_sets_without_protocols_alone(market: Path) -> N
 
 def test_root_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", "one")
-    assert dataset_root() == "one"
+    assert get_dataset_root() == "one"
     monkeypatch.setenv("FASTREID_DATASETS", "")
-    assert dataset_root() == "datasets"
+    assert get_dataset_root() == "datasets"
     monkeypatch.delenv("FASTREID_DATASETS")
-    assert dataset_root() == "datasets"
+    assert get_dataset_root() == "datasets"
 
 
 @pytest.fixture
@@ -323,12 +329,12 @@ def test_sets_without_truth_say_so(market: Path) -> None:
 def test_split_of_the_real_images() -> None:
     """The published figures, where FASTREID_DATASETS holds Market-1501's training images."""
     try:
-        dataset = build_dataset("MarketSplit", root=dataset_root())
+        dataset = build_dataset("MarketSplit", root=get_dataset_root())
     except UserError as error:
         if "found no images" in str(error):
             pytest.skip(str(error).splitlines()[0])
         raise
-    counts = summary(dataset)
+    counts = summarize(dataset)
     assert [counts[subset]["images"] for subset in counts] == [9173, 1122, 2641]
     assert [counts[subset]["identities"] for subset in counts] == [500, 251, 249]
     assert {pid for _, pid, _ in dataset.train}.isdisjoint(

@@ -10,7 +10,7 @@ from PIL import Image
 from runs import load_tool, tiny_cfg, train
 
 from occluded_reid.data.datasets.csv_table import TABLE
-from occluded_reid.data.datasets.registry import build_dataset, summary
+from occluded_reid.data.datasets.registry import build_dataset, summarize
 from occluded_reid.utils.errors import UserError
 
 check_dataset = load_tool("check_dataset")
@@ -58,7 +58,7 @@ def test_rows_become_images_with_identities_and_cameras(shop: Path) -> None:
         (f"{shop}/a/2.jpg", "shop_0003", "shop_02"),
         (f"{shop}/b 3.png", "shop_0004", "shop_00"),
     ]
-    assert summary(dataset)["gallery"] == {"images": 3, "identities": 2, "cameras": 2}
+    assert summarize(dataset)["gallery"] == {"images": 3, "identities": 2, "cameras": 2}
 
 
 def test_without_cameras_every_match_is_scored(tmp_path: Path) -> None:
@@ -71,11 +71,11 @@ def test_without_cameras_every_match_is_scored(tmp_path: Path) -> None:
     ("old", "new", "said"),
     [
         ("q.jpg,10,gate,query", "q.jpg,10,gate,test", "line 5: this row has the split 'test'"),
-        ("b 3.png,bob", "b 3.png,", "line 4: this row has no identity; only images of the gall"),
-        ("q.jpg,10,gate", "q.jpg,10,", "line 5: this row has no camera; give all rows one"),
-        ("a/2.jpg", "a/1.jpg", "line 3: this row names a/1.jpg for train again"),
+        ("b 3.png,bob", "b 3.png,", "line 4: this row has no identity; only gallery images may"),
+        ("q.jpg,10,gate", "q.jpg,10,", "line 5: this row has no camera; give one to all rows"),
+        ("a/2.jpg", "a/1.jpg", "line 3: this row repeats a/1.jpg in train"),
         ("q.jpg", "../q.jpg", "names '../q.jpg', which lies outside"),
-        ("b 3.png", "gone.png", "names 1 images that are not there, such as gone.png in line 4"),
+        ("b 3.png", "gone.png", "names 1 missing images, such as gone.png in line 4"),
         ("path,identity", "file;identity", "needs rows with path, identity, split"),
         (ROWS[ROWS.index("\n") :], "\n", "and 0 rows"),
     ],

@@ -19,12 +19,10 @@ from runs import load_tool
 from occluded_reid.config import load_config
 from occluded_reid.data.build import open_dataset
 from occluded_reid.data.datasets import pasted_queries as module
-from occluded_reid.data.datasets.registry import (
-    FolderDataset,
-    MarketSplit,
-    PastedQueries,
-    build_dataset,
-)
+from occluded_reid.data.datasets.base import FolderDataset
+from occluded_reid.data.datasets.market1501 import MarketSplit
+from occluded_reid.data.datasets.pasted_queries import PastedQueries
+from occluded_reid.data.datasets.registry import build_dataset
 from occluded_reid.data.transforms import occluder_cutouts as cutouts
 from occluded_reid.data.transforms import paste
 from occluded_reid.data.transforms.occluder_cutouts import Cutout, read_cutouts, render_cutouts
@@ -438,10 +436,10 @@ def test_the_doctor_checks_base_and_pasted_queries_and_writes_nothing(
         assert all(text in printed for text in said), printed
 
     before = sorted(root.rglob("*"))
-    examined(0, "not pasted over yet; the first use does it, in ", "The data set is sound")
+    examined(0, "not pasted yet; the first use does it, in ", "The data set is sound")
     assert sorted(root.rglob("*")) == before
     dataset = read(root, occluders)
-    examined(0, f"6 queries are pasted over, in {dataset.pasted}", "The data set is sound")
+    examined(0, f"6 queries are pasted, in {dataset.pasted}", "The data set is sound")
     query, truth = Path(dataset.query[0][0]), dataset.pasted / "truth.jsonl"
     query.write_bytes(b"")
     truth.write_text("".join(truth.read_text().splitlines(keepends=True)[1:]))

@@ -1,4 +1,4 @@
-"""DukeMTMC-reID, and Occluded-Duke, which divides the same images anew."""
+"""DukeMTMC-reID, and Occluded-Duke, another split of the same images."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from occluded_reid.data.datasets.base import Counts, FolderDataset
 
 
 class DukeMTMC(FolderDataset):
-    """DukeMTMC-reID as published; ``build_dataset`` takes it for fast-reid's class of this name.
+    """DukeMTMC-reID as published; ``build_dataset`` prefers it to fast-reid's class of this name.
 
-    fast-reid's own loader parses the whole path and counts nothing. The gallery's 1,110 identities
+    fast-reid's own class parses the whole path and checks no counts. The gallery's 1,110 identities
     are the 702 of the queries and 408 distractors.
 
     References: Ristani et al., Performance Measures and a Data Set for Multi-Target, Multi-Camera
@@ -34,18 +34,18 @@ class DukeMTMC(FolderDataset):
         "gallery": Counts(17661, 1110),
     }
     advice = (
-        "Its authors have withdrawn DukeMTMC: no place gives it out any more. Who has "
-        "DukeMTMC-reID unpacks it in the first of these places"
+        "Its authors have withdrawn DukeMTMC, and nobody distributes it any more. If you have "
+        "DukeMTMC-reID, unpack it in the first of these folders"
     )
 
 
 @DATASET_REGISTRY.register()
 class OccludedDuke(DukeMTMC):
-    """Occluded-Duke: DukeMTMC-reID divided so that every query is occluded.
+    """Occluded-Duke: DukeMTMC-reID split so that every query is occluded.
 
-    1,870 of the 2,210 queries stand in the gallery too. They are kept, as in every published
-    result: the rule that drops images of the same identity and camera keeps them from being
-    scored. Their paths are in :attr:`own_copies`.
+    1,870 of the 2,210 queries are in the gallery too. They stay there, as in every published
+    result: the rule that drops images of the same identity and camera excludes them from scoring.
+    Their paths are in :attr:`query_duplicates`.
 
     Reference: Miao et al., Pose-Guided Feature Alignment for Occluded Person Re-Identification.
     ICCV 2019.
@@ -63,8 +63,8 @@ class OccludedDuke(DukeMTMC):
     )
 
     @property
-    def own_copies(self) -> dict[str, str]:
-        """Gallery path of each query of which a file of the same name stands in the gallery."""
+    def query_duplicates(self) -> dict[str, str]:
+        """Gallery path of each query whose file name is in the gallery too."""
         gallery = {os.path.basename(item[0]): item[0] for item in self.gallery}
         names = ((item[0], os.path.basename(item[0])) for item in self.query)
         return {path: gallery[name] for path, name in names if name in gallery}

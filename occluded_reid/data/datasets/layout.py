@@ -1,4 +1,4 @@
-"""Where an unpacked archive may stand: written in another case, or one folder too deep."""
+"""Finds an unpacked archive whose folders are in another case or one level too deep."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from pathlib import Path
 
 from occluded_reid.utils.errors import UserError
 
-_BESIDE_THE_DATA = frozenset({"__macosx", "$recycle.bin", "system volume information"})
+_SYSTEM_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
 
 
-def names_in(folder: Path) -> list[str]:
-    """Return the sorted names of what stands in ``folder``.
+def list_names(folder: Path) -> list[str]:
+    """Return the sorted names of all files and folders in ``folder``.
 
     Raises:
         UserError: it cannot be listed.
@@ -21,56 +21,56 @@ def names_in(folder: Path) -> list[str]:
         return sorted(os.listdir(folder))
     except OSError as error:
         raise UserError(
-            f"cannot list {folder} ({error.strerror}); check that it is a folder that you may read"
+            f"cannot list {folder} ({error.strerror}); check that it is a readable folder"
         ) from error
 
 
-def visible_folders(folder: Path) -> list[Path]:
-    """Return the folders in ``folder``, sorted; not hidden ones, nor what systems leave behind."""
+def list_folders(folder: Path) -> list[Path]:
+    """Return the sorted folders in ``folder``, without hidden ones and those of the system."""
     return [
         folder / name
-        for name in names_in(folder)
+        for name in list_names(folder)
         if not name.startswith(".")
-        and name.lower() not in _BESIDE_THE_DATA
+        and name.lower() not in _SYSTEM_FOLDERS
         and (folder / name).is_dir()
     ]
 
 
-def as_spelled(parent: Path, relative: str) -> Path:
-    """Return ``parent / relative`` as the disk spells it.
+def resolve_case(parent: Path, relative: str) -> Path:
+    """Return ``parent / relative`` in the spelling of the disk.
 
-    Where a part does not exist, the first one that differs in case alone takes its place.
+    A part that does not exist is replaced by the first name that differs in case only.
     """
-    place = parent
+    resolved = parent
     for part in Path(relative).parts:
-        exact = place / part
-        if not exact.exists() and place.is_dir():
-            alike = (name for name in names_in(place) if name.lower() == part.lower())
-            exact = place / next(alike, part)
-        place = exact
-    return place
+        exact = resolved / part
+        if not exact.exists() and resolved.is_dir():
+            matches = (name for name in list_names(resolved) if name.lower() == part.lower())
+            exact = resolved / next(matches, part)
+        resolved = exact
+    return resolved
 
 
-def candidate_homes(root: Path, layouts: Iterable[str]) -> Iterator[Path]:
-    """Yield the folders below ``root`` in which a data set may stand, the likeliest first.
+def list_candidates(root: Path, layouts: Iterable[str]) -> Iterator[Path]:
+    """Yield the folders below ``root`` that may hold a data set, the most likely one first.
 
     Args:
         root: the folder of all data sets, or the data set's own folder if it has a layout's name.
         layouts: folders below ``root``; ``""`` is ``root`` itself.
     """
     layouts = list(layouts)
-    homes = [as_spelled(root, layout) for layout in layouts]
+    homes = [resolve_case(root, layout) for layout in layouts]
     if root.name.lower() in {Path(layout).name.lower() for layout in layouts if layout}:
         homes.append(root)
     for home in homes:
         yield home
         if home != root or "" not in layouts:
-            yield from _one_deeper(home)
+            yield from _list_nested(home)
 
 
-def _one_deeper(home: Path) -> list[Path]:
-    """The folder in ``home`` that the archive may have been unpacked into once more."""
-    inside = visible_folders(home) if home.is_dir() else []
-    if len(inside) == 1:
-        return inside
-    return [folder for folder in inside if folder.name.lower() == home.name.lower()]
+def _list_nested(home: Path) -> list[Path]:
+    """Return the folder in ``home`` into which the archive may have been unpacked again."""
+    nested = list_folders(home) if home.is_dir() else []
+    if len(nested) == 1:
+        return nested
+    return [folder for folder in nested if folder.name.lower() == home.name.lower()]

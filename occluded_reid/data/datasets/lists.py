@@ -1,4 +1,4 @@
-"""Text files that name the images of a data set, one in a line."""
+"""Text files that list the images of a data set, one per line."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from occluded_reid.utils.errors import UserError
 
 
 def read_list(path: Path) -> list[str]:
-    """Return the lines of ``path`` without blank ones, with ``/`` between folders.
+    """Return the lines of ``path`` without blank ones, with ``/`` as separator.
 
     Raises:
-        UserError: no such file, or no text.
+        UserError: the file is missing or is no text.
     """
     try:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"cannot read the list {path} ({error}); it is one name in a line"
+            f"cannot read the list {path} ({error}); expected one name per line"
         ) from error
     lines = (line.strip().replace("\\", "/") for line in text.splitlines())
     return [line for line in lines if line]
 
 
-def inside(name: str, source: Path) -> str:
-    """Return ``name``, a path that a list or an archive gives, if it stays in its folder.
+def check_inside(name: str, source: Path) -> str:
+    """Return ``name``, a path in a list or an archive, if it stays inside its folder.
 
     Raises:
-        UserError: it is absolute or climbs out by ``..``; ``source`` is the file that says so.
+        UserError: it is absolute or contains ``..``; ``source`` is the file that names it.
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or ":" in name:

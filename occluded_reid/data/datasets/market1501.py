@@ -9,16 +9,16 @@ from typing import ClassVar
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from occluded_reid.data.datasets.base import Counts, FolderDataset, LabelledImage, Subsets
-from occluded_reid.data.datasets.layout import as_spelled
+from occluded_reid.data.datasets.base import Counts, FolderDataset, LabeledImage, Subsets
+from occluded_reid.data.datasets.layout import resolve_case
 
 
 class Market1501(FolderDataset):
-    """Market-1501 as published; ``build_dataset`` takes it for fast-reid's class of this name.
+    """Market-1501 as published; ``build_dataset`` prefers it to fast-reid's class of this name.
 
-    fast-reid's own loader parses the whole path, so that a folder such as ``2024_c9_x`` above the
-    images gives every image identity 2024, and it counts nothing. The gallery keeps its 2,798
-    distractors (identity 0), as the published protocol does.
+    fast-reid's own class parses the whole path, so that a folder such as ``2024_c9_x`` above the
+    images gives every image identity 2024, and it checks no counts. The gallery keeps its 2,798
+    distractors (identity 0), as in the published protocol.
 
     Reference: Zheng et al., Scalable Person Re-identification: A Benchmark. ICCV 2015.
     """
@@ -34,8 +34,8 @@ class Market1501(FolderDataset):
         "gallery": Counts(15913, 750),
     }
     advice = (
-        "Get Market-1501 from its authors (for research only, not to be passed on) and unpack it "
-        "in the first of these places"
+        "Get Market-1501 from its authors (for research only, not to be redistributed) and unpack "
+        "it in the first of these folders"
     )
     _junk_pids = [0, -1]
 
@@ -44,30 +44,30 @@ class Market1501(FolderDataset):
 class MarketSplit(Market1501):
     """A validation split of Market-1501's *training* images; the test set is never touched.
 
-    Epochs and hyper-parameters are chosen here. The first 500 of the 751 identities, by number,
-    are for training. Of the other 251, the first image of each identity at each camera, by file
-    name, is a query, and all others are the gallery. Where identities are missing
-    (``allow_partial``) they are divided in the same proportion.
+    Use it to choose epochs and hyperparameters. The first 500 of the 751 identities, by number, are
+    for training. Of the other 251, the first image of each identity in each camera, by file name,
+    is a query; all others are the gallery. If identities are missing (``allow_partial``), they are
+    split in the same proportion.
     """
 
     layouts = ("Market-1501-v15.09.15", "Market-1501", "market1501", "MarketSplit", "")
     expected = {
         "train": Counts(9173, 500),
         "query": Counts(1122, 251),
-        "gallery": Counts(2641, 249),  # two identities have just one image at each camera
+        "gallery": Counts(2641, 249),  # two identities have one image per camera
     }
 
-    def candidates(self) -> list[Path]:
-        """Market's own folder, one called ``train``, or a flat folder of the images."""
+    def list_candidates(self) -> list[Path]:
+        """Return Market's own folders, folders named ``train``, and flat folders."""
         names = ("bounding_box_train", "train", "")
-        return [as_spelled(home, name) for home in super().candidates() for name in names]
+        return [resolve_case(home, name) for home in super().list_candidates() for name in names]
 
     def read_subsets(self) -> Subsets:
-        """Divide the images of the first folder that holds any."""
+        """Split the images of the first folder that has any."""
         images = self._read_first_folder()
         pids = sorted({image.pid for image in images})
         training = set(pids[: round(len(pids) * 500 / 751)])
-        queries: dict[tuple[int, int], LabelledImage] = {}
+        queries: dict[tuple[int, int], LabeledImage] = {}
         for image in images:  # sorted by file name
             if image.pid not in training:
                 queries.setdefault((image.pid, image.camid), image)
@@ -78,11 +78,10 @@ class MarketSplit(Market1501):
             gallery=[i for i in images if i.pid not in training and i.path not in query_paths],
         )
 
-    def _read_first_folder(self) -> list[LabelledImage]:
-        for folder in self.candidates():
-            images = self.without_junk(self.read(folder)) if folder.is_dir() else []
+    def _read_first_folder(self) -> list[LabeledImage]:
+        for folder in self.list_candidates():
+            images = self.remove_junk(self.read_folder(folder)) if folder.is_dir() else []
             if images:
                 self.home, self.image_folders = str(folder), [folder]
                 return images
-        wanted = f"images of bounding_box_train (names such as {self.example})"
-        raise self.not_found(self.candidates(), wanted)
+        raise self.missing_error(f"images of bounding_box_train (names such as {self.example})")

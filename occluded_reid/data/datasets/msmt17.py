@@ -1,4 +1,4 @@
-"""MSMT17, whose lists say which image belongs to which subset."""
+"""MSMT17, whose lists assign images to subsets."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from typing import ClassVar
 from occluded_reid.data.datasets.base import (
     Counts,
     FolderDataset,
-    LabelledImage,
+    LabeledImage,
     Subsets,
-    training_items,
+    label_training_items,
 )
-from occluded_reid.data.datasets.layout import as_spelled
-from occluded_reid.data.datasets.lists import inside, read_list
+from occluded_reid.data.datasets.layout import resolve_case
+from occluded_reid.data.datasets.lists import check_inside, read_list
 from occluded_reid.utils.errors import UserError
 
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 
 
 class MSMT17(FolderDataset):
-    """MSMT17 as published; ``build_dataset`` takes it for fast-reid's class of this name.
+    """MSMT17 as published; ``build_dataset`` prefers it to fast-reid's class of this name.
 
-    The 2,373 validation images of the same 1,041 training identities are left out of training, as
-    in published results, unless ``combineall``. Test identities are numbered from 0 again in the
-    lists; here they follow the training identities, as with fast-reid. A listed image that is not
-    on the disk is not counted, which fast-reid's own loader does not look at.
+    The 2,373 validation images of the same 1,041 training identities are excluded from training, as
+    in published results, unless ``combineall``. The lists number test identities from 0 again; here
+    they follow the training identities, as in fast-reid. Unlike in fast-reid, a listed image that
+    is not on the disk does not count.
 
     Reference: Wei et al., Person Transfer GAN to Bridge Domain Gap for Person Re-Identification.
     CVPR 2018.
@@ -46,7 +46,7 @@ class MSMT17(FolderDataset):
         ("train", "test"),
         ("mask_train_v2", "mask_test_v2"),
     )
-    pattern = re.compile(r"\d+_\d+_(\d+)_")  # the camera; identities stand in the lists
+    pattern = re.compile(r"\d+_\d+_(\d+)_")  # the camera; identities are in the lists
     example = "0000_000_01_0303morning_0008_0.jpg"
     num_cameras = 15
     expected = {
@@ -54,18 +54,18 @@ class MSMT17(FolderDataset):
         "query": Counts(11659, 3060),
         "gallery": Counts(82161, 3060),
     }
-    advice = "Get MSMT17 from its authors and unpack it in the first of these places"
+    advice = "Get MSMT17 from its authors and unpack it in the first of these folders"
 
     def read_subsets(self) -> Subsets:
-        """Read what the lists name."""
+        """Read the images in the lists."""
         home, train_folder, test_folder = self._find()
         folders = (train_folder, train_folder, test_folder, test_folder)
-        present = _files_below(train_folder) | _files_below(test_folder)
+        present = _list_files(train_folder) | _list_files(test_folder)
         train, validation, query, gallery = (
-            self._listed(as_spelled(home, name), folder, present)
+            self._read_listed(resolve_case(home, name), folder, present)
             for name, folder in zip(_LISTS, folders, strict=True)
         )
-        self._validation = training_items(validation, self.dataset_name)
+        self._validation = label_training_items(validation, self.dataset_name)
         first = len({image.pid for image in train})
         query, gallery = (
             [image._replace(pid=first + image.pid) for image in side] for side in (query, gallery)
@@ -78,36 +78,36 @@ class MSMT17(FolderDataset):
         super().combine_all()
 
     def _find(self) -> tuple[Path, Path, Path]:
-        for home in self.candidates():
-            if not all(as_spelled(home, name).is_file() for name in _LISTS):
+        for home in self.list_candidates():
+            if not all(resolve_case(home, name).is_file() for name in _LISTS):
                 continue
             for names in self.versions:
-                train, test = (as_spelled(home, name) for name in names)
+                train, test = (resolve_case(home, name) for name in names)
                 if train.is_dir() and test.is_dir():
                     self.home, self.image_folders = str(home), [train, test]
                     return home, train, test
         wanted = "folders train and test (or mask_train_v2 and mask_test_v2) with list_train.txt, "
-        raise self.not_found(self.candidates(), wanted + "list_val.txt, list_query.txt, ...")
+        raise self.missing_error(wanted + "list_val.txt, list_query.txt, ...")
 
-    def _listed(self, source: Path, folder: Path, present: set[str]) -> list[LabelledImage]:
+    def _read_listed(self, source: Path, folder: Path, present: set[str]) -> list[LabeledImage]:
         images = []
         for number, line in enumerate(read_list(source), start=1):
             name, _, pid = line.rpartition(" ")
             camera = self.pattern.match(os.path.basename(name))
             if not pid.isdecimal() or camera is None:
                 raise UserError(
-                    f"{source}, line {number}: {line!r} is not as '0000/{self.example} 0'; "
-                    "unpack the list again"
+                    f"{source}, line {number}: {line!r} is not of the form "
+                    f"'0000/{self.example} 0'; unpack the list again"
                 )
             if not 1 <= int(camera[1]) <= self.num_cameras:
                 raise UserError(f"{source}, line {number}: there is no camera {camera[1]}")
-            path = os.path.join(folder, inside(name.strip(), source))
+            path = os.path.join(folder, check_inside(name.strip(), source))
             if path in present:
-                images.append(LabelledImage(path, int(pid), int(camera[1]) - 1))
+                images.append(LabeledImage(path, int(pid), int(camera[1]) - 1))
         return images
 
 
-def _files_below(folder: Path) -> set[str]:
+def _list_files(folder: Path) -> set[str]:
     return {
         os.path.join(home, name)
         for home, _, names in os.walk(folder, followlinks=True)

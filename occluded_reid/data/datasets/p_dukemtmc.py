@@ -12,11 +12,11 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from occluded_reid.data.datasets.base import (
     Counts,
     FolderDataset,
-    LabelledImage,
+    LabeledImage,
     Subsets,
     read_images,
 )
-from occluded_reid.data.datasets.layout import as_spelled, visible_folders
+from occluded_reid.data.datasets.layout import list_folders, resolve_case
 from occluded_reid.data.datasets.two_sided import GALLERY_CAMERA, QUERY_CAMERA, read_side
 
 _OCCLUDED, _WHOLE = "occluded_body_images", "whole_body_images"
@@ -25,17 +25,17 @@ _SIDES = {_OCCLUDED: QUERY_CAMERA, _WHOLE: GALLERY_CAMERA}
 
 @DATASET_REGISTRY.register()
 class PDukeMTMC(FolderDataset):
-    """P-DukeMTMC-reID: occluded images ask for whole-body images.
+    """P-DukeMTMC-reID: occluded queries, whole-body gallery.
 
-    Protocol ``binary``, the customary one, takes the two sides for cameras: no match is dropped.
-    Protocol ``cameras`` reads the real cameras in the names, and images of the query's camera are
-    dropped as in DukeMTMC-reID; its numbers must not be compared with those of ``binary``.
+    Protocol ``binary``, the usual one, treats the two sides as cameras: no match is dropped.
+    Protocol ``cameras`` parses the real cameras, and images of the query's camera are dropped as in
+    DukeMTMC-reID; its results are not comparable with those of ``binary``.
 
-    Its authors state 24,143 images of 1,299 identities in all
-    (github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets), which is what the
-    counts below add up to. All published hit rates of github.com/xiaolai-sqlai/SCM-ReID and
-    MSViT-ReID are multiples of 1 / 2,163. No public list confirms how training and gallery share
-    the other 21,980 images.
+    Its authors state 24,143 images of 1,299 identities in total
+    (github.com/tinajia2012/ICME2018_Occluded-Person-Reidentification_datasets), which is the sum of
+    the counts below. All hit rates published by github.com/xiaolai-sqlai/SCM-ReID and MSViT-ReID
+    are multiples of 1 / 2,163. No public list confirms how training and gallery share the other
+    21,980 images.
 
     Reference: Zhuo et al., Occluded Person Re-identification. ICME 2018.
     """
@@ -63,25 +63,28 @@ class PDukeMTMC(FolderDataset):
         "gallery": Counts(9053, 634),
     }
     advice = (
-        "It is made of DukeMTMC, which its authors have withdrawn. Who has P-DukeMTMC-reid.zip "
-        "unpacks it in the first of these places"
+        "It is made of DukeMTMC, which its authors have withdrawn. If you have "
+        "P-DukeMTMC-reid.zip, unpack it in the first of these folders"
     )
 
     def read_subsets(self) -> Subsets:
-        """Read both sides of the training images, and one each for queries and gallery."""
+        """Read both sides for training, and one side each for queries and gallery."""
         home = self.find_home()
         return Subsets(
-            train=[*self._side(home, "train", _OCCLUDED), *self._side(home, "train", _WHOLE)],
-            query=self._side(home, "test", _OCCLUDED),
-            gallery=self._side(home, "test", _WHOLE),
+            train=[
+                *self._read_side(home, "train", _OCCLUDED),
+                *self._read_side(home, "train", _WHOLE),
+            ],
+            query=self._read_side(home, "test", _OCCLUDED),
+            gallery=self._read_side(home, "test", _WHOLE),
         )
 
-    def _side(self, home: Path, part: str, name: str) -> list[LabelledImage]:
-        folder = as_spelled(home, f"{part}/{name}")
+    def _read_side(self, home: Path, part: str, name: str) -> list[LabeledImage]:
+        folder = resolve_case(home, f"{part}/{name}")
         if self.protocol == "binary":
             return read_side(folder, self.pattern, _SIDES[name])
         return [
             image
-            for each in (folder, *visible_folders(folder))
+            for each in (folder, *list_folders(folder))
             for image in read_images(each, self.pattern, num_cameras=self.num_cameras)
         ]

@@ -12,7 +12,7 @@ import numpy as np
 from fastreid.data.datasets import DATASET_REGISTRY
 from PIL import Image
 
-from occluded_reid.data.datasets.base import FolderDataset, LabelledImage
+from occluded_reid.data.datasets.base import FolderDataset, LabeledImage
 from occluded_reid.data.datasets.dukemtmc import DukeMTMC
 from occluded_reid.data.datasets.market1501 import Market1501, MarketSplit
 from occluded_reid.data.datasets.msmt17 import MSMT17
@@ -76,7 +76,7 @@ class PastedQueries(FolderDataset):
     ) -> None:
         super().__init__(root, protocol, **kwargs)
         self.pasted: Path | None = None
-        self.pasted_queries: list[LabelledImage] = []
+        self.pasted_queries: list[LabeledImage] = []
         self._truth: dict[str, Any] | None = None
         if self.protocol != "occluded":
             return
@@ -150,7 +150,7 @@ def _load_cutouts(occluders: str) -> list[Cutout]:
     return render_cutouts()
 
 
-def _compute_digest(base: dict[str, LabelledImage], cutouts: list[Cutout]) -> str:
+def _compute_digest(base: dict[str, LabeledImage], cutouts: list[Cutout]) -> str:
     """Return ten hexadecimal digits that change with any query and any cut-out."""
     digest = hashlib.sha256()
     for name, image in base.items():
@@ -164,7 +164,7 @@ def _compute_digest(base: dict[str, LabelledImage], cutouts: list[Cutout]) -> st
 
 
 def _paste_all(
-    folder: Path, base: dict[str, LabelledImage], cutouts: list[Cutout], seed: int
+    folder: Path, base: dict[str, LabeledImage], cutouts: list[Cutout], seed: int
 ) -> None:
     """Write the pasted queries and ``truth.jsonl``."""
     by_occlusion = {name: [c for c in cutouts if c.occlusion == name] for name in SHARES}
@@ -188,7 +188,7 @@ def _paste_all(
         stream.writelines(truth.to_json() + "\n" for truth in truths)
 
 
-def _build_truth(name: str, image: LabelledImage, occluded: OccludedImage) -> Truth:
+def _build_truth(name: str, image: LabeledImage, occluded: OccludedImage) -> Truth:
     covered, cutout = occluded.covered, occluded.cutout
     zone = person_zone((covered.shape[0], covered.shape[1]))
     return Truth(

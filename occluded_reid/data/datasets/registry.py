@@ -1,4 +1,4 @@
-"""Data sets by name; importing this package registers ours with fast-reid."""
+"""Opens data sets by name; importing it registers ours with fast-reid."""
 
 from __future__ import annotations
 
@@ -13,65 +13,37 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from fastreid.data.datasets.bases import ImageDataset
 from tabulate import tabulate
 
-from occluded_reid.data.datasets.base import Counts, DatasetNotFound, FolderDataset
-from occluded_reid.data.datasets.csv_table import CSV
-from occluded_reid.data.datasets.dukemtmc import DukeMTMC, OccludedDuke
-from occluded_reid.data.datasets.market1501 import Market1501, MarketSplit
-from occluded_reid.data.datasets.msmt17 import MSMT17
-from occluded_reid.data.datasets.p_dukemtmc import PDukeMTMC
-from occluded_reid.data.datasets.partial_ilids import PartialiLIDS
-from occluded_reid.data.datasets.pasted_queries import (
-    OccludedMarket1501,
-    OccludedMarketSplit,
-    PastedQueries,
+from occluded_reid.data.datasets import (  # noqa: F401  (importing them registers their sets)
+    csv_table,
+    p_dukemtmc,
+    partial_ilids,
+    two_sided,
 )
+from occluded_reid.data.datasets.base import DatasetNotFound, FolderDataset
+from occluded_reid.data.datasets.dukemtmc import DukeMTMC
+from occluded_reid.data.datasets.market1501 import Market1501
+from occluded_reid.data.datasets.msmt17 import MSMT17
+from occluded_reid.data.datasets.pasted_queries import PastedQueries
 from occluded_reid.data.datasets.synthetic import SyntheticOccluded
-from occluded_reid.data.datasets.two_sided import OccludedREID, PartialREID
 from occluded_reid.utils.errors import UserError
-
-__all__ = [
-    "CSV",
-    "Counts",
-    "DatasetNotFound",
-    "DukeMTMC",
-    "FolderDataset",
-    "MSMT17",
-    "Market1501",
-    "MarketSplit",
-    "OccludedDuke",
-    "OccludedMarket1501",
-    "OccludedMarketSplit",
-    "OccludedREID",
-    "PDukeMTMC",
-    "PartialREID",
-    "PartialiLIDS",
-    "PastedQueries",
-    "SyntheticOccluded",
-    "build_dataset",
-    "chosen_protocol",
-    "dataset_names",
-    "dataset_root",
-    "summary",
-    "summary_table",
-]
 
 logger = logging.getLogger(__name__)
 
-# fast-reid has registered these names already, and its registry cannot be overruled.
-_IN_PLACE_OF_FASTREID: dict[str, type[FolderDataset]] = {
+# fast-reid has registered these names already, and its registry cannot be overridden
+_REPLACED: dict[str, type[FolderDataset]] = {
     "DukeMTMC": DukeMTMC,
     "MSMT17": MSMT17,
     "Market1501": Market1501,
 }
 
 
-def dataset_root() -> str:
-    """The folder of all data sets: ``$FASTREID_DATASETS`` as it is now, or ``datasets``."""
+def get_dataset_root() -> str:
+    """Return the folder of all data sets: ``$FASTREID_DATASETS``, or ``datasets``."""
     return os.environ.get("FASTREID_DATASETS") or "datasets"
 
 
-def dataset_names() -> list[str]:
-    """The names that :func:`build_dataset` knows, fast-reid's and ours."""
+def list_dataset_names() -> list[str]:
+    """Return the names that :func:`build_dataset` accepts, fast-reid's and ours."""
     return sorted(DATASET_REGISTRY._obj_map)
 
 
@@ -95,38 +67,41 @@ def build_dataset(
 
     Args:
         name: a registered name, or ``Name:protocol``.
-        root: the folder of all data sets, see :func:`dataset_root`.
-        protocol: for a set that has several and is not named as ``Name:protocol``; ``""`` is its
-            default. A set that has just one way to be evaluated takes no notice of it.
-        allow_partial: warn instead of refusing where counts are not the published ones.
-        synthetic_size: size of the drawn set.
-        synthetic_seed: seed of the drawn set.
-        synthetic_root: where the drawn set is kept; ``""`` is ``root``.
-        occluders: the occluder set pasted over queries of ``Occluded<Base>``; ``""`` is drawn.
-        occluded_seed: what is pasted where.
+        root: the folder of all data sets, see :func:`get_dataset_root`.
+        protocol: used by sets with several protocols where ``name`` gives none; ``""`` is the
+            set's default.
+        allow_partial: warn instead of failing where counts differ from the published ones.
+        synthetic_size: size of the synthetic set.
+        synthetic_seed: seed of the synthetic set.
+        synthetic_root: where the synthetic set is kept; ``""`` is ``root``.
+        occluders: the occluder set pasted over queries of ``Occluded<Base>``; ``""`` is synthetic.
+        occluded_seed: decides what is pasted where.
         occluded_root: where pasted queries are kept; ``""`` is ``root``.
-        paste: False keeps the queries of ``Occluded<Base>`` as they are and writes nothing.
+        paste: False keeps the original queries of ``Occluded<Base>`` and writes nothing.
         combineall: train on queries and gallery too.
-        verbose: write a table of what was found to the log.
+        verbose: log a table of the subsets.
 
     Returns:
-        The set; its lists are sorted by path, so that no run depends on the order of a disk.
-        ``.truth`` is None, or what is known of each image by its absolute path.
+        The set. Its lists are sorted by path, so that no run depends on the order of a disk.
+        ``.truth`` is None, or the known occlusion of each image by its absolute path.
 
     Raises:
         DatasetNotFound: the set is not on the disk.
-        UserError: no such set or protocol, or other counts than published.
+        UserError: the name or the protocol is unknown, or counts differ from the published ones.
+
+    >>> build_dataset("Market1501", root="datasets").query[0]  # doctest: +SKIP
+    LabeledImage(path='.../query/0001_c1s1_001051_00.jpg', pid=1, camid=0)
     """
     name, _, named_protocol = name.partition(":")
-    factory = _find(name)
+    factory = _find_factory(name)
     options: dict[str, Any] = {"combineall": combineall, "verbose": verbose}
     if issubclass(factory, FolderDataset):
-        options["protocol"] = _choose(factory, named_protocol, protocol)
+        options["protocol"] = _resolve(factory, named_protocol, protocol)
         options["allow_partial"] = allow_partial
     elif "protocol" in inspect.signature(factory).parameters:
         options["protocol"] = named_protocol or protocol
     elif named_protocol:
-        raise UserError(f"{name} has no protocol {named_protocol!r}; it has just one way")
+        raise UserError(f"{name} has no protocol {named_protocol!r}; it has only one")
     if issubclass(factory, SyntheticOccluded):
         options.update(
             synthetic_size=synthetic_size,
@@ -142,28 +117,29 @@ def build_dataset(
         )
     dataset = _read(name, factory, root, options)
     if verbose:
-        logger.info(f"{name}{_protocol_suffix(dataset)}:\n{summary_table(dataset)}")
+        label = " ".join(filter(None, (name, _format_protocol(dataset))))
+        logger.info(f"{label}:\n{format_summary(dataset)}")
     return dataset
 
 
-def chosen_protocol(name: str, protocol: str = "") -> str:
-    """Return the protocol by which :func:`build_dataset` would read a set, without reading it.
+def resolve_protocol(name: str, protocol: str = "") -> str:
+    """Return the protocol that :func:`build_dataset` would use, without reading the set.
 
     Args:
         name: a registered name, or ``Name:protocol``.
-        protocol: the protocol of sets that are not named as ``Name:protocol``.
+        protocol: as for :func:`build_dataset`.
 
     Raises:
-        UserError: no such set or protocol.
+        UserError: the name or the protocol is unknown.
     """
     name, _, named_protocol = name.partition(":")
-    factory = _find(name)
+    factory = _find_factory(name)
     if issubclass(factory, FolderDataset):
-        return _choose(factory, named_protocol, protocol)
+        return _resolve(factory, named_protocol, protocol)
     return named_protocol
 
 
-def summary(dataset: ImageDataset) -> dict[str, dict[str, int]]:
+def summarize(dataset: ImageDataset) -> dict[str, dict[str, int]]:
     """Count images, identities (without distractors) and cameras of each subset."""
     junk = set(dataset._junk_pids)
     rows = {}
@@ -177,20 +153,20 @@ def summary(dataset: ImageDataset) -> dict[str, dict[str, int]]:
     return rows
 
 
-def summary_table(dataset: ImageDataset) -> str:
-    """Return :func:`summary` as a table for the log."""
-    rows = [{"subset": subset, **counts} for subset, counts in summary(dataset).items()]
+def format_summary(dataset: ImageDataset) -> str:
+    """Return :func:`summarize` as a table for the log."""
+    rows = [{"subset": subset, **counts} for subset, counts in summarize(dataset).items()]
     return tabulate(rows, headers="keys", tablefmt="pipe")
 
 
-def _choose(factory: type[FolderDataset], named: str, general: str) -> str:
-    return factory.choose_protocol(named or (general if factory.protocols else ""))
+def _resolve(factory: type[FolderDataset], named: str, default: str) -> str:
+    return factory.resolve_protocol(named or (default if factory.protocols else ""))
 
 
-def _find(name: str) -> type[ImageDataset]:
-    if name in _IN_PLACE_OF_FASTREID:
-        return _IN_PLACE_OF_FASTREID[name]
-    names = dataset_names()
+def _find_factory(name: str) -> type[ImageDataset]:
+    if name in _REPLACED:
+        return _REPLACED[name]
+    names = list_dataset_names()
     if name in names:
         return DATASET_REGISTRY.get(name)
     by_lower = {known.lower(): known for known in names}
@@ -214,11 +190,11 @@ def _read(
         ) from error
     for items in subsets:
         items.sort(key=itemgetter(0))
-    if not isinstance(dataset, FolderDataset):  # these have it, and read it when asked
+    if not isinstance(dataset, FolderDataset):  # which has it, and reads it on demand
         dataset.truth = None
     return dataset
 
 
-def _protocol_suffix(dataset: ImageDataset) -> str:
+def _format_protocol(dataset: ImageDataset) -> str:
     protocol = getattr(dataset, "protocol", "")
-    return f" ({protocol})" if protocol else ""
+    return f"({protocol})" if protocol else ""

@@ -1,4 +1,4 @@
-"""The drawn data set: no download, exact truth about each occlusion."""
+"""The synthetic data set: no download, and the exact truth about each occlusion."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from occluded_reid.synthetic import generate, read_truth
 
 @DATASET_REGISTRY.register()
 class SyntheticOccluded(FolderDataset):
-    """Drawn pedestrians seen by several cameras, generated on first use.
+    """Rendered pedestrians in several cameras, generated on first use.
 
-    Protocol ``occluded`` asks with occluded images, ``holistic`` with unoccluded ones; both
-    search the same gallery. The images depend on size, seed and the generator's version only.
+    Protocol ``occluded`` asks with occluded images, ``holistic`` with unoccluded ones; both search
+    the same gallery. The images depend on size, seed and version of the generator only.
 
     Args:
         root: the folder of all data sets.
         protocol: ``occluded`` (default) or ``holistic``.
         synthetic_size: a name in :data:`occluded_reid.synthetic.SIZES`.
-        synthetic_seed: what is drawn.
+        synthetic_seed: of all random choices.
         synthetic_root: where the images are kept; ``""`` is ``root``.
     """
 
@@ -48,19 +48,19 @@ class SyntheticOccluded(FolderDataset):
         super().__init__(synthetic_root or root, protocol, **kwargs)
 
     def read_subsets(self) -> Subsets:
-        """Generate the images unless they are there, then read them."""
-        # Every process calls it; the generator's own lock lets one of them draw.
+        """Generate the images unless they exist, then read them."""
+        # every process calls it; the generator's lock lets one of them work
         home = Path(generate(self.root, self.size, self.seed)).absolute()
         self.home = str(home)
-        self.dataset_name = f"synthetic-{home.name}"  # another draw has other people
+        self.dataset_name = f"synthetic-{home.name}"  # another seed has other people
         query = "query_holistic" if self.protocol == "holistic" else "query"
         names = ("bounding_box_train", query, "bounding_box_test")
         self.image_folders = [home / name for name in names]
-        return Subsets(*map(self.read, self.image_folders))
+        return Subsets(*map(self.read_folder, self.image_folders))
 
     @property
     def truth(self) -> dict[str, Any]:
-        """The drawn occlusion of each image by its absolute path; read when first asked for."""
+        """The occlusion of each image by its absolute path; read on first access."""
         if self._truth is None:
             records = read_truth(self.home)
             self._truth = {str(Path(self.home, path)): truth for path, truth in records.items()}

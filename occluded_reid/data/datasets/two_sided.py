@@ -1,8 +1,8 @@
 """Sets of two sides: occluded or partial queries, and a gallery of whole bodies.
 
-Their names tell no camera, so the sides stand for cameras: queries have camera 0, the gallery
-camera 1, and no match is dropped. The number after the identity counts images; a loader that takes
-it for a camera drops true matches, which moves Rank-1 by some points.
+File names hold no camera, so the sides serve as cameras: queries have camera 0, the gallery
+camera 1, and no match is dropped. The number after the identity counts images. A loader that reads
+it as a camera drops true matches, which changes Rank-1 by several points.
 """
 
 from __future__ import annotations
@@ -17,48 +17,48 @@ from fastreid.data.datasets import DATASET_REGISTRY
 from occluded_reid.data.datasets.base import (
     Counts,
     FolderDataset,
-    LabelledImage,
+    LabeledImage,
     Subsets,
     is_image_name,
 )
-from occluded_reid.data.datasets.layout import as_spelled, names_in, visible_folders
+from occluded_reid.data.datasets.layout import list_folders, list_names, resolve_case
 
 QUERY_CAMERA, GALLERY_CAMERA = 0, 1
 
 
-def read_side(folder: Path, pattern: re.Pattern[str], camid: int) -> list[LabelledImage]:
-    """Read one side: images in ``folder``, or in one folder per identity below it.
+def read_side(folder: Path, pattern: re.Pattern[str], camid: int) -> list[LabeledImage]:
+    """Read one side: images in ``folder`` and in the folders directly below it.
 
     Args:
         folder: the side's folder.
-        pattern: matched at the beginning of the file name; group 1 is the identity.
+        pattern: matched at the start of the file name; group 1 is the identity.
         camid: the camera of all images of this side, from 0.
 
     Returns:
-        The images, sorted by path. The name of a folder is never parsed.
+        The images, sorted by path. Folder names are never parsed.
     """
     return [
-        LabelledImage(str(home / name), int(match[1]), camid)
-        for home in (folder, *visible_folders(folder))
-        for name in names_in(home)
+        LabeledImage(str(home / name), int(match[1]), camid)
+        for home in (folder, *list_folders(folder))
+        for name in list_names(home)
         if is_image_name(name) and (match := pattern.match(name))
     ]
 
 
 class TwoSided(FolderDataset):
-    """Base of the sets of two sides, which are tested on and never trained on."""
+    """Base of the sets of two sides, which are for testing only."""
 
-    #: Folders (query, gallery) that are tried in order, for each protocol.
+    #: Folders (query, gallery) of each protocol, tried in order.
     sides: ClassVar[Mapping[str, Sequence[tuple[str, str]]]] = {}
     pattern = re.compile(r"(\d+)[_.]")
     example = "001_01.tif"
     num_cameras = 2
 
     def read_subsets(self) -> Subsets:
-        """Read the first two folders that stand side by side."""
-        for home in self.candidates():
+        """Read the first pair of folders that exists."""
+        for home in self.list_candidates():
             for names in self.sides[self.protocol]:
-                query, gallery = (as_spelled(home, name) for name in names)
+                query, gallery = (resolve_case(home, name) for name in names)
                 if query.is_dir() and gallery.is_dir():
                     self.home, self.image_folders = str(home), [query, gallery]
                     return Subsets(
@@ -67,15 +67,15 @@ class TwoSided(FolderDataset):
                         gallery=read_side(gallery, self.pattern, GALLERY_CAMERA),
                     )
         wanted = " or ".join(" and ".join(names) for names in self.sides[self.protocol])
-        raise self.not_found(self.candidates(), f"folders {wanted}")
+        raise self.missing_error(f"folders {wanted}")
 
 
 @DATASET_REGISTRY.register()
 class OccludedREID(TwoSided):
     """Occluded-REID: five occluded and five whole-body images of each person.
 
-    Its names are ``NNN_MM.tif``, identity and image number. Copies renamed like Market-1501 bring
-    camera numbers that no camera stands behind; they are not read.
+    File names are ``NNN_MM.tif``, identity and image number. Versions renamed in the style of
+    Market-1501 have made-up camera numbers, which are ignored.
 
     Reference: Zhuo et al., Occluded Person Re-identification. ICME 2018.
     """
@@ -98,7 +98,7 @@ class OccludedREID(TwoSided):
     advice = (
         "Get Occluded_REID.zip from its authors (github.com/tinajia2012/"
         "ICME2018_Occluded-Person-Reidentification_datasets; for academic use) and unpack it in "
-        "the first of these places"
+        "the first of these folders"
     )
 
 
@@ -106,8 +106,8 @@ class OccludedREID(TwoSided):
 class PartialREID(TwoSided):
     """Partial-REID: five occluded, five partial and five whole-body images of each person.
 
-    Protocol ``occluded`` asks with the images as they were taken, ``partial`` with the same
-    images cropped by hand to what is visible.
+    Protocol ``occluded`` asks with the original images, ``partial`` with the same images cropped by
+    hand to the visible part.
 
     Reference: Zheng et al., Partial Person Re-identification. ICCV 2015.
     """
@@ -122,5 +122,5 @@ class PartialREID(TwoSided):
     expected = {"query": Counts(300, 60), "gallery": Counts(300, 60)}
     advice = (
         "Get Partial-REID_Dataset.rar of its authors (Sun Yat-sen University) and unpack it in the "
-        "first of these places"
+        "first of these folders"
     )

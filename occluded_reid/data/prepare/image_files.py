@@ -1,4 +1,4 @@
-"""What can be said of an image file from its bytes: whole or cut off, what kind, which content."""
+"""Checks image files by their bytes: complete or truncated, pixel format, content."""
 
 from __future__ import annotations
 
@@ -17,78 +17,82 @@ from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_END = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
-_TAIL = 4096  # cameras write some bytes after the end
-_THREADS_PER_CORE = 2  # one waits for the disk while the other works
+_END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_TAIL = 4096  # some cameras write more bytes after the end marker
+_THREADS_PER_CORE = 2  # one waits for the disk while the other computes
 
 
-class FileFacts(NamedTuple):
-    """One image file.
+class FileReport(NamedTuple):
+    """The result of a check of one file.
 
     Attributes:
-        path: as it was given.
+        path: of the file.
         digest: of its bytes; equal for exact duplicates.
-        kind: how it differs from an RGB image of 8 bits, which reading converts; ``""`` if not.
-        fault: why it cannot be read; ``""`` if nothing is wrong.
+        format: its pixel format if that is not 8-bit RGB, else ``""``.
+        fault: why it cannot be read, ``""`` if it can.
     """
 
     path: str
     digest: bytes = b""
-    kind: str = ""
+    format: str = ""
     fault: str = ""
 
 
-def inspect_files(paths: Sequence[str], *, decode: bool = False) -> list[FileFacts]:
-    """Inspect many files, several at once, with a progress bar.
+def inspect_files(paths: Sequence[str], *, decode: bool = False) -> list[FileReport]:
+    """Inspect many files in threads, with a progress bar.
 
     Args:
         paths: image files.
         decode: see :func:`inspect_file`.
 
     Returns:
-        The facts in the order of ``paths``.
+        The reports in the order of ``paths``.
     """
     with ThreadPoolExecutor(_THREADS_PER_CORE * (os.cpu_count() or 1)) as pool:
-        facts = pool.map(lambda path: inspect_file(path, decode=decode), paths)
+        reports = pool.map(lambda path: inspect_file(path, decode=decode), paths)
         return list(
             progress(
-                facts, total=len(paths), description="Checking images", unit="images", logger=logger
+                reports,
+                total=len(paths),
+                description="Checking images",
+                unit="images",
+                logger=logger,
             )
         )
 
 
-def inspect_file(path: str, *, decode: bool = False) -> FileFacts:
-    """Read a file and look at its structure: signature, header, end.
+def inspect_file(path: str, *, decode: bool = False) -> FileReport:
+    """Inspect the structure of a file: signature, header, end marker.
 
     Args:
         path: the file.
-        decode: decode the pixels of every file. Otherwise only of those whose structure does not
-            tell whether they are whole (TIFF, BMP).
+        decode: decode the pixels of all files, not only of formats without an end marker (TIFF,
+            BMP).
     """
     try:
         with open(path, "rb") as file:
             content = file.read()
     except OSError as error:
-        return FileFacts(path, fault=f"cannot be read: {error.strerror}")
+        return FileReport(path, fault=f"cannot be read: {error.strerror}")
     if not content:
-        return FileFacts(path, fault="is empty (0 bytes)")
+        return FileReport(path, fault="is empty (0 bytes)")
     digest = hashlib.blake2b(content, digest_size=16).digest()
     try:
         with Image.open(io.BytesIO(content)) as image:
-            end = _END.get(image.format or "")
+            end = _END_MARKERS.get(image.format or "")
             if end is not None and content.rfind(end, max(0, len(content) - _TAIL)) < 0:
-                return FileFacts(path, digest, fault=f"{image.format} that is cut off")
+                return FileReport(path, digest, fault=f"is a truncated {image.format}")
             if decode or end is None:
                 image.load()
-            return FileFacts(path, digest, kind=_kind(image))
+            return FileReport(path, digest, format=_name_format(image))
     except READ_ERRORS as error:
         if isinstance(error, Image.UnidentifiedImageError):
-            return FileFacts(path, digest, fault=f"is no image; it begins with {content[:12]!r}")
-        return FileFacts(path, digest, fault=f"cannot be decoded: {error}")
+            return FileReport(path, digest, fault=f"is no image; it starts with {content[:12]!r}")
+        return FileReport(path, digest, fault=f"cannot be decoded: {error}")
 
 
-def _kind(image: Image.Image) -> str:
+def _name_format(image: Image.Image) -> str:
     if image.mode == "RGB":
         return ""
-    names = {"L": "grey", "1": "black and white", "P": "palette", "RGBA": "transparent"}
+    names = {"L": "gray", "1": "black and white", "P": "palette", "RGBA": "transparent"}
     return names.get(image.mode, "16-bit" if image.mode.startswith("I") else image.mode)
