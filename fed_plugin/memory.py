@@ -86,10 +86,13 @@ class IdentityMemory(nn.Module):
         if not (self.training and torch.is_grad_enabled()):
             return
         with torch.no_grad():
-            sums, counts = self._sum_by_identity(features, identities)
-            means = sums / counts.clamp(min=1)[:, None]
-            updated = self.momentum * self.centres + (1 - self.momentum) * means
-            self.centres.copy_(torch.where(counts[:, None] > 0, updated, self.centres))
+            self.centres.copy_(self._updated_centres(features, identities))
+
+    def _updated_centres(self, features: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
+        sums, counts = self._sum_by_identity(features, identities)
+        means = sums / counts.clamp(min=1)[:, None]
+        updated = self.momentum * self.centres + (1 - self.momentum) * means
+        return torch.where(counts[:, None] > 0, updated, self.centres)
 
     def _sum_by_identity(
         self, features: torch.Tensor, identities: torch.Tensor

@@ -64,8 +64,7 @@ class FED(nn.Module):
         diffusion: the FDM, or None.
         erased_memory: bank of f', or None.
         diffused_memory: bank of f'_d, or None.
-        dim: C.
-        num_identities: I.
+        classifiers: of the ``class_token``, ``erased`` and ``diffused`` features.
         temperature: tau in Eq. 9.
         weights: weight in Eq. 10 by kind of loss; a kind that is left out is not computed.
         concatenate_class_token: compare images by the class token too.
@@ -91,8 +90,7 @@ class FED(nn.Module):
         diffusion: FeatureDiffusion | None,
         erased_memory: IdentityMemory | None,
         diffused_memory: IdentityMemory | None,
-        dim: int,
-        num_identities: int,
+        classifiers: nn.ModuleDict,
         temperature: float,
         weights: Mapping[str, float],
         concatenate_class_token: bool,
@@ -102,19 +100,14 @@ class FED(nn.Module):
         self.normalization = normalization
         self.backbone = backbone
         self.heads = heads
+        self.classifiers = classifiers
+        self.diffusion = diffusion
+        self.erased_memory = erased_memory
+        self.diffused_memory = diffused_memory
         self.temperature = temperature
         self.weights = dict(weights)
         self.concatenate_class_token = concatenate_class_token
         self.test_before_neck = test_before_neck
-        sizes = {"class_token": dim, "erased": heads.num_parts * dim}
-        if diffusion is not None:
-            sizes["diffused"] = heads.num_parts * dim
-        self.classifiers = nn.ModuleDict(
-            {name: build_classifier(size, num_identities) for name, size in sizes.items()}
-        )
-        self.diffusion = diffusion
-        self.erased_memory = erased_memory
-        self.diffused_memory = diffused_memory
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
@@ -126,12 +119,13 @@ class FED(nn.Module):
         fed, backbone = cfg.MODEL.FED, build_backbone(cfg)
         dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
         check_values(fed, dim)
+        size = fed.NUM_PARTS * dim
+        sizes = {"class_token": dim, "erased": size} | ({"diffused": size} if fed.DIFFUSION else {})
         return {
             "normalization": ImageNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
             "backbone": backbone,
             **cls.build_parts(cfg, dim, getattr(backbone, "grid", None)),
-            "dim": dim,
-            "num_identities": cfg.MODEL.HEADS.NUM_CLASSES,
+            "classifiers": build_classifiers(sizes, cfg.MODEL.HEADS.NUM_CLASSES),
             "temperature": fed.TEMPERATURE,
             "weights": loss_weights(fed),
             "concatenate_class_token": fed.CONCATENATE_CLASS_TOKEN,
@@ -165,14 +159,19 @@ class FED(nn.Module):
             neck=fed.NECK,
             neck_first=fed.NECK_FIRST,
         )
-        reads_erased = fed.CONTRAST_LOSS or fed.DIFFUSION
-        reads_diffused = fed.CONTRAST_LOSS and fed.DIFFUSION
-        return {
-            "diffusion": diffusion,
-            "heads": heads,
-            "erased_memory": build_memory(cfg, size) if reads_erased else None,
-            "diffused_memory": build_memory(cfg, size) if reads_diffused else None,
+        has_memory = {
+            "erased_memory": fed.CONTRAST_LOSS or fed.DIFFUSION,
+            "diffused_memory": fed.CONTRAST_LOSS and fed.DIFFUSION,
         }
+        memory = {
+            "num_identities": cfg.MODEL.HEADS.NUM_CLASSES,
+            "dim": size,
+            "momentum": fed.MEMORY_MOMENTUM,
+        }
+        memories = {
+            name: IdentityMemory(**memory) if on else None for name, on in has_memory.items()
+        }
+        return {"diffusion": diffusion, "heads": heads, **memories}
 
     def training_hooks(self, cfg: CfgNode) -> list[Any]:
         """Return the trainer's hook that fills the banks before the first step."""
@@ -279,18 +278,13 @@ class FED(nn.Module):
         return Embedding(features, parts.visibility)
 
 
-def build_classifier(dim: int, num_identities: int) -> nn.Linear:
-    """Build W of Eq. 8: linear, no bias, small weights, so that it starts undecided."""
-    classifier = nn.Linear(dim, num_identities, bias=False)
-    nn.init.normal_(classifier.weight, std=0.001)
-    return classifier
-
-
-def build_memory(cfg: CfgNode, dim: int) -> IdentityMemory:
-    """Build an empty bank for D = ``dim``."""
-    return IdentityMemory(
-        num_identities=cfg.MODEL.HEADS.NUM_CLASSES, dim=dim, momentum=cfg.MODEL.FED.MEMORY_MOMENTUM
-    )
+def build_classifiers(dims: Mapping[str, int], num_identities: int) -> nn.ModuleDict:
+    """Build W of Eq. 8 for each feature: no bias, small weights, so that it starts undecided."""
+    classifiers = nn.ModuleDict()
+    for name, dim in dims.items():
+        classifiers[name] = nn.Linear(dim, num_identities, bias=False)
+        nn.init.normal_(classifiers[name].weight, std=0.001)
+    return classifiers
 
 
 def loss_weights(fed: CfgNode) -> dict[str, float]:

@@ -123,23 +123,18 @@ class GatedFeedForward(nn.Module):
 class SequentialMemory(IdentityMemory):
     """Takes the features of a batch one by one: the last of an identity's weighs most."""
 
-    def update(self, features: torch.Tensor, identities: torch.Tensor) -> None:
+    def _updated_centres(self, features: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
         """Apply ``c_k = m c_k + (1 - m) f'_i`` for each image in the order of the batch.
 
         In closed form: a feature followed by n others of its identity has the weight (1 - m) m^n.
         """
-        if not (self.training and torch.is_grad_enabled()):
-            return
-        with torch.no_grad():
-            same = (identities[:, None] == identities).to(self.centres.dtype)
-            followers = same.triu(diagonal=1).sum(dim=1)
-            shares = (1 - self.momentum) * self.momentum**followers
-            counts = torch.zeros_like(self.centres[:, 0]).index_add_(
-                0, identities, torch.ones_like(followers)
-            )
-            kept = self.centres * (self.momentum**counts)[:, None]
-            taken = shares[:, None] * features.detach().to(kept.dtype)
-            self.centres.copy_(kept.index_add_(0, identities, taken))
+        same = (identities[:, None] == identities).to(self.centres.dtype)
+        followers = same.triu(diagonal=1).sum(dim=1)
+        shares = (1 - self.momentum) * self.momentum**followers
+        counts = torch.zeros_like(self.centres[:, 0])
+        counts = counts.index_add_(0, identities, torch.ones_like(followers))
+        kept = self.centres * (self.momentum**counts)[:, None]
+        return kept.index_add_(0, identities, shares[:, None] * features.detach().to(kept.dtype))
 
 
 @META_ARCH_REGISTRY.register()

@@ -1,7 +1,9 @@
-"""The names of the authors' public code, translated to those of FED and FEDOfficial.
+"""Weights of the authors' public code under the names of FED and FEDOfficial.
 
-Their checkpoint is the state dict of a model in ``DataParallel``; their memory is a file of its
-own, one tensor. What the names stand for was found by running that code from outside.
+Their checkpoint is the state dict of a model in ``DataParallel``; their memory is a separate file
+with one tensor. The meaning of the names was found by running that code as a black box.
+
+``conversion`` is the account of keys, a :class:`occluded_reid.checkpoint.conversion.Conversion`.
 
 Shapes: P parts, C channels, D = P * C, I identities.
 """
@@ -9,21 +11,21 @@ Shapes: P parts, C channels, D = P * C, I identities.
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import torch
 
-from occluded_reid.checkpoint.conversion import Conversion
 from occluded_reid.utils.errors import UserError
 
 TARGETS = ("FED", "FEDOfficial")
-CONFIG = (  # of a file without another configuration: the network of Sec. 4.2
+CONFIG = (  # of a file without a configuration: the network of Sec. 4.2
     "MODEL.BACKBONE.NAME", "build_token_vit_backbone", "MODEL.BACKBONE.DEPTH", "base",
     "MODEL.BACKBONE.FEAT_DIM", "768", "INPUT.SIZE_TRAIN", "[256, 128]",
     "INPUT.SIZE_TEST", "[256, 128]",
 )  # fmt: skip
 
 _UNUSED = {
-    r"base\.fc\..*": "the classifier of ImageNet, which nothing reads",
+    r"base\.fc\..*": "the ImageNet classifier, which nothing reads",
     r"bottleneck_local_stage2\..*": "a neck that nothing reads",
     r"classifier_local\..*": "classifiers whose logits no loss reads",
 }
@@ -47,10 +49,10 @@ _TRAINING = {
 _KEYS_VALUES = "cross_attention.kv.weight"
 
 
-def name_as_ours(conversion: Conversion, target: str) -> None:
+def translate_names(conversion: Any, target: str) -> None:
     """Give the authors' weights the names of ``target``, ``FED`` or ``FEDOfficial``.
 
-    ``FED`` takes what inference needs: its diffusion module is built otherwise.
+    ``FED`` takes the weights that inference needs: its FDM is built differently.
 
     Raises:
         UserError: the weights are not of the authors' FED.
@@ -63,57 +65,55 @@ def name_as_ours(conversion: Conversion, target: str) -> None:
     if target == "FEDOfficial":
         _split_keys_values(conversion)
         for kind in ("weight", "bias", "running_mean", "running_var", "num_batches_tracked"):
-            shared = conversion.weights[f"heads.neck.{kind}"]
-            copies = {f"{of}.neck.{kind}": shared for of in ("heads", "diffusion")}
-            conversion.replace([f"heads.neck.{kind}"], copies, "one neck for both features")
+            neck = conversion.weights[f"heads.neck.{kind}"]
+            both = {f"{module}.neck.{kind}": neck for module in ("heads", "diffusion")}
+            conversion.replace([f"heads.neck.{kind}"], both, "one neck for both features")
     else:
-        trained = "|".join([*_TRAINING, re.escape(_KEYS_VALUES)])
-        conversion.leave_out(trained, f"of training alone, which {target} does otherwise")
-    conversion.rename(lambda name: _translated(name, names))
+        training_names = "|".join([*_TRAINING, re.escape(_KEYS_VALUES)])
+        conversion.leave_out(training_names, f"of training alone, which {target} does differently")
+    conversion.rename(lambda name: _translate(name, names))
 
 
-def add_memory(conversion: Conversion, memory: torch.Tensor | None) -> None:
-    """Add the one bank of FEDOfficial under both of its names.
+def add_memory(conversion: Any, memory: torch.Tensor | None) -> None:
+    """Add FEDOfficial's one bank under both of its names.
 
     Args:
-        conversion: weights by the names of FEDOfficial.
+        conversion: weights with the names of FEDOfficial.
         memory: (I, D), rows in the order of the classifiers'; None for a bank that training fills
             before its first step.
     """
-    num_identities = len(conversion.weights["classifiers.erased.weight"])
-    dim = conversion.weights["classifiers.erased.weight"].shape[1]
+    num_identities, dim = conversion.weights["classifiers.erased.weight"].shape
     centres = torch.zeros(num_identities, dim) if memory is None else memory.detach().float()
     if centres.shape != (num_identities, dim):
         raise UserError(
             f"the memory is {tuple(centres.shape)}; for these weights it must be "
-            f"{(num_identities, dim)}, a row for each identity"
+            f"{(num_identities, dim)}, one row per identity"
         )
-    for bank in ("erased_memory", "diffused_memory"):
-        conversion.add(
-            {
-                f"{bank}.centres": centres,
-                f"{bank}.initialized": torch.tensor(memory is not None),
-                f"{bank}.identities": torch.zeros((), dtype=torch.int64),
-            }
-        )
+    bank = {
+        "centres": centres,
+        "initialized": torch.tensor(memory is not None),
+        "identities": torch.zeros((), dtype=torch.int64),
+    }
+    for name in ("erased_memory", "diffused_memory"):
+        conversion.add({f"{name}.{buffer}": value for buffer, value in bank.items()})
 
 
-def _translated(name: str, names: dict[str, str]) -> str | None:
+def _translate(name: str, names: dict[str, str]) -> str | None:
     for pattern, ours in names.items():
-        if found := re.fullmatch(pattern, name):
-            return found.expand(ours)
+        if match := re.fullmatch(pattern, name):
+            return match.expand(ours)
     return None
 
 
-def _join_necks(conversion: Conversion) -> None:
-    """P batch normalisations of C channels are one of D; their counters are equal."""
+def _join_necks(conversion: Any) -> None:
+    """Join P batch normalizations of C channels to one of D; their counters are equal."""
     kinds: dict[str, list[tuple[int, str]]] = {}
     for name in conversion.weights:
-        if found := re.fullmatch(r"bottleneck_local\.(\d+)\.(\w+)", name):
-            kinds.setdefault(found[2], []).append((int(found[1]), name))
+        if match := re.fullmatch(r"bottleneck_local\.(\d+)\.(\w+)", name):
+            kinds.setdefault(match[2], []).append((int(match[1]), name))
     if "running_var" not in kinds:
         raise UserError(
-            "these weights are not of the authors' FED: it has batch normalisations "
+            "these weights are not of the authors' FED, which has batch normalizations "
             "bottleneck_local.0, bottleneck_local.1, ..."
         )
     for kind, numbered in kinds.items():
@@ -124,9 +124,9 @@ def _join_necks(conversion: Conversion) -> None:
         conversion.replace(names, {f"heads.neck.{kind}": joined}, how)
 
 
-def _split_keys_values(conversion: Conversion) -> None:
+def _split_keys_values(conversion: Any) -> None:
     if _KEYS_VALUES in conversion.weights:
         key, value = conversion.weights[_KEYS_VALUES].chunk(2)
-        place = "diffusion.attention"
-        made = {f"{place}.key.weight": key, f"{place}.value.weight": value}
-        conversion.replace([_KEYS_VALUES], made, "split into keys and values")
+        attention = "diffusion.attention"
+        projections = {f"{attention}.key.weight": key, f"{attention}.value.weight": value}
+        conversion.replace([_KEYS_VALUES], projections, "split into keys and values")

@@ -48,7 +48,7 @@ def convert(args: argparse.Namespace) -> None:
         _, args.input = resolve_weights(args.input)
     conversion = read_weights(args.input, trust=args.trust_checkpoint)
     if args.source == OFFICIAL:
-        official_weights.name_as_ours(conversion, args.target)
+        official_weights.translate_names(conversion, args.target)
         if args.target == "FEDOfficial":
             official_weights.add_memory(conversion, read_memory(args))
     else:
