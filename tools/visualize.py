@@ -103,7 +103,7 @@ def draw_landmarks(cfg: CfgNode, model: nn.Module) -> Image.Image:
         title, columns = figures.title_queries(name, occlusion), len(tiles) // len(items)
         sections.append(Section(f"{title}: all landmarks", tiles, columns, scale=SCALE))
         if pairs:
-            title += ": landmark of the lowest OAScore (Eq. 4) without and with average response"
+            title += ": lowest OAScore (Eq. 4), without and with the average response"
             sections.append(Section(title, pairs, 3 * QUERIES, scale=SCALE_OF_PAIRS))
     return draw_sheet(sections)
 

@@ -90,7 +90,7 @@ def _store_in_workers(folder: Path, size: str, seed: int, workers: int) -> Itera
 def _start_worker(
     folder: Path, size: str, seed: int, part: int, parts: int
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _WORKER, folder, size, str(seed), str(part), str(parts)]
+    command = [sys.executable, "-c", _WORKER, str(folder), size, str(seed), str(part), str(parts)]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
 

@@ -6,13 +6,14 @@ One worker and twenty therefore draw the same pixels.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from enum import IntEnum
 from typing import TypeVar
 
 import numpy as np
 
 T = TypeVar("T")
+Rng = np.random.Generator
 
 VERSION = 2
 """Version of the drawings. Raise it whenever the same seed would give other pixels."""
@@ -31,7 +32,7 @@ class Stream(IntEnum):
     NOISE_FIELD = 8
 
 
-def make_rng(seed: int, purpose: Stream, *address: int) -> np.random.Generator:
+def make_rng(seed: int, purpose: Stream, *address: int) -> Rng:
     """Return the generator at an address.
 
     Args:
@@ -42,18 +43,20 @@ def make_rng(seed: int, purpose: Stream, *address: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence([VERSION, seed, int(purpose), *address]))
 
 
-def uniform(rng: np.random.Generator, low: float, high: float) -> float:
+def uniform(rng: Rng, low: float, high: float) -> float:
     """Sample a number in [low, high)."""
     return float(rng.uniform(low, high))
 
 
-def bernoulli(rng: np.random.Generator, probability: float) -> bool:
+def bernoulli(rng: Rng, probability: float) -> bool:
     """Return True with the given probability."""
     return bool(rng.random() < probability)
 
 
-def choose(rng: np.random.Generator, items: Sequence[T], weights: Sequence[float] = ()) -> T:
-    """Choose one of the items, with equal or with the given relative weights."""
+def choose(rng: Rng, items: Sequence[T] | Mapping[T, float], weights: Sequence[float] = ()) -> T:
+    """Choose an item: all are equally likely, or have relative weights, as in a mapping."""
+    if isinstance(items, Mapping):
+        weights, items = tuple(items.values()), tuple(items)
     if not weights:
         return items[int(rng.integers(len(items)))]
     shares = np.asarray(weights, np.float64)

@@ -117,12 +117,7 @@ def measure_visible_fraction(person: np.ndarray, covered: np.ndarray) -> float:
 
 
 def measure_masks(person: np.ndarray, covered: np.ndarray) -> dict[str, Any]:
-    """Return the fields of :class:`Truth` that follow from the masks.
-
-    Args:
-        person: as for :func:`measure_visible_fraction`.
-        covered: as for :func:`measure_visible_fraction`.
-    """
+    """Return the fields of :class:`Truth` that follow from the masks of person and occluders."""
     areas = count_stripe_pixels(np.ones_like(covered), COVERAGE_STRIPES)
     sums = count_stripe_pixels(covered, COVERAGE_STRIPES)
     return {

@@ -1,1 +1,1 @@
-"""Figures of ranked lists, visibility, landmarks, batches and curves."""
+"""Figures of ranked lists, visibility, landmarks, batches and training curves."""

@@ -84,6 +84,7 @@ def draw_curves(lines: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
     for axes, (panel, curves) in zip(all_axes, panels.items(), strict=True):
         _draw_panel(axes, panel, curves)
     all_axes[-1].set_xlabel("iteration")
+    figure.align_ylabels()
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 

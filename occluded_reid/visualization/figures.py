@@ -77,7 +77,7 @@ def draw_ranks(cfg: CfgNode, model: nn.Module, *, worst: bool = False) -> Image.
     best_first = np.argsort(-ranking.average_precision, kind="stable")
     chosen = best_first[:-21:-1] if worst else best_first[_space_evenly(len(best_first), 6)]
     section = _show_ranked_lists(test_set, distances, ranking, chosen, evaluator.stripes)
-    section.title = f"{name} queries and the first {RANKS} gallery images"
+    section.title = f"{name} queries and their top {RANKS} gallery images"
     return draw_sheet([section])
 
 

@@ -1,1 +1,1 @@
-"""What stands in front of a drawn pedestrian."""
+"""Occluders: drawings of objects that hide a pedestrian."""

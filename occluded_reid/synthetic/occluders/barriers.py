@@ -8,20 +8,19 @@ from __future__ import annotations
 import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Layer, ellipse, limb, polygon, rectangle
-from occluded_reid.synthetic.paint.palette import CLOTH, jitter_color, pick
-from occluded_reid.synthetic.paint.panels import paint_box, paint_tube, pick_metal
+from occluded_reid.synthetic.paint.palette import CLOTH, jitter_color, pick, pick_metal
 from occluded_reid.synthetic.paint.texture import sample_noise
-from occluded_reid.synthetic.streams import bernoulli, choose, uniform
+from occluded_reid.synthetic.streams import Rng, bernoulli, choose, uniform
 
 
-def draw_picket_fence(layer: Layer, rng: np.random.Generator) -> None:
+def draw_picket_fence(layer: Layer, rng: Rng) -> None:
     """Draw wooden boards side by side with narrow gaps."""
     h, w = layer.size
     base = choose(rng, ((150, 112, 76), (208, 204, 196), (96, 84, 72)))
     color = np.array(jitter_color(rng, base, 8))
     count = max(int(w / (0.13 * h + 4)), 4)
     for y in (0.25, 0.75):
-        paint_box(layer, 0, y - 0.04, 1, y + 0.04, color * 0.7)
+        layer.paint_box(0, y - 0.04, 1, y + 0.04, color * 0.7)
     for number in range(count):
         x = number / count
         tone = color * uniform(rng, 0.86, 1.1)
@@ -32,7 +31,7 @@ def draw_picket_fence(layer: Layer, rng: np.random.Generator) -> None:
         layer.paint(region, tone.astype(np.float32) * grain[..., None])
 
 
-def draw_railing(layer: Layer, rng: np.random.Generator) -> None:
+def draw_railing(layer: Layer, rng: Rng) -> None:
     """Draw iron bars between rails; half of the view stays open."""
     h, w = layer.size
     color = pick_metal(rng)
@@ -40,12 +39,12 @@ def draw_railing(layer: Layer, rng: np.random.Generator) -> None:
     half = 0.26 * w / count
     for number in range(count + 1):
         x = (number + 0.5) / (count + 1)
-        paint_tube(layer, x, 0.05, x, 1, half, color)
+        layer.paint_tube(x, 0.05, x, 1, half, color)
     for y in (0.06, 0.5, 0.92):
-        paint_box(layer, 0, y - 0.035, 1, y + 0.035, color * 0.9)
+        layer.paint_box(0, y - 0.035, 1, y + 0.035, color * 0.9)
 
 
-def draw_crowd_barrier(layer: Layer, rng: np.random.Generator) -> None:
+def draw_crowd_barrier(layer: Layer, rng: Rng) -> None:
     """Draw a building-site barrier: closed panels in two colors on feet."""
     h, w = layer.size
     orange, blue = ((226, 222, 214), (206, 66, 40)), ((218, 218, 214), (40, 84, 150))
@@ -53,15 +52,15 @@ def draw_crowd_barrier(layer: Layer, rng: np.random.Generator) -> None:
     panels = max(int(round(w / (0.7 * h))), 2)
     for number in range(panels):
         color, left, right = colors[number % 2], number / panels, (number + 1) / panels
-        region = paint_box(layer, left, 0.0, right, 0.92, color)
+        region = layer.paint_box(left, 0.0, right, 0.92, color)
         grime = 14 * sample_noise(rng, region.mask.shape, 16)
         layer.paint(region, np.asarray(color, np.float32) + grime[..., None], 0.5)
-        paint_box(layer, left + 0.03, 0.34, right - 0.03, 0.42, (84, 84, 84))
+        layer.paint_box(left + 0.03, 0.34, right - 0.03, 0.42, (84, 84, 84))
     for number in range(panels + 1):
-        paint_box(layer, number / panels - 0.02, 0.88, number / panels + 0.02, 1.01, (60, 60, 62))
+        layer.paint_box(number / panels - 0.02, 0.88, number / panels + 0.02, 1.01, (60, 60, 62))
 
 
-def _paint_masonry(layer: Layer, rng: np.random.Generator, color: np.ndarray) -> None:
+def _paint_masonry(layer: Layer, rng: Rng, color: np.ndarray) -> None:
     h, w = layer.size
     region = rectangle(layer.size, (0, 0), (w, h + 2))
     fine, coarse = (sample_noise(rng, region.mask.shape, cell) for cell in (4, 32))
@@ -69,7 +68,7 @@ def _paint_masonry(layer: Layer, rng: np.random.Generator, color: np.ndarray) ->
     layer.paint(region, color * (rough * (1.08 - 0.2 * region.along))[..., None])
 
 
-def draw_brick_wall(layer: Layer, rng: np.random.Generator) -> None:
+def draw_brick_wall(layer: Layer, rng: Rng) -> None:
     """Draw a low brick wall with a coping stone."""
     h, w = layer.size
     _paint_masonry(layer, rng, np.array(jitter_color(rng, (148, 84, 66), 9), np.float32))
@@ -80,10 +79,10 @@ def draw_brick_wall(layer: Layer, rng: np.random.Generator) -> None:
         layer.paint(limb(layer.size, (0, y), (w, y), 0.7, 0.7), mortar, 0.7)
         for x in np.arange((row % 2) * course * 1.2, w, course * 2.4):
             layer.paint(limb(layer.size, (x, y), (x, y + course), 0.6, 0.6), mortar, 0.7)
-    paint_box(layer, 0, 0, 1, 0.1, (178, 174, 166))
+    layer.paint_box(0, 0, 1, 0.1, (178, 174, 166))
 
 
-def draw_concrete_wall(layer: Layer, rng: np.random.Generator) -> None:
+def draw_concrete_wall(layer: Layer, rng: Rng) -> None:
     """Draw a plastered parapet with stains, joints and sometimes graffiti."""
     h, w = layer.size
     base = choose(rng, ((168, 166, 160), (196, 182, 156), (120, 124, 130)))
@@ -97,24 +96,24 @@ def draw_concrete_wall(layer: Layer, rng: np.random.Generator) -> None:
             end = (x + uniform(rng, 0.04, 0.14) * w, uniform(rng, 0.3, 0.75) * h)
             layer.paint(limb(layer.size, (x, y), end, 0.025 * h, 0.025 * h), ink, 0.8)
             x, y = end
-    paint_box(layer, 0, 0, 1, 0.07, color * 1.12)
+    layer.paint_box(0, 0, 1, 0.07, color * 1.12)
 
 
-def draw_poster_board(layer: Layer, rng: np.random.Generator) -> None:
+def draw_poster_board(layer: Layer, rng: Rng) -> None:
     """Draw an advertising board with a poster and lines of text."""
     h, w = layer.size
-    paint_box(layer, 0, 0, 1, 1.02, (64, 66, 70))
+    layer.paint_box(0, 0, 1, 1.02, (64, 66, 70))
     ground = np.array(pick(rng, CLOTH, 14), np.float32)
-    paint_box(layer, 0.05, 0.05, 0.95, 0.95, ground * 0.5 + 110)
+    layer.paint_box(0.05, 0.05, 0.95, 0.95, ground * 0.5 + 110)
     for _ in range(3):
         center = (uniform(rng, 0.2, 0.8) * w, uniform(rng, 0.2, 0.55) * h)
         radii = uniform(rng, 0.1, 0.26) * w, uniform(rng, 0.08, 0.2) * h
         layer.paint(ellipse(layer.size, center, *radii), pick(rng, CLOTH, 14))
     for y in (0.68, 0.76, 0.84):
-        paint_box(layer, 0.12, y, uniform(rng, 0.5, 0.88), y + 0.035, (40, 40, 44))
+        layer.paint_box(0.12, y, uniform(rng, 0.5, 0.88), y + 0.035, (40, 40, 44))
 
 
-def draw_striped_board(layer: Layer, rng: np.random.Generator) -> None:
+def draw_striped_board(layer: Layer, rng: Rng) -> None:
     """Draw a warning board with slanted stripes."""
     h, w = layer.size
     red, yellow = ((200, 44, 40), (228, 226, 220)), ((222, 184, 40), (36, 36, 38))
@@ -126,4 +125,4 @@ def draw_striped_board(layer: Layer, rng: np.random.Generator) -> None:
     dirt = 1 + 0.05 * sample_noise(rng, region.mask.shape, 8)
     layer.paint(region, (ends[0] + (ends[1] - ends[0]) * stripes) * dirt[..., None])
     for y in (0.0, 0.96):
-        paint_box(layer, 0, y, 1, y + 0.04, (96, 98, 100))
+        layer.paint_box(0, y, 1, y + 0.04, (96, 98, 100))

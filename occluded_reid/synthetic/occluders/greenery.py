@@ -7,7 +7,7 @@ import numpy as np
 from occluded_reid.synthetic.paint.canvas import Layer, Region, ellipse, limb, loft, rectangle
 from occluded_reid.synthetic.paint.palette import RGB, jitter_color
 from occluded_reid.synthetic.paint.texture import sample_noise
-from occluded_reid.synthetic.streams import choose, uniform
+from occluded_reid.synthetic.streams import Rng, choose, uniform
 
 _LEAVES: tuple[RGB, ...] = ((56, 86, 44), (76, 104, 52), (46, 70, 46), (98, 116, 60), (104, 92, 48))
 _BARK: tuple[RGB, ...] = ((92, 78, 64), (116, 104, 90), (70, 58, 50))
@@ -21,15 +21,8 @@ def _cover(layer: Layer) -> Region:
     return Region(0, 0, np.ones((h, w), np.float32), across, along)
 
 
-def _paint_foliage(layer: Layer, rng: np.random.Generator, mask: np.ndarray, ragged: float) -> None:
-    """Paint leaves in light and shade inside the mask, with a ragged edge.
-
-    Args:
-        layer: where to paint.
-        rng: random generator.
-        mask: (H, W) soft mask, above 0.5 inside.
-        ragged: how far the noise moves its edge.
-    """
+def _paint_foliage(layer: Layer, rng: Rng, mask: np.ndarray, ragged: float) -> None:
+    """Paint leaves where the (H, W) mask is above 0.5; ``ragged`` is the noise of its edge."""
     color = np.array(jitter_color(rng, choose(rng, _LEAVES), 7), np.float32)
     cell = 4 if layer.height < 120 else 8
     clumps, leaves = sample_noise(rng, mask.shape, 32), sample_noise(rng, mask.shape, cell)
@@ -40,13 +33,13 @@ def _paint_foliage(layer: Layer, rng: np.random.Generator, mask: np.ndarray, rag
     layer.paint(region.with_mask(np.clip((edge - 0.5) * 6, 0, 1).astype(np.float32)), tint)
 
 
-def draw_hedge(layer: Layer, rng: np.random.Generator) -> None:
+def draw_hedge(layer: Layer, rng: Rng) -> None:
     """Draw a trimmed hedge with a level top."""
     region = _cover(layer)
     _paint_foliage(layer, rng, np.clip(region.along * 9, 0, 1), 0.12)
 
 
-def draw_planter(layer: Layer, rng: np.random.Generator) -> None:
+def draw_planter(layer: Layer, rng: Rng) -> None:
     """Draw flowers and leaves in a concrete trough."""
     h, w = layer.size
     region = _cover(layer)
@@ -61,7 +54,7 @@ def draw_planter(layer: Layer, rng: np.random.Generator) -> None:
     layer.paint(trough, gray * np.array((1.0, 0.97, 0.92), np.float32))
 
 
-def draw_shrub(layer: Layer, rng: np.random.Generator) -> None:
+def draw_shrub(layer: Layer, rng: Rng) -> None:
     """Draw a wild shrub: round clumps of different heights."""
     h, w = layer.size
     shape = Layer(h, w)
@@ -73,9 +66,7 @@ def draw_shrub(layer: Layer, rng: np.random.Generator) -> None:
     _paint_foliage(layer, rng, shape.alpha, 0.22)
 
 
-def _paint_trunk(
-    layer: Layer, rng: np.random.Generator, cell: int, stretch: int, depth: float
-) -> None:
+def _paint_trunk(layer: Layer, rng: Rng, cell: int, stretch: int, depth: float) -> None:
     h, w = layer.size
     lean = uniform(rng, -0.06, 0.06) * w
     levels = [-1.0, 0.3 * h, 0.85 * h, h + 1.0]
@@ -89,7 +80,7 @@ def _paint_trunk(
     layer.paint(trunk, color * (shade * bark)[..., None])
 
 
-def draw_smooth_trunk(layer: Layer, rng: np.random.Generator) -> None:
+def draw_smooth_trunk(layer: Layer, rng: Rng) -> None:
     """Draw the trunk of a beech or a plane tree: smooth, with pale and dark spots."""
     _paint_trunk(layer, rng, 16, 1, 0.12)
     h, w = layer.size
@@ -98,7 +89,7 @@ def draw_smooth_trunk(layer: Layer, rng: np.random.Generator) -> None:
         layer.paint(ellipse(layer.size, scar, 0.1 * w, 0.02 * h), (60, 52, 46), 0.5, inside=True)
 
 
-def draw_rough_trunk(layer: Layer, rng: np.random.Generator) -> None:
+def draw_rough_trunk(layer: Layer, rng: Rng) -> None:
     """Draw the furrowed trunk of an oak, with ivy at its foot."""
     _paint_trunk(layer, rng, 4, 8, 0.24)
     h, w = layer.size

@@ -14,10 +14,10 @@ import numpy as np
 
 from occluded_reid.synthetic.occluders import barriers, greenery, street_furniture, vehicles
 from occluded_reid.synthetic.paint.canvas import Layer
-from occluded_reid.synthetic.streams import choose
+from occluded_reid.synthetic.streams import Rng, choose
 from occluded_reid.utils.errors import UserError
 
-DrawFunction = Callable[[Layer, np.random.Generator], None]
+DrawFunction = Callable[[Layer, Rng], None]
 Orientation = Literal["horizontal", "vertical"]
 Use = Literal["training", "test"]
 
@@ -49,7 +49,7 @@ def get_styles(kind: str, use: Use) -> tuple[DrawFunction, ...]:
     return STYLES[kind][-1:] if use == "test" else STYLES[kind][:-1]
 
 
-def paint_occluder(kind: str, rng: np.random.Generator, height: int, width: int, use: Use) -> Layer:
+def paint_occluder(kind: str, rng: Rng, height: int, width: int, use: Use) -> Layer:
     """Paint an occluder on a transparent layer that it fills; see :func:`draw_occluder`."""
     layer = Layer(height, width)
     choose(rng, get_styles(kind, use))(layer, rng)
@@ -57,7 +57,7 @@ def paint_occluder(kind: str, rng: np.random.Generator, height: int, width: int,
 
 
 def draw_occluder(
-    kind: str, rng: np.random.Generator, height: int, width: int, use: Use = "training"
+    kind: str, rng: Rng, height: int, width: int, use: Use = "training"
 ) -> np.ndarray:
     """Draw an occluder as an image with transparency, to paste over other images.
 

@@ -11,23 +11,17 @@ import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Color, Layer, ellipse, limb, polygon
 from occluded_reid.synthetic.paint.palette import RGB
-from occluded_reid.synthetic.streams import bernoulli, choose, uniform
+from occluded_reid.synthetic.streams import Rng, bernoulli, choose, uniform
 
 _PAINT: tuple[RGB, ...] = (
-    (36, 37, 41),
-    (92, 95, 100),
-    (162, 165, 168),
-    (212, 212, 208),
-    (44, 60, 104),
-    (140, 36, 38),
-    (66, 84, 72),
-    (188, 160, 98),
-)
+    (36, 37, 41), (92, 95, 100), (162, 165, 168), (212, 212, 208), (44, 60, 104),
+    (140, 36, 38), (66, 84, 72), (188, 160, 98),
+)  # fmt: skip
 _GLASS = (58.0, 70.0, 80.0)
 _TIRE = (28.0, 28.0, 30.0)
 
 
-def _pick_paint(rng: np.random.Generator) -> np.ndarray:
+def _pick_paint(rng: Rng) -> np.ndarray:
     color = np.array(choose(rng, _PAINT), np.float32)
     return np.clip(color + rng.normal(0, 6, 3).astype(np.float32), 10, 235)
 
@@ -45,14 +39,14 @@ def _paint_wheel(layer: Layer, x: float, y: float, radius: float) -> None:
         layer.paint(ellipse(layer.size, (x, y), radius * share, radius * share), color)
 
 
-def _flip_randomly(layer: Layer, rng: np.random.Generator) -> None:
+def _flip_randomly(layer: Layer, rng: Rng) -> None:
     """Mirror the drawing in half of the cases."""
     if bernoulli(rng, 0.5):
         layer.color = np.ascontiguousarray(layer.color[:, ::-1])
         layer.alpha = np.ascontiguousarray(layer.alpha[:, ::-1])
 
 
-def _paint_car(layer: Layer, rng: np.random.Generator, roof: Sequence[tuple[float, float]]) -> None:
+def _paint_car(layer: Layer, rng: Rng, roof: Sequence[tuple[float, float]]) -> None:
     """Paint a car from the side: body, roof with the given corners, windows, wheels, lights."""
     h, w = layer.size
     color = _pick_paint(rng)
@@ -79,17 +73,17 @@ def _paint_car(layer: Layer, rng: np.random.Generator, roof: Sequence[tuple[floa
     _flip_randomly(layer, rng)
 
 
-def draw_sedan(layer: Layer, rng: np.random.Generator) -> None:
+def draw_sedan(layer: Layer, rng: Rng) -> None:
     """Draw a three-box car."""
     _paint_car(layer, rng, [(0.16, 0.42), (0.32, 0.04), (0.66, 0.04), (0.84, 0.42)])
 
 
-def draw_hatchback(layer: Layer, rng: np.random.Generator) -> None:
+def draw_hatchback(layer: Layer, rng: Rng) -> None:
     """Draw a car with a steep rear."""
     _paint_car(layer, rng, [(0.18, 0.42), (0.34, 0.02), (0.85, 0.05), (0.95, 0.42)])
 
 
-def draw_van(layer: Layer, rng: np.random.Generator) -> None:
+def draw_van(layer: Layer, rng: Rng) -> None:
     """Draw a delivery van: a tall box with a slanted nose."""
     h, w = layer.size
     color = _pick_paint(rng)
@@ -109,10 +103,10 @@ def draw_van(layer: Layer, rng: np.random.Generator) -> None:
     _flip_randomly(layer, rng)
 
 
-def draw_bicycle(layer: Layer, rng: np.random.Generator) -> None:
+def draw_bicycle(layer: Layer, rng: Rng) -> None:
     """Draw a parked bicycle with a basket; much of the background shows through."""
     h, w = layer.size
-    color, thick = _pick_paint(rng), max(0.018 * h, 1.2)
+    color, thickness = _pick_paint(rng), max(0.018 * h, 1.2)
     radius = min(0.34 * h, 0.24 * w)
     low = h - radius
     rear, front = (radius + 1, low), (w - radius - 1, low)
@@ -124,15 +118,15 @@ def draw_bicycle(layer: Layer, rng: np.random.Generator) -> None:
         layer.paint(wheel, (120.0, 122.0, 126.0), 0.22)  # spokes
     crank, saddle, bar = (0.47 * w, low), (0.38 * w, 0.22 * h), (0.74 * w, 0.16 * h)
     for start, end in ((rear, crank), (rear, saddle), (crank, saddle), (crank, bar), (saddle, bar)):
-        layer.paint(limb(layer.size, start, end, thick, thick), color)
-    layer.paint(limb(layer.size, bar, front, thick, thick), color)
+        layer.paint(limb(layer.size, start, end, thickness, thickness), color)
+    layer.paint(limb(layer.size, bar, front, thickness, thickness), color)
     seat = limb(layer.size, (0.31 * w, 0.19 * h), (0.44 * w, 0.19 * h), 0.035 * h, 0.025 * h)
     layer.paint(seat, _TIRE)
     _paint_shape(layer, [(0.72, 0.08), (0.99, 0.08), (0.95, 0.4), (0.76, 0.4)], (112, 92, 66))
     _flip_randomly(layer, rng)
 
 
-def draw_scooter(layer: Layer, rng: np.random.Generator) -> None:
+def draw_scooter(layer: Layer, rng: Rng) -> None:
     """Draw a parked motor scooter."""
     h, w = layer.size
     color = _pick_paint(rng)

@@ -1,1 +1,1 @@
-"""A canvas, colors and textures."""
+"""Layers, shapes, colors and textures."""

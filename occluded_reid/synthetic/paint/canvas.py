@@ -16,6 +16,8 @@ import numpy as np
 
 Point = tuple[float, float]
 Color = Sequence[float] | np.ndarray
+Box = tuple[int, int, int, int]
+"""Top, bottom, left, right; the empty box is all zeros."""
 _SUBPIXEL_BITS = 4
 
 
@@ -42,7 +44,9 @@ class Region:
         return Region(self.top, self.left, mask, self.across, self.along)
 
 
-_EMPTY = Region(0, 0, *(np.zeros((0, 0), np.float32) for _ in range(3)))
+def _make_region(box: Box, mask: np.ndarray, across: np.ndarray, along: np.ndarray) -> Region:
+    across, along = (np.broadcast_to(each, mask.shape) for each in (across, along))
+    return Region(box[0], box[2], mask.astype(np.float32, copy=False), across, along)
 
 
 @dataclass
@@ -84,6 +88,23 @@ class Layer:
         below += (np.asarray(color, np.float32) - below) * mask[..., None]
         alpha += (1 - alpha) * mask
 
+    def paint_box(self, x0: float, y0: float, x1: float, y1: float, color: Color) -> Region:
+        """Paint a rectangle in fractions of width and height, a little darker at the bottom."""
+        low, high = (x0 * self.width, y0 * self.height), (x1 * self.width, y1 * self.height)
+        region = rectangle(self.size, low, high)
+        shade = (1.06 - 0.2 * region.along)[..., None]
+        self.paint(region, np.asarray(color, np.float32) * shade)
+        return region
+
+    def paint_tube(
+        self, x0: float, y0: float, x1: float, y1: float, half: float, color: Color
+    ) -> None:
+        """Paint a bar between points in fractions; ``half`` is half its thickness in pixels."""
+        start, end = (x0 * self.width, y0 * self.height), (x1 * self.width, y1 * self.height)
+        region = limb(self.size, start, end, half, half)
+        shade = (1.15 - 0.45 * np.abs(region.across + 0.3))[..., None]
+        self.paint(region, np.asarray(color, np.float32) * shade)
+
     def composite(self, other: Layer, left: int, top: int) -> None:
         """Lay another layer over this one at a position that may lie partly outside."""
         x0, y0 = max(left, 0), max(top, 0)
@@ -102,14 +123,16 @@ class Layer:
         return np.clip(np.rint(channels), 0, 255).astype(np.uint8)
 
 
-def _clip_box(size: tuple[int, int], low: Point, high: Point) -> tuple[int, int, int, int] | None:
-    """Return top, bottom, left, right around two corners, clipped to the layer; None if outside."""
-    left, top = max(int(np.floor(low[0])) - 1, 0), max(int(np.floor(low[1])) - 1, 0)
-    right, bottom = min(int(np.ceil(high[0])) + 2, size[1]), min(int(np.ceil(high[1])) + 2, size[0])
-    return (top, bottom, left, right) if top < bottom and left < right else None
+def _clip_box(size: tuple[int, int], points: Sequence[Point], rx: float, ry: float) -> Box:
+    """Return the box around points, with margins rx and ry, clipped to the layer."""
+    xs, ys = zip(*points, strict=True)
+    left, top = max(int(np.floor(min(xs) - rx)) - 1, 0), max(int(np.floor(min(ys) - ry)) - 1, 0)
+    right = min(int(np.ceil(max(xs) + rx)) + 2, size[1])
+    bottom = min(int(np.ceil(max(ys) + ry)) + 2, size[0])
+    return (top, bottom, left, right) if top < bottom and left < right else (0, 0, 0, 0)
 
 
-def _pixel_grid(box: tuple[int, int, int, int]) -> tuple[np.ndarray, np.ndarray]:
+def _pixel_grid(box: Box) -> tuple[np.ndarray, np.ndarray]:
     """Return the coordinates of the box's pixels: x as (1, w), y as (h, 1)."""
     top, bottom, left, right = box
     return (
@@ -137,13 +160,7 @@ def limb(
         flat_end: cut the second end straight, like a sleeve.
     """
     reach = max(start_radius, end_radius)
-    box = _clip_box(
-        size,
-        (min(start[0], end[0]) - reach, min(start[1], end[1]) - reach),
-        (max(start[0], end[0]) + reach, max(start[1], end[1]) + reach),
-    )
-    if box is None:
-        return _EMPTY
+    box = _clip_box(size, (start, end), reach, reach)
     x, y = _pixel_grid(box)
     x, y = x - np.float32(start[0]), y - np.float32(start[1])
     dx, dy = np.float32(end[0] - start[0]), np.float32(end[1] - start[1])
@@ -157,7 +174,7 @@ def limb(
     if flat_end:
         mask = mask * np.clip((1 - raw) * np.float32(length) + 0.5, 0, 1)
     across = np.clip(across / np.maximum(radius, 0.5), -1, 1)
-    return Region(box[0], box[2], mask, across, along)
+    return _make_region(box, mask, across, along)
 
 
 def loft(
@@ -174,10 +191,10 @@ def loft(
         centers: x of the middle at each height.
         half_widths: half the width at each height.
     """
-    reach = max(half_widths)
-    box = _clip_box(size, (min(centers) - reach, levels[0]), (max(centers) + reach, levels[-1]))
-    if box is None or levels[-1] <= levels[0]:
-        return _EMPTY
+    ends = (min(centers), levels[0]), (max(centers), levels[-1])
+    box = _clip_box(size, ends, max(half_widths), 0)
+    if not any(box) or levels[-1] <= levels[0]:
+        return Region(0, 0, *(np.zeros((0, 0), np.float32) for _ in range(3)))
     x, y = _pixel_grid(box)
     rows = y[:, 0]
     center = np.interp(rows, levels, centers).astype(np.float32)[:, None]
@@ -185,56 +202,40 @@ def loft(
     window = max(int((levels[-1] - levels[0]) / 14) | 1, 1)
     padded = np.pad(half, window // 2, mode="edge")
     half = np.convolve(padded, np.full(window, 1 / window, np.float32), "valid")[:, None]
-    ends = np.clip(y - levels[0] + 0.5, 0, 1) * np.clip(levels[-1] - y + 0.5, 0, 1)
-    mask = np.clip(half - np.abs(x - center) + 0.5, 0, 1) * ends
+    caps = np.clip(y - levels[0] + 0.5, 0, 1) * np.clip(levels[-1] - y + 0.5, 0, 1)
+    mask = np.clip(half - np.abs(x - center) + 0.5, 0, 1) * caps
     across = np.clip((x - center) / np.maximum(half, 0.5), -1, 1)
     along = np.clip((y - levels[0]) / np.float32(levels[-1] - levels[0]), 0, 1)
-    return Region(
-        box[0], box[2], mask.astype(np.float32), across, np.broadcast_to(along, across.shape)
-    )
+    return _make_region(box, mask, across, along)
 
 
 def ellipse(size: tuple[int, int], center: Point, radius_x: float, radius_y: float) -> Region:
     """Shape an upright ellipse."""
     radius_x, radius_y = max(radius_x, 0.3), max(radius_y, 0.3)
-    box = _clip_box(
-        size,
-        (center[0] - radius_x, center[1] - radius_y),
-        (center[0] + radius_x, center[1] + radius_y),
-    )
-    if box is None:
-        return _EMPTY
+    box = _clip_box(size, (center,), radius_x, radius_y)
     x, y = _pixel_grid(box)
     across = (x - np.float32(center[0])) / np.float32(radius_x)
     down = (y - np.float32(center[1])) / np.float32(radius_y)
     distance = (1 - np.hypot(across, down)) * np.float32(min(radius_x, radius_y))
     mask = np.clip(distance + 0.5, 0, 1)
-    along = np.broadcast_to(np.clip(down * 0.5 + 0.5, 0, 1), mask.shape)
-    return Region(box[0], box[2], mask, np.broadcast_to(np.clip(across, -1, 1), mask.shape), along)
+    return _make_region(box, mask, np.clip(across, -1, 1), np.clip(down * 0.5 + 0.5, 0, 1))
 
 
 def polygon(size: tuple[int, int], points: Sequence[Point]) -> Region:
     """Shape a polygon; its coordinates run over its bounding box."""
     corners = np.asarray(points, np.float64)
     low, high = corners.min(axis=0), corners.max(axis=0)
-    box = _clip_box(size, (low[0], low[1]), (high[0], high[1]))
-    if box is None:
-        return _EMPTY
+    box = _clip_box(size, points, 0, 0)
     top, bottom, left, right = box
     filled = np.zeros((bottom - top, right - left), np.uint8)
     shifted = np.rint((corners - (left, top)) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-    cv2.fillPoly(filled, [shifted], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
+    if filled.size:
+        cv2.fillPoly(filled, [shifted], 255, cv2.LINE_AA, _SUBPIXEL_BITS)
     x, y = _pixel_grid(box)
     across = np.clip(2 * (x - low[0]) / max(high[0] - low[0], 1e-3) - 1, -1, 1)
     along = np.clip((y - low[1]) / max(high[1] - low[1], 1e-3), 0, 1)
     mask = filled.astype(np.float32) / 255
-    return Region(
-        top,
-        left,
-        mask,
-        np.broadcast_to(across.astype(np.float32), mask.shape),
-        np.broadcast_to(along.astype(np.float32), mask.shape),
-    )
+    return _make_region(box, mask, across.astype(np.float32), along.astype(np.float32))
 
 
 def rectangle(size: tuple[int, int], low: Point, high: Point) -> Region:

@@ -1,4 +1,4 @@
-"""Cloth patterns, noise, and the shading of round surfaces.
+"""Cloth patterns, prints, noise, and the shading of round surfaces.
 
 Patterns are functions of surface coordinates in meters: ``u`` around the body or limb and ``v``
 down along it. So the stripes of a sleeve match those of the chest, and shrink with distance.
@@ -13,22 +13,8 @@ import cv2
 import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Region
-from occluded_reid.synthetic.streams import Stream, make_rng
+from occluded_reid.synthetic.streams import Rng, Stream, make_rng
 
-PATTERNS = (
-    "plain",
-    "heather",
-    "stripes",
-    "pinstripes",
-    "checks",
-    "plaid",
-    "dots",
-    "camouflage",
-    "gradient",
-    "yoke",
-    "band",
-    "zigzag",
-)
 _FIELD = 1024
 
 
@@ -60,9 +46,7 @@ def build_noise_field(cell: int, stretch: int = 1) -> np.ndarray:
     return (field - field.mean()) / field.std()
 
 
-def sample_noise(
-    rng: np.random.Generator, shape: tuple[int, ...], cell: int, stretch: int = 1
-) -> np.ndarray:
+def sample_noise(rng: Rng, shape: tuple[int, ...], cell: int, stretch: int = 1) -> np.ndarray:
     """Cut (h, w) at random out of :func:`build_noise_field`; a shape larger than it is enlarged."""
     height, width = min(shape[0], _FIELD), min(shape[1], _FIELD)
     if height == 0:  # an empty region leaves the generator as it is
@@ -98,13 +82,13 @@ def _sample_spots(u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
     return np.clip(field[rows, columns] * 3 + 0.3, 0, 1)
 
 
-def compute_pattern_weights(
+def weigh_pattern(
     pattern: str, u: np.ndarray, v: np.ndarray, frequency: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Return the weights of the second and of the third color at each point.
 
     Args:
-        pattern: one of :data:`PATTERNS`.
+        pattern: such as ``"stripes"``; an unknown name means one color.
         u: (h, w) meters around the body.
         v: (h, w) meters below the shoulder line or the waist.
         frequency: repeats per meter, 5 (broad) to 25 (fine).
@@ -140,3 +124,35 @@ def compute_pattern_weights(
     if pattern == "zigzag":
         return _square_wave(v * frequency * 0.7 + np.abs((u * 9) % 1 - 0.5)), zero
     return None
+
+
+def weigh_print(kind: str, across: np.ndarray, down: np.ndarray) -> np.ndarray | None:
+    """Return the opacity of a print at each point.
+
+    Args:
+        kind: such as ``"disc"``, or ``"none"``.
+        across: (h, w) meters from the middle of the print.
+        down: (h, w) meters below its middle.
+
+    Returns:
+        (h, w) in [0, 1], or None for ``"none"``.
+    """
+    if kind == "box":
+        return _soft_step(0.085 - np.abs(across)) * _soft_step(0.055 - np.abs(down))
+    if kind == "disc":
+        radius = np.hypot(across, down)
+        return _soft_step(0.075 - radius) * (1 - 0.8 * _soft_step(0.035 - radius))
+    if kind == "letters":
+        row = _soft_step(0.032 - np.abs(down)) * _soft_step(0.105 - np.abs(across))
+        return row * _soft_step(np.abs((across * 22) % 1 - 0.5) * 0.05 - 0.008)
+    if kind == "triangle":
+        return _soft_step(0.06 - np.abs(across) - 0.55 * down) * _soft_step(down + 0.06)
+    if kind == "bars":
+        rows = _soft_step(np.abs((down * 14) % 1 - 0.5) * 0.07 - 0.015)
+        return rows * _soft_step(0.1 - np.abs(across)) * _soft_step(0.1 - np.abs(down))
+    return None
+
+
+def _soft_step(distance: np.ndarray) -> np.ndarray:
+    """Return 1 where the distance to the edge, in meters, is positive; the edge is 1 cm soft."""
+    return np.clip(distance * 120 + 0.5, 0, 1)

@@ -1,1 +1,1 @@
-"""Drawn pedestrians: body, pose, clothes, belongings."""
+"""Drawn pedestrians: body, pose, clothes, bags."""

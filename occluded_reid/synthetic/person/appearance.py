@@ -6,13 +6,6 @@ from dataclasses import dataclass
 
 from occluded_reid.synthetic.paint.palette import RGB
 
-UPPER_KINDS = ("t-shirt", "shirt", "sweater", "hoodie", "jacket", "coat", "vest", "dress")
-LOWER_KINDS = ("trousers", "jeans", "wide trousers", "leggings", "shorts", "skirt")
-HAIR_STYLES = ("bald", "crop", "short", "curly", "bob", "long", "ponytail", "bun")
-BAG_KINDS = ("backpack", "shoulder bag", "handbag", "shopping bag", "suitcase")
-HEADWEAR_KINDS = ("cap", "beanie", "hat", "headscarf")
-PRINTS = ("none", "box", "disc", "letters", "triangle", "bars")
-
 
 @dataclass(frozen=True)
 class Body:
@@ -44,14 +37,14 @@ class Upper:
     """The upper garment.
 
     Attributes:
-        kind: one of :data:`UPPER_KINDS`.
+        kind: such as ``"coat"``; :mod:`.wardrobe` lists them, as it does other names.
         cloth: its main cloth.
         sleeve: 0 without sleeves, 0.5 to the elbow, 1 to the wrist.
         sleeve_color: color of the sleeves where it differs, else None.
         hem: meters below the waist.
         open_front: whether a jacket stands open.
         inner: color of the shirt under an open jacket.
-        chest_print: print on the front, one of :data:`PRINTS`.
+        chest_print: print on the front, or ``"none"``.
         back_print: print on the back.
         print_color: color of both.
     """
@@ -73,7 +66,7 @@ class Lower:
     """Trousers or a skirt.
 
     Attributes:
-        kind: one of :data:`LOWER_KINDS`.
+        kind: such as ``"jeans"``.
         cloth: its cloth.
         length: 1 reaches the ankles, 0.5 the knees.
         side_stripe: color of a stripe down the side, or None.
@@ -96,7 +89,7 @@ class Shoes:
 
 @dataclass(frozen=True)
 class Bag:
-    """A bag, one of :data:`BAG_KINDS`; ``side`` is 1 for the left hand, -1 for the right."""
+    """A bag; ``side`` is 1 for the left hand, -1 for the right."""
 
     kind: str
     color: RGB

@@ -8,14 +8,10 @@ import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Layer, Region
 from occluded_reid.synthetic.paint.palette import RGB
-from occluded_reid.synthetic.paint.texture import (
-    Light,
-    compute_pattern_weights,
-    sample_noise,
-    shade_tube,
-)
+from occluded_reid.synthetic.paint.texture import Light, sample_noise, shade_tube, weigh_pattern
 from occluded_reid.synthetic.person.appearance import Appearance, Cloth
 from occluded_reid.synthetic.person.pose import Joint, Projection
+from occluded_reid.synthetic.streams import Rng
 
 
 @dataclass(frozen=True)
@@ -36,7 +32,7 @@ class Figure:
     joints: dict[str, Joint]
     projection: Projection
     light: Light
-    rng: np.random.Generator
+    rng: Rng
 
     @property
     def yaw(self) -> float:
@@ -70,7 +66,7 @@ class Figure:
             folds: strength of the folds.
         """
         color: np.ndarray = np.asarray(cloth.color, np.float32)
-        weights = compute_pattern_weights(cloth.pattern, u, v, cloth.frequency)
+        weights = weigh_pattern(cloth.pattern, u, v, cloth.frequency)
         if weights is not None:
             second = np.asarray(cloth.second, np.float32)
             third = np.asarray(cloth.third, np.float32)

@@ -23,9 +23,9 @@ def paint_leg(figure: Figure, side: str) -> None:
     hip, knee, ankle = (figure.joints[f"{side} {name}"] for name in ("hip", "knee", "ankle"))
     bare = look.lower.kind in ("shorts", "skirt") or look.upper.kind == "dress"
     if bare or look.lower.length < 0.95:
-        radii = [figure.px(radius * look.body.limb) for radius in (0.08, 0.053, 0.056, 0.035)]
-        figure.paint_plain(limb(size, hip.point, knee.point, *radii[:2]), look.skin)
-        figure.paint_plain(limb(size, knee.point, ankle.point, *radii[2:]), look.skin)
+        a, b, c, d = (figure.px(radius * look.body.limb) for radius in (0.08, 0.053, 0.056, 0.035))
+        figure.paint_plain(limb(size, hip.point, knee.point, a, b), look.skin)
+        figure.paint_plain(limb(size, knee.point, ankle.point, c, d), look.skin)
     _paint_shoe(figure, side)
     if look.lower.kind != "skirt" and look.upper.kind != "dress":
         _paint_trouser_leg(figure, side)

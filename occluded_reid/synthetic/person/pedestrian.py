@@ -1,4 +1,4 @@
-"""A whole person, painted from back to front."""
+"""A person, painted from back to front."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from occluded_reid.synthetic.person.head import paint_hair_behind, paint_head, p
 from occluded_reid.synthetic.person.legs import paint_hips, paint_leg
 from occluded_reid.synthetic.person.pose import Pose, Projection, build_skeleton
 from occluded_reid.synthetic.person.trunk import paint_arm, paint_trunk
+from occluded_reid.synthetic.streams import Rng
 
 _FAR = -0.05
 
@@ -24,7 +25,7 @@ def draw_pedestrian(
     foot: Point,
     scale: float,
     light: Light,
-    rng: np.random.Generator,
+    rng: Rng,
 ) -> Layer:
     """Paint a person on a transparent layer.
 
@@ -38,7 +39,7 @@ def draw_pedestrian(
         rng: random generator for folds.
     """
     layer = Layer(*size)
-    projection = Projection(foot[0], foot[1], scale, pose.yaw, pose.pitch)
+    projection = Projection(foot, scale, pose.yaw, pose.pitch)
     joints = build_skeleton(look.body, pose, projection)
     figure = Figure(layer, look, joints, projection, light, rng)
     legs = sorted(("left", "right"), key=lambda side: joints[f"{side} knee"].depth)

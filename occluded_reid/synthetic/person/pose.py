@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from occluded_reid.synthetic.person.appearance import Body
-from occluded_reid.synthetic.streams import bernoulli, uniform
+from occluded_reid.synthetic.streams import Rng, bernoulli, uniform
 
 ARM_MODES = ("swing", "pocket", "phone", "call", "down")
 _ARM_WEIGHTS = (0.62, 0.12, 0.1, 0.05, 0.11)
@@ -57,15 +57,12 @@ class Projection:
     """Projection from body axes to the screen.
 
     Attributes:
-        foot_x: x of the point on the ground between the feet.
-        foot_y: y of that point.
+        foot: point on the ground between the feet, in pixels.
         scale: pixels per meter.
-        yaw: see :class:`Pose`.
-        pitch: see :class:`Pose`.
+        yaw: as in :class:`Pose`; likewise pitch.
     """
 
-    foot_x: float
-    foot_y: float
+    foot: tuple[float, float]
     scale: float
     yaw: float
     pitch: float
@@ -75,11 +72,8 @@ class Projection:
         side = left * np.cos(self.yaw) + forward * np.sin(self.yaw)
         depth = forward * np.cos(self.yaw) - left * np.sin(self.yaw)
         down = depth * np.sin(self.pitch) - up * np.cos(self.pitch)
-        return Joint(
-            float(self.foot_x + side * self.scale),
-            float(self.foot_y + down * self.scale),
-            float(depth),
-        )
+        x, y = self.foot[0] + side * self.scale, self.foot[1] + down * self.scale
+        return Joint(float(x), float(y), float(depth))
 
     def project_width(self, half_breadth: float, half_depth: float) -> float:
         """Return half the width in pixels of an elliptic section of the turned trunk."""
@@ -87,17 +81,8 @@ class Projection:
         return float(np.hypot(breadth, depth) * self.scale)
 
 
-def sample_pose(
-    rng: np.random.Generator, yaw: float, pitch: float, arms: tuple[str, str] | None = None
-) -> Pose:
-    """Sample a pose of a walk in a given direction.
-
-    Args:
-        rng: random generator.
-        yaw: direction of the walk (radians).
-        pitch: downward look of the camera (radians).
-        arms: modes of the arms; sampled if None.
-    """
+def sample_pose(rng: Rng, yaw: float, pitch: float, arms: tuple[str, str] | None = None) -> Pose:
+    """Sample a pose of a walk in a given direction, and the modes of the arms unless given."""
     walking = bernoulli(rng, 0.85)
     return Pose(
         yaw=yaw,
@@ -109,7 +94,7 @@ def sample_pose(
     )
 
 
-def sample_arms(rng: np.random.Generator) -> tuple[str, str]:
+def sample_arms(rng: Rng) -> tuple[str, str]:
     """Sample the modes of the two arms."""
     left, right = rng.choice(len(ARM_MODES), size=2, p=_ARM_WEIGHTS)
     return ARM_MODES[int(left)], ARM_MODES[int(right)]
@@ -119,13 +104,11 @@ def build_skeleton(body: Body, pose: Pose, projection: Projection) -> dict[str, 
     """Build the joints on the screen.
 
     Returns:
-        ``pelvis``, ``waist``, ``chest``, ``neck``, ``head`` and for each side (``left``, ``right``)
-        ``hip``, ``knee``, ``ankle``, ``toe``, ``shoulder``, ``elbow``, ``hand``, keyed such as
-        ``left knee``.
+        ``pelvis``, ``waist``, ``chest``, ``neck``, ``head``, and for each side (such as
+        ``left knee``) ``hip``, ``knee``, ``ankle``, ``toe``, ``shoulder``, ``elbow``, ``hand``.
     """
     points = _place_legs(body, pose)
-    lowest = min(points[f"{side} ankle"][1] for side in ("left", "right"))
-    lift = 0.075 - lowest
+    lift = 0.075 - min(points[f"{side} ankle"][1] for side in ("left", "right"))
     pelvis = body.height * body.leg
     neck = body.height - 2.75 * body.head
     for name, up in (("pelvis", pelvis), ("waist", pelvis + 0.11), ("chest", neck - 0.20)):
@@ -140,6 +123,11 @@ def build_skeleton(body: Body, pose: Pose, projection: Projection) -> dict[str, 
     }
 
 
+def _swing(joint: tuple[float, float, float], length: float, angle: float) -> tuple[float, float]:
+    """Return height and forward position of the end of a limb that hangs from a joint."""
+    return joint[1] - length * np.cos(angle), joint[2] + length * np.sin(angle)
+
+
 def _place_legs(body: Body, pose: Pose) -> dict[str, tuple[float, float, float]]:
     points = {}
     length = body.height * body.leg - 0.075
@@ -148,26 +136,17 @@ def _place_legs(body: Body, pose: Pose) -> dict[str, tuple[float, float, float]]
         thigh = pose.stride * np.sin(cycle) + 0.06
         bend = 0.08 + 2.0 * pose.stride * max(np.sin(cycle - 0.5 + np.pi / 2), 0) ** 2
         hip = (sign * body.hip * 0.52, length + 0.075, 0.0)
-        knee = (
-            sign * body.hip * 0.5,
-            hip[1] - 0.51 * length * np.cos(thigh),
-            0.51 * length * np.sin(thigh),
-        )
+        knee = (sign * body.hip * 0.5, *_swing(hip, 0.51 * length, thigh))
         calf = thigh - bend
-        ankle = (
-            sign * body.hip * 0.46,
-            knee[1] - 0.49 * length * np.cos(calf),
-            knee[2] + 0.49 * length * np.sin(calf),
-        )
+        ankle = (sign * body.hip * 0.46, *_swing(knee, 0.49 * length, calf))
         tip = min(calf + 0.12, 0.25)
         toe = (
             sign * (body.hip * 0.46 + 0.05),
             ankle[1] - 0.045 + 0.19 * np.sin(tip),
             ankle[2] + 0.19 * np.cos(tip),
         )
-        points.update(
-            {f"{side} hip": hip, f"{side} knee": knee, f"{side} ankle": ankle, f"{side} toe": toe}
-        )
+        joints = {"hip": hip, "knee": knee, "ankle": ankle, "toe": toe}
+        points.update({f"{side} {name}": point for name, point in joints.items()})
     return points
 
 
@@ -190,11 +169,7 @@ def _place_arms(body: Body, pose: Pose, neck: float) -> dict[str, tuple[float, f
             shoulder[1] - upper * np.cos(swing) * np.cos(spread),
             forward + upper * np.sin(swing),
         )
-        angle = swing + bend
-        hand = (
-            elbow[0] + sign * fore * (0.25 * np.sin(spread)) - sign * fore * np.sin(inward) * 1.6,
-            elbow[1] - fore * np.cos(angle),
-            elbow[2] + fore * np.sin(angle),
-        )
+        x = elbow[0] + sign * fore * (0.25 * np.sin(spread)) - sign * fore * np.sin(inward) * 1.6
+        hand = (x, *_swing(elbow, fore, swing + bend))
         points.update({f"{side} shoulder": shoulder, f"{side} elbow": elbow, f"{side} hand": hand})
     return points

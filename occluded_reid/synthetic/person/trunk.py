@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from occluded_reid.synthetic.paint.canvas import Point, Region, ellipse, limb, loft
-from occluded_reid.synthetic.paint.prints import compute_print_weights
+from occluded_reid.synthetic.paint.texture import weigh_print
 from occluded_reid.synthetic.person.appearance import Cloth, Upper
 from occluded_reid.synthetic.person.figure import Figure
 from occluded_reid.synthetic.person.legs import measure_stride
@@ -33,7 +33,7 @@ def paint_trunk(figure: Figure) -> None:
         figure.darken(part.with_mask(part.mask * line), 0.35)
     for kind, middle in ((upper.chest_print, 0.0), (upper.back_print, np.pi)):
         away = angle if middle == 0.0 else (angle % np.float32(2 * np.pi)) - np.float32(np.pi)
-        weights = compute_print_weights(kind, away * np.float32(0.16), v - np.float32(0.25))
+        weights = weigh_print(kind, away * np.float32(0.16), v - np.float32(0.25))
         if weights is not None and not (middle == 0.0 and upper.open_front):
             printed = part.with_mask(part.mask * weights)
             figure.layer.paint(printed, figure.shade(part, upper.print_color), 0.92)
@@ -50,30 +50,20 @@ def _shape_trunk(figure: Figure, upper: Upper) -> Region:
     hips = width(body.hip + extra, body.depth + extra)
     flare = {"coat": 1.12, "dress": 1.45}.get(upper.kind, 1.0)
     hem = waist.y + figure.px(upper.hem)
-    levels = [
-        neck.y - figure.px(0.015),
-        neck.y + figure.px(0.035),
-        neck.y + figure.px(0.085),
-        chest.y,
-        waist.y,
-        max(pelvis.y, waist.y + 1),
+    seat = max(pelvis.y, waist.y + 1)
+    rows = [
+        (neck.y - figure.px(0.015), neck.x, width(0.062 + extra, 0.06 + extra)),
+        (neck.y + figure.px(0.035), neck.x, shoulder * 0.72),
+        (neck.y + figure.px(0.085), neck.x, shoulder * 0.98),
+        (chest.y, chest.x, width(body.shoulder - 0.03 + extra, body.depth + 0.012 + extra)),
+        (waist.y, waist.x, width(body.waist + extra, body.depth + extra)),
     ]
-    half_widths = [
-        width(0.062 + extra, 0.06 + extra),
-        shoulder * 0.72,
-        shoulder * 0.98,
-        width(body.shoulder - 0.03 + extra, body.depth + 0.012 + extra),
-        width(body.waist + extra, body.depth + extra),
-        hips,
-    ]
-    centers = [neck.x, neck.x, neck.x, chest.x, waist.x, pelvis.x]
-    if hem > levels[-1] + 1:
-        levels.append(hem)
-        half_widths.append(max(hips * flare, measure_stride(figure, hem)))
-        centers.append(pelvis.x)
+    if hem > seat + 1:
+        rows.append((seat, pelvis.x, hips))
+        rows.append((hem, pelvis.x, max(hips * flare, measure_stride(figure, hem))))
     else:
-        levels[-1] = max(hem, levels[-2] + 1)
-    return loft(figure.layer.size, levels, centers, half_widths)
+        rows.append((max(hem, waist.y + 1), pelvis.x, hips))
+    return loft(figure.layer.size, *zip(*rows, strict=True))
 
 
 def _paint_opening(figure: Figure, part: Region, angle: np.ndarray) -> None:
@@ -86,8 +76,8 @@ def _paint_opening(figure: Figure, part: Region, angle: np.ndarray) -> None:
         edge = part.with_mask(part.mask * np.clip((0.045 - np.abs(gap)) * 30, 0, 1))
         figure.darken(edge, 0.4)
     else:
-        zip_line = np.clip((0.03 - np.abs(angle)) * 50, 0, 1)
-        figure.layer.paint(part.with_mask(part.mask * zip_line), upper.print_color, 0.7)
+        zipper = np.clip((0.03 - np.abs(angle)) * 50, 0, 1)
+        figure.layer.paint(part.with_mask(part.mask * zipper), upper.print_color, 0.7)
 
 
 def _paint_collar(figure: Figure, upper: Upper) -> None:
@@ -128,18 +118,15 @@ def paint_arm(figure: Figure, side: str) -> None:
     cloth = upper.cloth if color is None else replace(upper.cloth, color=color, pattern="plain")
     if cloth.pattern in ("yoke", "band", "gradient"):
         cloth = replace(cloth, pattern="plain")
+    radii = [radius + extra for radius in bare]
     reach = min(upper.sleeve / 0.52, 1.0)
-    _paint_sleeve(
-        figure, shoulder.point, elbow.point, (bare[0] + extra, bare[1] + extra), cloth, reach
-    )
+    _paint_sleeve(figure, shoulder.point, elbow.point, radii[:2], cloth, reach)
     if upper.sleeve == 1:
-        _paint_sleeve(
-            figure, elbow.point, hand.point, (bare[1] + extra, bare[2] + extra), cloth, 0.9
-        )
+        _paint_sleeve(figure, elbow.point, hand.point, radii[1:], cloth, 0.9)
 
 
 def _paint_sleeve(
-    figure: Figure, start: Point, end: Point, radii: tuple[float, float], cloth: Cloth, share: float
+    figure: Figure, start: Point, end: Point, radii: list[float], cloth: Cloth, share: float
 ) -> None:
     """Paint a tube of cloth around a share of one half of the arm."""
     stop = (start[0] + share * (end[0] - start[0]), start[1] + share * (end[1] - start[1]))

@@ -12,15 +12,7 @@ from dataclasses import replace
 import numpy as np
 
 from occluded_reid.synthetic.paint import palette
-from occluded_reid.synthetic.paint.palette import RGB
-from occluded_reid.synthetic.paint.texture import PATTERNS
 from occluded_reid.synthetic.person.appearance import (
-    BAG_KINDS,
-    HAIR_STYLES,
-    HEADWEAR_KINDS,
-    LOWER_KINDS,
-    PRINTS,
-    UPPER_KINDS,
     Appearance,
     Bag,
     Body,
@@ -29,15 +21,30 @@ from occluded_reid.synthetic.person.appearance import (
     Shoes,
     Upper,
 )
-from occluded_reid.synthetic.streams import Stream, bernoulli, choose, make_rng, uniform
+from occluded_reid.synthetic.streams import Rng, Stream, bernoulli, choose, make_rng, uniform
 
 GROUP_SIZE = 3
 _ALIKE_GROUPS = 0.2
-_UPPER_WEIGHTS = (20, 14, 14, 14, 18, 9, 5, 6)
-_LOWER_WEIGHTS = (26, 26, 10, 10, 14, 9)
-_HAIR_WEIGHTS = (4, 16, 20, 10, 12, 16, 12, 7)
-_BAG_WEIGHTS = (34, 24, 18, 14, 8)
-_PATTERN_WEIGHTS = (40, 8, 9, 3, 6, 7, 4, 3, 5, 6, 6, 3)
+# Names with their relative frequencies.
+_UPPERS = {
+    "t-shirt": 20, "shirt": 14, "sweater": 14, "hoodie": 14, "jacket": 18, "coat": 9, "vest": 5,
+    "dress": 6,
+}  # fmt: skip
+_LOWERS = {
+    "trousers": 26, "jeans": 26, "wide trousers": 10, "leggings": 10, "shorts": 14, "skirt": 9,
+}  # fmt: skip
+_HAIR_STYLES = {
+    "bald": 4, "crop": 16, "short": 20, "curly": 10, "bob": 12, "long": 16, "ponytail": 12,
+    "bun": 7,
+}  # fmt: skip
+_HEADWEAR = {"cap": 8, "beanie": 5, "hat": 3, "headscarf": 3}
+_BAGS = {"backpack": 34, "shoulder bag": 24, "handbag": 18, "shopping bag": 14, "suitcase": 8}
+_UPPER_PATTERNS = {
+    "plain": 40, "heather": 8, "stripes": 9, "pinstripes": 3, "checks": 6, "plaid": 7, "dots": 4,
+    "camouflage": 3, "gradient": 5, "yoke": 6, "band": 6, "zigzag": 3,
+}  # fmt: skip
+_LOWER_PATTERNS = {"plain": 82, "heather": 9, "plaid": 4, "dots": 3, "stripes": 2}
+_PRINTS = ("box", "disc", "letters", "triangle", "bars")
 
 
 @functools.lru_cache(maxsize=4096)
@@ -59,7 +66,7 @@ def build_appearance(identity: int, seed: int) -> Appearance:
     return replace(own, upper=upper, lower=lower, shoes=shoes)
 
 
-def _match_colors(rng: np.random.Generator, upper: Upper, leader: Upper) -> Upper:
+def _match_colors(rng: Rng, upper: Upper, leader: Upper) -> Upper:
     """Give a garment the color of the leader's, and often its cut."""
     cloth = replace(upper.cloth, color=palette.jitter_color(rng, leader.cloth.color, 6))
     if bernoulli(rng, 0.5):
@@ -69,7 +76,7 @@ def _match_colors(rng: np.random.Generator, upper: Upper, leader: Upper) -> Uppe
     return replace(upper, cloth=cloth, inner=leader.inner)
 
 
-def sample_appearance(rng: np.random.Generator) -> Appearance:
+def sample_appearance(rng: Rng) -> Appearance:
     """Sample a random person."""
     build = float(np.clip(rng.normal(0, 1), -1.8, 2.2))
     body = Body(
@@ -82,7 +89,7 @@ def sample_appearance(rng: np.random.Generator) -> Appearance:
         limb=uniform(rng, 0.92, 1.08) + 0.11 * build,
         head=uniform(rng, 0.077, 0.087),
     )
-    style = choose(rng, HAIR_STYLES, _HAIR_WEIGHTS)
+    style = choose(rng, _HAIR_STYLES)
     return Appearance(
         body=body,
         skin=palette.jitter_color(rng, choose(rng, palette.SKIN), 5),
@@ -90,7 +97,7 @@ def sample_appearance(rng: np.random.Generator) -> Appearance:
         hair=palette.jitter_color(rng, choose(rng, palette.HAIR, palette.HAIR_WEIGHTS), 4),
         beard=style in ("bald", "crop", "short") and bernoulli(rng, 0.3),
         glasses=bernoulli(rng, 0.25),
-        headwear=choose(rng, HEADWEAR_KINDS, (8, 5, 3, 3)) if bernoulli(rng, 0.2) else None,
+        headwear=choose(rng, _HEADWEAR) if bernoulli(rng, 0.2) else None,
         headwear_color=palette.pick(rng, palette.CLOTH),
         upper=_sample_upper(rng),
         lower=_sample_lower(rng),
@@ -99,9 +106,7 @@ def sample_appearance(rng: np.random.Generator) -> Appearance:
     )
 
 
-def _sample_cloth(
-    rng: np.random.Generator, table: dict[str, tuple[RGB, float]], pattern: str
-) -> Cloth:
+def _sample_cloth(rng: Rng, table: palette.Table, pattern: str) -> Cloth:
     color = palette.pick(rng, table)
     return Cloth(
         color=color,
@@ -112,9 +117,9 @@ def _sample_cloth(
     )
 
 
-def _sample_upper(rng: np.random.Generator) -> Upper:
-    kind = choose(rng, UPPER_KINDS, _UPPER_WEIGHTS)
-    pattern = choose(rng, PATTERNS, _PATTERN_WEIGHTS)
+def _sample_upper(rng: Rng) -> Upper:
+    kind = choose(rng, _UPPERS)
+    pattern = choose(rng, _UPPER_PATTERNS)
     if kind in ("coat", "jacket") and bernoulli(rng, 0.6):
         pattern = "plain"
     cloth = _sample_cloth(rng, palette.CLOTH, pattern)
@@ -125,7 +130,7 @@ def _sample_upper(rng: np.random.Generator) -> Upper:
         kind, uniform(rng, 0.10, 0.24)
     )
     sleeves_differ = kind in ("t-shirt", "jacket", "hoodie") and bernoulli(rng, 0.22)
-    prints = [choose(rng, PRINTS[1:]) for _ in range(2)]
+    prints = [choose(rng, _PRINTS) for _ in range(2)]
     printed = pattern in ("plain", "heather", "gradient", "yoke") and kind != "coat"
     return Upper(
         kind=kind,
@@ -141,9 +146,9 @@ def _sample_upper(rng: np.random.Generator) -> Upper:
     )
 
 
-def _sample_lower(rng: np.random.Generator) -> Lower:
-    kind = choose(rng, LOWER_KINDS, _LOWER_WEIGHTS)
-    pattern = choose(rng, ("plain", "heather", "plaid", "dots", "stripes"), (82, 9, 4, 3, 2))
+def _sample_lower(rng: Rng) -> Lower:
+    kind = choose(rng, _LOWERS)
+    pattern = choose(rng, _LOWER_PATTERNS)
     cloth = _sample_cloth(rng, palette.TROUSER_CLOTH, "plain" if kind == "jeans" else pattern)
     if kind == "jeans":
         color, _ = palette.TROUSER_CLOTH[choose(rng, ("denim", "dark denim", "pale denim"))]
@@ -156,15 +161,15 @@ def _sample_lower(rng: np.random.Generator) -> Lower:
     return Lower(kind, cloth, length, stripe if striped else None)
 
 
-def _sample_shoes(rng: np.random.Generator) -> Shoes:
+def _sample_shoes(rng: Rng) -> Shoes:
     color = palette.pick(rng, palette.SHOES)
     sole = (216.0, 214.0, 208.0) if bernoulli(rng, 0.5) else (46.0, 44.0, 44.0)
     return Shoes(color, sole, bernoulli(rng, 0.2))
 
 
-def _sample_bag(rng: np.random.Generator) -> Bag:
+def _sample_bag(rng: Rng) -> Bag:
     return Bag(
-        kind=choose(rng, BAG_KINDS, _BAG_WEIGHTS),
+        kind=choose(rng, _BAGS),
         color=palette.pick(rng, palette.BAGS),
         trim=palette.pick(rng, palette.BAGS),
         size=uniform(rng, 0.85, 1.2),

@@ -1,1 +1,1 @@
-"""Background, camera, and how the picture is put together."""
+"""Background, cameras, and the composition of an image."""

@@ -9,7 +9,7 @@ import cv2
 import numpy as np
 
 from occluded_reid.synthetic.paint.texture import Light, sample_noise
-from occluded_reid.synthetic.streams import Stream, bernoulli, make_rng, uniform
+from occluded_reid.synthetic.streams import Rng, Stream, bernoulli, make_rng, uniform
 
 NUM_CAMERAS = 8
 
@@ -74,9 +74,7 @@ def build_camera(seed: int, number: int) -> Camera:
     )
 
 
-def develop(
-    scene: np.ndarray, camera: Camera, exposure: float, rng: np.random.Generator
-) -> np.ndarray:
+def develop(scene: np.ndarray, camera: Camera, exposure: float, rng: Rng) -> np.ndarray:
     """Turn the light of a scene into the camera's image.
 
     Args:

@@ -17,7 +17,7 @@ from occluded_reid.synthetic.plan import SPLITS, PlannedImage
 from occluded_reid.synthetic.scene import scenery
 from occluded_reid.synthetic.scene.camera import Camera, build_camera, develop
 from occluded_reid.synthetic.scene.obstruction import Scene, leave_clear, obstruct
-from occluded_reid.synthetic.streams import Stream, bernoulli, make_rng, uniform
+from occluded_reid.synthetic.streams import Rng, Stream, bernoulli, make_rng, uniform
 from occluded_reid.synthetic.truth import Truth, measure_masks
 
 SUPERSAMPLING = 1.5
@@ -126,9 +126,7 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
     return Rendering(image, front.person, front.covered, truth, camera.quality)
 
 
-def _place_person(
-    rng: np.random.Generator, canvas: tuple[int, int], body_height: float
-) -> tuple[Point, float]:
+def _place_person(rng: Rng, canvas: tuple[int, int], body_height: float) -> tuple[Point, float]:
     """Sample where in the detector's box the person stands, and how large: foot and scale."""
     height, width = canvas
     scale = height * uniform(rng, 0.83, 0.95) / body_height
@@ -137,7 +135,7 @@ def _place_person(
 
 
 def _cut_background(
-    rng: np.random.Generator, camera: int, seed: int, track: Track, canvas: tuple[int, int]
+    rng: Rng, camera: int, seed: int, track: Track, canvas: tuple[int, int]
 ) -> np.ndarray:
     """Cut the window behind the person out of the background, (H, W, 3) float32."""
     height = uniform(rng, 300, 360)

@@ -13,7 +13,7 @@ from occluded_reid.synthetic.person.pedestrian import draw_pedestrian
 from occluded_reid.synthetic.person.pose import sample_pose
 from occluded_reid.synthetic.person.wardrobe import build_appearance
 from occluded_reid.synthetic.scene.camera import Camera
-from occluded_reid.synthetic.streams import bernoulli, choose, uniform
+from occluded_reid.synthetic.streams import Rng, bernoulli, choose, uniform
 from occluded_reid.synthetic.truth import Box, Occluder, bound_mask, measure_visible_fraction
 
 VISIBLE_RANGE = (0.48, 0.88)
@@ -21,10 +21,10 @@ VISIBLE_RANGE = (0.48, 0.88)
 
 _TRIES = 8
 _NEIGHBORS = 60
-_HORIZONTAL = ("car", "bicycle", "fence", "wall", "board", "bush", "umbrella")
-_HORIZONTAL_SHARES = (0.26, 0.06, 0.15, 0.13, 0.13, 0.17, 0.10)
-_VERTICAL = ("pole", "sign", "trunk", "pillar")
-_VERTICAL_SHARES = (0.28, 0.24, 0.26, 0.22)
+_HORIZONTAL = {
+    "car": 26, "bicycle": 6, "fence": 15, "wall": 13, "board": 13, "bush": 17, "umbrella": 10,
+}  # fmt: skip
+_VERTICAL = {"pole": 28, "sign": 24, "trunk": 26, "pillar": 22}
 # Width over height of the kinds that must not be stretched.
 _ASPECTS = {"car": (1.9, 2.6), "bicycle": (1.5, 1.8), "umbrella": (1.7, 2.2)}
 
@@ -75,7 +75,7 @@ def leave_clear(scene: Scene) -> Obstruction:
     return Obstruction(Layer(*scene.person.size), person, np.zeros_like(person), ())
 
 
-def obstruct(scene: Scene, occlusion: str, use: Use, rng: np.random.Generator) -> Obstruction:
+def obstruct(scene: Scene, occlusion: str, use: Use, rng: Rng) -> Obstruction:
     """Place something in front; retry until the visible part has about the wanted size.
 
     Args:
@@ -113,30 +113,24 @@ def downsample_mask(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return cv2.resize(alpha, size[::-1], interpolation=cv2.INTER_AREA) > 0.5
 
 
-def _place_pedestrian(
-    scene: Scene, box: Box, use: Use, rng: np.random.Generator
-) -> tuple[str, Layer]:
+def _place_pedestrian(scene: Scene, box: Box, use: Use, rng: Rng) -> tuple[str, Layer]:
     """Place another person, closer to the camera and to one side."""
     other = scene.identity + int(rng.integers(1, _NEIGHBORS))
     closer = uniform(rng, 1.02, 1.22)
     side = 1 if bernoulli(rng, 0.5) else -1
     shift = side * uniform(rng, 0.2, 0.46) * scene.scale
     size = scene.person.size
-    foot = (
-        scene.foot[0] + shift,
-        scene.foot[1] + (closer - 1) * uniform(rng, 0.6, 1.6) * 0.5 * size[0],
-    )
+    drop = (closer - 1) * uniform(rng, 0.6, 1.6) * 0.5 * size[0]
+    foot = (scene.foot[0] + shift, scene.foot[1] + drop)
     walk = scene.camera.walk + (np.pi if bernoulli(rng, 0.5) else 0.0)
     pose = sample_pose(rng, float(walk + rng.normal(0, 0.5)), scene.camera.pitch)
     look, light = build_appearance(other, scene.seed), scene.camera.light
     return "pedestrian", draw_pedestrian(size, look, pose, foot, scene.scale * closer, light, rng)
 
 
-def _place_horizontal(
-    scene: Scene, box: Box, use: Use, rng: np.random.Generator
-) -> tuple[str, Layer]:
+def _place_horizontal(scene: Scene, box: Box, use: Use, rng: Rng) -> tuple[str, Layer]:
     """Place an object that hides the lower body, or an umbrella over the upper body."""
-    kind = choose(rng, _HORIZONTAL, _HORIZONTAL_SHARES)
+    kind = choose(rng, _HORIZONTAL)
     left, top, right, bottom = box
     canvas = scene.person
     cover = uniform(rng, 0.2, 0.43) * (bottom - top)
@@ -154,11 +148,9 @@ def _place_horizontal(
     return kind, _light_and_place(scene, occluder, round(middle - width / 2), round(y))
 
 
-def _place_vertical(
-    scene: Scene, box: Box, use: Use, rng: np.random.Generator
-) -> tuple[str, Layer]:
+def _place_vertical(scene: Scene, box: Box, use: Use, rng: Rng) -> tuple[str, Layer]:
     """Place an upright object that hides one side of the body or its middle."""
-    kind = choose(rng, _VERTICAL, _VERTICAL_SHARES)
+    kind = choose(rng, _VERTICAL)
     left, _, right, _ = box
     canvas = scene.person
     width = uniform(rng, 0.26, 0.46) * max(right - left, 0.36 * canvas.width)

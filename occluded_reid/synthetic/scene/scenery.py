@@ -11,7 +11,7 @@ from occluded_reid.synthetic.occluders.styles import paint_occluder
 from occluded_reid.synthetic.paint.canvas import Color, Layer, ellipse, limb, polygon, rectangle
 from occluded_reid.synthetic.paint.palette import CLOTH, RGB, jitter_color, pick
 from occluded_reid.synthetic.paint.texture import sample_noise
-from occluded_reid.synthetic.streams import Stream, bernoulli, choose, make_rng, uniform
+from occluded_reid.synthetic.streams import Rng, Stream, bernoulli, choose, make_rng, uniform
 
 HEIGHT, WIDTH = 430, 1200
 GROUND = 232
@@ -23,9 +23,7 @@ _GRASS: RGB = (96, 118, 66)
 _PLASTER: tuple[RGB, ...] = ((190, 178, 154), (166, 160, 154), (204, 196, 182), (148, 122, 104))
 
 
-def _fill(
-    scene: Layer, rng: np.random.Generator, top: float, bottom: float, color: RGB, rough: float
-) -> None:
+def _fill(scene: Layer, rng: Rng, top: float, bottom: float, color: RGB, rough: float) -> None:
     """Fill a rough band over the whole width."""
     region = rectangle(scene.size, (0, top), (WIDTH, bottom))
     fine, coarse = (sample_noise(rng, region.mask.shape, cell) for cell in (2, 64))
@@ -44,9 +42,7 @@ def _fill_box(scene: Layer, x0: float, y0: float, x1: float, y1: float, color: C
     scene.paint(rectangle(scene.size, (x0, y0), (x1, y1)), color)
 
 
-def _add(
-    scene: Layer, rng: np.random.Generator, kind: str, box: tuple[float, float, float, float]
-) -> None:
+def _add(scene: Layer, rng: Rng, kind: str, box: tuple[float, float, float, float]) -> None:
     """Put an occluder into the background, a little darker than in front."""
     x0, y0, x1, y1 = (int(round(value)) for value in box)
     occluder = paint_occluder(kind, rng, y1 - y0, x1 - x0, "training")
@@ -59,7 +55,7 @@ def _steps(start: float, stop: float, step: float) -> list[float]:
     return [float(position) for position in np.arange(start, stop, step)]
 
 
-def _pave(scene: Layer, rng: np.random.Generator, color: RGB, tile: float) -> None:
+def _pave(scene: Layer, rng: Rng, color: RGB, tile: float) -> None:
     """Pave the ground in perspective: cross joints get closer with distance, long ones fan out."""
     _fill(scene, rng, GROUND, HEIGHT + 2, color, 0.04)
     joint = np.array(color) * 0.72
@@ -71,7 +67,7 @@ def _pave(scene: Layer, rng: np.random.Generator, color: RGB, tile: float) -> No
         _draw_line(scene, (x, GROUND), (x + (x - WIDTH / 2) * 0.35, HEIGHT), 0.6, joint)
 
 
-def _paint_facade(scene: Layer, rng: np.random.Generator, windows: bool) -> None:
+def _paint_facade(scene: Layer, rng: Rng, windows: bool) -> None:
     _fill(scene, rng, 0, GROUND, choose(rng, _PLASTER), 0.03)
     _fill_box(scene, 0, GROUND - 16, WIDTH, GROUND, (98, 94, 90))
     if not windows:
@@ -85,7 +81,7 @@ def _paint_facade(scene: Layer, rng: np.random.Generator, windows: bool) -> None
         x += width + uniform(rng, 40, 90)
 
 
-def _paint_street(scene: Layer, rng: np.random.Generator) -> None:
+def _paint_street(scene: Layer, rng: Rng) -> None:
     _paint_facade(scene, rng, windows=True)
     _fill(scene, rng, GROUND, HEIGHT + 2, _ASPHALT, 0.05)
     _fill_box(scene, 0, GROUND, WIDTH, GROUND + 34, (168, 164, 158))
@@ -97,7 +93,7 @@ def _paint_street(scene: Layer, rng: np.random.Generator) -> None:
         _add(scene, rng, "car", (x, GROUND - 66, x + 190, GROUND + 26))
 
 
-def _paint_brick(scene: Layer, rng: np.random.Generator) -> None:
+def _paint_brick(scene: Layer, rng: Rng) -> None:
     _fill(scene, rng, 0, GROUND, (146, 92, 74), 0.07)
     for row, y in enumerate(_steps(0, GROUND, 11)):
         _draw_line(scene, (0, y), (WIDTH, y), 0.6, (172, 160, 148))
@@ -110,7 +106,7 @@ def _paint_brick(scene: Layer, rng: np.random.Generator) -> None:
     _pave(scene, rng, _PAVING, 60)
 
 
-def _paint_shops(scene: Layer, rng: np.random.Generator) -> None:
+def _paint_shops(scene: Layer, rng: Rng) -> None:
     _fill(scene, rng, 0, GROUND, (120, 116, 112), 0.03)
     x = 0.0
     while x < WIDTH:
@@ -128,7 +124,7 @@ def _paint_shops(scene: Layer, rng: np.random.Generator) -> None:
     _pave(scene, rng, (170, 158, 146), 44)
 
 
-def _paint_park(scene: Layer, rng: np.random.Generator) -> None:
+def _paint_park(scene: Layer, rng: Rng) -> None:
     _fill(scene, rng, 0, GROUND, (164, 184, 198), 0.01)
     for x in _steps(-60, WIDTH, 130):
         _add(scene, rng, "bush", (x, uniform(rng, 0, 70), x + 220, GROUND + 4))
@@ -140,7 +136,7 @@ def _paint_park(scene: Layer, rng: np.random.Generator) -> None:
     scene.paint(path, np.array((182, 168, 140), np.float32) * sand[..., None])
 
 
-def _paint_corridor(scene: Layer, rng: np.random.Generator) -> None:
+def _paint_corridor(scene: Layer, rng: Rng) -> None:
     _fill(scene, rng, 0, GROUND, (206, 202, 190), 0.01)
     _fill_box(scene, 0, 150, WIDTH, 164, jitter_color(rng, (96, 128, 150), 12))
     _fill_box(scene, 0, GROUND - 12, WIDTH, GROUND, (110, 106, 100))
@@ -154,7 +150,7 @@ def _paint_corridor(scene: Layer, rng: np.random.Generator) -> None:
     scene.paint(shine.with_mask(glow.astype(np.float32)), (240, 240, 234), 0.35)
 
 
-def _paint_parking(scene: Layer, rng: np.random.Generator) -> None:
+def _paint_parking(scene: Layer, rng: Rng) -> None:
     _fill(scene, rng, 0, GROUND, (138, 148, 152), 0.02)
     _fill_box(scene, 0, 80, WIDTH, GROUND, (124, 122, 118))
     _add(scene, rng, "bush", (0, 60, WIDTH, 160))
@@ -165,7 +161,7 @@ def _paint_parking(scene: Layer, rng: np.random.Generator) -> None:
         _draw_line(scene, (x, GROUND + 8), (x + (x - 600) * 0.3, HEIGHT), 2.6, (206, 204, 196))
 
 
-def _paint_platform(scene: Layer, rng: np.random.Generator) -> None:
+def _paint_platform(scene: Layer, rng: Rng) -> None:
     _fill(scene, rng, 0, GROUND, (78, 80, 84), 0.04)
     color = pick(rng, CLOTH, 12)
     _fill_box(scene, 0, 20, WIDTH, GROUND - 16, (190, 192, 192))
@@ -176,7 +172,7 @@ def _paint_platform(scene: Layer, rng: np.random.Generator) -> None:
     _fill_box(scene, 0, GROUND + 12, WIDTH, GROUND + 26, (212, 184, 70))
 
 
-def _paint_square(scene: Layer, rng: np.random.Generator) -> None:
+def _paint_square(scene: Layer, rng: Rng) -> None:
     _paint_facade(scene, rng, windows=False)
     for x in _steps(uniform(rng, 0, 120), WIDTH, 210):
         _fill_box(scene, x, 36, x + 92, GROUND, (72, 68, 66))
@@ -202,12 +198,7 @@ _SCENES = (
 
 @functools.lru_cache(maxsize=16)
 def render_background(seed: int, camera: int) -> np.ndarray:
-    """Render the background of a camera, (430, 1200, 3) uint8 RGB.
-
-    Args:
-        seed: the data set's seed.
-        camera: number from 1; each camera watches a scene of its own.
-    """
+    """Render the scene of a camera (numbered from 1), (430, 1200, 3) uint8 RGB."""
     rng = make_rng(seed, Stream.SCENE, camera)
     layer = Layer(HEIGHT, WIDTH)
     _SCENES[(camera - 1) % len(_SCENES)](layer, rng)
