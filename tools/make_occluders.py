@@ -28,9 +28,20 @@ def make(args: argparse.Namespace) -> None:
     """Write the set and print how many occluders of each class it has."""
     from tabulate import tabulate
 
-    from occluded_reid.data.prepare.occluder_sets import write_occluder_set
+    from occluded_reid.data.prepare import box_window, occluder_sets
 
-    rows = write_occluder_set(Path(args.output), lambda folder: _cut(args, folder))
+    def cut(folder: Path) -> list[Any]:
+        if args.mode == "masks":
+            return _cut_masks(args, folder)
+        if args.mode == "draw":
+            return occluder_sets.write_synthetic_patches(folder)
+        if args.mode == "boxes":
+            boxes = occluder_sets.read_boxes(Path(args.csv))
+        else:
+            boxes = list(box_window.select_boxes(Path(args.images)))
+        return occluder_sets.cut_boxes(boxes, folder)
+
+    rows = occluder_sets.write_occluder_set(Path(args.output), cut)
     counts = Counter((row[2], row[7]) for row in rows)
     kinds = sorted({row[2] for row in rows})
     table = [(kind, counts[kind, "train"], counts[kind, "test"]) for kind in kinds]
@@ -38,32 +49,14 @@ def make(args: argparse.Namespace) -> None:
     print(args.output)
 
 
-def _cut(args: argparse.Namespace, folder: Path) -> list[Any]:
-    from occluded_reid.data.prepare import occluder_sets
-
-    if args.mode == "masks":
-        return _cut_masks(args, folder)
-    if args.mode == "boxes":
-        return occluder_sets.cut_boxes(occluder_sets.read_boxes(Path(args.csv)), folder)
-    if args.mode == "window":
-        from occluded_reid.data.prepare.box_window import select_boxes
-
-        return occluder_sets.cut_boxes(list(select_boxes(Path(args.images))), folder)
-    return occluder_sets.write_synthetic_patches(folder)
-
-
 def _cut_masks(args: argparse.Namespace, folder: Path) -> list[Any]:
-    from occluded_reid.data.prepare.occluder_sets import (
-        cut_occluders,
-        find_occluders,
-        split_occluders,
-    )
+    from occluded_reid.data.prepare import occluder_sets
 
     for option in ("min_area", "min_thickness", "per_class"):
         if not 0 <= (value := getattr(args, option)) < math.inf:
             name = option.replace("_", "-")
             raise UserError(f"--{name} is {value}; it must be a number from 0 on")
-    occluders = find_occluders(
+    occluders = occluder_sets.find_occluders(
         args.frames,
         args.labels,
         _parse_classes(args.classes),
@@ -72,9 +65,9 @@ def _cut_masks(args: argparse.Namespace, folder: Path) -> list[Any]:
         min_thickness=args.min_thickness,
     )
     rows = []
-    for split, members in split_occluders(occluders, args.test).items():
+    for split, members in occluder_sets.split_occluders(occluders, args.test).items():
         print(f"{split}: sequences {', '.join(sorted({each.sequence for each in members}))}")
-        rows += cut_occluders(folder, split, members, args.per_class)
+        rows += occluder_sets.cut_occluders(folder, split, members, args.per_class)
     return rows
 
 

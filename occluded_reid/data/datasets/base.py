@@ -122,6 +122,8 @@ class FolderDataset(ImageDataset):
     num_cameras: ClassVar[int] = 1
     #: Published counts by subset; a missing subset is not checked.
     expected: ClassVar[Mapping[str, Counts]] = {}
+    #: Further arguments of the class that ``build_dataset`` passes on.
+    options: ClassVar[Sequence[str]] = ()
     #: What to do if the set is missing.
     advice: ClassVar[str] = "Download the data set and unpack it there"
 

@@ -62,6 +62,7 @@ class PastedQueries(FolderDataset):
     """
 
     protocols = ("occluded", "holistic")
+    options = ("occluders", "occluded_seed", "occluded_root", "paste")
 
     def __init__(
         self,

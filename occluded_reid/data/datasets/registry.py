@@ -17,14 +17,14 @@ from occluded_reid.data.datasets import (  # noqa: F401  (importing them registe
     csv_table,
     p_dukemtmc,
     partial_ilids,
+    pasted_queries,
+    synthetic,
     two_sided,
 )
 from occluded_reid.data.datasets.base import DatasetNotFound, FolderDataset
 from occluded_reid.data.datasets.dukemtmc import DukeMTMC
 from occluded_reid.data.datasets.market1501 import Market1501
 from occluded_reid.data.datasets.msmt17 import MSMT17
-from occluded_reid.data.datasets.pasted_queries import PastedQueries
-from occluded_reid.data.datasets.synthetic import SyntheticOccluded
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -53,15 +53,9 @@ def build_dataset(
     root: str,
     protocol: str = "",
     allow_partial: bool = False,
-    synthetic_size: str = "small",
-    synthetic_seed: int = 0,
-    synthetic_root: str = "",
-    occluders: str = "",
-    occluded_seed: int = 0,
-    occluded_root: str = "",
-    paste: bool = True,
     combineall: bool = False,
     verbose: bool = True,
+    **options: Any,
 ) -> ImageDataset:
     """Read a data set.
 
@@ -71,15 +65,9 @@ def build_dataset(
         protocol: used by sets with several protocols where ``name`` gives none; ``""`` is the
             set's default.
         allow_partial: warn instead of failing where counts differ from the published ones.
-        synthetic_size: size of the synthetic set.
-        synthetic_seed: seed of the synthetic set.
-        synthetic_root: where the synthetic set is kept; ``""`` is ``root``.
-        occluders: the occluder set pasted over queries of ``Occluded<Base>``; ``""`` is synthetic.
-        occluded_seed: decides what is pasted where.
-        occluded_root: where pasted queries are kept; ``""`` is ``root``.
-        paste: False keeps the original queries of ``Occluded<Base>`` and writes nothing.
         combineall: train on queries and gallery too.
         verbose: log a table of the subsets.
+        options: of ``SyntheticOccluded`` and ``PastedQueries``; other sets ignore them.
 
     Returns:
         The set. Its lists are sorted by path, so that no run depends on the order of a disk.
@@ -94,31 +82,20 @@ def build_dataset(
     """
     name, _, named_protocol = name.partition(":")
     factory = _find_factory(name)
-    options: dict[str, Any] = {"combineall": combineall, "verbose": verbose}
+    used: dict[str, Any] = {"combineall": combineall, "verbose": verbose}
     if issubclass(factory, FolderDataset):
-        options["protocol"] = _resolve(factory, named_protocol, protocol)
-        options["allow_partial"] = allow_partial
+        used["protocol"] = _resolve(factory, named_protocol, protocol)
+        used["allow_partial"] = allow_partial
+        used |= {key: options[key] for key in factory.options if key in options}
     elif "protocol" in inspect.signature(factory).parameters:
-        options["protocol"] = named_protocol or protocol
+        used["protocol"] = named_protocol or protocol
     elif named_protocol:
         raise UserError(f"{name} has no protocol {named_protocol!r}; it has only one")
-    if issubclass(factory, SyntheticOccluded):
-        options.update(
-            synthetic_size=synthetic_size,
-            synthetic_seed=synthetic_seed,
-            synthetic_root=synthetic_root,
-        )
-    if issubclass(factory, PastedQueries):
-        options.update(
-            occluders=occluders,
-            occluded_seed=occluded_seed,
-            occluded_root=occluded_root,
-            paste=paste,
-        )
-    dataset = _read(name, factory, root, options)
+    dataset = _read(name, factory, root, used)
     if verbose:
-        label = " ".join(filter(None, (name, _format_protocol(dataset))))
-        logger.info(f"{label}:\n{format_summary(dataset)}")
+        of_protocol = getattr(dataset, "protocol", "")
+        suffix = f" ({of_protocol})" if of_protocol else ""
+        logger.info(f"{name}{suffix}:\n{format_summary(dataset)}")
     return dataset
 
 
@@ -193,8 +170,3 @@ def _read(
     if not isinstance(dataset, FolderDataset):  # which has it, and reads it on demand
         dataset.truth = None
     return dataset
-
-
-def _format_protocol(dataset: ImageDataset) -> str:
-    protocol = getattr(dataset, "protocol", "")
-    return f"({protocol})" if protocol else ""

@@ -31,6 +31,7 @@ class SyntheticOccluded(FolderDataset):
     pattern = re.compile(r"(\d+)_c(\d+)_")
     example = "0012_c3_000451.jpg"
     num_cameras = 99
+    options = ("synthetic_size", "synthetic_seed", "synthetic_root")
 
     def __init__(
         self,

@@ -37,13 +37,7 @@ Row = tuple[str, str, str, int, int, int, int, str]
 
 
 class Occluder(NamedTuple):
-    """A component worth cutting out of a frame.
-
-    Attributes:
-        frame: path of the frame.
-        sequence: of the frame.
-        component: a region of the frame.
-    """
+    """A component of a frame that is worth cutting out."""
 
     frame: Path
     sequence: str
@@ -51,14 +45,11 @@ class Occluder(NamedTuple):
 
 
 def write_occluder_set(output: Path, cut: Callable[[Path], list[Row]]) -> list[Row]:
-    """Write an occluder set, completely or not at all.
+    """Write an occluder set, completely or not at all; return the rows of its list.
 
     Args:
         output: a new folder.
-        cut: writes the images into a folder and returns their rows of ``occluders.csv``.
-
-    Returns:
-        The rows.
+        cut: writes the images into a folder and returns their rows.
     """
     with whole_folder(output) as folder:
         rows = cut(folder)
@@ -91,9 +82,6 @@ def find_occluders(
             names the sequence.
         min_area: in pixels.
         min_thickness: as ``occluder_cutouts.measure_thickness`` measures it, in pixels.
-
-    Raises:
-        UserError: an image is missing or unreadable, or nothing is found.
     """
     pairs = _pair_frames(frames, labels)
     occluders = []
@@ -145,7 +133,8 @@ def _parse_sequence(frame: Path, pattern: str) -> str:
 
 def _read_labels(path: Path) -> np.ndarray:
     """Return (H, W) uint8 classes; palette images give their indices."""
-    labels = _read(path)
+    with name_read_errors(str(path), "replace or remove it"), Image.open(path) as file:
+        labels = np.asarray(file)
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(
             f"{path} is no label image: one channel of 8 bits is expected, the class of each pixel"
@@ -153,14 +142,10 @@ def _read_labels(path: Path) -> np.ndarray:
     return labels
 
 
-def _read(path: Path, mode: str | None = None) -> np.ndarray:
-    with name_read_errors(str(path), "replace or remove it"), Image.open(path) as file:
-        return np.asarray(file.convert(mode) if mode else file)
-
-
 def read_image(path: Path) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, not rotated by EXIF data: boxes and labels refer to it."""
-    return _read(path, "RGB")
+    with name_read_errors(str(path), "replace or remove it"), Image.open(path) as file:
+        return np.asarray(file.convert("RGB"))
 
 
 def split_occluders(
@@ -169,11 +154,8 @@ def split_occluders(
     """Split by sequence into ``train`` and ``test``.
 
     Args:
-        occluders: of two sequences at least.
-        test_sequences: names of the held-out sequences; empty holds out every second one.
-
-    Raises:
-        UserError: a name is unknown, or a split is empty.
+        occluders: of at least two sequences.
+        test_sequences: names of the held-out sequences; empty for every second one.
     """
     sequences = sorted({occluder.sequence for occluder in occluders})
     test = set(test_sequences) or set(sequences[1::2])
@@ -205,7 +187,7 @@ def cut_occluders(
         folder: of the set.
         split: ``train`` or ``test``.
         occluders: of this split.
-        per_class: maximum number per class, spread evenly over the frames; 0 keeps all.
+        per_class: maximum number per class, evenly spaced; 0 keeps all.
     """
     chosen = _thin_out(occluders, per_class)
     patches = "train_patches" if split == "train" else None

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -64,7 +64,7 @@ class PasteParams(NamedTuple):
 def sample_rectangle(
     vertical: bool,
     image_size: tuple[int, int],
-    extent: tuple[float, float],
+    extent: Sequence[float],
     rng: np.random.Generator,
 ) -> Rectangle:
     """Choose where to paste a patch: in a corner, along the whole of one side.
@@ -159,10 +159,10 @@ class NpoAugmentation:
     pair: bool = True
     prob: float = 1.0
     vertical_ratio: float = 3.0
-    extent: tuple[float, float] = (0.25, 0.5)
+    extent: Sequence[float] = (0.25, 0.5)
     crop: float = 0.5
     flip: float = 0.5
-    jitter: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    jitter: Sequence[float] = (0.5, 0.5, 0.5)
     jitter_vertical: bool = True
     num_stripes: int = 4
     covered: float = 0.75
@@ -245,19 +245,8 @@ def build_npo(cfg: CfgNode) -> NpoAugmentation | None:
     if not npo.ENABLED:
         return None
     _check(npo)
-    return NpoAugmentation(
-        load_occlusion_sets(npo.OCCLUDERS),
-        pair=npo.MODE == "pair",
-        prob=npo.PROB,
-        vertical_ratio=npo.VERTICAL_RATIO,
-        extent=(npo.EXTENT[0], npo.EXTENT[1]),
-        crop=npo.CROP,
-        flip=npo.FLIP,
-        jitter=tuple(npo.JITTER),
-        jitter_vertical=npo.JITTER_VERTICAL,
-        num_stripes=npo.NUM_STRIPES,
-        covered=npo.COVERED,
-    )
+    options = {field.name: npo[field.name.upper()] for field in fields(NpoAugmentation)[2:]}
+    return NpoAugmentation(load_occlusion_sets(npo.OCCLUDERS), npo.MODE == "pair", **options)
 
 
 def _check(npo: CfgNode) -> None:
