@@ -5,7 +5,6 @@ Shapes: D feature dimensions, P parts.
 
 from __future__ import annotations
 
-import csv
 import math
 import os
 import re
@@ -17,6 +16,7 @@ import numpy as np
 
 from occluded_reid.data.datasets.base import FolderDataset
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.tables import Row, read_csv
 
 COLUMNS = ("path", "camera", "time", "identity")
 
@@ -165,32 +165,29 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Item]:
     Raises:
         UserError: No such file, unknown columns, or an invalid line, which the message names.
     """
-    try:
-        with Path(path).open(newline="", encoding="utf-8-sig") as stream:
-            lines = csv.DictReader(stream)
-            names = lines.fieldnames or []
-            if "path" not in names or not set(names) <= set(COLUMNS):
-                raise UserError(
-                    f"{path}: the first line is {','.join(names) or 'empty'}; it should name the "
-                    f"columns {','.join(COLUMNS)}, at least path"
-                )
-            items: dict[str, Item] = {}
-            for cells in lines:
-                item = _parse_cells(cells, f"{path}, line {lines.line_num}")
-                if item.path in items:
-                    raise UserError(f"{path}, line {lines.line_num}: {item.path} is a duplicate")
-                items[item.path] = item
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {path}: {error}; expected a CSV file in UTF-8") from error
+    table = read_csv(path, str(path), "expected a CSV file in UTF-8")
+    names = table.columns
+    if "path" not in names or not set(names) <= set(COLUMNS):
+        raise UserError(
+            f"{path}: the first line is {','.join(names) or 'empty'}; it should name the "
+            f"columns {','.join(COLUMNS)}, at least path"
+        )
+    items: dict[str, Item] = {}
+    for row in table.rows:
+        item = _parse_row(row, f"{path}, line {row.line}")
+        if item.path in items:
+            raise UserError(f"{path}, line {row.line}: {item.path} is a duplicate")
+        items[item.path] = item
     return items
 
 
-def _parse_cells(cells: dict[str, str | None], line: str) -> Item:
-    if None in cells:
+def _parse_row(row: Row, line: str) -> Item:
+    if row.surplus:
         raise UserError(f"{line}: more cells than columns")
+    cells = row.cells
     try:
         item = Item(
-            check_path(cells["path"] or ""),
+            check_path(cells["path"]),
             cells.get("camera") or None,
             identity=cells.get("identity") or None,
         )
