@@ -71,7 +71,7 @@ def _choose_panel(name: str) -> str:
 def draw_curves(lines: Sequence[Mapping[str, Any]], title: str) -> Image.Image:
     """Draw the panels of :func:`group_curves` below one another, over one axis of iterations.
 
-    >>> draw_curves(read_metrics(Path("logs/fed/metrics.json")), "FED").save("curves.png")
+    >>> draw_curves(read_metrics(Path("logs/fed/metrics.json")), "FED").show()  # doctest: +SKIP
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure

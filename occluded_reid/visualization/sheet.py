@@ -88,7 +88,8 @@ def draw_sheet(sections: Sequence[Section]) -> Image.Image:
     """Draw sections below one another.
 
     >>> tile = Tile(np.zeros((256, 128, 3), np.uint8), ["query"], BLUE, visibility=[1, 1, 0.5, 0])
-    >>> draw_sheet([Section("One query", [tile], columns=1)]).save("query.png")
+    >>> draw_sheet([Section("One query", [tile], columns=1)]).size
+    (389, 294)
     """
     parts = [_draw_section(section) for section in sections]
     width, height = max(part.width for part in parts), sum(part.height for part in parts)

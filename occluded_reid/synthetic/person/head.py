@@ -61,11 +61,10 @@ def _paint_face(figure: Figure, rx: float, ry: float) -> None:
     center = (head.x + side * rx * (1.02 - narrow * 0.9), head.y + 0.13 * ry)
     face = ellipse(size, center, rx * narrow * 0.94, ry * 0.86)
     figure.paint_plain(face, look.skin)
-    if facing < 0.97:
+    if facing < 0.6:
         ear = (head.x - side * rx * 0.18, head.y + 0.1 * ry)
-        if facing < 0.6:
-            figure.paint_plain(ellipse(size, ear, 0.14 * rx, 0.17 * ry), look.skin)
-            figure.darken(ellipse(size, ear, 0.08 * rx, 0.1 * ry), 0.2)
+        figure.paint_plain(ellipse(size, ear, 0.14 * rx, 0.17 * ry), look.skin)
+        figure.darken(ellipse(size, ear, 0.08 * rx, 0.1 * ry), 0.2)
     shift = head.x + side * rx * 0.62
     gap = 0.36 * rx * max(facing, 0.0)
     dark = (34.0, 26.0, 24.0)
