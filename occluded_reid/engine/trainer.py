@@ -62,13 +62,14 @@ class Trainer(defaults.DefaultTrainer):
         self._trust = trust_checkpoint
         seed_everything(cfg.SEED)
         loader = build_train_loader(cfg)
-        cfg = _set_num_classes(cfg, loader.dataset.num_classes)
+        dataset: Any = loader.dataset
+        cfg = _set_num_classes(cfg, dataset.num_classes)
         model = build_model(cfg)
         log_model(cfg, model)
         optimizer = build_optimizer(cfg, model)
         self.ema = ModelEmaV3(model, cfg.MODEL.EMA.DECAY) if cfg.MODEL.EMA.ENABLED else None
         self.cfg = cfg
-        self.iters_per_epoch = len(loader.dataset) // cfg.SOLVER.IMS_PER_BATCH
+        self.iters_per_epoch = len(dataset) // cfg.SOLVER.IMS_PER_BATCH
         self.start_epoch, self.max_epoch = 0, cfg.SOLVER.MAX_EPOCH
         self._partial_epoch: dict[str, Any] | None = None  # left by SIGTERM
         self.max_iter = self.max_epoch * self.iters_per_epoch
@@ -92,7 +93,8 @@ class Trainer(defaults.DefaultTrainer):
 
     def build_hooks(self) -> list[Any]:
         """Return the hooks in the order they run; evaluation sees precise batch statistics."""
-        cfg, model = self.cfg, unwrapped(self.model)
+        cfg = self.cfg
+        model: Any = unwrapped(self.model)
         frozen, freeze_iters = cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS
         is_frozen = frozen and freeze_iters > 0
         return [
