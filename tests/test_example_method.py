@@ -1,4 +1,4 @@
-"""docs/example: a third method as a plugin in one file, found by its entry point alone."""
+"""docs/example: a third method as a plugin in one file, actual by its entry point alone."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_tool("train_net")
 
 
-def test_a_dry_run_needs_nothing_but_the_entry_point(tools, capsys) -> None:
+def test_dry_run_by_entry_point(tools, capsys) -> None:
     assert tools.command(["--config-file", CONFIG, "--dry-run", *SMALL]) == 0
-    said = capsys.readouterr().out
-    assert re.search(r"losses:.* loss_identity \d", said) and "loss_visibility" in said
-    assert "features: (8, 512)" in said and "visibility: (8, 4)" in said
+    output = capsys.readouterr().out
+    assert re.search(r"losses:.* loss_identity \d", output) and "loss_visibility" in output
+    assert "features: (8, 512)" in output and "visibility: (8, 4)" in output
     assert tools.command(["--config-file", CONFIG, "--dry-run", *SMALL, "MODEL.STRIPE.X", "1"]) == 2
     words = [*SMALL, "MODEL.STRIPES.NUM_PARTS", "0"]
     assert tools.command(["--config-file", CONFIG, "--dry-run", *words]) == 2
@@ -49,7 +49,7 @@ def test_a_dry_run_needs_nothing_but_the_entry_point(tools, capsys) -> None:
 
 
 @pytest.mark.slow
-def test_it_trains_and_evaluates_with_visibility(tools, tmp_path, monkeypatch) -> None:
+def test_example_trains_and_evaluates(tools, tmp_path, monkeypatch) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(draw_market(tmp_path / "data")))
     words = [
         *SMALL, "OUTPUT_DIR", str(tmp_path / "run"), "SOLVER.MAX_EPOCH", "2",

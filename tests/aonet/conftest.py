@@ -1,13 +1,13 @@
-"""What AONet's tests share."""
+"""Fixtures of AONet's tests."""
 
 from __future__ import annotations
 
 import pytest
-from tiny_runs import drawn_market, market_as_data, same_chance_in_any_order
+from tiny_runs import fixed_seed, market_dataset, market_root
 
-__all__ = ["drawn_market", "market_as_data", "same_chance_in_any_order"]
+__all__ = ["market_root", "market_dataset", "fixed_seed"]
 
 
 @pytest.fixture(autouse=True)
-def chance(same_chance_in_any_order: None) -> None:
-    """For every test of this folder."""
+def seed(fixed_seed: None) -> None:
+    """Seed every test in this folder."""

@@ -32,7 +32,7 @@ def config(name: str, *overrides: object) -> CfgNode:
     return load_config(str(FOLDER / f"{name}.yml"), words, add_keys=[add_aonet_config])
 
 
-def terms_of_a_step(cfg: CfgNode) -> set[str]:
+def train_one_step(cfg: CfgNode) -> set[str]:
     model = build_model(cfg).train()
     images = torch.rand(2, 3, *cfg.INPUT.SIZE_TRAIN) * 255
     with EventStorage():
@@ -55,9 +55,9 @@ TERMS = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_trains_on_the_losses_of_its_row(name):
+def test_each_config_trains_with_the_losses_of_its_table_row(name):
     row = TERMS.get(name.removeprefix("synthetic_"), {BEFORE, AFTER, ORTHOGONAL})
-    assert terms_of_a_step(config(name, *SMALL)) == row
+    assert train_one_step(config(name, *SMALL)) == row
 
 
 ROWS = {  # Table 4 and 5: SAtt, OAFea, what weighs, OLoss, RegL
@@ -75,14 +75,14 @@ ROWS = {  # Table 4 and 5: SAtt, OAFea, what weighs, OLoss, RegL
 def test_tables_4_and_5(name):
     cfg = config(name)
     aonet = cfg.MODEL.AONET
-    found = (
+    actual = (
         aonet.SELF_ATTENTION, aonet.OCCLUSION_AWARE_FEATURES, aonet.VISIBILITY,
         aonet.ORTHOGONAL_WEIGHT, aonet.OVERLAP_WEIGHT,
     )  # fmt: skip
-    assert found == ROWS[Path(name).name] and cfg.TEST.METRIC == "dot"
+    assert actual == ROWS[Path(name).name] and cfg.TEST.METRIC == "dot"
 
 
-def test_the_row_of_all_parts_is_aonet():
+def test_full_ablation_row_is_aonet():
     rows = [config(name).clone() for name in ("ablation/aonet", "ablation/k6", "occ_duke")]
     for row in rows:
         row.defrost()
@@ -95,13 +95,13 @@ def test_table_6(landmarks):
     assert landmarks == config(f"ablation/k{landmarks}").MODEL.AONET.NUM_LANDMARKS
 
 
-def test_every_run_has_a_folder_of_its_own():
+def test_every_config_has_its_own_output_dir():
     folders = [config(name).OUTPUT_DIR for name in NAMES]
     assert len(set(folders)) == len(NAMES)
     assert all(folder.startswith("logs/aonet/") for folder in folders)
 
 
-def test_the_papers_recipe():
+def test_paper_recipe():
     cfg = config("occ_duke")
     solver, data, aonet = cfg.SOLVER, cfg.INPUT, cfg.MODEL.AONET
     assert (solver.OPT, solver.BASE_LR, solver.MAX_EPOCH) == ("Adam", 0.00035, 120)
@@ -134,7 +134,7 @@ class Schedule:
 
     def rates(self) -> list[float]:
         """The rate at the end of each epoch, before the epoch's own step of the schedule."""
-        found = []
+        actual = []
         with EventStorage() as self.storage:
             for epoch in range(self.max_epoch):
                 self.epoch = epoch
@@ -142,15 +142,15 @@ class Schedule:
                     self.iter = epoch * self.iters_per_epoch + step
                     self.optimizer.step()
                     self.hook.after_step()
-                found.append(self.optimizer.param_groups[0]["lr"])
+                actual.append(self.optimizer.param_groups[0]["lr"])
                 self.hook.after_epoch()
-        return found
+        return actual
 
 
 @pytest.mark.parametrize(
     ("name", "images"), [("occ_duke", 15618), ("market1501", 12936), ("dukemtmc", 16522)]
 )
-def test_the_rate_rises_for_20_epochs_and_falls_at_50_and_90(name, images):
+def test_learning_rate_schedule(name, images):
     """fast-reid's STEPS count from the end of the warm-up."""
     cfg = config(name)
     iters = images // cfg.SOLVER.IMS_PER_BATCH
@@ -162,7 +162,7 @@ def test_the_rate_rises_for_20_epochs_and_falls_at_50_and_90(name, images):
     assert rates[:19] == sorted(rates[:19]) and rates[9] == pytest.approx(1.925e-4, rel=0.01)
 
 
-def test_what_is_tested_after_market1501():
+def test_market1501_test_sets():
     tests = config("market1501").DATASETS.TESTS
     assert tests == (
         "Market1501", "PartialREID:occluded", "PartialREID:partial",

@@ -7,7 +7,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from reference import aonet_algorithm_1, aonet_attention, aonet_similarity
-from tiny_runs import array
+from tiny_runs import to_numpy
 from torch import nn
 
 from aonet_plugin.attention import GatedAttention, MultiHeadAttention, build_attention
@@ -18,7 +18,7 @@ from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.modeling.layers import build_neck
 
 
-def head_of(landmarks: int = 3, dim: int = 4, *, memory: bool = True, **changed) -> AONetHead:
+def build_head(landmarks: int = 3, dim: int = 4, *, memory: bool = True, **changed) -> AONetHead:
     held = LandmarkMemory(num_landmarks=landmarks, dim=dim, momentum=0.9) if memory else None
     if held is not None:
         held.features.normal_()
@@ -30,23 +30,23 @@ def head_of(landmarks: int = 3, dim: int = 4, *, memory: bool = True, **changed)
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 1, 1), (2, 3, 4, 4, 2), (3, 6, 5, 2, 3)])
-def test_the_head_is_algorithm_1(shape):
+def test_head_equals_algorithm_1(shape):
     images, landmarks, channels, height, width = shape
-    head = head_of(landmarks, channels).double()
+    head = build_head(landmarks, channels).double()
     features = torch.randn(images, channels, height, width, dtype=torch.float64)
-    found = head(features)
+    actual = head(features)
     beta, maps, pooled, _ = aonet_algorithm_1(
-        features.numpy(), array(head.patterns), array(head.memory.features), 0.9
+        features.numpy(), to_numpy(head.patterns), to_numpy(head.memory.features), 0.9
     )
-    np.testing.assert_allclose(array(found.visibility), beta, rtol=1e-10)
-    np.testing.assert_allclose(array(found.maps), maps, rtol=1e-10)
-    np.testing.assert_allclose(array(found.pooled[0]), pooled, rtol=1e-10, atol=1e-12)
-    assert torch.equal(found.pooled, found.normed)  # no block, no neck
+    np.testing.assert_allclose(to_numpy(actual.visibility), beta, rtol=1e-10)
+    np.testing.assert_allclose(to_numpy(actual.maps), maps, rtol=1e-10)
+    np.testing.assert_allclose(to_numpy(actual.pooled[0]), pooled, rtol=1e-10, atol=1e-12)
+    assert torch.equal(actual.pooled, actual.normed)  # no block, no neck
 
 
-def test_weights_of_the_ablations():
+def test_ablation_weightings():
     features = torch.randn(2, 4, 4, 2)
-    head = head_of()
+    head = build_head()
     aware = head(features)
     head.weighting = "none"  # AONet-dagger: OA features, no score
     plain = head(features)
@@ -66,15 +66,15 @@ def test_weights_of_the_ablations():
     assert torch.equal(standard.visibility, torch.ones(2, 3))
 
 
-def test_one_landmark_that_looks_nowhere_is_global_average_pooling():
-    head = head_of(1, memory=False, occlusion_aware=False, weighting="none")
+def test_zero_pattern_is_global_average_pooling():
+    head = build_head(1, memory=False, occlusion_aware=False, weighting="none")
     nn.init.zeros_(head.patterns)
     features = torch.randn(2, 4, 4, 2)
     torch.testing.assert_close(head(features).pooled[0, :, 0], features.mean(dim=(2, 3)))
 
 
-def test_the_average_response_teaches_the_patterns_and_not_the_memory():
-    head, features = head_of(), torch.randn(2, 4, 4, 2)
+def test_average_response_has_the_patterns_gradient():
+    head, features = build_head(), torch.randn(2, 4, 4, 2)
     head(features).visibility.sum().backward()
     patterns = head.patterns.detach().clone().requires_grad_()
     responses = landmark_responses(features, patterns)
@@ -86,7 +86,7 @@ def test_the_average_response_teaches_the_patterns_and_not_the_memory():
 
 
 @pytest.mark.parametrize(("landmarks", "dim", "reduction"), [(1, 2, 1), (3, 8, 8), (6, 6, 2)])
-def test_the_gated_block_is_its_loop(landmarks, dim, reduction):
+def test_gated_attention_equals_the_loop(landmarks, dim, reduction):
     block = GatedAttention(dim=dim, reduction=reduction).double()
     for parameter in block.parameters():
         nn.init.normal_(parameter)
@@ -94,14 +94,14 @@ def test_the_gated_block_is_its_loop(landmarks, dim, reduction):
     weights = {}
     for name in ("query", "key", "value"):
         layer = getattr(block, name)
-        weights |= {name: array(layer.weight), f"{name}_bias": array(layer.bias)}
-    found = block(features)
+        weights |= {name: to_numpy(layer.weight), f"{name}_bias": to_numpy(layer.bias)}
+    actual = block(features)
     for image in range(2):
         expected = aonet_attention(features[image].numpy(), weights, block.gate.item())
-        np.testing.assert_allclose(array(found[image]), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(to_numpy(actual[image]), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_the_gate_is_closed_at_first_and_opens():
+def test_gate_starts_at_zero_and_learns():
     block, features = GatedAttention(dim=8, reduction=8), torch.randn(2, 3, 8)
     assert torch.equal(block(features), features)
     block(features).square().sum().backward()
@@ -109,7 +109,7 @@ def test_the_gate_is_closed_at_first_and_opens():
     assert block.query.weight.shape == block.key.weight.shape == (1, 8)
 
 
-def test_landmarks_of_different_images_do_not_mix():
+def test_attention_does_not_mix_images():
     features = torch.randn(4, 3, 8)
     for block in (GatedAttention(dim=8, reduction=2), MultiHeadAttention(dim=8, num_heads=2)):
         if isinstance(block, GatedAttention):
@@ -119,7 +119,7 @@ def test_landmarks_of_different_images_do_not_mix():
         assert (whole - features).abs().max() > 0.01
 
 
-def test_the_block_is_chosen_by_name():
+def test_build_attention():
     built = {
         kind: build_attention(kind, dim=8, reduction=4, num_heads=2)
         for kind in ("sagan", "multi_head", "none")
@@ -128,15 +128,15 @@ def test_the_block_is_chosen_by_name():
     assert built["multi_head"].attention.num_heads == 2
 
 
-def test_one_neck_normalises_both_stages_and_all_landmarks_together():
+def test_neck_shares_statistics():
     block = GatedAttention(dim=4, reduction=1)
     nn.init.ones_(block.gate)
-    head = head_of(attention=block, neck=True).train()
-    found = head(torch.randn(5, 4, 4, 2))
-    assert found.normed.shape == (2, 5, 3, 4)
-    rows = found.pooled.flatten(0, 2)
+    head = build_head(attention=block, neck=True).train()
+    actual = head(torch.randn(5, 4, 4, 2))
+    assert actual.normed.shape == (2, 5, 3, 4)
+    rows = actual.pooled.flatten(0, 2)
     expected = (rows - rows.mean(dim=0)) / (rows.var(dim=0, unbiased=False) + 1e-5).sqrt()
-    torch.testing.assert_close(found.normed.flatten(0, 2), expected, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual.normed.flatten(0, 2), expected, rtol=1e-4, atol=1e-5)
     assert not head.neck.bias.requires_grad and head.neck.weight.requires_grad
     assert head.neck.weight.shape == (4,)
     assert isinstance(build_neck(4, False), nn.Identity)
@@ -158,32 +158,32 @@ def test_init_patterns(kind, scale):
 
 
 @pytest.mark.parametrize(("landmarks", "dim"), [(1, 1), (1, 5), (6, 4), (3, 2)])
-def test_one_matrix_product_is_the_sum_of_equation_8(landmarks, dim):
+def test_similarity_vectors_equal_eq_8(landmarks, dim):
     queries = torch.randn(1, 4, landmarks, dim, dtype=torch.float64)
     gallery = torch.randn(1, 5, landmarks, dim, dtype=torch.float64)
     beta = [torch.rand(number, landmarks, dtype=torch.float64) for number in (4, 5)]
     vectors = [similarity_vectors(f, b) for f, b in zip((queries, gallery), beta, strict=True)]
     assert vectors[0].shape == (4, landmarks * dim)
-    found = vectors[0] @ vectors[1].T
+    actual = vectors[0] @ vectors[1].T
     for q in range(4):
         for g in range(5):
             expected = aonet_similarity(
                 (queries[0, q].numpy(), gallery[0, g].numpy()),
                 (beta[0][q].numpy(), beta[1][g].numpy()),
             )
-            assert found[q, g].item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
-    np.testing.assert_allclose(distance_matrix(*vectors, "dot"), -found, rtol=1e-6)
+            assert actual[q, g].item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
+    np.testing.assert_allclose(distance_matrix(*vectors, "dot"), -actual, rtol=1e-6)
 
 
-def test_of_two_stages_the_similarities_are_averaged():
+def test_similarities_of_two_stages_are_averaged():
     features, beta = torch.randn(2, 4, 3, 5).double(), torch.rand(4, 3).double()
     both = similarity_vectors(features, beta)
     apart = [similarity_vectors(features[stage : stage + 1], beta) for stage in range(2)]
     torch.testing.assert_close(both @ both.T, sum(one @ one.T for one in apart) / 2)
 
 
-def test_scaling_the_vectors_to_unit_length_changes_the_ranking():
-    """Normalised, a gallery image gains from hiding a part.
+def test_unit_norm_changes_the_ranking():
+    """Scaled to unit norm, a gallery image gains from hiding a part.
 
     The query shows its first part and little of its second. The first gallery image shows both, at
     cosine 0.8; of the second only the first part is seen, at cosine 0.9.
@@ -201,15 +201,15 @@ def test_scaling_the_vectors_to_unit_length_changes_the_ranking():
     assert dot == [0, 1] and cosine == [1, 0] and euclidean == [1, 0]
 
 
-def test_a_feature_of_zeros_is_similar_to_nothing():
+def test_zero_feature_has_zero_similarity():
     vectors = similarity_vectors(torch.zeros(1, 2, 3, 4), torch.ones(2, 3))
     assert torch.equal(vectors, torch.zeros(2, 12))
 
 
 @pytest.mark.parametrize("landmarks", [1, 3])
-def test_a_batch_of_one(landmarks):
+def test_batch_of_one(landmarks):
     block = GatedAttention(dim=4, reduction=2)
-    head = head_of(landmarks, attention=block, neck=True)
+    head = build_head(landmarks, attention=block, neck=True)
     features = torch.randn(3, 4, 4, 2)
     assert head.train()(features[:1]).normed.isfinite().all()
     whole, alone = head.eval()(features), head(features[:1])
@@ -219,27 +219,27 @@ def test_a_batch_of_one(landmarks):
         torch.testing.assert_close(value, first, msg=field)
 
 
-def test_the_block_does_not_overflow_in_float16():
+def test_attention_does_not_overflow_in_float16():
     block = GatedAttention(dim=2048, reduction=8)
     nn.init.ones_(block.gate)
     landmarks = 3000 * torch.rand(2, 6, 2048)
     products = block.query(landmarks) @ block.key(landmarks).transpose(1, 2)
     assert products.abs().max() > torch.finfo(torch.float16).max
     with torch.autocast("cpu", torch.float16):
-        found = block(landmarks)
-    assert found.isfinite().all()
+        actual = block(landmarks)
+    assert actual.isfinite().all()
 
 
-def test_under_autocast_everything_is_float32():
+def test_head_is_float32_under_autocast():
     block = GatedAttention(dim=16, reduction=2)
     nn.init.ones_(block.gate)
-    head = head_of(dim=16, attention=block, neck=True)
+    head = build_head(dim=16, attention=block, neck=True)
     features = torch.randn(3, 16, 4, 2).bfloat16()
     with torch.autocast("cpu", torch.bfloat16):
-        found = head(features)
+        actual = head(features)
     expected = head(features.float())
     for field in ("responses", "maps", "visibility", "pooled", "normed"):
-        assert getattr(found, field).dtype == torch.float32, field
-    torch.testing.assert_close(found.visibility, expected.visibility)
-    similar = F.cosine_similarity(found.pooled, expected.pooled, dim=3)
+        assert getattr(actual, field).dtype == torch.float32, field
+    torch.testing.assert_close(actual.visibility, expected.visibility)
+    similar = F.cosine_similarity(actual.pooled, expected.pooled, dim=3)
     assert similar.min() > 0.999

@@ -1,4 +1,4 @@
-"""What is told of landmarks: overlap, likeness, usual rows, and whether visibility fits them."""
+"""Landmark metrics: overlap, mean cosine, usual rows, and the AUC of visibility."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.trainer import Trainer
 
 
-def test_the_mean_cosine_is_that_of_a_loop_over_pairs():
+def test_mean_cosine_equals_the_loop():
     features = torch.randn(5, 4, 7, dtype=torch.float64)
     pairs = [
         float(image[i] @ image[j] / image[i].norm() / image[j].norm())
@@ -28,7 +28,7 @@ def test_the_mean_cosine_is_that_of_a_loop_over_pairs():
     assert mean_cosine(features) == pytest.approx(np.mean(pairs), abs=1e-9)
 
 
-def test_usual_rows_are_those_of_people_who_are_seen_whole():
+def test_usual_rows_use_unoccluded_images():
     maps = np.zeros((3, 2, 4, 2))
     maps[0, :, 0] = maps[1, :, 2] = 0.5
     maps[2, :, 3] = 0.5
@@ -36,14 +36,14 @@ def test_usual_rows_are_those_of_people_who_are_seen_whole():
     assert rows.tolist() == [[0.5, 0, 0.5, 0]] * 2
 
 
-def test_the_visible_share_counts_rows_that_hold_the_person():
+def test_visible_share_uses_rows_with_the_person():
     rows = np.array([[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]])
     person = np.array([[10, 10, 0], [0, 0, 10]])
     visible = np.array([[10, 5, 0], [0, 0, 5]])
-    found = visible_share(rows, person, visible)
-    assert found[0, 0] == pytest.approx((0.5 * 1 + 0.25 * 0.5) / 0.75)
-    assert np.isnan(found[0, 1])
-    assert found[1].tolist() == pytest.approx([0.5, 0.5])
+    actual = visible_share(rows, person, visible)
+    assert actual[0, 0] == pytest.approx((0.5 * 1 + 0.25 * 0.5) / 0.75)
+    assert np.isnan(actual[0, 1])
+    assert actual[1].tolist() == pytest.approx([0.5, 0.5])
 
 
 def record(hidden_rows: int, kind: str) -> SimpleNamespace:
@@ -56,7 +56,7 @@ def record(hidden_rows: int, kind: str) -> SimpleNamespace:
     )
 
 
-def test_a_landmark_that_knows_when_its_rows_are_hidden_has_an_auc_of_1():
+def test_visibility_auc_of_a_perfect_landmark():
     # landmark 0 looks at the top, 1 at the bottom; of every second the lower half is hidden
     logits = torch.full((8, 2, 4, 1), -20.0)
     logits[:, 0, 0] = logits[:, 1, 3] = 20.0
@@ -68,7 +68,7 @@ def test_a_landmark_that_knows_when_its_rows_are_hidden_has_an_auc_of_1():
     assert report["overlap"] == pytest.approx(0, abs=1e-6)
     assert report["mean_cosine"] == pytest.approx(0, abs=1e-6)
     assert report["centre_row"] == pytest.approx([0.125, 0.875])
-    # landmark 0 is never hidden, so nothing can be told of it alone
+    # landmark 0 is never hidden, so it has no AUC of its own
     assert report["visibility_auc"] == {"horizontal": {"all": 1.0, "each": [None, 1.0]}}
     turned = landmark_report(logits, 1 - visibility, features, truth)
     assert turned["visibility_auc"]["horizontal"]["each"][1] == 0.0
@@ -77,7 +77,7 @@ def test_a_landmark_that_knows_when_its_rows_are_hidden_has_an_auc_of_1():
     assert "visibility_auc" not in same
 
 
-def test_the_command_reads_a_run(tmp_path, monkeypatch, capsys):
+def test_command_on_a_run(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("FASTREID_DATASETS", str(draw_market(tmp_path / "data")))
     cfg = prepare_run(aonet_run_cfg(tmp_path / "run"), training=True)
     Trainer(cfg).train()

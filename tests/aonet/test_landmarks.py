@@ -26,7 +26,7 @@ SHAPES = [  # B, P, C, H, W
 ]
 
 
-def drawn(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def random_inputs(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Features (B, C, H, W), patterns and memory (P, C)."""
     images, landmarks, channels, height, width = shape
     features = torch.randn(images, channels, height, width, dtype=torch.float64)
@@ -35,8 +35,8 @@ def drawn(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Ten
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_standard_maps_and_features_are_equation_2(shape):
-    features, patterns, _ = drawn(shape)
+def test_normalized_maps_and_slfea_equal_eq_2(shape):
+    features, patterns, _ = random_inputs(shape)
     maps = normalized_maps(landmark_responses(features, patterns))
     pooled = pool_landmarks(features, maps)
     for image in range(shape[0]):
@@ -48,8 +48,8 @@ def test_standard_maps_and_features_are_equation_2(shape):
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_visibility_and_referenced_maps_are_equations_3_and_4(shape):
-    features, patterns, memory = drawn(shape)
+def test_oascore_and_referenced_maps_equal_eq_3_and_4(shape):
+    features, patterns, memory = random_inputs(shape)
     responses = landmark_responses(features, patterns)
     visibility = visibility_scores(responses, (patterns * memory).sum(dim=1))
     maps = referenced_maps(normalized_maps(responses), visibility)
@@ -62,14 +62,14 @@ def test_visibility_and_referenced_maps_are_equations_3_and_4(shape):
 
 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (4, 2), (16, 8)])
-def test_without_memory_and_response_the_average_response_takes_one_share(height, width):
+def test_zero_logits_share_equally(height, width):
     visibility = visibility_scores(torch.zeros(2, 3, height, width), torch.zeros(3))
     pixels = height * width
     torch.testing.assert_close(visibility, torch.full((2, 3), pixels / (pixels + 1)))
 
 
 @pytest.mark.parametrize("pixels", [1, 4, 8])
-def test_a_landmark_as_strong_as_its_memory_on_n_pixels_scores_n_in_n_plus_one(pixels):
+def test_n_pixels_as_strong_as_the_memory_score_n_over_n_plus_1(pixels):
     """The memory holds peaks, so a landmark that is seen by one pixel alone reaches 1/2."""
     responses = torch.full((1, 1, 4, 2), -1e3)
     responses.view(-1)[:pixels] = 7.0
@@ -77,7 +77,7 @@ def test_a_landmark_as_strong_as_its_memory_on_n_pixels_scores_n_in_n_plus_one(p
     torch.testing.assert_close(visibility, torch.full((1, 1), pixels / (pixels + 1)))
 
 
-def test_pixels_far_below_the_average_response_see_nothing():
+def test_weak_pixels_score_zero():
     responses = torch.full((1, 1, 4, 2), -30.0)
     assert visibility_scores(responses, torch.zeros(1)) < 1e-11
     responses[..., 2, 1] = 30.0
@@ -89,7 +89,7 @@ LOGITS = [-1e4, -100.0, 0.0, 100.0, 1e4]
 
 @pytest.mark.parametrize("average", LOGITS)
 @pytest.mark.parametrize("response", LOGITS)
-def test_logits_beyond_every_exponential(response, average):
+def test_large_logits_do_not_overflow(response, average):
     """float32 ends at exp(88), float16 at exp(11)."""
     responses = (response + torch.randn(2, 3, 4, 2)).requires_grad_()
     reference = torch.full((3,), average, requires_grad=True)
@@ -111,17 +111,17 @@ def test_autocast_changes_nothing(half):
     pooled = pool_landmarks(features.float(), normalized_maps(responses))
     assert responses.abs().max() > 300
     with torch.autocast("cpu", half):
-        found = landmark_responses(features, patterns)
-        visibility = visibility_scores(found, torch.zeros(3))
-        maps = referenced_maps(normalized_maps(found), visibility)
-        assert torch.equal(found, responses)
-        assert torch.equal(pool_landmarks(features, normalized_maps(found)), pooled)
-    assert {found.dtype, visibility.dtype, maps.dtype} == {torch.float32}
+        actual = landmark_responses(features, patterns)
+        visibility = visibility_scores(actual, torch.zeros(3))
+        maps = referenced_maps(normalized_maps(actual), visibility)
+        assert torch.equal(actual, responses)
+        assert torch.equal(pool_landmarks(features, normalized_maps(actual)), pooled)
+    assert {actual.dtype, visibility.dtype, maps.dtype} == {torch.float32}
     assert maps.isfinite().all()
 
 
-def test_maps_have_the_gradient_of_their_value():
-    features, patterns, memory = drawn((2, 2, 3, 2, 2))
+def test_maps_gradcheck():
+    features, patterns, memory = random_inputs((2, 2, 3, 2, 2))
 
     def pooled(features: torch.Tensor, patterns: torch.Tensor) -> torch.Tensor:
         responses = landmark_responses(features, patterns)
@@ -132,9 +132,9 @@ def test_maps_have_the_gradient_of_their_value():
     torch.autograd.gradcheck(pooled, inputs)
 
 
-def test_an_aware_feature_is_the_standard_one_times_visibility():
+def test_oafea_is_slfea_times_visibility():
     """The reference scales a map as a whole: it can not move it away from a false alarm."""
-    features, patterns, memory = drawn((4, 6, 5, 4, 2))
+    features, patterns, memory = random_inputs((4, 6, 5, 4, 2))
     responses = landmark_responses(features, patterns)
     maps, visibility = normalized_maps(responses), visibility_scores(responses, memory[:, 0])
     standard = pool_landmarks(features, maps)
@@ -144,7 +144,7 @@ def test_an_aware_feature_is_the_standard_one_times_visibility():
     torch.testing.assert_close(F.cosine_similarity(aware, standard, dim=2), ones)
 
 
-def test_tokens_are_laid_out_row_by_row_without_the_class_token():
+def test_to_feature_map():
     tokens = torch.arange(7.0)[None, :, None].expand(2, 7, 3)
     laid_out = to_feature_map(tokens, (3, 2))
     assert laid_out.shape == (2, 3, 3, 2)

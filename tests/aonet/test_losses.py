@@ -20,7 +20,7 @@ SHAPES = [(1, 1, 1), (1, 4, 3), (5, 6, 7), (3, 2, 2)]  # images, landmarks, iden
 
 
 @pytest.mark.parametrize(("images", "landmarks", "identities"), SHAPES)
-def test_identity_loss_is_equation_5(images, landmarks, identities):
+def test_identity_loss_equals_eq_5(images, landmarks, identities):
     logits = 5 * torch.randn(images, landmarks, identities, dtype=torch.float64)
     labels = torch.randint(0, identities, (images,))
     beta = torch.rand(images, landmarks, dtype=torch.float64)
@@ -49,7 +49,7 @@ def test_label_smoothing():
 @pytest.mark.parametrize(
     ("images", "landmarks", "dim"), [(1, 1, 3), (2, 2, 1), (5, 6, 7), (3, 4, 2)]
 )
-def test_orthogonal_loss_is_equation_6(images, landmarks, dim):
+def test_orthogonal_loss_equals_eq_6(images, landmarks, dim):
     features = torch.randn(images, landmarks, dim, dtype=torch.float64)
     if dim == 1:  # all cosines are 1 or -1
         features[:, 0], features[:, 1] = 1.0, -1.0
@@ -65,7 +65,7 @@ def test_orthogonal_loss_by_hand():
     assert orthogonal_loss(torch.tensor([[[1.0, 0.0], [-1.0, 0.1]]])) == 0  # beyond a right angle
 
 
-def test_parallel_and_vanishing_features_keep_the_loss_and_its_gradient_finite():
+def test_orthogonal_loss_is_finite_for_parallel_and_zero_features():
     for features in (torch.ones(2, 3, 4), torch.zeros(2, 3, 4), 1e-30 * torch.ones(2, 3, 4)):
         leaf = features.clone().requires_grad_()
         loss = orthogonal_loss(leaf)
@@ -75,13 +75,13 @@ def test_parallel_and_vanishing_features_keep_the_loss_and_its_gradient_finite()
     assert parallel == pytest.approx(-math.log(MIN_COSINE_DISTANCE) * 3 / 9, rel=0.02)
 
 
-def test_orthogonal_loss_does_not_care_for_length():
+def test_orthogonal_loss_ignores_the_norm():
     features = torch.rand(3, 4, 5).double()
     scaled = features * torch.rand(3, 4, 1).double()
     torch.testing.assert_close(orthogonal_loss(scaled), orthogonal_loss(features))
 
 
-def test_the_losses_have_the_gradient_of_their_value():
+def test_losses_gradcheck():
     features = torch.rand(2, 3, 4, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(orthogonal_loss, (features,))
     labels = torch.tensor([0, 3])
@@ -92,13 +92,13 @@ def test_the_losses_have_the_gradient_of_their_value():
 
 
 @pytest.mark.parametrize(("images", "landmarks"), [(1, 1), (2, 3), (4, 6)])
-def test_overlap_is_its_loop(images, landmarks):
+def test_overlap_loss_equals_the_loop(images, landmarks):
     maps = torch.rand(images, landmarks, 4, 2, dtype=torch.float64)
     maps /= maps.sum(dim=(2, 3), keepdim=True)
     assert overlap_loss(maps).item() == pytest.approx(aonet_overlap(maps.numpy()), abs=1e-12)
 
 
-def test_overlap_is_0_for_maps_that_do_not_meet_and_greatest_for_equal_ones():
+def test_overlap_loss_extremes():
     apart = torch.eye(8).view(1, 8, 4, 2)
     assert overlap_loss(apart) == 0
     equal = torch.full((2, 6, 4, 2), 1 / 8)
@@ -114,7 +114,7 @@ def test_triplet_loss_by_hand():
     assert loss.item() == pytest.approx(sum(anchors) / 3, abs=1e-5)
 
 
-def test_losses_keep_float32_under_autocast():
+def test_losses_are_float32_under_autocast():
     features = torch.nn.functional.normalize(torch.randn(8, 3, 64), dim=2) + 0.5
     labels, beta = torch.arange(8), torch.rand(8, 3)
     computations = [
@@ -124,17 +124,17 @@ def test_losses_keep_float32_under_autocast():
     ]
     expected = [compute() for compute in computations]
     with torch.autocast("cpu", torch.bfloat16):
-        found = [compute() for compute in computations]
+        actual = [compute() for compute in computations]
         halves = [
             orthogonal_loss(features.bfloat16()),
             landmark_triplet_loss(features.bfloat16(), labels, 5.0),
             visible_identity_loss(features.bfloat16(), labels, beta),
         ]
-    torch.testing.assert_close(found, expected)
-    assert {loss.dtype for loss in (*found, *halves)} == {torch.float32}
+    torch.testing.assert_close(actual, expected)
+    assert {loss.dtype for loss in (*actual, *halves)} == {torch.float32}
 
 
-def test_half_precision_logits_are_not_rounded_again():
+def test_half_precision_logits_are_cast_once():
     logits, labels = torch.randn(8, 3, 64).bfloat16(), torch.arange(8)
     loss = visible_identity_loss(logits, labels, torch.ones(8, 3))
     assert torch.equal(loss, visible_identity_loss(logits.float(), labels, torch.ones(8, 3)))

@@ -13,13 +13,13 @@ from aonet_plugin.landmarks import landmark_responses, visibility_scores
 from aonet_plugin.memory import LandmarkMemory, peak_features
 
 
-def remembering(landmarks: int = 3, dim: int = 4, momentum: float = 0.9) -> LandmarkMemory:
+def filled_memory(landmarks: int = 3, dim: int = 4, momentum: float = 0.9) -> LandmarkMemory:
     memory = LandmarkMemory(num_landmarks=landmarks, dim=dim, momentum=momentum)
     memory.features = torch.randn(landmarks, dim)
     return memory
 
 
-def drawn(images: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
+def random_inputs(images: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     """Features (B, 4, 4, 2) and responses (B, 3, 4, 2)."""
     features = torch.randn(images, 4, 4, 2)
     return features, landmark_responses(features, torch.randn(3, 4))
@@ -30,9 +30,9 @@ def drawn(images: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
 )
 @pytest.mark.parametrize("momentum", [0.9, 0.0, 1.0])
 @pytest.mark.parametrize("zero", [True, False])
-def test_update_is_equation_1(shape, momentum, zero):
+def test_update_equals_eq_1(shape, momentum, zero):
     images, landmarks, channels, height, width = shape
-    memory = remembering(landmarks, channels, momentum).double()
+    memory = filled_memory(landmarks, channels, momentum).double()
     if zero:
         memory.features.zero_()
     features = torch.randn(images, channels, height, width, dtype=torch.float64)
@@ -43,8 +43,8 @@ def test_update_is_equation_1(shape, momentum, zero):
     np.testing.assert_allclose(memory.features.numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
-def test_the_average_response_is_that_of_pattern_and_entry():
-    memory, patterns = remembering(), torch.randn(3, 4, requires_grad=True)
+def test_average_responses_equal_the_loop():
+    memory, patterns = filled_memory(), torch.randn(3, 4, requires_grad=True)
     average = memory.average_responses(patterns)
     expected = [torch.dot(patterns[k], memory.features[k]) for k in range(3)]
     torch.testing.assert_close(average, torch.stack(expected))
@@ -53,10 +53,10 @@ def test_the_average_response_is_that_of_pattern_and_entry():
 
 
 @pytest.mark.parametrize("ties", [[(0, 0)], [(0, 0), (3, 1)], [(1, 0), (1, 1), (2, 0)]])
-def test_pixels_that_tie_share_the_entry(ties):
+def test_tied_pixels_are_averaged(ties):
     features, responses = torch.randn(1, 4, 4, 2).double(), torch.zeros(1, 1, 4, 2).double()
-    for place in ties:
-        responses[0, 0][place] = 2.0
+    for pixel in ties:
+        responses[0, 0][pixel] = 2.0
     binarised = aonet_binarised(responses[0, 0].numpy())
     # the paper adds the pixels up; we take their mean
     expected = aonet_feature(features[0].numpy(), binarised) / len(ties)
@@ -65,13 +65,13 @@ def test_pixels_that_tie_share_the_entry(ties):
     np.testing.assert_allclose(expected, mean, rtol=1e-12)
 
 
-def test_a_map_without_any_peak_gives_the_mean_feature():
+def test_constant_map_gives_the_mean_feature():
     features = torch.randn(2, 4, 4, 2)
-    found = peak_features(features, torch.zeros(2, 3, 4, 2))
-    torch.testing.assert_close(found, features.mean(dim=(2, 3))[:, None].expand(2, 3, 4))
+    actual = peak_features(features, torch.zeros(2, 3, 4, 2))
+    torch.testing.assert_close(actual, features.mean(dim=(2, 3))[:, None].expand(2, 3, 4))
 
 
-def test_a_peak_is_found_where_its_map_is_rounded_to_zero():
+def test_peak_survives_rounding_of_the_softmax():
     responses = torch.full((1, 1, 4, 2), -1e4)
     responses[..., 2, 1] = -9e3
     features = torch.randn(1, 4, 4, 2)
@@ -79,10 +79,10 @@ def test_a_peak_is_found_where_its_map_is_rounded_to_zero():
     torch.testing.assert_close(peak_features(features, responses)[0, 0], features[0, :, 2, 1])
 
 
-def test_an_entry_whose_landmark_nobody_shows_stays_as_it_is():
-    memory = remembering()
+def test_entry_without_weight_is_unchanged():
+    memory = filled_memory()
     before = memory.features.clone()
-    features, responses = drawn(2)
+    features, responses = random_inputs(2)
     weights = torch.tensor([[0.0, 1.0, 0.5], [0.0, 0.25, 0.5]])
     memory.update(features, responses, weights)
     assert torch.equal(memory.features[0], before[0])
@@ -92,19 +92,19 @@ def test_an_entry_whose_landmark_nobody_shows_stays_as_it_is():
     torch.testing.assert_close(memory.features[2], 0.9 * before[2] + 0.1 * peaks[:, 2].mean(dim=0))
 
 
-def test_weights_that_are_all_the_same_change_nothing():
-    one, other = remembering(), remembering()
+def test_equal_weights_equal_no_weights():
+    one, other = filled_memory(), filled_memory()
     other.features = one.features.clone()
-    features, responses = drawn()
+    features, responses = random_inputs()
     one.update(features, responses)
     other.update(features, responses, torch.full((5, 3), 0.3))
     torch.testing.assert_close(one.features, other.features)
 
 
-def test_backward_after_an_update_sees_the_entries_of_the_forward():
-    memory = remembering()
+def test_backward_after_update_uses_the_old_entries():
+    memory = filled_memory()
     leaves = []
-    features, _ = drawn()
+    features, _ = random_inputs()
     patterns = torch.randn(3, 4)
     for update in (False, True):
         leaf = patterns.clone().requires_grad_()
@@ -118,20 +118,20 @@ def test_backward_after_an_update_sees_the_entries_of_the_forward():
     assert not memory.features.requires_grad
 
 
-def test_a_memory_stays_at_its_address():
-    memory = remembering()
-    place, before = memory.features.data_ptr(), memory.features.clone()
-    memory.update(*drawn())
-    assert memory.features.data_ptr() == place and not torch.equal(memory.features, before)
+def test_memory_is_updated_in_place():
+    memory = filled_memory()
+    address, before = memory.features.data_ptr(), memory.features.clone()
+    memory.update(*random_inputs())
+    assert memory.features.data_ptr() == address and not torch.equal(memory.features, before)
 
 
-def test_nothing_changes_but_in_a_training_step():
+def test_only_training_steps_update():
     model, batch = aonet_model(), aonet_batch()
     before = model.heads.memory.features.clone()
     with torch.no_grad():
         model({**batch, "targets": torch.full((6,), -1)})  # PreciseBN
     model.eval()(batch)
-    model.heads.memory.update(*drawn(1))  # in evaluation mode
+    model.heads.memory.update(*random_inputs(1))  # in evaluation mode
     assert torch.equal(model.heads.memory.features, before)
     model.train().landmarks(batch["images"])  # a forward pass is no update
     assert torch.equal(model.heads.memory.features, before)
@@ -139,7 +139,7 @@ def test_nothing_changes_but_in_a_training_step():
     assert not torch.equal(model.heads.memory.features, before)
 
 
-def test_a_step_reads_the_memory_before_it_writes():
+def test_step_reads_the_memory_before_updating_it():
     model, batch = aonet_model(), aonet_batch()
     landmarks = aonet_model().landmarks(batch["images"])
     first = model(batch)["loss_orthogonal"]
@@ -151,8 +151,8 @@ def test_a_step_reads_the_memory_before_it_writes():
     assert not model.heads.memory.features.requires_grad
 
 
-def test_a_memory_is_restored_whole():
-    memory = remembering()
+def test_memory_state_dict_round_trip():
+    memory = filled_memory()
     other = LandmarkMemory(num_landmarks=3, dim=4, momentum=0.9)
     assert not other.features.any()  # zero at first
     other.load_state_dict(memory.state_dict())
@@ -160,7 +160,7 @@ def test_a_memory_is_restored_whole():
     assert set(memory.state_dict()) == {"features"}
 
 
-def test_two_models_share_nothing():
+def test_models_share_no_storage():
     one, other = aonet_model(), aonet_model()
     before = other.heads.memory.features.clone()
     assert one.heads.memory.features.data_ptr() != other.heads.memory.features.data_ptr()
@@ -168,15 +168,15 @@ def test_two_models_share_nothing():
     assert torch.equal(other.heads.memory.features, before)
 
 
-def test_a_memory_stays_float32_under_autocast_and_moves_with_its_module():
+def test_memory_stays_float32_and_follows_its_module():
     model, batch = aonet_model(), aonet_batch()
     with torch.autocast("cpu", torch.bfloat16):
         model(batch)
-        features, responses = drawn()
+        features, responses = random_inputs()
         model.heads.memory.features = torch.zeros(3, 4)
         model.heads.memory.update(features.bfloat16(), responses.bfloat16())
     assert model.heads.memory.features.dtype == torch.float32
-    assert remembering().to("meta").features.is_meta
+    assert filled_memory().to("meta").features.is_meta
 
 
 def test_half_precision_features_are_summed_in_float32():
@@ -190,11 +190,11 @@ def test_half_precision_features_are_summed_in_float32():
 @pytest.mark.distributed
 @pytest.mark.parametrize("weighted", [False, True])
 @pytest.mark.parametrize("share", [4, 1, 7])
-def test_two_ranks_equal_one_that_sees_all(tmp_path, share, weighted):
+def test_two_ranks_equal_one(tmp_path, share, weighted):
     """Also with unequal shares."""
-    features, responses = drawn(8)
+    features, responses = random_inputs(8)
     weights = torch.rand(8, 3) if weighted else None
-    whole = remembering()
+    whole = filled_memory()
     start = whole.features.clone()
     whole.update(features, responses, weights)
 

@@ -17,7 +17,7 @@ from reference import (
     aonet_similarity,
     aonet_total,
 )
-from tiny_runs import DIM, array
+from tiny_runs import DIM, to_numpy
 from torch import nn
 
 from aonet.tiny import IDENTITIES, LANDMARKS, aonet_batch, aonet_cfg, aonet_model
@@ -40,29 +40,29 @@ ROWS = {  # of Table 4 and 5, as switches
 }  # fmt: skip
 
 
-def mapped(model, images: torch.Tensor) -> torch.Tensor:
+def backbone_features(model, images: torch.Tensor) -> torch.Tensor:
     return model.backbone((images - model.normalization.mean) / model.normalization.std)
 
 
-def by_the_paper(model, images: torch.Tensor) -> tuple[np.ndarray, ...]:
+def paper_losses(model, images: torch.Tensor) -> tuple[np.ndarray, ...]:
     """Beta (B, K), features before and after the block (B, K, C), the updated memory."""
     beta, _, before, memory = aonet_algorithm_1(
-        array(mapped(model, images)), array(model.heads.patterns),
-        array(model.heads.memory.features), 0.9,
+        to_numpy(backbone_features(model, images)), to_numpy(model.heads.patterns),
+        to_numpy(model.heads.memory.features), 0.9,
     )  # fmt: skip
     block, weights = model.heads.attention, {}
     for name in ("query", "key", "value"):
         layer = getattr(block, name)
-        weights |= {name: array(layer.weight), f"{name}_bias": array(layer.bias)}
+        weights |= {name: to_numpy(layer.weight), f"{name}_bias": to_numpy(layer.bias)}
     after = np.stack([aonet_attention(f, weights, block.gate.item()) for f in before])
     return beta, before, after, memory
 
 
-def test_the_terms_are_equation_7_and_the_memory_equation_1():
+def test_terms_equal_eq_7_and_memory_eq_1():
     model, batch = aonet_model(*WITHOUT_NECK), aonet_batch()
     nn.init.normal_(model.classifier.weight)
-    beta, before, after, memory = by_the_paper(copy.deepcopy(model), batch["images"])
-    weight, labels = array(model.classifier.weight), batch["targets"].tolist()
+    beta, before, after, memory = paper_losses(copy.deepcopy(model), batch["images"])
+    weight, labels = to_numpy(model.classifier.weight), batch["targets"].tolist()
     identity = [aonet_identity(stage @ weight.T, labels, beta) for stage in (before, after)]
     orthogonal = aonet_orthogonal(before)
     losses = model(batch)
@@ -72,25 +72,25 @@ def test_the_terms_are_equation_7_and_the_memory_equation_1():
     assert losses["loss_orthogonal"].item() == pytest.approx(0.01 * orthogonal, rel=1e-4)
     expected = aonet_total(*identity, orthogonal, 0.01)
     assert sum(losses.values()).item() == pytest.approx(expected, rel=1e-4)
-    np.testing.assert_allclose(array(model.heads.memory.features), memory, rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(to_numpy(model.heads.memory.features), memory, rtol=1e-3, atol=1e-5)
 
 
 @pytest.mark.parametrize("stage", ["before", "after"])
-def test_the_inner_product_of_two_outputs_is_equation_8(stage):
+def test_inner_product_of_outputs_equals_eq_8(stage):
     model = aonet_model(*WITHOUT_NECK, "MODEL.AONET.TEST_FEATURE", stage).eval()
     batch = aonet_batch()
-    beta, before, after, _ = by_the_paper(model, batch["images"])
+    beta, before, after, _ = paper_losses(model, batch["images"])
     features = before if stage == "before" else after
     outputs = model(batch)
-    similarities = array(outputs.features @ outputs.features.T)
+    similarities = to_numpy(outputs.features @ outputs.features.T)
     for one in range(6):
         for other in range(6):
             expected = aonet_similarity((features[one], features[other]), (beta[one], beta[other]))
             assert similarities[one, other] == pytest.approx(expected, rel=1e-4)
-    np.testing.assert_allclose(array(outputs.visibility), beta, rtol=1e-4)
+    np.testing.assert_allclose(to_numpy(outputs.visibility), beta, rtol=1e-4)
 
 
-def test_the_length_of_an_output_is_how_much_is_seen():
+def test_norm_of_an_output_is_its_visibility():
     model, batch = aonet_model().eval(), aonet_batch()
     outputs = model(batch)
     expected = outputs.visibility.square().mean(dim=1).sqrt()
@@ -117,7 +117,7 @@ def change_by_training_patterns(*, detach: bool) -> tuple[float, float]:
     return values[-1].item() / values[0].item(), seen[1] / seen[0]
 
 
-def test_with_a_gradient_through_its_weights_equation_5_falls_by_seeing_nothing():
+def test_gradient_through_visibility_lowers_eq_5_by_seeing_nothing():
     """The collapse that the paper does not mention, and the constant weights that prevent it."""
     loss, visibility = change_by_training_patterns(detach=False)
     assert loss < 0.2 and visibility < 0.2
@@ -125,13 +125,13 @@ def test_with_a_gradient_through_its_weights_equation_5_falls_by_seeing_nothing(
     assert loss > 0.7 and visibility > 0.7
 
 
-def test_the_gradient_of_a_weight_is_its_cross_entropy_or_nothing():
+def test_gradient_of_visibility():
     model, batch = aonet_model(), aonet_batch()
     for detach in (False, True):
         model.detach_visibility = detach
-        found = model.landmarks(batch["images"])
-        weights = found.visibility.detach().requires_grad_()
-        sum(model.losses(found._replace(visibility=weights), batch["targets"]).values()).backward()
+        actual = model.landmarks(batch["images"])
+        weights = actual.visibility.detach().requires_grad_()
+        sum(model.losses(actual._replace(visibility=weights), batch["targets"]).values()).backward()
         if detach:
             assert weights.grad is None
         else:
@@ -139,17 +139,17 @@ def test_the_gradient_of_a_weight_is_its_cross_entropy_or_nothing():
 
 
 @pytest.mark.parametrize("row", [None, *ROWS])
-def test_every_weight_learns(row):
+def test_every_weight_gets_a_gradient(row):
     model = aonet_model(*ROWS.get(row, ()))
     sum(model(aonet_batch()).values()).backward()
-    still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert still == []
+    untrained = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert untrained == []
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
     assert frozen == ["heads.neck.bias"]
     assert model.heads.patterns.grad.abs().max() > 0
 
 
-def test_a_few_steps_lower_the_loss():
+def test_loss_falls():
     cfg = aonet_cfg("SOLVER.OPT", "Adam", "SOLVER.BASE_LR", 0.01)
     model, batch, losses = aonet_model(), aonet_batch(12), []
     optimizer = build_optimizer(cfg, model)
@@ -161,7 +161,7 @@ def test_a_few_steps_lower_the_loss():
     assert losses[-1] < 0.5 * losses[0]
 
 
-def test_evaluation_gives_features_and_visibility_by_name():
+def test_evaluation_returns_an_embedding():
     model, batch = aonet_model().eval(), aonet_batch()
     with torch.no_grad():
         outputs = model({"images": batch["images"]})
@@ -174,7 +174,7 @@ def test_evaluation_gives_features_and_visibility_by_name():
 
 
 @pytest.mark.parametrize("row", [None, *ROWS])
-def test_inference_needs_no_classifier_but_the_memory(row):
+def test_inference_needs_the_memory_but_no_classifier(row):
     model, batch = aonet_model(*ROWS.get(row, ())).eval(), aonet_batch()
     expected = model(batch)
     tops = {key.split(".")[0] for key in model.state_dict()}
@@ -195,42 +195,42 @@ def test_inference_needs_no_classifier_but_the_memory(row):
 
 
 @pytest.mark.parametrize("after_neck", [True, False])
-def test_what_is_compared_is_a_choice(after_neck):
-    found = {}
+def test_test_feature_and_neck(after_neck):
+    actual = {}
     for stage in ("before", "after", "both"):
         model = aonet_model(
             "MODEL.AONET.TEST_FEATURE", stage, "MODEL.AONET.TEST_AFTER_NECK", after_neck
         ).eval()
         model.heads.neck.running_mean.fill_(0.3)
-        found[stage] = model(aonet_batch()).features
-    assert found["both"].shape == (6, 2 * LANDMARKS * 16)
-    halves = found["both"].view(6, 2, -1) * 2**0.5
-    torch.testing.assert_close(halves[:, 0], found["before"])
-    torch.testing.assert_close(halves[:, 1], found["after"])
+        actual[stage] = model(aonet_batch()).features
+    assert actual["both"].shape == (6, 2 * LANDMARKS * 16)
+    halves = actual["both"].view(6, 2, -1) * 2**0.5
+    torch.testing.assert_close(halves[:, 0], actual["before"])
+    torch.testing.assert_close(halves[:, 1], actual["after"])
     landmarks = model.landmarks(aonet_batch()["images"])
     features = landmarks.normed if after_neck else landmarks.pooled
     unit = nn.functional.normalize(features[0], dim=2) * landmarks.visibility[..., None]
-    torch.testing.assert_close(found["before"], unit.flatten(1) / LANDMARKS**0.5)
+    torch.testing.assert_close(actual["before"], unit.flatten(1) / LANDMARKS**0.5)
 
 
-def test_the_other_losses_are_weighted_and_named():
+def test_other_losses_are_weighted_and_named():
     model = aonet_model(
         "MODEL.AONET.OVERLAP_WEIGHT", 2.0, "MODEL.AONET.TRIPLET_WEIGHT", 0.5,
         "MODEL.LOSSES.TRI.MARGIN", 4.0, "MODEL.AONET.ORTHOGONAL_FEATURE", "after_neck",
     )  # fmt: skip
     batch = aonet_batch()
-    found = copy.deepcopy(model).landmarks(batch["images"])
+    actual = copy.deepcopy(model).landmarks(batch["images"])
     losses = model(batch)
     assert set(losses) == TERMS | {"loss_overlap", "loss_triplet"}
-    overlap = aonet_overlap(array(normalized_maps(found.responses)))
+    overlap = aonet_overlap(to_numpy(normalized_maps(actual.responses)))
     assert losses["loss_overlap"].item() == pytest.approx(2 * overlap, rel=1e-4)
-    triplet = landmark_triplet_loss(found.pooled[-1], batch["targets"], 4.0)
+    triplet = landmark_triplet_loss(actual.pooled[-1], batch["targets"], 4.0)
     torch.testing.assert_close(losses["loss_triplet"], 0.5 * triplet)
-    orthogonal = aonet_orthogonal(array(found.normed[0]))
+    orthogonal = aonet_orthogonal(to_numpy(actual.normed[0]))
     assert losses["loss_orthogonal"].item() == pytest.approx(0.01 * orthogonal, rel=1e-3)
 
 
-def test_a_step_without_a_second_stage_or_other_losses():
+def test_step_with_one_stage_and_no_other_losses():
     model = aonet_model(*ROWS["base_slfea"], "MODEL.AONET.ORTHOGONAL_WEIGHT", 0.0)
     assert set(model(aonet_batch())) == {"loss_identity_before"}
     assert model.heads.memory is None
@@ -238,7 +238,7 @@ def test_a_step_without_a_second_stage_or_other_losses():
     assert model.eval()(aonet_batch()).features.shape == (6, LANDMARKS * 16)
 
 
-def test_an_update_can_be_weighted_by_visibility():
+def test_update_weighted_by_visibility():
     batch, key = aonet_batch(), "MODEL.AONET.UPDATE_WEIGHTED_BY_AWARENESS"
     model = aonet_model(key, True)
     landmarks, expected = model.landmarks(batch["images"]), aonet_model().heads.memory
@@ -250,7 +250,7 @@ def test_an_update_can_be_weighted_by_visibility():
     assert (plain.heads.memory.features - expected.features).abs().max() > 1e-4
 
 
-def test_images_stay_as_they_are():
+def test_batch_is_not_changed_in_place():
     model, batch = aonet_model(), aonet_batch()
     before = copy.deepcopy(batch)
     model(batch)
@@ -283,7 +283,7 @@ def test_autocast_trains(half):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_responses_beyond_every_exponential_train():
+def test_large_responses_train():
     model, batch = aonet_model(*WITHOUT_NECK), aonet_batch()
     with torch.no_grad():
         model.heads.patterns.mul_(1e4)
@@ -295,21 +295,21 @@ def test_responses_beyond_every_exponential_train():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_precise_batch_statistics_run_on_labels_that_mean_nothing():
+def test_precise_bn_runs_on_meaningless_labels():
     with torch.no_grad():
         aonet_model()({**aonet_batch(), "targets": torch.full((6,), -1)})
 
 
-def test_a_transformers_tokens_are_its_map():
+def test_token_backbone():
     model = aonet_model("MODEL.BACKBONE.NAME", "build_tiny_token_backbone")
     model.backbone.dropout.p = 0.0
     losses = model(aonet_batch())
     sum(losses.values()).backward()
     assert set(losses) == TERMS
-    found = model.eval().landmarks(aonet_batch()["images"])
-    tokens = mapped(model, aonet_batch()["images"])
-    assert found.maps.shape == (6, LANDMARKS, 4, 2)
-    torch.testing.assert_close(found.features[:, :, 2, 1], tokens[:, 1 + 2 * 2 + 1])
+    actual = model.eval().landmarks(aonet_batch()["images"])
+    tokens = backbone_features(model, aonet_batch()["images"])
+    assert actual.maps.shape == (6, LANDMARKS, 4, 2)
+    torch.testing.assert_close(actual.features[:, :, 2, 1], tokens[:, 1 + 2 * 2 + 1])
 
 
 RESNET = (
@@ -320,7 +320,7 @@ META = ("MODEL.DEVICE", "meta")  # shapes alone
 
 
 @pytest.mark.parametrize(("depth", "dim"), [("18x", 512), ("50x", 2048)])
-def test_either_stage_at_stride_1_gives_a_map_of_the_same_size(depth, dim):
+def test_stride_one_stage_keeps_the_map_size(depth, dim):
     sizes, weights = [], []
     for stage in ("last", "third"):
         overrides = ("MODEL.BACKBONE.DEPTH", depth, "MODEL.AONET.STRIDE_ONE_STAGE", stage)
@@ -333,7 +333,7 @@ def test_either_stage_at_stride_1_gives_a_map_of_the_same_size(depth, dim):
     assert weights[0] == weights[1]
 
 
-def test_a_stage_that_a_backbone_has_not_is_refused():
+def test_third_stage_needs_a_resnet():
     with pytest.raises(UserError, match="third needs a ResNet; with build_tiny_map_backbone"):
         aonet_model("MODEL.AONET.STRIDE_ONE_STAGE", "third")
 
@@ -342,25 +342,25 @@ def test_a_stage_that_a_backbone_has_not_is_refused():
     ("stage", "ibn", "gmacs"),
     [("last", False, 4.105), ("last", True, 4.106), ("third", False, 6.982)],
 )
-def test_the_parameters_and_operations_of_table_7(stage, ibn, gmacs):
+def test_table_7(stage, ibn, gmacs):
     """30.22 M with 702 identities, the memory counted; the sums stand in projects/AONet/README."""
     cfg = aonet_cfg(
         *RESNET, "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", 2048,
         "MODEL.HEADS.NUM_CLASSES", 702, "MODEL.AONET.NUM_LANDMARKS", 6,
         "MODEL.BACKBONE.WITH_IBN", ibn, "MODEL.AONET.STRIDE_ONE_STAGE", stage,
     )  # fmt: skip
-    found = measure_complexity(build_model(cfg), (256, 128))
-    sizes = {each.name: each.parameters for each in found.modules}
+    actual = measure_complexity(build_model(cfg), (256, 128))
+    sizes = {each.name: each.parameters for each in actual.modules}
     expected = {
         "backbone": 23_508_032, "heads.patterns": 6 * 2048, "heads.memory": 6 * 2048,
         "heads.attention": 2 * 256 * 2049 + 2048 * 2049 + 1, "heads.neck": 2 * 2048,
         "classifier": 702 * 2048,
     }  # fmt: skip
     assert {name: sizes[name] for name in expected} == expected
-    assert found.params_total == sum(expected.values()) == 30_219_841
-    assert found.params_inference == 28_782_145
-    assert found.macs_inference / 1e9 == pytest.approx(gmacs, abs=5e-4)
-    macs = {each.name: each.macs for each in found.modules}
+    assert actual.params_total == sum(expected.values()) == 30_219_841
+    assert actual.params_inference == 28_782_145
+    assert actual.macs_inference / 1e9 == pytest.approx(gmacs, abs=5e-4)
+    macs = {each.name: each.macs for each in actual.modules}
     responses_and_pooling = macs["heads"] - macs["heads.attention"] - macs["heads.neck"]
     assert responses_and_pooling == pytest.approx(2 * 6 * 2048 * 128, rel=1e-3)
 
@@ -378,7 +378,7 @@ def test_the_parameters_and_operations_of_table_7(stage, ibn, gmacs):
         ("ATTENTION_REDUCTION", DIM + 1, f"from 1 to the {DIM} channels"),
     ],
 )
-def test_values_out_of_their_range_are_refused(key, value, wanted):
+def test_value_out_of_range_raises(key, value, wanted):
     with pytest.raises(UserError, match=f"MODEL.AONET.{key} is {value}; it must be {wanted}"):
         aonet_model(f"MODEL.AONET.{key}", value)
 
@@ -387,17 +387,17 @@ MULTI_HEAD = "MODEL.AONET.SELF_ATTENTION", "multi_head"
 
 
 @pytest.mark.parametrize("heads", [0, DIM - 1])
-def test_heads_that_do_not_divide_the_channels_are_refused(heads):
+def test_heads_must_divide_the_channels(heads):
     with pytest.raises(UserError, match=f"ATTENTION_HEADS is {heads}; it must be a divisor of"):
         aonet_model(*MULTI_HEAD, "MODEL.AONET.ATTENTION_HEADS", heads)
 
 
-def test_a_backbone_that_gives_the_class_token_alone_is_refused():
+def test_class_token_backbone_raises():
     with pytest.raises(UserError, match="needs the patch tokens: use build_token_vit_backbone"):
         aonet_model("MODEL.BACKBONE.NAME", "build_vit_backbone")
 
 
-def test_values_that_are_no_choice_are_refused():
+def test_unknown_choice_raises():
     with pytest.raises(UserError, match=r"VISIBILITY is 'beta'; it can be awareness or maximum"):
         aonet_model("MODEL.AONET.VISIBILITY", "beta")
     with pytest.raises(UserError, match="NUM_LANDMARKS is 0; it must be 1 or more"):
@@ -406,14 +406,14 @@ def test_values_that_are_no_choice_are_refused():
         aonet_cfg("MODEL.AONET.NUM_LANDMARK", 4)
 
 
-def test_another_metric_is_warned_of(caplog):
+def test_other_metric_logs_a_warning(caplog):
     aonet_model()
     assert not caplog.records
     aonet_model("TEST.METRIC", "cosine")
     assert "TEST.METRIC dot" in caplog.text
 
 
-def test_a_model_without_identities_can_be_built_for_evaluation():
+def test_model_without_identities_evaluates():
     model = build_model(aonet_cfg("MODEL.HEADS.NUM_CLASSES", 0)).eval()
     assert model(aonet_batch()).features.shape == (6, LANDMARKS * 16)
     assert aonet_model().classifier.out_features == IDENTITIES

@@ -8,7 +8,7 @@ import pytest
 import torch
 from ranks import on_ranks
 from runs import final_states, train
-from tiny_runs import states_of_a_run_that_was_killed_and_resumed
+from tiny_runs import check_resume_after_kill
 
 from aonet.tiny import aonet_run_cfg
 from occluded_reid.checkpoint.checkpointer import Checkpointer
@@ -19,10 +19,10 @@ from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.distributed import unwrapped
 
 MEMORY = "/model/heads.memory.features"
-pytestmark = pytest.mark.usefixtures("market_as_data")
+pytestmark = pytest.mark.usefixtures("market_dataset")
 
 
-def test_aonet_learns_on_drawn_people(tmp_path):
+def test_aonet_learns(tmp_path):
     folder = tmp_path / "run"
     train(aonet_run_cfg(folder, "SOLVER.MAX_EPOCH", 12))
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
@@ -33,11 +33,11 @@ def test_aonet_learns_on_drawn_people(tmp_path):
     assert names == {"loss_identity_before", "loss_identity_after", "loss_orthogonal"}
     report = json.loads((folder / "results.json").read_text())["data_sets"]["Market1501"]
     assert report["metric"] == "dot"
-    assert report["metrics"]["Rank-1"]["value"] > 60  # chance: 12.5
+    assert report["metrics"]["Rank-1"]["value"] > 60  # random: 12.5
     assert final_states(folder)[MEMORY].abs().max() > 0
 
 
-def test_weights_alone_evaluate_to_the_same_numbers(tmp_path):
+def test_published_weights_give_equal_results(tmp_path):
     folder, again = tmp_path / "run", tmp_path / "again"
     schedule = ("SOLVER.MAX_EPOCH", 2, "TEST.FLIP.ENABLED", True)
     trained = train(aonet_run_cfg(folder, *schedule)).model.eval()
@@ -53,18 +53,18 @@ def test_weights_alone_evaluate_to_the_same_numbers(tmp_path):
     assert torch.equal(model.eval()(images).features, trained(images).features)
     testing.test(cfg, model)
     one, other = (
-        json.loads((place / "results.json").read_text())["data_sets"] for place in (folder, again)
+        json.loads((run / "results.json").read_text())["data_sets"] for run in (folder, again)
     )
     assert one == other
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
-    states = states_of_a_run_that_was_killed_and_resumed(aonet_run_cfg, tmp_path, monkeypatch)
+def test_resumed_run_equals_uninterrupted_run(tmp_path, monkeypatch):
+    states = check_resume_after_kill(aonet_run_cfg, tmp_path, monkeypatch)
     assert MEMORY in states
 
 
 @pytest.mark.distributed
-def test_two_ranks_keep_one_memory(tmp_path, monkeypatch):
+def test_two_ranks_keep_equal_memories(tmp_path, monkeypatch):
     """After every step; at the end of an epoch the trainer makes all buffers equal anyway."""
 
     def work(rank: int) -> None:

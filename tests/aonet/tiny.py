@@ -1,4 +1,4 @@
-"""AONet in a small space: configurations, models and batches for the tests."""
+"""Small configurations, models and batches of AONet."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch import build_model
-from tiny_runs import DIM, cfg_of, run_cfg  # and its two backbones: tokens and maps of 4 x 2
+from tiny_runs import DIM, cfg_of, run_cfg  # registers two backbones: tokens and maps of 4 x 2
 
 from aonet_plugin import add_aonet_config
 
@@ -33,7 +33,7 @@ def aonet_run_cfg(folder: Path, *overrides: Any) -> CfgNode:
 
 
 def aonet_model(*overrides: Any, remembered: bool = True) -> Any:
-    """A model in training mode whose memory holds random features and whose block is open."""
+    """Build a model in training mode with a random memory and an open gate."""
     torch.manual_seed(0)
     model = build_model(aonet_cfg(*overrides))
     if remembered and model.heads.memory is not None:
@@ -44,6 +44,6 @@ def aonet_model(*overrides: Any, remembered: bool = True) -> Any:
 
 
 def aonet_batch(size: int = 6, *, seed: int = 1) -> dict[str, Any]:
-    chance = torch.Generator().manual_seed(seed)
-    images = torch.rand(size, 3, 32, 16, generator=chance) * 255
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(size, 3, 32, 16, generator=generator) * 255
     return {"images": images, "targets": torch.arange(size) // 2 % IDENTITIES}

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from fastreid.modeling.meta_arch import build_model
 from runs import load_tool
-from test_vit import as_google, prefixed, vit
+from vit_weights import add_prefix, build_vit, to_google_format
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.checkpoint.pretrained import load_weights
@@ -235,7 +235,7 @@ def official_losses(w, memory, batch, labels):
 
 def test_an_official_checkpoint_gives_the_official_feature(tmp_path):
     weights = official_weights()
-    report = run(tmp_path, "official-fed", prefixed(weights, "module."), config=FED)
+    report = run(tmp_path, "official-fed", add_prefix(weights, "module."), config=FED)
     cfg = load_config(written(tmp_path, FED), [], add_keys=installed_methods())
     model = build_inference_model(cfg, str(tmp_path / "made.pth"))
     images = torch.rand(5, 3, 32, 16) * 255
@@ -260,7 +260,7 @@ def test_imported_for_fedofficial_a_step_gives_the_official_losses(tmp_path, wit
     weights, memory = official_weights(), torch.randn(IDENTITIES, PARTS * CHANNELS)
     torch.save(memory, tmp_path / "memory.pth")
     more = ["--for", "FEDOfficial"] + ["--memory", str(tmp_path / "memory.pth")] * with_memory
-    run(tmp_path, "official-fed", prefixed(weights, "module."), *more, config=FED)
+    run(tmp_path, "official-fed", add_prefix(weights, "module."), *more, config=FED)
     words = ["MODEL.META_ARCHITECTURE", "FEDOfficial", "MODEL.HEADS.NUM_CLASSES", str(IDENTITIES)]
     cfg = load_config(written(tmp_path, FED), words, add_keys=installed_methods())
     model = build_untrained(cfg)
@@ -339,7 +339,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):
 def test_imagenet_weights_are_brought_to_the_grid_of_the_model(tmp_path, suffix):
     from safetensors.torch import save_file
 
-    square = vit(img_size=(32, 32))
+    square = build_vit(img_size=(32, 32))
     weights = {key: value.clone() for key, value in square.state_dict().items()}
     given = tmp_path / f"given{suffix}"
     head = {"head.weight": torch.ones(7, 12), "head.bias": torch.ones(7)}
@@ -348,11 +348,11 @@ def test_imagenet_weights_are_brought_to_the_grid_of_the_model(tmp_path, suffix)
     elif suffix == ".safetensors":
         save_file({**weights, **head}, given)
     else:
-        np.savez(given, **as_google(weights), **{"head/kernel": np.ones((12, 7))})
+        np.savez(given, **to_google_format(weights), **{"head/kernel": np.ones((12, 7))})
     words = ["--source", "timm", "--input", str(given), "--output", str(tmp_path / "made.pth")]
     words += ["--report", str(tmp_path / "report.json")]
     assert tool.command([*words, "--config-file", written(tmp_path, BACKBONE)]) == 0
-    direct, through = vit(), vit()
+    direct, through = build_vit(), build_vit()
     load_weights(direct, str(given), resize="bicubic")
     load_weights(through, str(tmp_path / "made.pth"), resize="bicubic")
     for name, value in direct.state_dict().items():
@@ -371,12 +371,12 @@ def test_imagenet_weights_are_brought_to_the_grid_of_the_model(tmp_path, suffix)
 
 
 def test_without_a_configuration_weights_are_renamed_alone(tmp_path):
-    square = vit(img_size=(32, 32))
+    square = build_vit(img_size=(32, 32))
     jpm = {"b1.0.norm1.weight": torch.ones(12), "classifier.weight": torch.ones(5, 12)}
-    content = prefixed({**prefixed(square.state_dict(), "base."), **jpm}, "module.")
+    content = add_prefix({**add_prefix(square.state_dict(), "base."), **jpm}, "module.")
     report = run(tmp_path, "transreid", content)
     made = torch.load(tmp_path / "made.pth")["model"]
-    assert made.keys() == prefixed(square.state_dict(), "backbone.").keys()
+    assert made.keys() == add_prefix(square.state_dict(), "backbone.").keys()
     assert made["backbone.pos_embed"].shape == (1, 17, 12)
     told = fates(report)
     assert told["module.b1.0.norm1.weight"] == told["module.classifier.weight"] == "left out"
@@ -421,7 +421,7 @@ def test_torchvisions_resnet_becomes_what_fastreid_starts_from(tmp_path):
 
 
 def test_a_file_that_could_run_code_is_read_on_request_alone(tmp_path, capsys):
-    content = {"model": dict(vit().state_dict()), "args": Path("x")}
+    content = {"model": dict(build_vit().state_dict()), "args": Path("x")}
     torch.save(content, tmp_path / "given.pth")
     words = ["--source", "timm", "--input", str(tmp_path / "given.pth")]
     words += ["--output", str(tmp_path / "made.pth")]

@@ -30,7 +30,7 @@ def config(name: str, *overrides: object) -> CfgNode:
     return load_config(str(FOLDER / f"{name}.yml"), words, add_keys=[add_fed_config])
 
 
-def terms_of_a_step(cfg: CfgNode) -> set[str]:
+def train_one_step(cfg: CfgNode) -> set[str]:
     """Train on two pairs; return the names of the losses without their branch."""
     model = build_model(cfg).train()
     images = torch.rand(4, 3, *cfg.INPUT.SIZE_TRAIN) * 255
@@ -57,20 +57,20 @@ TERMS = {
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_configuration_trains_on_the_losses_of_its_row(name):
+def test_each_config_trains_with_the_losses_of_its_table_row(name):
     on_a_small_net = name in ("synthetic", "market_split") or name.startswith("synthetic_ablation")
-    found = terms_of_a_step(config(name, *(() if on_a_small_net else SMALL)))
+    actual = train_one_step(config(name, *(() if on_a_small_net else SMALL)))
     row = name.replace("synthetic_", "").removesuffix("_neck_first")
-    assert found == TERMS.get(row, PLAIN | ERASING | DIFFUSION)
+    assert actual == TERMS.get(row, PLAIN | ERASING | DIFFUSION)
 
 
-def test_every_run_has_a_folder_of_its_own():
+def test_every_config_has_its_own_output_dir():
     folders = [config(name).OUTPUT_DIR for name in NAMES]
     assert len(set(folders)) == len(NAMES)
     assert all(folder.startswith("logs/fed/") for folder in folders)
 
 
-def test_the_papers_recipe():
+def test_paper_recipe():
     cfg = config("occ_duke")
     solver, fed = cfg.SOLVER, cfg.MODEL.FED
     assert (solver.OPT, solver.BASE_LR, solver.MOMENTUM) == ("SGD", 0.008, 0.9)
@@ -87,7 +87,7 @@ def test_the_papers_recipe():
     assert cfg.INPUT.REA.ENABLED is False and config("ablation/re").INPUT.REA.ENABLED
 
 
-def test_the_authors_settings():
+def test_official_recipe():
     cfg = config("occ_duke_official")
     npo, jitter = cfg.INPUT.NPO, cfg.INPUT.CJ
     assert pytest.approx((768 / 8) ** -0.5) == cfg.MODEL.FED.ATTENTION_SCALE

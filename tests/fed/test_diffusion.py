@@ -9,7 +9,7 @@ from reference import fed_attention, fed_diffusion, fed_memory_search
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fed.tiny import array, build_fdm
+from fed.tiny import build_fdm, to_numpy
 from fed_plugin.diffusion import (
     CentreAttention,
     FeatureDiffusion,
@@ -20,39 +20,41 @@ from fed_plugin.diffusion import (
 
 @pytest.mark.parametrize("number", [1, 2, 5, 6, 7, 50])
 @pytest.mark.parametrize("identities", [[0], [3, 3, 6, 0]])
-def test_the_search_finds_the_nearest_centres_of_others(number, identities):
+def test_search_equals_the_loop(number, identities):
     centres = torch.randn(7, 5, dtype=torch.float64)
     features = torch.randn(len(identities), 5, dtype=torch.float64)
-    found = nearest_other_identities(features, centres, torch.tensor(identities), number)
+    actual = nearest_other_identities(features, centres, torch.tensor(identities), number)
     for image, identity in enumerate(identities):
         expected = fed_memory_search(features[image].numpy(), centres.numpy(), identity, number)
-        assert found[image].tolist() == expected
+        assert actual[image].tolist() == expected
 
 
-def test_the_own_centre_is_left_out_even_where_it_is_the_nearest():
+def test_search_excludes_the_own_centre():
     centres = torch.randn(9, 6)
-    found = nearest_other_identities(centres, centres, torch.arange(9), 8)
-    for identity, row in enumerate(found.tolist()):
+    actual = nearest_other_identities(centres, centres, torch.arange(9), 8)
+    for identity, row in enumerate(actual.tolist()):
         assert sorted(row) == [other for other in range(9) if other != identity]
 
 
-def test_one_identity_has_no_neighbors():
-    found = nearest_other_identities(torch.randn(3, 4), torch.randn(1, 4), torch.zeros(3).long(), 8)
-    assert found.shape == (3, 0)
+def test_single_identity_has_no_neighbors():
+    actual = nearest_other_identities(
+        torch.randn(3, 4), torch.randn(1, 4), torch.zeros(3).long(), 8
+    )
+    assert actual.shape == (3, 0)
 
 
-def test_the_search_is_the_same_under_autocast():
-    chance = torch.Generator().manual_seed(0)
-    features = torch.randn(1, 64, generator=chance)
-    centres = features + 0.02 * torch.randn(40, 64, generator=chance)  # cosines within 0.001
+def test_search_is_exact_under_autocast():
+    generator = torch.Generator().manual_seed(0)
+    features = torch.randn(1, 64, generator=generator)
+    centres = features + 0.02 * torch.randn(40, 64, generator=generator)  # cosines within 0.001
     labels = torch.tensor([0])
     expected = nearest_other_identities(features, centres, labels, 10)
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(nearest_other_identities(features, centres, labels, 10), expected)
 
 
-def projections(attention: CentreAttention) -> dict[str, np.ndarray]:
-    return {n: array(getattr(attention, n).weight) for n in ("query", "key", "value", "output")}
+def projection_weights(attention: CentreAttention) -> dict[str, np.ndarray]:
+    return {n: to_numpy(getattr(attention, n).weight) for n in ("query", "key", "value", "output")}
 
 
 @pytest.mark.parametrize(
@@ -60,7 +62,7 @@ def projections(attention: CentreAttention) -> dict[str, np.ndarray]:
     [(1, 4, 1, 1), (3, 8, 2, 3), (2, 12, 4, 5), (2, 6, 6, 2), (2, 4, 2, 0)],
 )
 @pytest.mark.parametrize("scale", [0.0, 0.3])
-def test_attention_is_equations_4_to_6(batch, dim, heads, neighbors, scale):
+def test_attention_equals_eq_4_to_6(batch, dim, heads, neighbors, scale):
     attention = CentreAttention(dim=dim, num_heads=heads, scale=scale).double()
     for parameter in attention.parameters():
         nn.init.normal_(parameter)
@@ -71,13 +73,13 @@ def test_attention_is_equations_4_to_6(batch, dim, heads, neighbors, scale):
     factor = scale or 1 / np.sqrt(dim / heads)
     for image in range(batch):
         expected = fed_attention(
-            features[image].numpy(), centres[rows[image]].numpy(), projections(attention),
+            features[image].numpy(), centres[rows[image]].numpy(), projection_weights(attention),
             heads, factor,
         )  # fmt: skip
-        np.testing.assert_allclose(array(mixed[image]), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(to_numpy(mixed[image]), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_the_work_of_attention_does_not_grow_with_the_bank():
+def test_attention_flops_are_independent_of_the_bank_size():
     attention = CentreAttention(dim=12, num_heads=4)
 
     def work(identities: int) -> int:
@@ -93,13 +95,13 @@ def test_the_work_of_attention_does_not_grow_with_the_bank():
 
 def ffn_weights(ffn: FeedForward) -> dict[str, np.ndarray]:
     return {
-        "first": array(ffn.layers[0].weight), "first_bias": array(ffn.layers[0].bias),
-        "second": array(ffn.layers[2].weight), "second_bias": array(ffn.layers[2].bias),
-        "norm": array(ffn.norm.weight), "norm_bias": array(ffn.norm.bias),
+        "first": to_numpy(ffn.layers[0].weight), "first_bias": to_numpy(ffn.layers[0].bias),
+        "second": to_numpy(ffn.layers[2].weight), "second_bias": to_numpy(ffn.layers[2].bias),
+        "norm": to_numpy(ffn.norm.weight), "norm_bias": to_numpy(ffn.norm.bias),
     }  # fmt: skip
 
 
-def diffusion_of(dim: int, parts: int, **changed) -> FeatureDiffusion:
+def random_fdm(dim: int, parts: int, **changed) -> FeatureDiffusion:
     diffusion = build_fdm(dim, parts, **changed).double()
     for parameter in diffusion.parameters():
         nn.init.normal_(parameter, std=0.7)
@@ -110,8 +112,8 @@ def diffusion_of(dim: int, parts: int, **changed) -> FeatureDiffusion:
     ("batch", "parts", "dim", "ratio"), [(1, 1, 4, 1), (3, 4, 4, 4), (2, 2, 6, 2)]
 )
 @pytest.mark.parametrize("normalize", [True, False])
-def test_diffusion_is_equation_7(batch, parts, dim, ratio, normalize):
-    diffusion = diffusion_of(dim, parts, ffn_ratio=ratio, normalize_centres=normalize)
+def test_diffusion_equals_eq_7(batch, parts, dim, ratio, normalize):
+    diffusion = random_fdm(dim, parts, ffn_ratio=ratio, normalize_centres=normalize)
     features = torch.randn(batch, parts * dim, dtype=torch.float64)
     visibility = torch.rand(batch, parts, dtype=torch.float64)
     centres = 3 * torch.randn(7, parts * dim, dtype=torch.float64)
@@ -124,18 +126,22 @@ def test_diffusion_is_equation_7(batch, parts, dim, ratio, normalize):
         if normalize:
             nearest = nearest / np.linalg.norm(nearest, axis=1, keepdims=True)
         attended = fed_attention(
-            feature, nearest, projections(diffusion.attention), 2, 1 / np.sqrt(parts * dim / 2)
+            feature,
+            nearest,
+            projection_weights(diffusion.attention),
+            2,
+            1 / np.sqrt(parts * dim / 2),
         )
         expected = fed_diffusion(
             attended, feature, visibility[image].numpy(),
             ffn_weights(diffusion.first_ffn), ffn_weights(diffusion.second_ffn),
         )  # fmt: skip
-        np.testing.assert_allclose(array(diffused[image]), expected, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(to_numpy(diffused[image]), expected, rtol=1e-9, atol=1e-12)
 
 
-def test_nobody_is_added_where_nothing_is_visible():
+def test_invisible_parts_take_nothing_from_the_bank():
     """Visibility 0: f'_d = FFN_2(f'), whatever the bank holds; visibility 1 lets them in."""
-    diffusion = diffusion_of(4, 4)
+    diffusion = random_fdm(4, 4)
     features = torch.randn(2, 16, dtype=torch.float64)
     identities = torch.tensor([0, 1])
     banks = torch.randn(2, 5, 16, dtype=torch.float64)
@@ -147,9 +153,9 @@ def test_nobody_is_added_where_nothing_is_visible():
     assert (one - other).abs().max() > 0.01
 
 
-def test_rows_of_the_batch_do_not_mix():
+def test_images_in_a_batch_do_not_mix():
     """The authors' code swaps batch and heads, so that one row holds pieces of eight images."""
-    diffusion = diffusion_of(4, 4, num_heads=4)
+    diffusion = random_fdm(4, 4, num_heads=4)
     features = torch.randn(5, 16, dtype=torch.float64)
     visibility, identities = torch.rand(5, 4, dtype=torch.float64), torch.arange(5)
     centres = torch.randn(6, 16, dtype=torch.float64)
@@ -160,18 +166,18 @@ def test_rows_of_the_batch_do_not_mix():
         torch.testing.assert_close(one, whole[alone])
 
 
-def test_all_weights_learn_and_the_bank_gets_no_gradient():
-    diffusion = diffusion_of(4, 4, neck=True)
+def test_all_weights_get_a_gradient():
+    diffusion = random_fdm(4, 4, neck=True)
     features = torch.randn(5, 16, dtype=torch.float64, requires_grad=True)
     visibility = torch.rand(5, 4, dtype=torch.float64, requires_grad=True)
     centres = torch.randn(6, 16, dtype=torch.float64)
     diffusion(features, visibility, torch.arange(5), centres).square().sum().backward()
-    still = [n for n, p in diffusion.named_parameters() if p.requires_grad and p.grad is None]
-    assert still == [] and visibility.grad is not None and features.grad is not None
+    untrained = [n for n, p in diffusion.named_parameters() if p.requires_grad and p.grad is None]
+    assert untrained == [] and visibility.grad is not None and features.grad is not None
 
 
-def test_diffusion_has_the_gradient_of_its_value():
-    diffusion = diffusion_of(4, 2)  # a layer norm over two channels has no gradient to speak of
+def test_diffusion_gradcheck():
+    diffusion = random_fdm(4, 2)  # a layer norm over two channels has no gradient to speak of
     centres, identities = torch.randn(5, 8, dtype=torch.float64), torch.tensor([0, 3])
     inputs = (
         torch.randn(2, 8, dtype=torch.float64, requires_grad=True),

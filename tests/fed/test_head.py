@@ -8,7 +8,7 @@ import torch
 from reference import fed_erasing, fed_part_pooling
 from torch import nn
 
-from fed.tiny import array
+from fed.tiny import to_numpy
 from fed_plugin.head import FEDHead, PartErasing, erase, pool_stripes
 from occluded_reid.modeling.layers import build_neck, split_tokens
 from occluded_reid.utils.errors import UserError
@@ -18,7 +18,7 @@ from occluded_reid.utils.errors import UserError
     ("rows", "columns", "parts", "channels"),
     [(4, 2, 4, 3), (8, 1, 4, 1), (6, 3, 2, 5), (3, 1, 1, 2), (16, 8, 4, 4)],
 )
-def test_stripes_are_the_means_of_their_tokens(rows, columns, parts, channels):
+def test_pool_stripes_equals_the_loop(rows, columns, parts, channels):
     tokens = torch.randn(2, rows * columns, channels, dtype=torch.float64)
     pooled = pool_stripes(tokens, rows, parts)
     for image in range(2):
@@ -26,7 +26,7 @@ def test_stripes_are_the_means_of_their_tokens(rows, columns, parts, channels):
         np.testing.assert_allclose(pooled[image], expected, rtol=1e-12, atol=1e-14)
 
 
-def test_a_feature_map_is_cut_by_its_rows_and_its_mean_is_the_global_feature():
+def test_feature_map_is_split_by_rows_and_averaged():
     maps = torch.randn(2, 3, 8, 5)
     whole, tokens, rows = split_tokens(maps, None)
     pooled = pool_stripes(tokens, rows, 4)
@@ -34,43 +34,43 @@ def test_a_feature_map_is_cut_by_its_rows_and_its_mean_is_the_global_feature():
     torch.testing.assert_close(pooled[:, 3], maps[:, :, 6:].mean(dim=(2, 3)))
 
 
-def test_the_class_token_is_token_0():
+def test_class_token_is_token_0():
     features = torch.randn(2, 9, 3)
     whole, tokens, rows = split_tokens(features, (4, 2))
     assert rows == 4 and torch.equal(whole, features[:, 0])
     assert torch.equal(tokens, features[:, 1:])
 
 
-def test_rows_that_cannot_be_shared_are_refused():
+def test_rows_that_do_not_divide_raise():
     with pytest.raises(UserError, match="7 rows of features cannot be cut into 4 equal stripes"):
         pool_stripes(torch.zeros(1, 14, 2), 7, 4)
 
 
-def weights_of(scorer: nn.Sequential) -> dict[str, np.ndarray]:
+def scorer_weights(scorer: nn.Sequential) -> dict[str, np.ndarray]:
     return {
-        "cp": array(scorer[0].weight), "cp_bias": array(scorer[0].bias),
-        "norm": array(scorer[1].weight), "norm_bias": array(scorer[1].bias),
-        "rg": array(scorer[2].weight), "rg_bias": array(scorer[2].bias),
+        "cp": to_numpy(scorer[0].weight), "cp_bias": to_numpy(scorer[0].bias),
+        "norm": to_numpy(scorer[1].weight), "norm_bias": to_numpy(scorer[1].bias),
+        "rg": to_numpy(scorer[2].weight), "rg_bias": to_numpy(scorer[2].bias),
     }  # fmt: skip
 
 
 @pytest.mark.parametrize(("batch", "parts", "channels"), [(1, 1, 4), (3, 4, 8), (2, 6, 12)])
-def test_erasing_is_equation_1(batch, parts, channels):
+def test_erasing_equals_eq_1(batch, parts, channels):
     erasing = PartErasing(dim=channels, num_parts=parts).double()
     for parameter in erasing.parameters():
         nn.init.normal_(parameter)
     features = torch.randn(batch, parts, channels, dtype=torch.float64)
     visibility = erasing(features)
     erased = erase(features, visibility)
-    weights = [weights_of(scorer) for scorer in erasing.scorers]
+    weights = [scorer_weights(scorer) for scorer in erasing.scorers]
     for image in range(batch):
         scores, expected = fed_erasing(features[image].numpy(), weights)
-        np.testing.assert_allclose(array(visibility[image]), scores, rtol=1e-10)
-        np.testing.assert_allclose(array(erased[image]), expected, rtol=1e-10)
+        np.testing.assert_allclose(to_numpy(visibility[image]), scores, rtol=1e-10)
+        np.testing.assert_allclose(to_numpy(erased[image]), expected, rtol=1e-10)
 
 
 @pytest.mark.parametrize(("logit", "kept"), [(200.0, 1.0), (-200.0, 0.0)])
-def test_a_part_that_is_surely_visible_stays_and_a_hidden_one_vanishes(logit, kept):
+def test_erasing_keeps_visible_parts_and_zeroes_occluded_ones(logit, kept):
     erasing = PartErasing(dim=8, num_parts=4)
     for scorer in erasing.scorers:
         nn.init.constant_(scorer[2].bias, logit)
@@ -81,19 +81,19 @@ def test_a_part_that_is_surely_visible_stays_and_a_hidden_one_vanishes(logit, ke
 
 
 @pytest.mark.parametrize("neck_first", [False, True])
-def test_the_neck_stands_after_the_erasing_or_before_it(neck_first):
+def test_neck_position(neck_first):
     head = FEDHead(dim=8, num_parts=4, grid=(4, 2), erasing=True, neck=True, neck_first=neck_first)
     features = 3 + torch.randn(6, 9, 8)
     pooled = pool_stripes(features[:, 1:], 4, 4)
-    found = head(features)
+    actual = head(features)
     if neck_first:
-        expected = erase(head.neck(pooled.flatten(1)).view(6, 4, 8), found.visibility).flatten(1)
+        expected = erase(head.neck(pooled.flatten(1)).view(6, 4, 8), actual.visibility).flatten(1)
     else:
-        expected = head.neck(erase(pooled, found.visibility).flatten(1))
-    torch.testing.assert_close(found.embedding, expected)
+        expected = head.neck(erase(pooled, actual.visibility).flatten(1))
+    torch.testing.assert_close(actual.embedding, expected)
 
 
-def test_only_a_neck_before_the_erasing_leaves_a_hidden_part_at_zero():
+def test_only_a_neck_before_erasing_keeps_erased_parts_at_zero():
     features = 3 + torch.randn(6, 9, 8)  # far from zero, as after a ReLU
     for neck_first, vanishes in ((True, True), (False, False)):
         head = FEDHead(
@@ -114,7 +114,7 @@ def test_without_erasing_every_part_is_visible():
     assert not list(head.parameters())
 
 
-def test_one_neck_over_all_parts_is_one_neck_per_part():
+def test_one_neck_equals_one_neck_per_part():
     features = torch.randn(5, 4, 3)
     neck = build_neck(12, True)
     per_part = [nn.BatchNorm1d(3) for _ in range(4)]
@@ -127,13 +127,13 @@ def test_one_neck_over_all_parts_is_one_neck_per_part():
     assert not neck.bias.requires_grad and neck.weight.requires_grad
 
 
-def test_a_batch_of_one_is_embedded_in_evaluation():
+def test_batch_of_one_in_evaluation():
     head = FEDHead(dim=8, num_parts=4, grid=(4, 2), erasing=True, neck=True).eval()
     features = torch.randn(3, 9, 8)
     torch.testing.assert_close(head(features[:1]).embedding, head(features).embedding[:1])
 
 
-def test_under_autocast_visibility_is_float32():
+def test_visibility_is_float32_under_autocast():
     head = FEDHead(dim=8, num_parts=4, grid=(4, 2), erasing=True, neck=True)
     with torch.autocast("cpu", torch.bfloat16):
         parts = head(torch.randn(3, 9, 8).bfloat16())

@@ -13,7 +13,7 @@ from fed_plugin.losses import memory_contrast_loss
 from fed_plugin.memory import IdentityMemory
 
 
-def filled(num_identities: int = 5, dim: int = 3, momentum: float = 0.2) -> IdentityMemory:
+def filled_memory(num_identities: int = 5, dim: int = 3, momentum: float = 0.2) -> IdentityMemory:
     memory = IdentityMemory(num_identities=num_identities, dim=dim, momentum=momentum)
     memory.initialize(torch.randn(num_identities, dim), torch.arange(num_identities))
     return memory
@@ -21,8 +21,8 @@ def filled(num_identities: int = 5, dim: int = 3, momentum: float = 0.2) -> Iden
 
 @pytest.mark.parametrize("identities", [[0], [4, 4, 4], [1, 0, 1, 3], [2, 2, 0, 0, 4, 1, 2]])
 @pytest.mark.parametrize(("dim", "momentum"), [(1, 0.2), (6, 0.2), (3, 0.0), (3, 1.0)])
-def test_update_is_equation_3(identities, dim, momentum):
-    memory = filled(dim=dim, momentum=momentum).double()
+def test_update_equals_eq_3(identities, dim, momentum):
+    memory = filled_memory(dim=dim, momentum=momentum).double()
     before = memory.centres.numpy().copy()
     features = torch.randn(len(identities), dim, dtype=torch.float64)
     memory.update(features, torch.tensor(identities))
@@ -30,16 +30,16 @@ def test_update_is_equation_3(identities, dim, momentum):
     np.testing.assert_allclose(memory.centres.numpy(), expected, rtol=1e-12)
 
 
-def test_the_four_images_of_an_identity_weigh_the_same():
+def test_images_of_an_identity_have_equal_weight():
     """One by one, the last would weigh 0.80 and the first 0.006."""
-    memory = filled(1, 4)
+    memory = filled_memory(1, 4)
     memory.centres.zero_()
     memory.update(torch.eye(4), torch.zeros(4, dtype=torch.int64))
     torch.testing.assert_close(memory.centres, torch.full((1, 4), 0.2))
 
 
-def test_identities_that_are_not_in_the_batch_stay_as_they_are():
-    memory = filled()
+def test_absent_identities_are_unchanged():
+    memory = filled_memory()
     before = memory.centres.clone()
     memory.update(torch.randn(3, 3), torch.tensor([1, 4, 1]))
     assert torch.equal(memory.centres[[0, 2, 3]], before[[0, 2, 3]])
@@ -47,8 +47,8 @@ def test_identities_that_are_not_in_the_batch_stay_as_they_are():
 
 
 @pytest.mark.parametrize("normalize", [True, False])
-def test_backward_after_an_update_sees_the_centres_of_the_forward(normalize):
-    memory, labels = filled(dim=4), torch.tensor([0, 2])
+def test_backward_after_update_uses_the_old_centres(normalize):
+    memory, labels = filled_memory(dim=4), torch.tensor([0, 2])
     diffusion = build_fdm(2, 2, num_neighbors=2, normalize_centres=normalize, neck=True)
     features, visibility = torch.randn(2, 4), torch.ones(2, 2)
     gradients = []
@@ -64,34 +64,34 @@ def test_backward_after_an_update_sees_the_centres_of_the_forward(normalize):
     assert not memory.centres.requires_grad
 
 
-def test_a_bank_stays_at_its_address():
-    memory = filled()
-    places = {name: buffer.data_ptr() for name, buffer in memory.named_buffers()}
+def test_bank_is_updated_in_place():
+    memory = filled_memory()
+    addresses = {name: buffer.data_ptr() for name, buffer in memory.named_buffers()}
     memory.initialize(torch.randn(5, 3), torch.arange(5), digest=7)
     before = memory.centres.clone()
     memory.update(torch.randn(2, 3), torch.tensor([0, 2]))
-    assert {name: buffer.data_ptr() for name, buffer in memory.named_buffers()} == places
+    assert {name: buffer.data_ptr() for name, buffer in memory.named_buffers()} == addresses
     assert not torch.equal(memory.centres, before)
 
 
-def banks(model) -> torch.Tensor:
+def read_banks(model) -> torch.Tensor:
     return torch.stack([model.erased_memory.centres, model.diffused_memory.centres]).clone()
 
 
-def test_nothing_changes_but_in_a_training_step():
+def test_only_training_steps_update():
     model, batch = fed_model(), fed_batch()
-    before = banks(model)
+    before = read_banks(model)
     with torch.no_grad():
         model({**batch, "targets": torch.full((6,), -1)})  # PreciseBN
     model.eval()(batch)
     model.erased_memory.update(torch.ones(1, 64), torch.tensor([0]))  # in evaluation mode
-    assert torch.equal(banks(model), before)
+    assert torch.equal(read_banks(model), before)
     model.train()(batch)
-    assert not torch.equal(banks(model), before)
+    assert not torch.equal(read_banks(model), before)
 
 
-def test_a_bank_is_restored_whole():
-    memory = filled()
+def test_bank_state_dict_round_trip():
+    memory = filled_memory()
     memory.initialize(torch.randn(5, 3), torch.arange(5), digest=2**62 + 5)
     other = IdentityMemory(num_identities=5, dim=3, momentum=0.2)
     assert not other.initialized
@@ -101,7 +101,7 @@ def test_a_bank_is_restored_whole():
     assert set(memory.state_dict()) == {"centres", "initialized", "identities"}
 
 
-def test_the_two_banks_share_nothing():
+def test_banks_share_no_storage():
     model = fed_model()
     one, other = model.erased_memory.centres, model.diffused_memory.centres
     assert one.data_ptr() != other.data_ptr()
@@ -111,25 +111,25 @@ def test_the_two_banks_share_nothing():
     assert torch.equal(model.diffused_memory.centres, before)
 
 
-def test_a_bank_stays_float32_under_autocast_and_moves_with_its_module():
+def test_bank_stays_float32_and_follows_its_module():
     model, batch = fed_model(), fed_batch()
     with torch.autocast("cpu", torch.bfloat16):
         model(batch)
         model.erased_memory.update(torch.ones(1, 64, dtype=torch.bfloat16), torch.tensor([3]))
     assert model.erased_memory.centres.dtype == torch.float32
     assert model.diffused_memory.centres.dtype == torch.float32
-    assert filled().to("meta").centres.is_meta
+    assert filled_memory().to("meta").centres.is_meta
 
 
 def test_half_precision_features_are_summed_in_float32():
     """In bfloat16 256 + 1 + 1 + 1 is 256."""
-    memory = filled(1, 1, momentum=0.0)
+    memory = filled_memory(1, 1, momentum=0.0)
     features = torch.tensor([[256.0], [1.0], [1.0], [1.0]], dtype=torch.bfloat16)
     memory.update(features, torch.zeros(4, dtype=torch.int64))
     assert memory.centres.item() == 64.75
 
 
-def test_initialize_takes_the_mean_of_each_identity():
+def test_initialize_averages_each_identity():
     memory = IdentityMemory(num_identities=3, dim=2, momentum=0.2)
     features = torch.tensor([[1.0, 0], [3, 0], [5, 5], [0, 7]])
     memory.initialize(features, torch.tensor([2, 2, 0, 1]))
@@ -137,7 +137,7 @@ def test_initialize_takes_the_mean_of_each_identity():
     assert memory.initialized
 
 
-def test_an_identity_without_an_image_is_refused():
+def test_identity_without_image_raises():
     memory = IdentityMemory(num_identities=3, dim=2, momentum=0.2)
     with pytest.raises(ValueError, match="1 of 3 identities have no feature"):
         memory.initialize(torch.ones(2, 2), torch.tensor([0, 2]))
@@ -146,12 +146,12 @@ def test_an_identity_without_an_image_is_refused():
 
 @pytest.mark.distributed
 @pytest.mark.parametrize("share", [4, 1, 7])
-def test_two_ranks_equal_one_that_sees_all(tmp_path, share):
+def test_two_ranks_equal_one(tmp_path, share):
     """Also with unequal shares, and with an identity on both ranks."""
     features, identities = torch.randn(8, 3), torch.tensor([0, 1, 1, 3, 1, 3, 0, 1])
     first = torch.arange(10) % 5
     start = torch.randn(10, 3)
-    whole = filled()
+    whole = filled_memory()
     whole.initialize(start, first)
     whole.update(features, identities)
 

@@ -10,7 +10,16 @@ from fastreid.modeling.meta_arch import build_model
 from reference import cross_entropy, fed_contrast, fed_total, fed_visibility_loss
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from fed.tiny import IDENTITIES, PARTS, array, build_fdm, fed_batch, fed_cfg, fed_model
+from fed.tiny import (
+    IDENTITIES,
+    PARTS,
+    build_fdm,
+    disable_dropout,
+    fed_batch,
+    fed_cfg,
+    fed_model,
+    to_numpy,
+)
 from fed_plugin.head import FEDHead
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.utils.errors import UserError
@@ -29,14 +38,9 @@ TERMS = {
 }
 
 
-def without_chance(model):
-    model.backbone.dropout.p = 0.0
-    return model
-
-
-def test_the_twelve_terms_are_equation_10():
-    model, batch = without_chance(fed_model()), fed_batch()
-    banks = [array(memory.centres) for memory in (model.erased_memory, model.diffused_memory)]
+def test_twelve_terms_equal_eq_10():
+    model, batch = disable_dropout(fed_model()), fed_batch()
+    banks = [to_numpy(memory.centres) for memory in (model.erased_memory, model.diffused_memory)]
     untouched = copy.deepcopy(model)
     losses = model(batch)
     assert set(losses) == TERMS
@@ -48,16 +52,16 @@ def test_the_twelve_terms_are_equation_10():
     for branch in range(2):
         rows = slice(6 * branch, 6 * branch + 6)
         masks = torch.ones(6, PARTS) if branch == 0 else batch["part_visibility"]
-        visibility.append(fed_visibility_loss(array(parts.visibility[rows]), array(masks)))
+        visibility.append(fed_visibility_loss(to_numpy(parts.visibility[rows]), to_numpy(masks)))
         for name, feature in (
             ("class_token", parts.class_token),
             ("erased", parts.embedding),
             ("diffused", diffused),
         ):
-            logits = array(feature[rows]) @ array(untouched.classifiers[name].weight).T
+            logits = to_numpy(feature[rows]) @ to_numpy(untouched.classifiers[name].weight).T
             identity.append(cross_entropy(logits, labels))
         for feature, centres in zip((parts.embedding, diffused), banks, strict=True):
-            contrast.append(fed_contrast(array(feature[rows]), centres, labels, 0.05))
+            contrast.append(fed_contrast(to_numpy(feature[rows]), centres, labels, 0.05))
     expected = fed_total(visibility, identity, contrast)
     assert sum(losses.values()).item() == pytest.approx(expected, rel=1e-4)
     branches = ("holistic", "occluded")
@@ -73,7 +77,7 @@ def test_the_twelve_terms_are_equation_10():
 def test_only_the_holistic_branch_updates_the_banks():
     centres = []
     for factor in (1.0, 0.3):
-        model = without_chance(fed_model("MODEL.FED.NECK", False))  # the neck sees both branches
+        model = disable_dropout(fed_model("MODEL.FED.NECK", False))  # the neck sees both branches
         batch = fed_batch()
         batch["occluded_images"] *= factor
         model(batch)
@@ -84,16 +88,16 @@ def test_only_the_holistic_branch_updates_the_banks():
     torch.testing.assert_close(centres[0], centres[1], rtol=0, atol=1e-6)
 
 
-def test_every_weight_learns_from_both_branches():
+def test_every_weight_gets_a_gradient():
     model = fed_model()
     sum(model(fed_batch()).values()).backward()
-    still = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
-    assert still == []
+    untrained = [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None]
+    assert untrained == []
     frozen = [n for n, p in model.named_parameters() if not p.requires_grad]
     assert frozen == ["heads.neck.bias", "diffusion.neck.bias"]
 
 
-def test_the_diffused_features_teach_the_erased_ones():
+def test_diffused_losses_train_the_erased_features():
     """Sec. 3.2: optimising the diffused features is meant to help those that are compared."""
     model = fed_model()
     losses = model(fed_batch())
@@ -106,28 +110,28 @@ def test_the_diffused_features_teach_the_erased_ones():
         assert parameter.grad.abs().max() > 1e-6
 
 
-class Waits(TorchDispatchMode):
+class SyncRecorder(TorchDispatchMode):
     """Collects the operations that make the host wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.calls: list[str] = []
 
     def __torch_dispatch__(self, function, types, arguments=(), options=None):
         name = function.overloadpacket.__name__
         if name in ("_local_scalar_dense", "nonzero", "is_nonzero", "equal", "_unique2"):
-            self.found.append(name)
+            self.calls.append(name)
         return function(*arguments, **(options or {}))
 
 
-def test_a_step_never_waits_for_the_device():
+def test_step_never_synchronizes():
     model, batch = fed_model(), fed_batch()
-    with Waits() as waits:
+    with SyncRecorder() as recorder:
         sum(model(batch).values()).backward()
-    assert waits.found == []
+    assert recorder.calls == []
 
 
-def test_a_few_steps_lower_the_loss():
+def test_loss_falls():
     cfg = fed_cfg("SOLVER.OPT", "SGD", "SOLVER.BASE_LR", 0.05)
     model, batch = fed_model(), fed_batch(12)
     optimizer, losses = build_optimizer(cfg, model), []
@@ -139,7 +143,7 @@ def test_a_few_steps_lower_the_loss():
     assert losses[-1] < 0.6 * losses[0]
 
 
-def test_evaluation_gives_features_and_visibility_by_name():
+def test_evaluation_returns_an_embedding():
     model, batch = fed_model().eval(), fed_batch()
     with torch.no_grad():
         outputs = model({"images": batch["images"]})
@@ -151,7 +155,7 @@ def test_evaluation_gives_features_and_visibility_by_name():
     assert torch.equal(outputs.features, parts.embedding)
 
 
-def test_inference_needs_neither_diffusion_nor_banks_nor_classifiers():
+def test_inference_needs_no_training_part():
     model, batch = fed_model().eval(), fed_batch()
     expected = model(batch)
     for name in model.training_only:
@@ -162,13 +166,13 @@ def test_inference_needs_neither_diffusion_nor_banks_nor_classifiers():
     assert torch.equal(outputs.visibility, expected.visibility)
 
 
-def test_everything_but_backbone_and_head_is_named_as_training_only():
+def test_training_only_names_all_but_backbone_and_head():
     model = fed_model()
     tops = {key.split(".")[0] for key in model.state_dict()}
     assert tops == {"backbone", "heads", *model.training_only}
 
 
-def test_images_stay_as_they_are():
+def test_batch_is_not_changed_in_place():
     model, batch = fed_model(), fed_batch()
     before = copy.deepcopy(batch)
     model(batch)
@@ -177,24 +181,24 @@ def test_images_stay_as_they_are():
         assert torch.equal(batch[key], value), key
 
 
-def test_a_batch_of_single_images_equals_a_pair_of_the_same_image():
+def test_single_images_equal_pairs_of_the_same_image():
     """One branch, whose terms count twice."""
     single = fed_batch(pairs=False)
     pair = {
         **single, "occluded_images": single["images"], "part_visibility": torch.ones(6, PARTS),
     }  # fmt: skip
-    one, two = (without_chance(fed_model())(batch) for batch in (single, pair))
+    one, two = (disable_dropout(fed_model())(batch) for batch in (single, pair))
     assert {name.rsplit("_", 1)[1] for name in one} == {"holistic"}
     assert 2 * len(one) == len(two)
     torch.testing.assert_close(sum(one.values()), sum(two.values()))
 
 
-def test_a_single_occluded_image_brings_its_own_labels():
+def test_single_occluded_image_has_its_own_labels():
     """INPUT.NPO.MODE replace: the image itself is occluded."""
-    model = without_chance(fed_model())
+    model = disable_dropout(fed_model())
     batch = {**fed_batch(pairs=False), "part_visibility": torch.zeros(6, PARTS)}
     visibility = model.part_features(batch["images"]).visibility
-    loss = fed_visibility_loss(array(visibility), array(batch["part_visibility"]))
+    loss = fed_visibility_loss(to_numpy(visibility), to_numpy(batch["part_visibility"]))
     assert model(batch)["loss_visibility_holistic"].item() == pytest.approx(loss, rel=1e-5)
 
 
@@ -207,7 +211,7 @@ OFF = {
 
 
 @pytest.mark.parametrize("switch", OFF)
-def test_a_switch_takes_away_its_terms_and_modules(switch):
+def test_switch_removes_terms_and_modules(switch):
     model = fed_model(f"MODEL.FED.{switch}", False)
     losses = model(fed_batch())
     gone = {name for name in TERMS if any(word in name for word in OFF[switch])}
@@ -219,7 +223,7 @@ def test_a_switch_takes_away_its_terms_and_modules(switch):
     assert model.erased_memory is not None
 
 
-def test_with_everything_off_only_identities_are_learnt():
+def test_everything_off_leaves_identity_losses():
     off = [f"MODEL.FED.{key}" for key in ("ERASING", "DIFFUSION", "CONTRAST_LOSS")]
     model = fed_model(*(word for key in off for word in (key, False)))
     kinds = ("identity_class_token", "identity_erased")
@@ -242,7 +246,7 @@ def test_fewer_other_identities_than_neighbors(identities, neighbors):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_one_identity_in_the_batch():
+def test_single_identity_in_the_batch():
     batch = fed_batch()
     batch["targets"].fill_(5)
     model = fed_model()
@@ -253,7 +257,7 @@ def test_one_identity_in_the_batch():
 
 
 def test_bfloat16_autocast_trains():
-    model, batch = without_chance(fed_model()), fed_batch()
+    model, batch = disable_dropout(fed_model()), fed_batch()
     expected = {name: value.item() for name, value in copy.deepcopy(model)(batch).items()}
     with torch.autocast("cpu", torch.bfloat16):
         losses = model(batch)
@@ -264,20 +268,20 @@ def test_bfloat16_autocast_trains():
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_precise_batch_statistics_run_on_labels_that_mean_nothing():
+def test_precise_bn_runs_on_meaningless_labels():
     model = fed_model()
     with torch.no_grad():
         model({**fed_batch(), "targets": torch.full((6,), -1)})
 
 
-def test_stripes_of_the_data_must_be_the_parts_of_the_model():
+def test_stripes_must_match_parts():
     batch = fed_batch()
     batch["part_visibility"] = torch.ones(6, 2)
     with pytest.raises(UserError, match="labels 2 stripes .* has 4 parts"):
         fed_model()(batch)
 
 
-def test_a_convolutional_backbone():
+def test_convolutional_backbone():
     model = fed_model("MODEL.BACKBONE.NAME", "build_tiny_map_backbone")
     losses = model(fed_batch())
     sum(losses.values()).backward()
@@ -285,7 +289,7 @@ def test_a_convolutional_backbone():
     assert model.eval()(fed_batch()).features.shape == (6, 64)
 
 
-def test_the_class_token_can_be_compared_too():
+def test_class_token_is_concatenated():
     model = fed_model("MODEL.FED.CONCATENATE_CLASS_TOKEN", True).eval()
     features = model(fed_batch()).features
     assert features.shape == (6, 80)
@@ -293,7 +297,7 @@ def test_the_class_token_can_be_compared_too():
     torch.testing.assert_close(features[:, 16:].norm(dim=1), torch.ones(6))
 
 
-def test_the_papers_sizes():
+def test_paper_sizes():
     """ViT-B/16 at 256 x 128, 702 identities: 768 channels, 3072-d features, two banks of 702."""
     cfg = fed_cfg("MODEL.FED.NUM_HEADS", 8, "MODEL.FED.NUM_NEIGHBORS", 8)
     fed = cfg.MODEL.FED
@@ -307,6 +311,6 @@ def test_the_papers_sizes():
     assert (fed.MEMORY_MOMENTUM, fed.TEMPERATURE, fed.NUM_PARTS) == (0.2, 0.05, 4)
 
 
-def test_a_model_without_identities_can_be_built_for_evaluation():
+def test_model_without_identities_evaluates():
     model = build_model(fed_cfg("MODEL.HEADS.NUM_CLASSES", 0)).eval()
     assert model(fed_batch()).features.shape == (6, 64)

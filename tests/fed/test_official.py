@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from fed.tiny import PARTS, array, fed_batch, fed_model
+from fed.tiny import PARTS, fed_batch, fed_model, to_numpy
 from fed_plugin.hooks import fill_memories
 from fed_plugin.losses import Term
 from fed_plugin.meta_arch import BRANCHES
@@ -37,7 +37,7 @@ OFFICIAL = ("MODEL.META_ARCHITECTURE", "FEDOfficial", "MODEL.FED.ATTENTION_SCALE
         ([4, 4, 4, 0], [0, 0, 0, 1]),
     ],
 )
-def test_labels_by_difference(differences, labels):
+def test_labels_from_difference(differences, labels):
     images = torch.rand(1, 3, 16, 4).double()
     shift = torch.tensor(differences).double().repeat_interleave(4)[None, None, :, None]
     images, shift = torch.full_like(images, 100.0), shift.expand_as(images)
@@ -46,16 +46,16 @@ def test_labels_by_difference(differences, labels):
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.2, 0.7])
-def test_the_bank_takes_one_feature_after_another(momentum):
+def test_sequential_memory_equals_the_loop(momentum):
     memory = SequentialMemory(num_identities=4, dim=3, momentum=momentum)
     start, identities = torch.randn(4, 3), [1, 3, 1, 1, 0, 3]
     memory.initialize(start, torch.arange(4))
     features = torch.randn(6, 3)
     memory.update(features, torch.tensor(identities))
-    expected = array(start)
-    for feature, identity in zip(array(features), identities, strict=True):
+    expected = to_numpy(start)
+    for feature, identity in zip(to_numpy(features), identities, strict=True):
         expected[identity] = momentum * expected[identity] + (1 - momentum) * feature
-    np.testing.assert_allclose(array(memory.centres), expected, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(to_numpy(memory.centres), expected, rtol=1e-5, atol=1e-6)
     before = memory.centres.clone()
     with torch.no_grad():
         memory.update(features, torch.tensor(identities))
@@ -63,11 +63,11 @@ def test_the_bank_takes_one_feature_after_another(momentum):
     assert torch.equal(memory.centres, before)
 
 
-def test_the_contrast_ends_at_13_8():
+def test_contrast_with_epsilon_is_bounded():
     centres = torch.eye(3)
     features = torch.tensor([[1.0, 0.1, 0.0], [0.3, 0.5, 0.9]])
     expected = 0.0
-    for feature, identity in zip(array(features), (1, 2), strict=True):
+    for feature, identity in zip(to_numpy(features), (1, 2), strict=True):
         exponentials = [math.exp(value / np.linalg.norm(feature) / 0.5) for value in feature]
         expected -= math.log(exponentials[identity] / (sum(exponentials) + 1e-6) + 1e-6) / 2
     loss = contrast_with_epsilon(features, centres, torch.tensor([1, 2]), 0.5)
@@ -79,7 +79,7 @@ def test_the_contrast_ends_at_13_8():
     assert opposite.item() == pytest.approx(-math.log(share + 1e-6), rel=1e-4)
 
 
-def test_attention_swaps_batch_and_heads():
+def test_official_attention_swaps_batch_and_heads():
     attention = OfficialAttention(dim=6, num_heads=3, scale=1.0, output_bias=True)
     features, centres = torch.randn(4, 6), torch.randn(5, 6)
     neighbors = torch.randint(0, 5, (4, 2))
@@ -92,7 +92,7 @@ def test_attention_swaps_batch_and_heads():
     )
 
 
-def test_the_feed_forward_is_gated_and_has_no_residual():
+def test_gated_feed_forward():
     ffn = GatedFeedForward(dim=4, ratio=2)
     parts = torch.randn(3, 4)
     hidden = nn.functional.layer_norm(parts, (4,)) @ ffn.expand.weight.T + ffn.expand.bias
@@ -100,7 +100,7 @@ def test_the_feed_forward_is_gated_and_has_no_residual():
     torch.testing.assert_close(ffn(parts), gated @ ffn.contract.weight.T + ffn.contract.bias)
 
 
-def test_weights_bank_neck_and_token():
+def test_official_weights_bank_neck_and_token():
     model, batch = fed_model(*OFFICIAL), fed_batch()
     model.backbone.dropout.p = 0.0
     assert model.erased_memory is model.diffused_memory
@@ -115,13 +115,13 @@ def test_weights_bank_neck_and_token():
     assert len(model(batch)) == 12
 
 
-def test_it_learns_and_every_weight_gets_a_gradient():
+def test_every_weight_gets_a_gradient():
     model = fed_model(*OFFICIAL)
     sum(model(fed_batch()).values()).backward()
     assert [n for n, p in model.named_parameters() if p.requires_grad and p.grad is None] == []
 
 
-def test_labels_come_from_the_difference_not_from_the_augmentation():
+def test_official_labels_ignore_the_augmentation():
     model, batch = fed_model(*OFFICIAL), fed_batch()
     batch["occluded_images"] = batch["images"].clone()
     batch["occluded_images"][:, :, :8] += 50
@@ -130,7 +130,7 @@ def test_labels_come_from_the_difference_not_from_the_augmentation():
     assert visible[:6].all() and visible[6:].tolist() == 6 * [[0, 1, 1, 1]]
 
 
-def test_the_one_bank_is_filled_with_erased_features():
+def test_one_bank_is_filled_with_erased_features():
     model = fed_model(*OFFICIAL, filled=False).eval()
     batch = {"images": fed_batch(8)["images"], "targets": torch.arange(8)}
     fill_memories(model, [batch], 3)
@@ -139,7 +139,7 @@ def test_the_one_bank_is_filled_with_erased_features():
     assert model.train()(fed_batch())
 
 
-def test_what_it_cannot_do_is_refused(monkeypatch):
+def test_unsupported_settings_raise(monkeypatch):
     with pytest.raises(UserError, match=r"MODEL.FED.ERASING must be True"):
         fed_model(*OFFICIAL, "MODEL.FED.ERASING", False)
     with pytest.raises(UserError, match="needs a backbone of tokens"):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from ranks import on_ranks
 from runs import draw_market, final_states, train
-from tiny_runs import states_of_a_run_that_was_killed_and_resumed
+from tiny_runs import check_resume_after_kill
 
 from fed.tiny import fed_cfg, fed_run_cfg
 from fed_plugin import hooks
@@ -20,15 +20,15 @@ from occluded_reid.engine.trainer import Trainer
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError
 
-pytestmark = pytest.mark.usefixtures("market_as_data")
+pytestmark = pytest.mark.usefixtures("market_dataset")
 
 
-def banks(folder: Path) -> dict[str, torch.Tensor]:
+def read_banks(folder: Path) -> dict[str, torch.Tensor]:
     states = final_states(folder)
-    return {place: states[place] for place in states if "_memory." in place and "/model/" in place}
+    return {name: states[name] for name in states if "_memory." in name and "/model/" in name}
 
 
-def test_the_banks_start_as_the_mean_features_of_the_training_set(tmp_path):
+def test_banks_start_as_mean_features(tmp_path):
     cfg = fed_run_cfg(tmp_path / "run")
     trainer = Trainer(prepare_run(cfg, training=True))
     model, dataset = trainer.model, trainer.data_loader.dataset
@@ -44,18 +44,18 @@ def test_the_banks_start_as_the_mean_features_of_the_training_set(tmp_path):
             parts = model.part_features(batch["images"])
         sums.setdefault(dataset.pid_dict[pid], []).append(parts)
     for identity in range(8):
-        found = sums[identity]
-        expected = torch.cat([parts.embedding for parts in found]).mean(dim=0)
+        actual = sums[identity]
+        expected = torch.cat([parts.embedding for parts in actual]).mean(dim=0)
         torch.testing.assert_close(model.erased_memory.centres[identity], expected)
         label = torch.tensor([identity])
         with torch.no_grad():
-            diffused = [model.diffuse(parts, label) for parts in found]
+            diffused = [model.diffuse(parts, label) for parts in actual]
         expected = torch.cat(diffused).mean(dim=0)
         torch.testing.assert_close(model.diffused_memory.centres[identity], expected)
     assert model.erased_memory.initialized and model.diffused_memory.initialized
 
 
-def test_fed_learns_on_drawn_people(tmp_path):
+def test_fed_learns(tmp_path):
     folder = tmp_path / "run"
     train(fed_run_cfg(folder, "SOLVER.MAX_EPOCH", 12, "SOLVER.BASE_LR", 0.02))
     lines = [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
@@ -63,47 +63,45 @@ def test_fed_learns_on_drawn_people(tmp_path):
     assert losses[-1] < 0.8 * losses[0]
     assert len([key for key in lines[0] if key.startswith("loss_")]) == 12
     results = json.loads((folder / "results.json").read_text())
-    assert results["data_sets"]["Market1501"]["metrics"]["Rank-1"]["value"] > 60  # chance: 12.5
+    assert results["data_sets"]["Market1501"]["metrics"]["Rank-1"]["value"] > 60  # random: 12.5
 
 
-def test_interrupted_and_resumed_equals_uninterrupted(tmp_path, monkeypatch):
+def test_resumed_run_equals_uninterrupted_run(tmp_path, monkeypatch):
     def fill_nothing() -> None:  # a resumed run keeps its banks
         monkeypatch.setattr(hooks, "fill_memories", lambda *_: 1 / 0)
 
-    states_of_a_run_that_was_killed_and_resumed(fed_run_cfg, tmp_path, monkeypatch, fill_nothing)
-    assert len(banks(tmp_path / "whole")) == 6
+    check_resume_after_kill(fed_run_cfg, tmp_path, monkeypatch, fill_nothing)
+    assert len(read_banks(tmp_path / "whole")) == 6
 
 
-def renamed(root: Path) -> Path:
-    """The same pictures, the last identity under another number."""
+def draw_renamed_market(root: Path) -> Path:
+    """The same images, the last identity under another number."""
     for path in draw_market(root).rglob("0008_*.jpg"):
         path.rename(path.with_name(path.name.replace("0008_", "0009_")))
     return root
 
 
-def test_banks_of_other_identities_are_refused_on_resume_and_filled_anew_in_a_new_run(
-    tmp_path, monkeypatch
-):
+def test_banks_of_other_identities_cannot_be_resumed(tmp_path, monkeypatch):
     folder, new = tmp_path / "run", tmp_path / "new"
     train(fed_run_cfg(folder, "SOLVER.MAX_EPOCH", 1))
-    before = banks(folder)
-    monkeypatch.setenv("FASTREID_DATASETS", str(renamed(tmp_path / "data")))
+    before = read_banks(folder)
+    monkeypatch.setenv("FASTREID_DATASETS", str(draw_renamed_market(tmp_path / "data")))
     with pytest.raises(UserError, match="hold other identities .* Market1501: resume with"):
         train(fed_run_cfg(folder), resume=True)
     weights = ("MODEL.WEIGHTS", folder / "model_final.pth")
     train(fed_run_cfg(new, *weights, "SOLVER.MAX_EPOCH", 1))
-    digests = {place for place in before if place.endswith(".identities")}
-    after = banks(new)
-    assert len(digests) == 2 and all(before[place] != after[place] for place in digests)
+    digests = {name for name in before if name.endswith(".identities")}
+    after = read_banks(new)
+    assert len(digests) == 2 and all(before[name] != after[name] for name in digests)
 
 
-def test_more_classes_than_identities_are_refused(tmp_path):
+def test_more_classes_than_identities_raise(tmp_path):
     cfg = fed_run_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 9)
     with pytest.raises(UserError, match="NUM_CLASSES is 9, but the training set has 8 identities"):
         train(cfg)
 
 
-def test_a_digest_tells_identities_apart_whatever_their_order():
+def test_digest_ignores_order():
     assert (
         digest_identities(["a_2", "a_1"])
         == digest_identities(["a_1", "a_2"])
@@ -113,19 +111,19 @@ def test_a_digest_tells_identities_apart_whatever_their_order():
 
 
 @pytest.mark.distributed
-def test_two_ranks_fill_the_banks_of_one(tmp_path):
+def test_two_ranks_fill_equal_banks(tmp_path):
     """With a learning rate of zero and banks that never move, the filled banks are saved."""
     still = ("SOLVER.BASE_LR", 0.0, "MODEL.FED.MEMORY_MOMENTUM", 1.0, "SOLVER.MAX_EPOCH", 1)
     on_ranks(2, lambda rank: train(fed_run_cfg(tmp_path / "two", *still)))
     train(fed_run_cfg(tmp_path / "one", *still))
-    one, two = banks(tmp_path / "one"), banks(tmp_path / "two")
+    one, two = read_banks(tmp_path / "one"), read_banks(tmp_path / "two")
     assert len(one) == 6
-    for place, tensor in one.items():
-        torch.testing.assert_close(two[place], tensor, msg=place)
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, msg=name)
 
 
 @pytest.mark.distributed
-def test_two_ranks_agree_and_can_be_resumed(tmp_path):
+def test_two_ranks_agree_and_resume(tmp_path):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     schedule = ("SOLVER.SCHED", "MultiStepLR", "SOLVER.MAX_EPOCH")
 
@@ -141,11 +139,11 @@ def test_two_ranks_agree_and_can_be_resumed(tmp_path):
         if "_memory." in name or "classifiers" in name:
             torch.testing.assert_close(tensor, other[name], rtol=0, atol=0, msg=name)
     one, other = final_states(whole), final_states(parts)
-    for place, tensor in one.items():
-        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
+    for name, tensor in one.items():
+        torch.testing.assert_close(tensor, other[name], rtol=0, atol=0, msg=name)
 
 
-def test_a_mistyped_key_is_named():
+def test_mistyped_key_is_suggested():
     assert fed_cfg("MODEL.FED.NUM_NEIGHBORS", 4).MODEL.FED.NUM_NEIGHBORS == 4
     with pytest.raises(UserError, match="did you mean MODEL.FED.NUM_NEIGHBORS"):
         fed_cfg("MODEL.FED.NUM_NEIGHBOURS", 4)

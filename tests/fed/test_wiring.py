@@ -10,7 +10,7 @@ import torch
 from reference import fed_memory_update
 
 from fed.test_official import OFFICIAL
-from fed.tiny import array, fed_batch, fed_cfg, fed_model
+from fed.tiny import disable_dropout, fed_batch, fed_cfg, fed_model, to_numpy
 from fed_plugin.head import FEDHead, PartErasing, erase
 from fed_plugin.official import GatedFeedForward, OfficialAttention, contrast_with_epsilon
 from occluded_reid.config import load_config
@@ -18,27 +18,24 @@ from occluded_reid.data.transforms.npo import build_npo
 from occluded_reid.utils.errors import UserError
 
 
-def fixed(model):
-    model.backbone.dropout.p = 0.0
-    return model
-
-
-def test_each_bank_moves_towards_the_holistic_features_of_its_own_place():
-    model, batch = fixed(fed_model()), fed_batch()
+def test_each_bank_moves_towards_its_holistic_features():
+    model, batch = disable_dropout(fed_model()), fed_batch()
     memories = ("erased_memory", "diffused_memory")
-    before = [array(getattr(model, name).centres) for name in memories]
+    before = [to_numpy(getattr(model, name).centres) for name in memories]
     twin = copy.deepcopy(model)
     parts = twin.part_features(torch.cat([batch["images"], batch["occluded_images"]]))
     diffused = twin.diffuse(parts, batch["targets"].repeat(2))
     model(batch)
     for name, centres, features in zip(memories, before, (parts.embedding, diffused), strict=True):
-        expected = fed_memory_update(centres, array(features[:6]), batch["targets"].tolist(), 0.2)
-        found = array(getattr(model, name).centres)
-        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+        expected = fed_memory_update(
+            centres, to_numpy(features[:6]), batch["targets"].tolist(), 0.2
+        )
+        actual = to_numpy(getattr(model, name).centres)
+        np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)
 
 
-def test_scores_learn_from_the_labels_the_identities_and_equation_7():
-    model, batch = fixed(fed_model()), fed_batch()
+def test_oem_learns_from_labels_identities_and_eq_7():
+    model, batch = disable_dropout(fed_model()), fed_batch()
     views = model.views(batch)
     parts = model.part_features(views.images)
     losses = model.losses(views, parts, model.diffuse(parts, views.identities))
@@ -52,7 +49,7 @@ def test_scores_learn_from_the_labels_the_identities_and_equation_7():
     assert scores.grad.abs().max() > 1e-6
 
 
-def test_erasing_has_the_gradient_of_its_value():
+def test_erasing_gradcheck():
     erasing = PartErasing(dim=8, num_parts=2).double()
     parts = torch.randn(2, 2, 8, dtype=torch.float64, requires_grad=True)
     torch.autograd.gradcheck(lambda p: erase(p, erasing(p)), (parts,))
@@ -85,8 +82,8 @@ def test_every_key_reaches_the_augmentation():
     words = [str(w) for key, value in values.items() for w in (f"INPUT.NPO.{key}", value)]
     npo = build_npo(load_config("", ["INPUT.NPO.ENABLED", "True", *words]))
     for key, value in values.items():
-        found = getattr(npo, key.lower())
-        assert found == (tuple(value) if isinstance(value, list) else value), key
+        actual = getattr(npo, key.lower())
+        assert actual == (tuple(value) if isinstance(value, list) else value), key
 
 
 @pytest.mark.parametrize(
@@ -101,16 +98,16 @@ def test_every_key_reaches_the_augmentation():
         ("MEMORY_MOMENTUM", 1.5, r"in \[0, 1\]"),
     ],
 )
-def test_a_value_out_of_its_range_is_refused(key, value, wanted):
+def test_value_out_of_range_raises(key, value, wanted):
     with pytest.raises(UserError, match=f"MODEL.FED.{key} is {value}; it must be {wanted}"):
         fed_model(f"MODEL.FED.{key}", value)
 
 
-def test_images_are_compared_before_the_neck_where_that_is_asked_for():
+def test_embedding_before_the_neck():
     batch = fed_batch()
     for neck_first in (False, True):
         words = ("MODEL.FED.TEST_BEFORE_NECK", True, "MODEL.FED.NECK_FIRST", neck_first)
-        model = fixed(fed_model(*words))
+        model = disable_dropout(fed_model(*words))
         model(batch)  # the neck's statistics are no longer 0 and 1
         model.eval()
         parts = model.part_features(batch["images"])
@@ -118,8 +115,11 @@ def test_images_are_compared_before_the_neck_where_that_is_asked_for():
         assert not torch.allclose(parts.erased.flatten(1), parts.embedding, rtol=0.1)
 
 
-def test_images_are_normalised():
-    model, batch = fixed(fed_model("MODEL.PIXEL_MEAN", [9.0, 8.0, 7.0])).eval(), fed_batch()
+def test_images_are_normalized():
+    model, batch = (
+        disable_dropout(fed_model("MODEL.PIXEL_MEAN", [9.0, 8.0, 7.0])).eval(),
+        fed_batch(),
+    )
     mean, std = (torch.tensor(x).view(3, 1, 1) for x in ([9.0, 8.0, 7.0], fed_std()))
     expected = model.heads(model.backbone((batch["images"] - mean) / std)).embedding
     torch.testing.assert_close(model(batch).features, expected)
@@ -129,9 +129,9 @@ def fed_std() -> list[float]:
     return list(fed_cfg().MODEL.PIXEL_STD)
 
 
-def test_the_authors_code_takes_one_branch_after_the_other():
+def test_official_branches_are_separate():
     """Own statistics, images mixed within a branch, the erased features written last."""
-    model, batch = fixed(fed_model(*OFFICIAL)), fed_batch()
+    model, batch = disable_dropout(fed_model(*OFFICIAL)), fed_batch()
     diffusion = model.diffusion
     assert type(diffusion.attention) is OfficialAttention and diffusion.attention.scale == 0.5
     assert type(diffusion.first_ffn) is type(diffusion.second_ffn) is GatedFeedForward
@@ -150,9 +150,9 @@ def test_the_authors_code_takes_one_branch_after_the_other():
     diffused = model.diffuse(parts, views.identities)
     torch.testing.assert_close(diffused, torch.cat([each[1] for each in wanted]))
     model.update_memories(parts.embedding, diffused, labels)
-    expected = array(centres)
+    expected = to_numpy(centres)
     for features in (diffused, parts.embedding):
-        for feature, identity in zip(array(features[:6]), labels.tolist(), strict=True):
+        for feature, identity in zip(to_numpy(features[:6]), labels.tolist(), strict=True):
             expected[identity] = 0.2 * expected[identity] + 0.8 * feature
-    found = array(model.erased_memory.centres)
-    np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+    actual = to_numpy(model.erased_memory.centres)
+    np.testing.assert_allclose(actual, expected, rtol=1e-4, atol=1e-5)

@@ -1,4 +1,4 @@
-"""FED in a small space: configurations, models and batches for the tests."""
+"""Small configurations, models and batches of FED."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch import build_model
 from tiny_runs import DIM, cfg_of, run_cfg
-from tiny_runs import array as array  # this folder's tests look for it here
+from tiny_runs import to_numpy as to_numpy  # re-exported to this folder's tests
 
 from fed_plugin import add_fed_config
 from fed_plugin.diffusion import CentreAttention, FeatureDiffusion, FeedForward
@@ -66,7 +66,7 @@ def build_fdm(
 
 
 def fed_model(*overrides: Any, filled: bool = True) -> Any:
-    """A model in training mode whose banks hold random centres."""
+    """Build a model in training mode with random centres in its banks."""
     torch.manual_seed(0)
     model = build_model(fed_cfg(*overrides))
     for memory in (model.erased_memory, model.diffused_memory):
@@ -77,14 +77,19 @@ def fed_model(*overrides: Any, filled: bool = True) -> Any:
     return model.train()
 
 
+def disable_dropout(model: Any) -> Any:
+    model.backbone.dropout.p = 0.0
+    return model
+
+
 def fed_batch(size: int = 6, *, pairs: bool = True, seed: int = 1) -> dict[str, Any]:
-    chance = torch.Generator().manual_seed(seed)
-    images = torch.rand(size, 3, 32, 16, generator=chance) * 255
+    generator = torch.Generator().manual_seed(seed)
+    images = torch.rand(size, 3, 32, 16, generator=generator) * 255
     batch: dict[str, Any] = {
         "images": images,
         "targets": torch.arange(size) // 2 % IDENTITIES,
     }
     if pairs:
-        batch["occluded_images"] = torch.rand(size, 3, 32, 16, generator=chance) * 255
-        batch["part_visibility"] = torch.randint(0, 2, (size, PARTS), generator=chance).float()
+        batch["occluded_images"] = torch.rand(size, 3, 32, 16, generator=generator) * 255
+        batch["part_visibility"] = torch.randint(0, 2, (size, PARTS), generator=generator).float()
     return batch

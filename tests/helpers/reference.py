@@ -1,7 +1,7 @@
 """The papers' equations in plain loops: slow, in float64, written from the text of the papers.
 
-Nothing here comes from our packages, and nothing is vectorised: this file is how we read the
-papers, and the tests ask the fast code to agree with it. Arrays are numpy's; indices are loops.
+This file is our reading of the papers. It imports nothing of ours and vectorizes nothing; the tests
+compare the fast code with it. Arrays are numpy's; indices are loops.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ def layer_norm(vector: Array, weight: Array, bias: Array, eps: float = 1e-5) -> 
 
 def cosine(one: Array, other: Array) -> float:
     dot = sum(float(a) * float(b) for a, b in zip(one, other, strict=True))
-    lengths = [math.sqrt(sum(float(a) ** 2 for a in vector)) for vector in (one, other)]
-    return dot / (lengths[0] * lengths[1])
+    norms = [math.sqrt(sum(float(a) ** 2 for a in vector)) for vector in (one, other)]
+    return dot / (norms[0] * norms[1])
 
 
 def softmax(logits: list[float]) -> list[float]:
@@ -94,7 +94,7 @@ def fed_memory_update(centres: Array, features: Array, identities: list[int], m:
 
 
 def fed_memory_search(feature: Array, centres: Array, identity: int, number: int) -> list[int]:
-    """Sec. 3.2: the K nearest centres by cosine, with identities other than the image's."""
+    """Sec. 3.2: the K nearest centres by cosine, of identities other than the image's."""
     others = [k for k in range(len(centres)) if k != identity]
     others.sort(key=lambda k: -cosine(feature, centres[k]))
     return others[:number]
@@ -193,14 +193,14 @@ def aonet_standard_map(pattern: Array, features: Array) -> Array:
 
 
 def aonet_referenced_map(pattern: Array, features: Array, memory: Array) -> Array:
-    """Eq. 3, steps 3 to 7 of Algorithm 1: normalise with the average response, then drop it."""
+    """Eq. 3, steps 3 to 7 of Algorithm 1: normalize with the average response, then drop it."""
     height, width = features.shape[1:]
     average = aonet_phi(pattern, memory)  # step 4
     augmented = [  # step 5
         aonet_phi(pattern, features[:, h, w]) for h in range(height) for w in range(width)
     ] + [average]
-    normalised = [value / sum(augmented) for value in augmented]  # step 6
-    return np.array(normalised[:-1]).reshape(height, width)  # step 7
+    normalized = [value / sum(augmented) for value in augmented]  # step 6
+    return np.array(normalized[:-1]).reshape(height, width)  # step 7
 
 
 def aonet_feature(features: Array, response_map: Array) -> Array:
@@ -213,11 +213,11 @@ def aonet_feature(features: Array, response_map: Array) -> Array:
     return out
 
 
-def aonet_binarised(response_map: Array) -> Array:
+def aonet_binarized(response_map: Array) -> Array:
     """Sec. 3.1: 1 at the maximum, 0 elsewhere."""
     out = np.zeros(response_map.shape)
-    for place, value in np.ndenumerate(response_map):
-        out[place] = 1.0 if value == response_map.max() else 0.0
+    for pixel, value in np.ndenumerate(response_map):
+        out[pixel] = 1.0 if value == response_map.max() else 0.0
     return out
 
 
@@ -241,7 +241,7 @@ def aonet_algorithm_1(
             for value in maps[b, k].flatten():  # step 8, Eq. 4
                 beta[b, k] += value
             features[b, k] = aonet_feature(batch[b], maps[b, k])  # step 9
-            peaks += aonet_feature(batch[b], aonet_binarised(maps[b, k]))  # step 10
+            peaks += aonet_feature(batch[b], aonet_binarized(maps[b, k]))  # step 10
         updated[k] = alpha * memory[k] + (1 - alpha) * peaks / images  # step 11, Eq. 1
     return beta, maps, features, updated
 

@@ -1,4 +1,4 @@
-"""What the tests of both methods share: backbones, configurations, interrupted trainings."""
+"""Shared by the tests of both methods: backbones, configurations, interrupted runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,16 @@ import pytest
 import torch
 from fastreid.config import CfgNode
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
-from runs import TINY, draw_market, final_states, forked, kill_self, status_of, train
+from runs import (
+    TINY,
+    assert_same_run,
+    draw_market,
+    final_states,
+    forked,
+    kill_self,
+    status_of,
+    train,
+)
 from torch import nn
 
 from occluded_reid.config import AddKeys, load_config
@@ -23,7 +32,7 @@ DIM = 16
 
 
 class TinyTokens(nn.Module):
-    """Patches of 8 x 8, a class token that has seen them all, chance by dropout."""
+    """8 x 8 patches, a class token that depends on all of them, and dropout."""
 
     def __init__(self, size: tuple[int, int], dim: int = DIM):
         super().__init__()
@@ -50,7 +59,7 @@ def build_tiny_map_backbone(cfg: CfgNode) -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, DIM, 8, stride=8), nn.BatchNorm2d(DIM))
 
 
-def array(tensor: torch.Tensor) -> np.ndarray:
+def to_numpy(tensor: torch.Tensor) -> np.ndarray:
     return tensor.detach().double().numpy()
 
 
@@ -59,26 +68,26 @@ def cfg_of(words: Sequence[Any], add_keys: AddKeys, file: str = "") -> CfgNode:
 
 
 def run_cfg(folder: Path, words: Sequence[Any], add_keys: AddKeys) -> CfgNode:
-    """As ``runs.tiny_cfg``: a training of a second; its run is kept in ``folder``."""
+    """Configure a run of about a second in ``folder``, as ``runs.tiny_cfg`` does."""
     file = folder.parent / f"{folder.name}.yml"
-    with whole_file(file, "w") as stream:  # several ranks may do so at once
+    with whole_file(file, "w") as stream:  # ranks may write at the same time
         stream.write(TINY)
     return cfg_of(["OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu", *words], add_keys, str(file))
 
 
-def states_of_a_run_that_was_killed_and_resumed(
+def check_resume_after_kill(
     cfg_in: Callable[[Path], CfgNode],
     folder: Path,
     monkeypatch: pytest.MonkeyPatch,
     before_resuming: Callable[[], object] = lambda: None,
 ) -> dict[str, torch.Tensor]:
-    """Check that they are those of a run that nothing has interrupted; return them.
+    """Check that a killed and resumed run equals an uninterrupted one; return its final states.
 
     Args:
-        cfg_in: the configuration of the run in a folder.
-        folder: holds the two runs.
+        cfg_in: returns the configuration of a run in a folder.
+        folder: of the two runs.
         monkeypatch: the test's.
-        before_resuming: called once the first part has been killed.
+        before_resuming: called between the kill and the resumption.
     """
     whole, parts = folder / "whole", folder / "parts"
     assert status_of(forked(lambda: train(cfg_in(whole)))) == 0
@@ -92,26 +101,23 @@ def states_of_a_run_that_was_killed_and_resumed(
 
     assert status_of(forked(train_until_killed)) == -signal.SIGKILL
     before_resuming()
-    # forked as well: another number of threads would add in another order
+    # forked too: another number of threads would add in another order
     assert status_of(forked(lambda: train(cfg_in(parts), resume=True))) == 0
-    one, other = final_states(whole), final_states(parts)
-    assert one.keys() == other.keys()
-    for place, tensor in one.items():
-        torch.testing.assert_close(tensor, other[place], rtol=0, atol=0, msg=place)
-    return one
+    assert_same_run(whole, parts)
+    return final_states(whole)
 
 
 @pytest.fixture
-def same_chance_in_any_order() -> None:
+def fixed_seed() -> None:
     torch.manual_seed(0)
 
 
 @pytest.fixture(scope="module")
-def drawn_market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def market_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return draw_market(tmp_path_factory.mktemp("market"))
 
 
 @pytest.fixture
-def market_as_data(drawn_market: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    monkeypatch.setenv("FASTREID_DATASETS", str(drawn_market))
-    yield drawn_market
+def market_dataset(market_root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    monkeypatch.setenv("FASTREID_DATASETS", str(market_root))
+    yield market_root

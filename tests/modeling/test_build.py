@@ -10,7 +10,7 @@ from fed.tiny import fed_batch, fed_model
 from occluded_reid.modeling.build import build_model
 
 
-def test_convolutions_with_channels_last_compute_the_same():
+def test_channels_last_gives_equal_losses():
     losses = []
     for last in (False, True):
         torch.manual_seed(0)
@@ -25,7 +25,7 @@ def test_convolutions_with_channels_last_compute_the_same():
     torch.testing.assert_close(*losses)
 
 
-def test_a_compiled_resnet_is_compiled_once():
+def test_resnet_is_compiled_once():
     torch._dynamo.reset()
     graphs = []
     words = ("MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.DEPTH", "18x")
@@ -40,7 +40,7 @@ def test_a_compiled_resnet_is_compiled_once():
 @pytest.mark.parametrize(
     ("build", "batch"), [(fed_model, fed_batch), (aonet_model, aonet_batch)], ids=["FED", "AONet"]
 )
-def test_a_training_step_is_one_graph(build, batch):
+def test_training_step_is_one_graph(build, batch):
     """With ``fullgraph`` a break is an error; memories move as they do without compilation."""
     torch._dynamo.reset()
     plain, compiled = build(), build()

@@ -18,6 +18,7 @@ from fastreid.modeling.backbones import vision_transformer as fastreid_vit
 from fastreid.solver import build_lr_scheduler
 from safetensors.torch import save_file
 from timm.layers import Mlp
+from vit_weights import add_prefix, build_vit, to_google_format
 
 from occluded_reid.checkpoint.pretrained import download_weights, grid_of, load_weights
 from occluded_reid.config import load_config
@@ -26,7 +27,6 @@ from occluded_reid.modeling import backbones
 from occluded_reid.modeling.vit import ClassTokenViT, LeanMlp, TokenViT
 from occluded_reid.utils.errors import UserError
 
-TINY = dict(img_size=(32, 16), patch_size=(8, 8), embed_dim=12, depth=2, num_heads=3)
 CONFIG = """
 MODEL:
   BACKBONE:
@@ -42,32 +42,25 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def vit(kind=TokenViT, stride=(8, 8), **changes):
-    model = kind(stride=stride, **{**TINY, **changes})
-    for parameter in model.parameters():  # biases and the class token start at 0: nothing to see
-        torch.nn.init.normal_(parameter, std=0.2)
-    return model.eval()
-
-
-def configured(tmp_path: Path, *overrides):
+def load_vit_config(tmp_path: Path, *overrides):
     path = tmp_path / "vit.yml"
     path.write_text(CONFIG)
     return load_config(str(path), ["MODEL.DEVICE", "cpu", *map(str, overrides)])
 
 
-def built(tmp_path: Path, *overrides):
-    cfg = configured(tmp_path, *overrides)
+def build_from_config(tmp_path: Path, *overrides):
+    cfg = load_vit_config(tmp_path, *overrides)
     return BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg).eval()
 
 
-def images(count=2, size=(32, 16), **options):
+def random_images(count=2, size=(32, 16), **options):
     return torch.rand(count, 3, *size, **options)
 
 
-# -------------------------------------------------------------------------- what is computed
+# -------------------------------------------------------------------------- the forward pass
 
 
-def plain_vit(weights, image, heads, patch, stride):
+def vit_in_loops(weights, image, heads, patch, stride):
     """Dosovitskiy et al.'s transformer in loops over patches, heads and tokens, for one image."""
 
     def norm(x, name):
@@ -108,9 +101,9 @@ def plain_vit(weights, image, heads, patch, stride):
 
 @pytest.mark.parametrize("stride", [(8, 8), (5, 4)])
 @torch.no_grad()
-def test_tokens_equal_a_transformer_in_plain_loops(stride, monkeypatch):
-    model = vit(stride=stride).double()
-    batch = images(dtype=torch.float64)
+def test_tokens_equal_the_loop(stride, monkeypatch):
+    model = build_vit(stride=stride).double()
+    batch = random_images(dtype=torch.float64)
     calls = []
     fused = F.scaled_dot_product_attention
     monkeypatch.setattr(
@@ -118,9 +111,9 @@ def test_tokens_equal_a_transformer_in_plain_loops(stride, monkeypatch):
     )
     tokens = model(batch)
     assert len(calls) == 2  # one per block
-    for image, found in zip(batch, tokens, strict=True):
-        wanted = plain_vit(model.state_dict(), image, 3, (8, 8), stride)
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-10)
+    for image, actual in zip(batch, tokens, strict=True):
+        wanted = vit_in_loops(model.state_dict(), image, 3, (8, 8), stride)
+        torch.testing.assert_close(actual, wanted, rtol=0, atol=1e-10)
 
 
 @pytest.mark.parametrize(
@@ -134,56 +127,56 @@ def test_tokens_equal_a_transformer_in_plain_loops(stride, monkeypatch):
     ],
 )
 @torch.no_grad()
-def test_the_grid_of_any_image_patch_and_stride(size, patch, stride, grid):
-    model = vit(img_size=size, patch_size=patch, stride=stride, depth=1)
+def test_grid(size, patch, stride, grid):
+    model = build_vit(img_size=size, patch_size=patch, stride=stride, depth=1)
     assert model.grid == grid and model.feature_dim == 12
-    assert model(images(1, size)).shape == (1, 1 + grid[0] * grid[1], 12)
+    assert model(random_images(1, size)).shape == (1, 1 + grid[0] * grid[1], 12)
 
 
 @torch.no_grad()
-def test_the_class_token_comes_as_fastreids_own_transformer_hands_it_out():
-    model = vit(ClassTokenViT)
-    batch = images()
+def test_class_token_vit_returns_a_map():
+    model = build_vit(ClassTokenViT)
+    batch = random_images()
     assert model(batch).shape == (2, 12, 1, 1)
     torch.testing.assert_close(model(batch)[:, :, 0, 0], TokenViT.forward(model, batch)[:, 0])
 
 
 @torch.no_grad()
-def test_images_do_not_see_each_other():
-    model, batch = vit(), images(3)
+def test_images_do_not_mix():
+    model, batch = build_vit(), random_images(3)
     torch.testing.assert_close(model(batch)[1:2], model(batch[1:2]))
 
 
 @torch.no_grad()
-def test_the_camera_embedding_is_added_to_all_tokens():
-    model = vit(num_cameras=3, camera_weight=2.5, depth=0)
-    plain = vit(depth=0)
+def test_camera_embedding():
+    model = build_vit(num_cameras=3, camera_weight=2.5, depth=0)
+    plain = build_vit(depth=0)
     state = model.state_dict()
     camera = state.pop("sie_embed")
     plain.load_state_dict(state)
     for each in (model, plain):
         each.norm = torch.nn.Identity()
-    batch = images()
-    found = model(batch, torch.tensor([2, 0])) - plain(batch)
-    torch.testing.assert_close(found[0], 2.5 * camera[2].expand_as(found[0]))
-    torch.testing.assert_close(found[1], 2.5 * camera[0].expand_as(found[1]))
+    batch = random_images()
+    actual = model(batch, torch.tensor([2, 0])) - plain(batch)
+    torch.testing.assert_close(actual[0], 2.5 * camera[2].expand_as(actual[0]))
+    torch.testing.assert_close(actual[1], 2.5 * camera[0].expand_as(actual[1]))
     with pytest.raises(UserError, match="CAMERA_EMBEDDING needs the camera of every image"):
         model(batch)
 
 
 @pytest.mark.parametrize("kind", [TokenViT, ClassTokenViT])
-def test_a_gradient_reaches_every_parameter(kind):
-    model = vit(kind, num_cameras=2).train()
-    model(images(), torch.tensor([0, 1])).square().sum().backward()
-    still = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
-    assert still == []
+def test_every_weight_gets_a_gradient(kind):
+    model = build_vit(kind, num_cameras=2).train()
+    model(random_images(), torch.tensor([0, 1])).square().sum().backward()
+    untrained = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert untrained == []
 
 
-def test_recomputing_gives_the_same_gradients():
-    plain = vit().train()
-    saving = vit(recompute=True).train()
+def test_recompute_gives_equal_gradients():
+    plain = build_vit().train()
+    saving = build_vit(recompute=True).train()
     saving.load_state_dict(plain.state_dict())
-    batch, counts = images(), []
+    batch, counts = random_images(), []
     saving.blocks[0].register_forward_pre_hook(lambda *_: counts.append(1))
     for model in (plain, saving):
         model(batch).square().sum().backward()
@@ -193,19 +186,19 @@ def test_recomputing_gives_the_same_gradients():
 
 
 @torch.no_grad()
-def test_bfloat16_autocast_stays_near():
-    model, batch = vit(), images()
+def test_bfloat16_autocast():
+    model, batch = build_vit(), random_images()
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        found = model(batch)
-    assert found.isfinite().all()
-    torch.testing.assert_close(found.float(), model(batch), rtol=0.1, atol=0.1)
-    assert not torch.equal(found.float(), model(batch))
+        actual = model(batch)
+    assert actual.isfinite().all()
+    torch.testing.assert_close(actual.float(), model(batch), rtol=0.1, atol=0.1)
+    assert not torch.equal(actual.float(), model(batch))
 
 
 @torch.no_grad()
-def test_chance_is_for_training_alone(tmp_path):
-    batch = images(8)
-    model = built(tmp_path, "MODEL.BACKBONE.DROP_PATH_RATIO", 0.5)
+def test_drop_path_acts_only_in_training(tmp_path):
+    batch = random_images(8)
+    model = build_from_config(tmp_path, "MODEL.BACKBONE.DROP_PATH_RATIO", 0.5)
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     assert torch.equal(model(batch), model(batch))
@@ -219,14 +212,16 @@ def test_chance_is_for_training_alone(tmp_path):
 
 
 @torch.no_grad()
-def test_the_configuration_reaches_the_transformer(tmp_path):
+def test_config_reaches_the_transformer(tmp_path):
     keys = ("MODEL.BACKBONE.CAMERA_EMBEDDING", 4, "MODEL.BACKBONE.MLP_RATIO", 2.0)
-    model = built(tmp_path, *keys, "MODEL.BACKBONE.STRIDE_SIZE", "[4, 4]")
+    model = build_from_config(tmp_path, *keys, "MODEL.BACKBONE.STRIDE_SIZE", "[4, 4]")
     assert type(model) is TokenViT and model.grid == (7, 3)
     assert model.sie_embed.shape == (4, 1, 12) and model.camera_weight == 3.0
     assert model.blocks[0].mlp.fc1.out_features == 24 and model.blocks[0].attn.num_heads == 3
     assert not model.grad_checkpointing
-    dropping = built(tmp_path, "MODEL.BACKBONE.DROP_RATIO", 0.1, "MODEL.BACKBONE.RECOMPUTE", True)
+    dropping = build_from_config(
+        tmp_path, "MODEL.BACKBONE.DROP_RATIO", 0.1, "MODEL.BACKBONE.RECOMPUTE", True
+    )
     assert dropping.pos_drop.p == dropping.blocks[0].mlp.drop1.p == 0.1
     assert dropping.grad_checkpointing
 
@@ -234,16 +229,16 @@ def test_the_configuration_reaches_the_transformer(tmp_path):
 @pytest.mark.parametrize(("depth", "width", "heads"), [("tiny", 192, 3), ("small", 384, 6)])
 def test_named_depths(tmp_path, depth, width, heads):
     keys = ("MODEL.BACKBONE.DEPTH", depth, "MODEL.BACKBONE.FEAT_DIM", width)
-    model = built(tmp_path, *keys)
+    model = build_from_config(tmp_path, *keys)
     assert (model.feature_dim, len(model.blocks)) == (width, 12)
     assert model.blocks[0].attn.num_heads == heads
     assert model.blocks[0].mlp.fc1.out_features == 4 * width
 
 
-def test_fastreids_baseline_runs_on_the_class_token(tmp_path):
+def test_fastreid_baseline_on_the_class_token(tmp_path):
     keys = ("MODEL.BACKBONE.NAME", "build_class_token_vit_backbone")
-    model = build_model(configured(tmp_path, *keys)).eval()
-    assert model({"images": images() * 255}).shape == (2, 12)
+    model = build_model(load_vit_config(tmp_path, *keys)).eval()
+    assert model({"images": random_images() * 255}).shape == (2, 12)
 
 
 @pytest.mark.parametrize(
@@ -258,12 +253,12 @@ def test_fastreids_baseline_runs_on_the_class_token(tmp_path):
         (("MODEL.BACKBONE.POSITION_RESIZE", "cubic"), "'cubic'; it can be bicubic or bilinear"),
     ],
 )
-def test_values_that_do_not_fit_are_named(tmp_path, overrides, message):
+def test_inconsistent_values_raise(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
-        built(tmp_path, *overrides)
+        build_from_config(tmp_path, *overrides)
 
 
-def test_the_base_configuration_is_the_recipe_of_the_paper():
+def test_base_vit_config_is_the_paper_recipe():
     path = Path(__file__).parents[2] / "configs" / "Base-ViT.yml"
     cfg = load_config(str(path), ["MODEL.DEVICE", "cpu"])
     assert list(cfg.INPUT.SIZE_TRAIN) == [256, 128] and cfg.SOLVER.MAX_EPOCH == 120
@@ -283,28 +278,24 @@ def test_the_base_configuration_is_the_recipe_of_the_paper():
 # ------------------------------------------------------------------------------------ weights
 
 
-def prefixed(weights, prefix):
-    return {prefix + key: value for key, value in weights.items()}
-
-
 EXTRA = {"head.weight": torch.ones(7, 12), "head.bias": torch.ones(7)}
 OTHERS = {"classifier.weight": torch.ones(5, 12), "bottleneck.bias": torch.ones(12)}
 SCHEMES = {
     "timm": lambda w: {**w, **EXTRA},
     "jx_vit": lambda w: {**w, **EXTRA, "pre_logits.fc.weight": torch.ones(12, 12)},
     "DeiT": lambda w: {"model": {**w, **EXTRA}, "epoch": 3},
-    "state_dict": lambda w: {"state_dict": prefixed({**w, **EXTRA}, "module.")},
-    "TransReID": lambda w: {**prefixed({**w, "fc.weight": torch.ones(7, 12)}, "base."), **OTHERS},
-    "TransReID, parallel": lambda w: prefixed({**prefixed(w, "base."), **OTHERS}, "module."),
-    "fast-reid": lambda w: {"model": OrderedDict({**prefixed(w, "backbone."), **OTHERS})},
+    "state_dict": lambda w: {"state_dict": add_prefix({**w, **EXTRA}, "module.")},
+    "TransReID": lambda w: {**add_prefix({**w, "fc.weight": torch.ones(7, 12)}, "base."), **OTHERS},
+    "TransReID, parallel": lambda w: add_prefix({**add_prefix(w, "base."), **OTHERS}, "module."),
+    "fast-reid": lambda w: {"model": OrderedDict({**add_prefix(w, "backbone."), **OTHERS})},
 }
 
 
 @pytest.mark.parametrize("suffix", [".pth", ".safetensors"])
 @pytest.mark.parametrize("scheme", SCHEMES)
 @torch.no_grad()
-def test_weights_of_every_origin_are_loaded_whole(tmp_path, caplog, scheme, suffix):
-    source, batch = vit(), images()
+def test_weights_of_every_source_are_loaded(tmp_path, caplog, scheme, suffix):
+    source, batch = build_vit(), random_images()
     content = SCHEMES[scheme]({key: value.clone() for key, value in source.state_dict().items()})
     path = tmp_path / f"weights{suffix}"
     if suffix == ".pth":
@@ -313,22 +304,22 @@ def test_weights_of_every_origin_are_loaded_whole(tmp_path, caplog, scheme, suff
         save_file(content.get("model", content.get("state_dict", content)), path)
     logging.getLogger("occluded_reid").propagate = True
     with caplog.at_level(logging.INFO):
-        model = built(tmp_path, "MODEL.BACKBONE.PRETRAIN", True, *path_of(path))
+        model = build_from_config(tmp_path, "MODEL.BACKBONE.PRETRAIN", True, *pretrain_path(path))
     torch.testing.assert_close(model(batch), source(batch), rtol=0, atol=0)
-    said = caplog.text.replace("module.", "")
+    output = caplog.text.replace("module.", "")
     if "TransReID" in scheme or scheme == "fast-reid":
-        assert "not of the backbone: bottleneck.bias, classifier.weight" in said
+        assert "not of the backbone: bottleneck.bias, classifier.weight" in output
     else:
-        assert "of its classifier: head.bias, head.weight" in said
+        assert "of its classifier: head.bias, head.weight" in output
 
 
-def path_of(path):
+def pretrain_path(path):
     return ("MODEL.BACKBONE.PRETRAIN_PATH", str(path))
 
 
 @pytest.mark.parametrize("stride", [(8, 8), (6, 6)])
 @torch.no_grad()
-def test_fastreids_weights_give_fastreids_features(tmp_path, stride):
+def test_fastreid_weights_give_fastreid_features(tmp_path, stride):
     theirs = fastreid_vit.VisionTransformer(
         img_size=(32, 16),
         patch_size=8,
@@ -339,15 +330,15 @@ def test_fastreids_weights_give_fastreids_features(tmp_path, stride):
         qkv_bias=True,
     ).eval()
     torch.save(theirs.state_dict(), tmp_path / "fastreid.pth")
-    ours = vit(ClassTokenViT, stride)
+    ours = build_vit(ClassTokenViT, stride)
     load_weights(ours, str(tmp_path / "fastreid.pth"), resize="bilinear")
-    batch = images()
+    batch = random_images()
     torch.testing.assert_close(ours(batch), theirs(batch), rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
-def test_distilled_and_linear_forms_are_understood(tmp_path):
-    source = vit()
+def test_distilled_and_linear_weights(tmp_path):
+    source = build_vit()
     weights = source.state_dict()
     kernel, positions = weights["patch_embed.proj.weight"], weights["pos_embed"]
     distilled = torch.cat((positions[:, :1], torch.full((1, 1, 12), 9.0), positions[:, 1:]), dim=1)
@@ -361,77 +352,49 @@ def test_distilled_and_linear_forms_are_understood(tmp_path):
         },
         tmp_path / "deit.pth",
     )
-    model = vit()
+    model = build_vit()
     load_weights(model, str(tmp_path / "deit.pth"), resize="bicubic")
-    batch = images()
+    batch = random_images()
     torch.testing.assert_close(model(batch), source(batch), rtol=0, atol=0)
 
 
-def as_google(weights):
-    """A transformer of width 12 and 3 heads in the names and layouts of Google's files."""
-    numbers = {key: value.double().numpy() for key, value in weights.items()}
-    place, found = "Transformer/", {"cls": numbers["cls_token"]}
-    found[place + "posembed_input/pos_embedding"] = numbers["pos_embed"]
-    found["embedding/kernel"] = numbers["patch_embed.proj.weight"].transpose(2, 3, 1, 0)
-    found["embedding/bias"] = numbers["patch_embed.proj.bias"]
-    norms = {"norm": "encoder_norm"}
-    for i in range(2):
-        block, target = f"blocks.{i}.", f"{place}encoderblock_{i}/"
-        norms |= {f"{block}norm1": f"encoderblock_{i}/LayerNorm_0"}
-        norms |= {f"{block}norm2": f"encoderblock_{i}/LayerNorm_2"}
-        attention = target + "MultiHeadDotProductAttention_1/"
-        kernels = np.split(numbers[block + "attn.qkv.weight"], 3)
-        biases = np.split(numbers[block + "attn.qkv.bias"], 3)
-        for name, kernel, bias in zip(("query", "key", "value"), kernels, biases, strict=True):
-            found[f"{attention}{name}/kernel"] = kernel.T.reshape(12, 3, 4)
-            found[f"{attention}{name}/bias"] = bias.reshape(3, 4)
-        found[attention + "out/kernel"] = numbers[block + "attn.proj.weight"].T.reshape(3, 4, 12)
-        found[attention + "out/bias"] = numbers[block + "attn.proj.bias"]
-        for layer in (0, 1):
-            linear = f"{block}mlp.fc{layer + 1}"
-            found[f"{target}MlpBlock_3/Dense_{layer}/kernel"] = numbers[linear + ".weight"].T
-            found[f"{target}MlpBlock_3/Dense_{layer}/bias"] = numbers[linear + ".bias"]
-    for ours, theirs in norms.items():
-        found[f"{place}{theirs}/scale"] = numbers[ours + ".weight"]
-        found[f"{place}{theirs}/bias"] = numbers[ours + ".bias"]
-    return {key: value.astype(np.float32) for key, value in found.items()}
-
-
 @torch.no_grad()
-def test_googles_files_are_loaded_whole(tmp_path, caplog):
-    square = vit(img_size=(32, 32))
+def test_google_weights_are_loaded(tmp_path, caplog):
+    square = build_vit(img_size=(32, 32))
     classifier = {"head/kernel": np.ones((12, 7)), "head/bias": np.ones(7)}
-    np.savez(tmp_path / "augreg.npz", **as_google(square.state_dict()), **classifier)
-    again, batch = vit(img_size=(32, 32)), images(size=(32, 32))
+    np.savez(tmp_path / "augreg.npz", **to_google_format(square.state_dict()), **classifier)
+    again, batch = build_vit(img_size=(32, 32)), random_images(size=(32, 32))
     logging.getLogger("occluded_reid").propagate = True
     with caplog.at_level(logging.INFO):
         load_weights(again, str(tmp_path / "augreg.npz"), resize="bicubic")
     torch.testing.assert_close(again(batch), square(batch), rtol=0, atol=1e-6)
     assert "of its classifier: head/bias, head/kernel" in caplog.text
-    narrow = vit()  # positions 4 x 4 -> 4 x 2 as for any other file, not as timm's reader would
+    narrow = build_vit()  # positions 4 x 4 -> 4 x 2, as for any other file
     load_weights(narrow, str(tmp_path / "augreg.npz"), resize="bicubic")
-    wanted = resized(square.pos_embed, (4, 4), (4, 2), mode="bicubic", antialias=True)
+    wanted = resize_positions(square.pos_embed, (4, 4), (4, 2), mode="bicubic", antialias=True)
     torch.testing.assert_close(narrow.pos_embed.detach(), wanted)
 
 
-def resized(positions, old, new, **how):
+def resize_positions(positions, old, new, **how):
     rest = positions[0, 1:].T.reshape(1, -1, *old)
     rest = F.interpolate(rest, size=new, **how).flatten(2).transpose(1, 2)
     return torch.cat((positions[:, :1], rest), dim=1).detach()
 
 
 @torch.no_grad()
-def test_positions_are_resized_as_timm_or_as_fastreid_does(tmp_path):
-    square = vit(img_size=(32, 32))
+def test_position_resize(tmp_path):
+    square = build_vit(img_size=(32, 32))
     torch.save(square.state_dict(), tmp_path / "square.pth")
-    found = {}
+    actual = {}
     for how in ("bicubic", "bilinear"):
         keys = ("MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.POSITION_RESIZE", how)
-        found[how] = built(tmp_path, *keys, *path_of(tmp_path / "square.pth")).pos_embed.detach()
-    bicubic = resized(square.pos_embed, (4, 4), (4, 2), mode="bicubic", antialias=True)
-    torch.testing.assert_close(found["bicubic"], bicubic)
+        actual[how] = build_from_config(
+            tmp_path, *keys, *pretrain_path(tmp_path / "square.pth")
+        ).pos_embed.detach()
+    bicubic = resize_positions(square.pos_embed, (4, 4), (4, 2), mode="bicubic", antialias=True)
+    torch.testing.assert_close(actual["bicubic"], bicubic)
     bilinear = fastreid_vit.resize_pos_embed(square.pos_embed, torch.empty(1, 9, 12), 4, 2)
-    torch.testing.assert_close(found["bilinear"], bilinear)
+    torch.testing.assert_close(actual["bilinear"], bilinear)
 
 
 @pytest.mark.parametrize(
@@ -446,18 +409,18 @@ def test_positions_are_resized_as_timm_or_as_fastreid_does(tmp_path):
         (196, (16, 8), True, (14, 14)),
     ],
 )
-def test_the_grid_of_a_file_is_found(count, own, trust_own, grid):
+def test_grid_of_a_file(count, own, trust_own, grid):
     assert grid_of(count, own, trust_own=trust_own) == grid
 
 
 @torch.no_grad()
-def test_a_camera_embedding_is_loaded_or_starts_anew(tmp_path, caplog):
-    source = vit(num_cameras=3)
-    torch.save(prefixed(source.state_dict(), "base."), tmp_path / "sie.pth")
-    same = vit(num_cameras=3)
+def test_camera_embedding_is_loaded_or_initialized(tmp_path, caplog):
+    source = build_vit(num_cameras=3)
+    torch.save(add_prefix(source.state_dict(), "base."), tmp_path / "sie.pth")
+    same = build_vit(num_cameras=3)
     load_weights(same, str(tmp_path / "sie.pth"), resize="bicubic")
     assert torch.equal(same.sie_embed, source.sie_embed)
-    torch.save(vit().state_dict(), tmp_path / "plain.pth")
+    torch.save(build_vit().state_dict(), tmp_path / "plain.pth")
     own = same.sie_embed.clone()
     logging.getLogger("occluded_reid").propagate = True
     with caplog.at_level(logging.INFO):
@@ -466,10 +429,10 @@ def test_a_camera_embedding_is_loaded_or_starts_anew(tmp_path, caplog):
     assert "plain.pth has no camera embedding: it starts from random values" in caplog.text
 
 
-def broken(kind, folder):
+def write_broken_file(kind, folder):
     """Write a file that cannot be loaded; return its path."""
     path = folder / f"{kind.replace(' ', '_')}.pth"
-    weights = dict(vit().state_dict())
+    weights = dict(build_vit().state_dict())
     if kind == "missing key":
         del weights["blocks.1.mlp.fc2.bias"]
     elif kind == "left-over key":
@@ -493,7 +456,7 @@ def broken(kind, folder):
         path.write_bytes(path.read_bytes()[:500])
     elif kind.startswith("npz"):
         path = path.with_suffix(".npz")
-        content = as_google(vit().state_dict())
+        content = to_google_format(build_vit().state_dict())
         if kind == "npz blocks":
             content = {k: v for k, v in content.items() if "encoderblock_1/" not in k}
         elif kind == "npz key":
@@ -527,15 +490,15 @@ def broken(kind, folder):
         ("safetensors", "safetensors.safetensors holds no weights, is damaged"),
     ],
 )
-def test_weights_that_cannot_be_loaded_stop_the_run(tmp_path, kind, message):
-    path = broken(kind, tmp_path)
+def test_broken_weights_raise(tmp_path, kind, message):
+    path = write_broken_file(kind, tmp_path)
     with pytest.raises(UserError, match=message):
-        built(tmp_path, "MODEL.BACKBONE.PRETRAIN", True, *path_of(path))
+        build_from_config(tmp_path, "MODEL.BACKBONE.PRETRAIN", True, *pretrain_path(path))
 
 
 @torch.no_grad()
-def test_without_a_path_weights_come_through_timm(tmp_path, monkeypatch):
-    source, asked = vit(), []
+def test_weights_are_downloaded_by_timm(tmp_path, monkeypatch):
+    source, asked = build_vit(), []
 
     def create_model(name, **options):
         asked.append((name, options))
@@ -543,12 +506,12 @@ def test_without_a_path_weights_come_through_timm(tmp_path, monkeypatch):
 
     monkeypatch.setattr(timm, "create_model", create_model)
     keys = ("MODEL.BACKBONE.PRETRAIN", True, "MODEL.BACKBONE.PRETRAIN_NAME", "vit_x")
-    model = built(tmp_path, *keys)
+    model = build_from_config(tmp_path, *keys)
     assert asked == [("vit_x", {"pretrained": True, "num_classes": 0})]
     assert torch.equal(model.pos_embed, source.pos_embed)
 
 
-def test_a_download_that_fails_names_the_file_and_its_place(monkeypatch):
+def test_failed_download_names_the_file(monkeypatch):
     def offline(*_, **__):
         raise OSError("no route to host\nand more")
 
@@ -566,23 +529,23 @@ def test_a_download_that_fails_names_the_file_and_its_place(monkeypatch):
         download_weights("vit_base_patch16_224.orig_in21k_ft_in1k")
 
 
-def test_base_starts_from_the_weights_of_transreid(monkeypatch):
+def test_base_uses_transreid_weights(monkeypatch):
     cfg = load_config("", ["MODEL.BACKBONE.DEPTH", "base", "MODEL.DEVICE", "cpu"])
     assert backbones._pretrain_name(cfg.MODEL.BACKBONE) == "vit_base_patch16_224.orig_in21k_ft_in1k"
 
 
-def test_weights_that_nobody_knows_are_not_guessed(tmp_path):
+def test_unknown_weights_raise(tmp_path):
     keys = ("MODEL.BACKBONE.PRETRAIN", True)
     with pytest.raises(UserError, match="no known weights fit DEPTH custom"):
-        built(tmp_path, *keys)
+        build_from_config(tmp_path, *keys)
     with pytest.raises(UserError, match="timm has no weights vit_x"):
-        built(tmp_path, *keys, "MODEL.BACKBONE.PRETRAIN_NAME", "vit_x")
+        build_from_config(tmp_path, *keys, "MODEL.BACKBONE.PRETRAIN_NAME", "vit_x")
 
 
 # ---------------------------------------------------------------------------- memory in training
 
 
-def trained(model, batch, dtype):
+def run_step(model, batch, dtype):
     """Return the output, all gradients, and the bytes kept for the backward pass."""
     kept = {}
 
@@ -601,20 +564,20 @@ def trained(model, batch, dtype):
 
 
 @pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_the_lean_layer_has_the_gradients_of_timms_and_keeps_less(dtype):
-    model, batch = vit().train(), images()
-    lean = trained(model, batch, dtype)
+def test_lean_mlp_saves_less_with_equal_gradients(dtype):
+    model, batch = build_vit().train(), random_images()
+    lean = run_step(model, batch, dtype)
     for block in model.blocks:
         block.mlp.__class__ = Mlp
-    plain = trained(model, batch, dtype)
+    plain = run_step(model, batch, dtype)
     assert torch.equal(lean[0], plain[0])
     assert all(torch.equal(one, other) for one, other in zip(lean[1], plain[1], strict=True))
     wide = len(batch) * 9 * 48 * (4 if dtype is None else 2)  # 9 tokens of four times 12
     assert plain[2] - lean[2] == 2 * wide
 
 
-def test_the_lean_layer_drops_as_timms_does():
-    model, batch = vit(proj_drop_rate=0.5).train(), images()
+def test_lean_mlp_drops_as_timm():
+    model, batch = build_vit(proj_drop_rate=0.5).train(), random_images()
     outputs = []
     for kind in (LeanMlp, Mlp):
         for block in model.blocks:
