@@ -103,7 +103,7 @@ class Evaluator:
         table = self.gather()
         if table is None:
             return {}
-        queries, labels = table.queries, table.labels
+        queries, labels, duplicates = table.queries, table.labels, self._find_duplicates(table)
         query_paths = table.paths[:queries]
         distances = self.compute_distances(table)
         ranking = rank_queries(distances, *labels)
@@ -122,7 +122,7 @@ class Evaluator:
                 "query_identities": len(np.unique(labels[0])),
                 "gallery_identities": len(np.unique(labels[1])),
                 "positives_per_query": float(ranking.positives.mean()),
-                "queries_with_a_copy_in_the_gallery": int((self._find(table) >= 0).sum()),
+                "queries_with_a_copy_in_the_gallery": int((duplicates >= 0).sum()),
             },
             "metrics": summarize_ranking(ranking),
             "per_query": report_queries(query_paths, ranking),
@@ -141,32 +141,23 @@ class Evaluator:
         Tiles are computed when they are read; ``[:, :]`` returns all at once.
         """
         test, features, device = self._test, table.features, self._device
-        images = assign_images(self._find(table), len(features) - table.queries)
+        images = assign_images(self._find_duplicates(table), len(features) - table.queries)
         if test.AQE.ENABLED:
+            aqe = test.AQE
             features = expand_features(
-                features,
-                test.METRIC,
-                times=test.AQE.QE_TIME,
-                count=test.AQE.QE_K,
-                alpha=test.AQE.ALPHA,
-                images=images,
-                device=device,
-            )
+                features, test.METRIC, times=aqe.QE_TIME, count=aqe.QE_K, alpha=aqe.ALPHA,
+                images=images, device=device,
+            )  # fmt: skip
         if test.RERANK.ENABLED:
+            rerank = test.RERANK
             return RerankedDistances(
-                features,
-                table.queries,
-                test.METRIC,
-                k1=test.RERANK.K1,
-                k2=test.RERANK.K2,
-                weight=test.RERANK.LAMBDA,
-                images=images,
-                device=device,
-            )
+                features, table.queries, test.METRIC, k1=rerank.K1, k2=rerank.K2,
+                weight=rerank.LAMBDA, images=images, device=device,
+            )  # fmt: skip
         query, gallery = features[: table.queries], features[table.queries :]
         return FeatureDistances(query, gallery, test.METRIC, device)
 
-    def _find(self, table: FeatureTable) -> np.ndarray:
+    def _find_duplicates(self, table: FeatureTable) -> np.ndarray:
         return find_duplicates(
             table.paths, table.identities, table.cameras, table.queries, self._duplicates
         )
@@ -174,16 +165,22 @@ class Evaluator:
     def _measure_visibility(
         self, visibility: np.ndarray, paths: np.ndarray, truth: Mapping[str, Any]
     ) -> dict[str, Any]:
-        """Return the report's entries on the queries' visibility; none if there is none."""
+        """Return the report's entries on the queries' visibility; none if the model predicts none.
+
+        Args:
+            visibility: (Q, P).
+            paths: (Q,).
+            truth: by path.
+        """
         parts = visibility.shape[1]
         if not parts:
             return {}
-        report: dict[str, Any] = {
-            "image_visibility": measure_image_visibility(visibility, paths, truth)
+        image_visibility = measure_image_visibility(visibility, paths, truth)
+        of_stripes = self.stripes and TRUTH_STRIPES % parts == 0
+        return {
+            "image_visibility": image_visibility,
+            **(measure_stripe_visibility(visibility, paths, truth) if of_stripes else {}),
         }
-        if self.stripes and TRUTH_STRIPES % parts == 0:
-            report |= measure_stripe_visibility(visibility, paths, truth)
-        return report
 
 
 def _list_worst_queries(paths: np.ndarray, ranking: Ranking) -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""tools/compare.py: paired differences, seeds, and what it refuses."""
+"""tools/compare.py: paired differences, seeds, and the errors."""
 
 from __future__ import annotations
 
@@ -49,50 +49,50 @@ def precision():
     return np.random.default_rng(0).uniform(0.1, 0.8, QUERIES)
 
 
-def test_paired_intervals_are_narrow_where_queries_are_hard_for_both(tmp_path, precision):
+def test_paired_intervals_are_narrow_if_queries_are_hard_for_both_runs(tmp_path, precision):
     noise = np.random.default_rng(1).normal(0.02, 0.05, QUERIES)
     one = read_run(write_run(tmp_path / "a", precision))
     other = read_run(write_run(tmp_path / "b", precision + noise))
-    found = compare_pair(one, other)["Set"]["mAP"]
-    assert found["a"] == pytest.approx(100 * precision.mean())
-    assert found["b"] - found["a"] == pytest.approx(found["difference"])
-    assert found["difference"] == pytest.approx(100 * noise.mean())
-    # the normal approximation of the *differences*, a quarter of the queries' own spread
+    result = compare_pair(one, other)["Set"]["mAP"]
+    assert result["a"] == pytest.approx(100 * precision.mean())
+    assert result["b"] - result["a"] == pytest.approx(result["difference"])
+    assert result["difference"] == pytest.approx(100 * noise.mean())
+    # normal approximation of the *differences*, a quarter of the spread of the queries
     width = 392 * noise.std() / np.sqrt(QUERIES)
-    assert found["high"] - found["low"] == pytest.approx(width, rel=0.1)
-    assert found["low"] < found["difference"] < found["high"]
+    assert result["high"] - result["low"] == pytest.approx(width, rel=0.1)
+    assert result["low"] < result["difference"] < result["high"]
     back = compare_pair(other, one)["Set"]["mAP"]
-    assert back["difference"] == pytest.approx(-found["difference"])
+    assert back["difference"] == pytest.approx(-result["difference"])
 
 
-def test_queries_are_paired_by_name_whatever_their_order(tmp_path, precision):
+def test_queries_are_paired_by_name_in_any_order(tmp_path, precision):
     order = np.random.default_rng(2).permutation(QUERIES)
     one = read_run(write_run(tmp_path / "a", precision))
     names = [f"elsewhere/{n}.jpg" for n in order]
     other = read_run(write_run(tmp_path / "b", precision[order] + 0.01, names=names))
-    found = compare_pair(one, other)["Set"]["mAP"]
+    result = compare_pair(one, other)["Set"]["mAP"]
     expected = {"difference": 1, "low": 1, "high": 1}
-    assert {key: found[key] for key in expected} == pytest.approx(expected)
+    assert {key: result[key] for key in expected} == pytest.approx(expected)
 
 
-def test_what_cannot_be_paired_is_refused(tmp_path, precision):
+def test_runs_that_cannot_be_paired_are_refused(tmp_path, precision):
     one = read_run(write_run(tmp_path / "a", precision))
 
-    def refused(match, *arguments, **options):
+    def check_refused(match, *arguments, **options):
         folder = tmp_path / f"b{len(list(tmp_path.iterdir()))}"
         other = read_run(write_run(folder, *arguments, **options))
         with pytest.raises(UserError, match=match):
             compare_pair(one, other)
 
     names = [f"q/{n + 1}.jpg" for n in range(QUERIES)]
-    refused("different queries of Set, such as 0.jpg", precision, names=names)
-    refused("queries is 200 in .* and 199 in", precision[1:])
-    refused("gallery is 900 in .* and 899", precision, gallery=899)
-    refused("different galleries of Set", precision, positives=4, positives_per_query=3.0)
-    refused("no data set in common", precision, data_sets=("Other:protocol",))
+    check_refused("different queries of Set, such as 0.jpg", precision, names=names)
+    check_refused("queries is 200 in .* and 199 in", precision[1:])
+    check_refused("gallery is 900 in .* and 899", precision, gallery=899)
+    check_refused("different galleries of Set", precision, positives=4, positives_per_query=3.0)
+    check_refused("no data set in common", precision, data_sets=("Other:protocol",))
 
 
-def test_old_missing_and_foreign_files_are_named(tmp_path, precision):
+def test_old_missing_and_unrelated_files_are_named(tmp_path, precision):
     folder = write_run(tmp_path / "a", precision)
     run = read_run(folder / "results.json")
     (folder / "per_query.npz").write_bytes(b"of another evaluation")
@@ -114,7 +114,7 @@ def test_old_missing_and_foreign_files_are_named(tmp_path, precision):
 
 
 @pytest.mark.parametrize(
-    ("place", "value", "match"),
+    ("keys", "value", "match"),
     [
         (("data_sets", "Set"), 3, "TypeError"),
         (("data_sets", "Set", "counts"), {}, "KeyError: 'queries'"),
@@ -125,12 +125,12 @@ def test_old_missing_and_foreign_files_are_named(tmp_path, precision):
         (("per_query",), None, "TypeError"),
     ],
 )
-def test_a_results_file_that_was_changed_is_named(tmp_path, precision, place, value, match, capsys):
+def test_an_edited_results_file_is_named(tmp_path, precision, keys, value, match, capsys):
     folder = write_run(tmp_path / "a", precision)
     content = node = json.loads((folder / "results.json").read_text())
-    for key in place[:-1]:
+    for key in keys[:-1]:
         node = node[key]
-    node[place[-1]] = value
+    node[keys[-1]] = value
     (folder / "results.json").write_text(json.dumps(content))
     for words in ([str(folder)] * 2, ["--seeds", *[str(folder)] * 2]):
         assert compare.command(words) == 2
@@ -138,7 +138,7 @@ def test_a_results_file_that_was_changed_is_named(tmp_path, precision, place, va
         assert f"{folder / 'results.json'} is not as an evaluation writes it ({match}" in error
 
 
-def test_runs_of_several_versions_share_sets_and_metrics(tmp_path, precision):
+def test_runs_of_different_versions_share_test_sets_and_metrics(tmp_path, precision):
     one, other = (write_run(tmp_path / name, precision, seed=1) for name in "ab")
     content = json.loads((other / "results.json").read_text())
     del content["data_sets"]["Set"]["metrics"]["mINP"]
@@ -156,10 +156,10 @@ def test_seeds_by_hand(tmp_path):
         read_run(write_run(tmp_path / str(n), np.full(5, value), seed=n))
         for n, value in enumerate(values)
     ]
-    found = compare_seeds(runs)["Set"]["mAP"]
-    assert found["mean"] == pytest.approx(50)
-    assert found["std"] == pytest.approx(np.sqrt((30**2 + 10**2 + 40**2) / 2))
-    assert found["values"] == pytest.approx([20, 40, 90])
+    result = compare_seeds(runs)["Set"]["mAP"]
+    assert result["mean"] == pytest.approx(50)
+    assert result["std"] == pytest.approx(np.sqrt((30**2 + 10**2 + 40**2) / 2))
+    assert result["values"] == pytest.approx([20, 40, 90])
     with pytest.raises(UserError, match="at least two runs"):
         compare_seeds(runs[:1])
     with pytest.raises(UserError, match="they are one run, not two"):

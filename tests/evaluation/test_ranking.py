@@ -1,4 +1,4 @@
-"""Rankings equal fast-reid's own on every query, whatever the size of the tiles."""
+"""Rankings equal fast-reid's on every query, for any size of tiles."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_three_queries_by_hand():
     """Gallery at distances 0.1 ... 0.5; camera 9 is everybody's other camera.
 
     Query 0 (identity 1, camera 1): the image at 0.1 is of its own camera and ignored; positives
-    stand at ranks 2 and 3 of [2, 1, 1, 3]: AP = (1/2 + 2/3) / 2, INP = 2/3.
+    have ranks 2 and 3 of [2, 1, 1, 3]: AP = (1/2 + 2/3) / 2, INP = 2/3.
     Query 1 (identity 3, camera 1): one positive at rank 5: AP = INP = 1/5.
     Query 2 (identity 4): none; left out.
     """
@@ -36,7 +36,7 @@ def test_three_queries_by_hand():
     assert ranking.rank_k(2).tolist() == [1, 0]
 
 
-def test_a_query_and_a_gallery_of_nobody():
+def test_an_empty_gallery_and_no_queries():
     nothing, one = np.empty(0, np.int64), np.zeros(1, np.int64)
     assert len(rank_queries(np.empty((1, 0)), one, nothing, one, nothing).query) == 0
     assert len(rank_queries(np.empty((0, 1)), nothing, one, nothing, one).query) == 0
@@ -44,21 +44,21 @@ def test_a_query_and_a_gallery_of_nobody():
 
 @settings(max_examples=100, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.booleans(), st.sampled_from([2**23, 60, 7]))
-def test_ranking_equals_fastreids_own_with_a_stable_order(seed, ties, tile):
-    random = np.random.default_rng(seed)
-    queries, gallery = random.integers(1, 8), random.integers(20, 60)
-    distances = random.random((queries, gallery)).astype(np.float32)
+def test_ranking_equals_fastreids_with_a_stable_order(seed, ties, tile):
+    rng = np.random.default_rng(seed)
+    queries, gallery = rng.integers(1, 8), rng.integers(20, 60)
+    distances = rng.random((queries, gallery)).astype(np.float32)
     if ties:
         distances = np.round(distances * 3) / 3
     labels = [
-        random.integers(0, high, size)
+        rng.integers(0, high, size)
         for size, high in ((queries, 5), (gallery, 5), (queries, 3), (gallery, 3))
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "TILE", tile)
         patch.setattr(module, "MIN_TILE_ROWS", 3)
         ranking = rank_queries(distances, *labels)
-    # equal distances made different in the gallery's order: what a stable sort does
+    # a stable sort breaks ties by the order of the gallery
     order = np.argsort(np.argsort(distances, axis=1, kind="stable"), axis=1).astype(np.float64)
     try:
         cmc, precision, penalty = eval_market1501(order, *labels, max_rank=5)
@@ -71,40 +71,40 @@ def test_ranking_equals_fastreids_own_with_a_stable_order(seed, ties, tile):
     np.testing.assert_allclose(own_cmc, cmc, atol=1e-6)
 
 
-class Watched(FeatureDistances):
-    """Notes how many distances are asked for at a time."""
+class RecordingDistances(FeatureDistances):
+    """Records the largest number of distances read at a time."""
 
-    most = 0
+    largest = 0
 
     def __getitem__(self, tile):
         part = super().__getitem__(tile)
-        self.most = max(self.most, part.size)
+        self.largest = max(self.largest, part.size)
         return part
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_the_size_of_the_tiles_changes_nothing_but_the_memory(metric, monkeypatch):
+def test_the_size_of_tiles_changes_only_the_memory(metric, monkeypatch):
     generator = torch.Generator().manual_seed(3)
     features = torch.randn(90, 16, generator=generator).round()  # with ties
     labels = [np.arange(30) % 7, np.arange(60) % 9, np.arange(30) % 2, np.arange(60) % 3]
-    whole = Watched(features[:30], features[30:], metric)
+    whole = RecordingDistances(features[:30], features[30:], metric)
     expected = rank_queries(whole, *labels)
-    assert whole.most == 30 * 60
+    assert whole.largest == 30 * 60
     for tile, rows in ((200, 2), (100, 5)):
         monkeypatch.setattr(module, "TILE", tile)
         monkeypatch.setattr(module, "MIN_TILE_ROWS", rows)
-        parts = Watched(features[:30], features[30:], metric)
-        found = rank_queries(parts, *labels)
-        assert parts.most == 60 * max(rows, tile // 60)
-        for one, other in zip(found, expected, strict=True):
+        parts = RecordingDistances(features[:30], features[30:], metric)
+        ranking = rank_queries(parts, *labels)
+        assert parts.largest == 60 * max(rows, tile // 60)
+        for one, other in zip(ranking, expected, strict=True):
             np.testing.assert_array_equal(one, other)
 
 
 def test_ranking_given_distances_takes_little_memory():
-    random = np.random.default_rng(0)
-    distances = random.random((300, 20_000), dtype=np.float32)  # 24 MB
-    labels = [random.integers(0, 2000, size) for size in (300, 20_000)]
-    cameras = [random.integers(0, 6, size) for size in (300, 20_000)]
+    rng = np.random.default_rng(0)
+    distances = rng.random((300, 20_000), dtype=np.float32)  # 24 MB
+    labels = [rng.integers(0, 2000, size) for size in (300, 20_000)]
+    cameras = [rng.integers(0, 6, size) for size in (300, 20_000)]
     tracemalloc.start()
     rank_queries(distances, *labels, *cameras)
     _, peak = tracemalloc.get_traced_memory()

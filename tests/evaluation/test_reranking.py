@@ -1,4 +1,4 @@
-"""k-reciprocal re-ranking against the published description, image by image."""
+"""k-reciprocal re-ranking against the published description, computed image by image."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from occluded_reid.evaluation.duplicates import assign_images
 from occluded_reid.evaluation.reranking import RerankedDistances
 
 
-def reranked_by_sets(original, queries, k1, k2, weight):
+def rerank_with_sets(original, queries, k1, k2, weight):
     """Zhong et al., CVPR 2017, Eq. 2-3, 7-12, with sets and dictionaries.
 
     Args:
@@ -43,25 +43,26 @@ def reranked_by_sets(original, queries, k1, k2, weight):
         {m: np.mean([encodings[j].get(m, 0) for j in ranked[i][:k2]]) for m in range(count)}
         for i in range(count)
     ]
-    found = np.empty((queries, count - queries))
+    reranked = np.empty((queries, count - queries))
     for i in range(queries):
         for j in range(queries, count):
             minima = sum(min(local[i][m], local[j][m]) for m in range(count))
             maxima = sum(max(local[i][m], local[j][m]) for m in range(count))
-            found[i, j - queries] = (1 - weight) * (1 - minima / maxima) + weight * original[i][j]
-    return found
+            jaccard = 1 - minima / maxima
+            reranked[i, j - queries] = (1 - weight) * jaccard + weight * original[i][j]
+    return reranked
 
 
-def clustered(identities=7, each=6, dim=12, seed=0):
+def make_clusters(identities=7, each=6, dim=12, seed=0):
     generator = torch.Generator().manual_seed(seed)
-    centres = torch.randn(identities, dim, generator=generator)
+    centers = torch.randn(identities, dim, generator=generator)
     noise = torch.randn(identities * each, dim, generator=generator)
-    lengths = 0.5 + torch.rand(identities * each, 1, generator=generator)
-    return lengths * (centres.repeat(each, 1) + 0.7 * noise)
+    norms = 0.5 + torch.rand(identities * each, 1, generator=generator)
+    return norms * (centers.repeat(each, 1) + 0.7 * noise)
 
 
-def original_distances(features, metric):
-    """What each metric makes of two images, scaled to [0, 1] in each row."""
+def scale_distances(features, metric):
+    """Return the distances by each metric, scaled to [0, 1] in each row."""
     features = features.double().numpy()
     if metric == "cosine":
         features = features / np.linalg.norm(features, axis=1, keepdims=True)
@@ -79,13 +80,13 @@ def original_distances(features, metric):
 @pytest.mark.parametrize(
     ("k1", "k2", "weight"), [(8, 3, 0.3), (5, 1, 0.0), (2, 6, 1.0), (60, 4, 0.5)]
 )
-def test_reranking_is_the_published_one(metric, k1, k2, weight, monkeypatch):
-    features = clustered()
-    original = original_distances(features, metric)
-    expected = reranked_by_sets(original, 10, k1, k2, weight)
-    found = RerankedDistances(features, 10, metric, k1=k1, k2=k2, weight=weight)
-    assert found.shape == (10, 32)
-    np.testing.assert_allclose(found[:, :], expected, atol=2e-6)
+def test_reranking_equals_the_published_description(metric, k1, k2, weight, monkeypatch):
+    features = make_clusters()
+    original = scale_distances(features, metric)
+    expected = rerank_with_sets(original, 10, k1, k2, weight)
+    reranked = RerankedDistances(features, 10, metric, k1=k1, k2=k2, weight=weight)
+    assert reranked.shape == (10, 32)
+    np.testing.assert_allclose(reranked[:, :], expected, atol=2e-6)
     for module in (distances, reranking):
         monkeypatch.setattr(module, "TILE", 500)
     monkeypatch.setattr(distances, "MIN_TILE_ROWS", 3)
@@ -93,17 +94,17 @@ def test_reranking_is_the_published_one(metric, k1, k2, weight, monkeypatch):
     np.testing.assert_allclose(again[2:9, 5:30], expected[2:9, 5:30], atol=2e-6)
 
 
-def test_by_euclidean_distance_it_is_the_authors_own():
-    features = clustered(seed=1)
+def test_euclidean_equals_the_authors_code():
+    features = make_clusters(seed=1)
     distances = np.sqrt(np.maximum(distance_matrix(features, features, "euclidean"), 0))
     parts = distances[:10, 10:], distances[:10, :10], distances[10:, 10:]
     expected = re_ranking(*parts, k1=9, k2=4, lambda_value=0.3)
-    found = RerankedDistances(features, 10, "euclidean", k1=9, k2=4, weight=0.3)
-    np.testing.assert_allclose(found[:, :], expected, atol=2e-6)
+    reranked = RerankedDistances(features, 10, "euclidean", k1=9, k2=4, weight=0.3)
+    np.testing.assert_allclose(reranked[:, :], expected, atol=2e-6)
 
 
-def test_by_inner_product_a_longer_query_asks_the_same_but_lengths_count():
-    features = clustered()
+def test_dot_ignores_a_common_scale_but_not_the_norms():
+    features = make_clusters()
     plain = RerankedDistances(features, 10, "dot", k1=6, k2=2, weight=0.3)[:, :]
     unit = features / features.norm(dim=1, keepdim=True)
     assert (
@@ -118,14 +119,14 @@ def test_by_inner_product_a_longer_query_asks_the_same_but_lengths_count():
 
 
 @pytest.mark.parametrize("metric", METRICS)
-def test_a_query_and_its_copy_are_one_image(metric):
-    """With copies in the gallery: what comes out without them; a copy is asked as its query is."""
-    features = clustered()
+def test_a_query_and_its_duplicate_are_one_image(metric):
+    """Duplicates in the gallery change nothing, and are encoded like their queries."""
+    features = make_clusters()
     queries, gallery = features[:10], features[10:].clone()
-    copies = np.full(10, -1)
-    copies[[2, 7, 9]] = [4, 0, 31]
+    duplicates = np.full(10, -1)
+    duplicates[[2, 7, 9]] = [4, 0, 31]
     gallery[[4, 0, 31]] = queries[[2, 7, 9]]
-    images = assign_images(copies, 32)
+    images = assign_images(duplicates, 32)
     whole = torch.cat([queries, gallery])
     options = dict(k1=6, k2=3, weight=0.3)
     masked = RerankedDistances(whole, 10, metric, images=images, **options)[:, :]
@@ -135,7 +136,7 @@ def test_a_query_and_its_copy_are_one_image(metric):
     np.testing.assert_allclose(masked[:, kept], expected, atol=2e-6)
     plain = RerankedDistances(whole, 10, metric, **options)[:, :]
     assert np.abs(plain - masked).max() > 1e-3
-    # query 2 asks image 4, itself: no other image is nearer; query 7 asks it as it asks query 2
+    # image 4 is query 2 itself: no other image is nearer
     assert masked[2].argmin() == 4
     jaccard = RerankedDistances(whole, 10, metric, images=images, k1=6, k2=3, weight=0.0)
     assert jaccard[:, :][2, 4] == pytest.approx(0, abs=1e-6)
