@@ -1,4 +1,4 @@
-"""Augmentation by batch: bit for bit what fast-reid's transforms and NPO do image by image."""
+"""Augmentation by batch gives the pixels of fast-reid's transforms and NPO, bit for bit."""
 
 from __future__ import annotations
 
@@ -47,9 +47,9 @@ def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FASTREID_DATASETS", str(market))
 
 
-def require_same(found, wanted):
-    assert len(found) == len(wanted)
-    for one, other in zip(found, wanted, strict=True):
+def require_same(actual, expected):
+    assert len(actual) == len(expected)
+    for one, other in zip(actual, expected, strict=True):
         assert one.keys() == other.keys()
         for name, value in other.items():
             if torch.is_tensor(value):
@@ -63,20 +63,20 @@ def require_same(found, wanted):
 
 
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
-def test_batches_are_those_of_the_transforms(tmp_path, keys):
-    wanted = batches(tmp_path, 4, *keys)
-    require_same(batches(tmp_path, 4, *keys, "INPUT.AUGMENTATION", "workers"), wanted)
+def test_batches_equal_those_of_the_transforms(tmp_path, keys):
+    expected = batches(tmp_path, 4, *keys)
+    require_same(batches(tmp_path, 4, *keys, "INPUT.AUGMENTATION", "workers"), expected)
 
 
 def test_batches_depend_neither_on_workers_nor_on_the_cache(tmp_path):
     keys = (*KEYS["the paper's FED"], "INPUT.AUGMENTATION", "workers")
-    wanted = batches(tmp_path, 7, *keys)
+    expected = batches(tmp_path, 7, *keys)
     cached = (*keys, "INPUT.CACHE", tmp_path / "cache")
-    require_same(batches(tmp_path, 7, *cached, "DATALOADER.NUM_WORKERS", 2), wanted)
-    require_same(batches(tmp_path, 7, *cached), wanted)
+    require_same(batches(tmp_path, 7, *cached, "DATALOADER.NUM_WORKERS", 2), expected)
+    require_same(batches(tmp_path, 7, *cached), expected)
 
 
-def test_images_travel_as_bytes_where_nothing_needs_more(tmp_path):
+def test_images_stay_uint8_unless_erased(tmp_path):
     for erasing, dtype in ((False, torch.uint8), (True, torch.float32)):
         keys = ("INPUT.AUGMENTATION", "workers", "INPUT.REA.ENABLED", erasing, *PAIR)
         batch = next(read_batches(build_train_loader(tiny_cfg(tmp_path / "run", *keys))))
@@ -100,7 +100,7 @@ def test_images_travel_as_bytes_where_nothing_needs_more(tmp_path):
         ),
     ],
 )
-def test_what_only_the_transforms_can_do_is_refused(tmp_path, keys, named):
+def test_unsupported_transforms_are_refused(tmp_path, keys, named):
     with pytest.raises(
         UserError, match=f"workers does not support {named} as set; use .* transforms$"
     ):
@@ -112,21 +112,21 @@ def test_augmentation_on_the_device_is_gone(tmp_path):
         tiny_cfg(tmp_path / "run", "INPUT.AUGMENTATION", "device")
 
 
-def test_other_transforms_are_not_refused_where_they_are_off(tmp_path):
+def test_unsupported_transforms_that_are_off_are_ignored(tmp_path):
     cfg = tiny_cfg(tmp_path / "run", "INPUT.PADDING.MODE", "reflect", "INPUT.CJ.HUE", 0.1)
     assert build_augmentation(cfg, None).size == (32, 16)
 
 
-def test_unreadable_images_are_named_or_left_out(tmp_path, monkeypatch):
+def test_unreadable_images_are_named_or_skipped(tmp_path, monkeypatch):
     root = draw_market(tmp_path / "data")
     monkeypatch.setenv("FASTREID_DATASETS", str(root))
     broken = next((root / "Market-1501-v15.09.15" / "bounding_box_train").glob("0003_c2*"))
     broken.write_bytes(b"no image")
     keys = ("INPUT.AUGMENTATION", "workers")
     for cache in ((), ("INPUT.CACHE", tmp_path / "cache")):
-        wanted = batches(tmp_path, 12, "INPUT.ON_ERROR", "skip")
-        assert {len(batch["images"]) for batch in wanted} == {7, 8}
-        require_same(batches(tmp_path, 12, *keys, *cache, "INPUT.ON_ERROR", "skip"), wanted)
+        expected = batches(tmp_path, 12, "INPUT.ON_ERROR", "skip")
+        assert {len(batch["images"]) for batch in expected} == {7, 8}
+        require_same(batches(tmp_path, 12, *keys, *cache, "INPUT.ON_ERROR", "skip"), expected)
         with pytest.raises(UserError, match=f"{broken.name} .UnidentifiedImageError"):
             batches(tmp_path, 12, *keys, *cache)
 
@@ -141,14 +141,14 @@ def test_a_batch_without_readable_images_is_empty(tmp_path):
     assert batch.keys() == {"unreadable"} and batch["unreadable"][0].path == "gone.jpg"
 
 
-def test_global_chance_stays_as_it_was(tmp_path):
+def test_global_generators_are_not_advanced(tmp_path):
     loader = build_train_loader(tiny_cfg(tmp_path / "run", "INPUT.AUGMENTATION", "workers", *PAIR))
     stream = iter(loader)
     torch.manual_seed(3)
     next(stream)
-    found = torch.rand(1)
+    actual = torch.rand(1)
     torch.manual_seed(3)
-    assert torch.equal(found, torch.rand(1))
+    assert torch.equal(actual, torch.rand(1))
 
 
 def test_a_training_gives_the_same_losses(tmp_path):
@@ -188,7 +188,7 @@ def test_a_batch_waits_for_its_copy_and_its_memory_for_the_work(monkeypatch):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("keys", KEYS.values(), ids=KEYS)
-def test_batches_on_a_gpu_are_those_of_the_transforms(tmp_path, keys):
+def test_batches_on_a_gpu_equal_those_of_the_transforms(tmp_path, keys):
     expected = batches(tmp_path, 6, *keys)
     on_gpu = (*keys, "INPUT.AUGMENTATION", "workers", "MODEL.DEVICE", "cuda")
     actual = batches(tmp_path, 6, *on_gpu)

@@ -1,4 +1,4 @@
-"""The cache of decoded images: made once, whole or not at all, and again when images change."""
+"""The cache of decoded images: built once, atomically, and rebuilt when images change."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ SIZE = (6, 4)
 @pytest.fixture
 def paths(tmp_path: Path) -> list[str]:
     random = np.random.default_rng(0)
-    found = []
+    cached = []
     for number in range(5):
         path = tmp_path / f"{number}.png"
         Image.fromarray(random.integers(0, 256, (9, 5, 3), np.uint8)).save(path)
-        found.append(str(path))
-    return found
+        cached.append(str(path))
+    return cached
 
 
 class Counting(DecodedImages):
-    """Counts what is decoded."""
+    """Counts decoded images."""
 
     def __init__(self, paths: list[str]):
         super().__init__(paths, lambda image: image.resize(SIZE[::-1]))
@@ -47,25 +47,25 @@ def read(images, number: int = 5):
     return [images[index] for index in range(number)]
 
 
-def warned(caplog) -> list[str]:
+def read_warnings(caplog) -> list[str]:
     return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_a_cache_holds_what_is_decoded_and_is_made_once(tmp_path, paths, monkeypatch):
+def test_a_cache_holds_the_decoded_images_and_is_built_once(tmp_path, paths, monkeypatch):
     monkeypatch.setattr(cache, "_BLOCK", 2)
     images = Counting(paths)
-    wanted = read(images)
-    found = open_cache(images, SIZE, str(tmp_path / "cache"), threads=2)
+    expected = read(images)
+    cached = open_cache(images, SIZE, str(tmp_path / "cache"), threads=2)
     assert images.count == 10
     again = open_cache(images, SIZE, str(tmp_path / "cache"))
     copy = pickle.loads(pickle.dumps(again))
     assert images.count == 10 and len(pickle.dumps(again)) < 1000
-    for of in (found, again, copy):
-        np.testing.assert_array_equal(read(of), wanted)
+    for of in (cached, again, copy):
+        np.testing.assert_array_equal(read(of), expected)
 
 
 @pytest.mark.parametrize("change", ["date", "size", "gone", "pillow"])
-def test_a_cache_is_made_anew_when_its_images_change(tmp_path, paths, monkeypatch, caplog, change):
+def test_a_cache_is_rebuilt_when_its_images_change(tmp_path, paths, monkeypatch, caplog, change):
     open_cache(Counting(paths), SIZE, str(tmp_path / "cache"))
     if change == "date":
         os.utime(paths[2], ns=(1, 1))
@@ -78,18 +78,18 @@ def test_a_cache_is_made_anew_when_its_images_change(tmp_path, paths, monkeypatc
     else:
         monkeypatch.setattr(cache, "version", lambda _: "0.1")
     images = Counting(paths)
-    found = open_cache(images, SIZE, str(tmp_path / "cache"))
+    cached = open_cache(images, SIZE, str(tmp_path / "cache"))
     assert images.count == 5
-    (warning,) = warned(caplog)
+    (warning,) = read_warnings(caplog)
     assert "the images or the version of Pillow have changed" in warning
     if change == "gone":
-        assert found[2].startswith("FileNotFoundError")
+        assert cached[2].startswith("FileNotFoundError")
     else:
-        np.testing.assert_array_equal(found[2], images[2])
+        np.testing.assert_array_equal(cached[2], images[2])
     assert len(list((tmp_path / "cache").glob("6x4_*"))) == 1
 
 
-def test_other_images_and_sizes_have_another_place(tmp_path, paths):
+def test_other_images_and_sizes_have_their_own_cache(tmp_path, paths):
     folder = str(tmp_path / "cache")
     open_cache(Counting(paths), SIZE, folder)
     open_cache(Counting(paths[:3]), SIZE, folder)
@@ -102,7 +102,7 @@ def test_other_images_and_sizes_have_another_place(tmp_path, paths):
     ("fault", "reason"),
     [("cut", "pixels.bin is damaged"), ("about", "damaged (TypeError"), ("bit", "its checksum")],
 )
-def test_a_damaged_cache_is_made_anew_and_named(tmp_path, paths, caplog, fault, reason):
+def test_a_damaged_cache_is_rebuilt_and_named(tmp_path, paths, caplog, fault, reason):
     open_cache(Counting(paths), SIZE, str(tmp_path / "cache"))
     (home,) = (tmp_path / "cache").glob("6x4_*")
     if fault == "cut":
@@ -114,13 +114,13 @@ def test_a_damaged_cache_is_made_anew_and_named(tmp_path, paths, caplog, fault, 
     else:
         (home / "about.json").write_text(json.dumps([1]))
     images = Counting(paths)
-    assert not warned(caplog)
+    assert not read_warnings(caplog)
     np.testing.assert_array_equal(open_cache(images, SIZE, str(tmp_path / "cache"))[4], images[4])
-    (warning,) = warned(caplog)
+    (warning,) = read_warnings(caplog)
     assert f"{home} is made anew: " in warning and reason in warning
 
 
-def test_what_ends_early_leaves_no_cache(tmp_path, paths):
+def test_an_interruption_leaves_no_cache(tmp_path, paths):
     class Ending(Counting):
         def __getitem__(self, index):
             if index == 3:

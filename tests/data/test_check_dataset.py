@@ -1,4 +1,4 @@
-"""The doctor finds each fault that is put into a sound set; the builder makes Occluded-Duke."""
+"""The doctor finds every kind of fault; the builder makes Occluded-Duke."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ LISTS = {
 COUNTS = {"train": Counts(2, 1), "query": Counts(2, 2), "gallery": Counts(3, 2)}
 
 
-def draw(path: Path, seed: int = 0, mode: str = "RGB", **options: object) -> None:
+def write_image(path: Path, seed: int = 0, mode: str = "RGB", **options: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     pixels = np.random.default_rng([seed, *path.name.encode()]).integers(0, 256, (32, 16, 3))
     Image.fromarray(pixels.astype(np.uint8)).convert(mode).save(path, **options)
@@ -48,7 +48,7 @@ def draw(path: Path, seed: int = 0, mode: str = "RGB", **options: object) -> Non
 def duke(tmp_path: Path) -> Path:
     for folder, names in DUKE.items():
         for name in names:
-            draw(tmp_path / "old" / "DukeMTMC-reID" / folder / name)
+            write_image(tmp_path / "old" / "DukeMTMC-reID" / folder / name)
     for subset, names in LISTS.items():
         path = tmp_path / "lists" / f"{subset}.list"
         path.parent.mkdir(exist_ok=True)
@@ -63,21 +63,21 @@ def occluded(tmp_path: Path, duke: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     return build_occluded_duke(duke, tmp_path / "lists", tmp_path / "sets" / "Occluded_Duke")
 
 
-def examined(home: Path, **options: bool) -> Diagnosis:
+def examine(home: Path, **options: bool) -> Diagnosis:
     dataset = build_dataset("OccludedDuke", root=str(home), allow_partial=True, verbose=False)
     return diagnose(dataset, **options)
 
 
-def cells(table: str) -> list[list[str]]:
+def parse_table(table: str) -> list[list[str]]:
     lines = [line for line in table.splitlines() if line.startswith("|")]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
 def test_a_sound_set(occluded: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    diagnosis = examined(occluded)
+    diagnosis = examine(occluded)
     assert diagnosis.faults == []
     assert any(note.startswith("1 queries are in the gallery too") for note in diagnosis.notes)
-    subsets, folders = map(cells, diagnosis.tables)
+    subsets, folders = map(parse_table, diagnosis.tables)
     assert subsets[2] == ["train", *["2 images of 1 identities"] * 2, "ok", "2: 1  3: 1"]
     assert subsets[4][3:] == ["ok", "1: 1  2: 1  3: 1"]
     assert [row[:2] for row in folders[2:]] == [
@@ -89,7 +89,7 @@ def test_a_sound_set(occluded: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "The data set is sound." in capsys.readouterr().out
 
 
-def cut_off(path: Path) -> None:
+def truncate(path: Path) -> None:
     path.write_bytes(path.read_bytes()[:-20])
 
 
@@ -97,7 +97,7 @@ def cut_off(path: Path) -> None:
     ("harm", "fault"),
     [
         (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
-        (cut_off, "is a truncated JPEG"),
+        (truncate, "is a truncated JPEG"),
         (lambda path: path.write_text("<html>404 Not found"), "is no image; it starts with b'<htm"),
         (lambda path: (path.unlink(), path.symlink_to("gone")), "cannot be read: No such file"),
     ],
@@ -105,28 +105,28 @@ def cut_off(path: Path) -> None:
 def test_broken_images_are_named(occluded: Path, harm, fault: str) -> None:
     path = occluded / "bounding_box_test" / "0019_c2_f0051350.jpg"
     harm(path)
-    diagnosis = examined(occluded)
+    diagnosis = examine(occluded)
     assert [text for text in diagnosis.faults if f"{path} {fault}" in text]
     assert len(diagnosis.faults) == 1
-    folder = cells(diagnosis.tables[1])[2]
+    folder = parse_table(diagnosis.tables[1])[2]
     assert folder[-2:] == ["1", "BROKEN"]
 
 
 def test_pixels_are_decoded_where_asked(occluded: Path) -> None:
     path = occluded / "query" / "0020_c1_f0051230.jpg"
-    draw(path, format="PNG")
+    write_image(path, format="PNG")
     content = bytearray(path.read_bytes())
     content[60:100] = bytes(40)  # header and end are whole
     path.write_bytes(content)
-    assert examined(occluded).faults == []
-    (fault,) = examined(occluded, decode=True).faults
+    assert examine(occluded).faults == []
+    (fault,) = examine(occluded, decode=True).faults
     assert f"{path} cannot be decoded" in fault
     assert check_dataset.command(["OccludedDuke", "--root", str(occluded), "--decode"]) == 1
 
 
-def test_half_a_tiff_is_found_without_being_asked(tmp_path: Path) -> None:
+def test_half_a_tiff_is_found_without_decode(tmp_path: Path) -> None:
     path = tmp_path / "001_01.tif"
-    draw(path)
+    write_image(path)
     assert inspect_file(str(path)).fault == ""
     path.write_bytes(path.read_bytes()[:700])
     assert "cannot be" in inspect_file(str(path)).fault
@@ -145,41 +145,41 @@ def test_counts_are_compared(occluded: Path, capsys: pytest.CaptureFixture[str])
 
 
 def test_identities_in_training_and_test(occluded: Path) -> None:
-    draw(occluded / "bounding_box_train" / "0019_c4_f0000001.jpg")
-    faults = examined(occluded).faults
+    write_image(occluded / "bounding_box_train" / "0019_c4_f0000001.jpg")
+    faults = examine(occluded).faults
     assert any(text.startswith("1 identities are in training and test (19)") for text in faults)
 
 
 def test_copies(occluded: Path) -> None:
     gallery = occluded / "bounding_box_test"
-    picture = (gallery / "0019_c2_f0051350.jpg").read_bytes()
-    (gallery / "0019_c2_f0099999.jpg").write_bytes(picture)
-    assert any("1 images are there more than once" in note for note in examined(occluded).notes)
-    (gallery / "0020_c5_f0099999.jpg").write_bytes(picture)
-    assert any("one image, several identities" in text for text in examined(occluded).faults)
+    content = (gallery / "0019_c2_f0051350.jpg").read_bytes()
+    (gallery / "0019_c2_f0099999.jpg").write_bytes(content)
+    assert any("1 images are there more than once" in note for note in examine(occluded).notes)
+    (gallery / "0020_c5_f0099999.jpg").write_bytes(content)
+    assert any("one image, several identities" in text for text in examine(occluded).faults)
     query = (occluded / "query" / "0020_c1_f0051230.jpg").read_bytes()
     (gallery / "0020_c5_f0099999.jpg").write_bytes(query)
-    assert any("under another camera, where it is scored" in t for t in examined(occluded).faults)
+    assert any("under another camera, where it is scored" in t for t in examine(occluded).faults)
 
 
-def test_what_is_not_read_is_noted(occluded: Path) -> None:
+def test_files_that_are_not_read_are_noted(occluded: Path) -> None:
     folder = occluded / "bounding_box_test"
-    draw(folder / "cover.jpg")
-    draw(folder / "-2_c1_f0000001.jpg")
+    write_image(folder / "cover.jpg")
+    write_image(folder / "-2_c1_f0000001.jpg")
     (folder / "Thumbs.db").write_bytes(b"\0")
-    draw(folder / "0019_c2_f0051350.jpg", mode="CMYK")
-    draw(folder / "0020_c3_f0051350.jpg", mode="L")
+    write_image(folder / "0019_c2_f0051350.jpg", mode="CMYK")
+    write_image(folder / "0020_c3_f0051350.jpg", mode="L")
     (occluded / "query" / "0020_c1_f0051230.jpg").rename(folder / "0021_c1_f0051230.jpg")
     (occluded / "query" / "0019_c1_f0051230.jpg").rename(
         occluded / "query" / "0021_c1_f0051230.jpg"
     )
-    diagnosis = examined(occluded)
+    diagnosis = examine(occluded)
     notes = "\n".join(diagnosis.notes)
     assert "1 images are not read: their names or the lists exclude them (cover.jpg)" in notes
     assert "1 files are no images (Thumbs.db)" in notes
     assert "1 images are CMYK" in notes and "1 images are gray" in notes
     assert "1 queries have no match in another camera" in notes
-    assert cells(diagnosis.tables[1])[2] == [
+    assert parse_table(diagnosis.tables[1])[2] == [
         "bounding_box_test", "4", "1", "1", "1", "0", "ok"
     ]  # fmt: skip
 
@@ -203,9 +203,7 @@ def test_a_missing_set_and_an_unknown_one(
     assert usage.value.code == 2
 
 
-def test_lists_that_say_nothing_are_a_fault(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_invalid_lists_are_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in MSMT17.versions[0]:
         (tmp_path / "MSMT17_V1" / folder).mkdir(parents=True)
     for name in ("train", "val", "query", "gallery"):
@@ -214,7 +212,7 @@ def test_lists_that_say_nothing_are_a_fault(
     assert "list_train.txt, line 1: 'nothing' is not of the form" in capsys.readouterr().out
 
 
-def zipped(duke: Path, *, above: str = "", extra: str = "") -> Path:
+def zip_duke(duke: Path, *, above: str = "", extra: str = "") -> Path:
     archive = duke.parent / "DukeMTMC-reID.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:
         for path in sorted(duke.rglob("*.jpg")):
@@ -225,7 +223,7 @@ def zipped(duke: Path, *, above: str = "", extra: str = "") -> Path:
     return archive
 
 
-def built(home: Path) -> dict[str, bytes]:
+def read_files(home: Path) -> dict[str, bytes]:
     return {str(path.relative_to(home)): path.read_bytes() for path in home.rglob("*.jpg")}
 
 
@@ -237,16 +235,16 @@ def test_occluded_duke_from_a_folder_and_from_a_zip(
         for subset, names in LISTS.items()
         for name in names
     }
-    assert built(occluded).keys() == expected
+    assert read_files(occluded).keys() == expected
     query = occluded / "query" / "0019_c1_f0051230.jpg"
     assert query.read_bytes() == (duke / "bounding_box_test" / query.name).read_bytes()
     for above in ("", "Desktop/my data/"):
         other = tmp_path / f"other{len(above)}"
-        words = [str(zipped(duke, above=above)), str(tmp_path / "lists"), "--root", str(other)]
+        words = [str(zip_duke(duke, above=above)), str(tmp_path / "lists"), "--root", str(other)]
         assert build_tool.command(words) == 0
-        assert built(other / "Occluded_Duke") == built(occluded)
+        assert read_files(other / "Occluded_Duke") == read_files(occluded)
     outer = build_occluded_duke(duke.parent, tmp_path / "lists", tmp_path / "outer")
-    assert built(outer) == built(occluded)
+    assert read_files(outer) == read_files(occluded)
 
 
 @pytest.mark.parametrize("name", ["../../evil.jpg", "/evil.jpg", "C:\\evil.jpg", "a\\..\\..\\b"])
@@ -255,11 +253,11 @@ def test_archives_that_climb_out_are_refused(
 ) -> None:
     monkeypatch.setattr(OccludedDuke, "expected", COUNTS)
     with pytest.raises(UserError, match="which lies outside its own folder"):
-        build_occluded_duke(zipped(duke, extra=name), tmp_path / "lists", tmp_path / "made")
+        build_occluded_duke(zip_duke(duke, extra=name), tmp_path / "lists", tmp_path / "made")
     assert not (tmp_path / "made").exists()
 
 
-def test_what_the_builder_refuses(
+def test_the_builder_refuses_wrong_input(
     tmp_path: Path, duke: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lists, made = tmp_path / "lists", tmp_path / "sets" / "Occluded_Duke"
@@ -274,7 +272,7 @@ def test_what_the_builder_refuses(
         build_occluded_duke(lists, lists, made)
     with pytest.raises(UserError, match="move them elsewhere"):
         build_occluded_duke(duke, lists, lists)
-    (tmp_path / "half.zip").write_bytes(zipped(duke).read_bytes()[:-50])
+    (tmp_path / "half.zip").write_bytes(zip_duke(duke).read_bytes()[:-50])
     with pytest.raises(UserError, match=r"half.zip .* a complete zip"):
         build_occluded_duke(tmp_path / "half.zip", lists, made)
     (duke / "bounding_box_test" / "0019_c2_f0051350.jpg").unlink()
@@ -295,27 +293,27 @@ def test_damaged_members_leave_nothing(
     tmp_path: Path, duke: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(OccludedDuke, "expected", COUNTS)
-    archive = zipped(duke)
+    archive = zip_duke(duke)
     with zipfile.ZipFile(archive) as members:
-        place = members.getinfo("DukeMTMC-reID/query/0020_c1_f0051230.jpg").header_offset + 120
+        start = members.getinfo("DukeMTMC-reID/query/0020_c1_f0051230.jpg").header_offset + 120
     content = bytearray(archive.read_bytes())
-    content[place : place + 40] = bytes(40)
+    content[start : start + 40] = bytes(40)
     archive.write_bytes(content)
     with pytest.raises(UserError, match=r"cannot read .*DukeMTMC-reID.zip"):
         build_occluded_duke(archive, tmp_path / "lists", tmp_path / "sets" / "Occluded_Duke")
     assert list((tmp_path / "sets").iterdir()) == []
 
 
-GREY = np.linspace(0, 255, 32 * 16).reshape(32, 16).astype(np.uint8)
+GRAY = np.linspace(0, 255, 32 * 16).reshape(32, 16).astype(np.uint8)
 
 
 @pytest.mark.parametrize("suffix", ["png", "tif"])
 def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) -> None:
-    path = tmp_path / f"grey.{suffix}"
-    Image.fromarray(GREY.astype(np.uint16) * 257).save(path)
+    path = tmp_path / f"gray.{suffix}"
+    Image.fromarray(GRAY.astype(np.uint16) * 257).save(path)
     image = read_rgb(path)
     assert image.mode == "RGB"
-    assert np.array_equal(np.asarray(image), np.repeat(GREY[..., None], 3, axis=2))
+    assert np.array_equal(np.asarray(image), np.repeat(GRAY[..., None], 3, axis=2))
 
 
 @pytest.mark.parametrize(
@@ -324,18 +322,18 @@ def test_sixteen_bits_are_scaled_and_not_clipped(tmp_path: Path, suffix: str) ->
 )
 def test_other_kinds_become_rgb(tmp_path: Path, mode: str, suffix: str) -> None:
     path = tmp_path / f"image.{suffix}"
-    grey = Image.fromarray(GREY)
-    (grey.quantize(64) if mode == "P" else grey.convert("RGB").convert(mode)).save(path)
+    gray = Image.fromarray(GRAY)
+    (gray.quantize(64) if mode == "P" else gray.convert("RGB").convert(mode)).save(path)
     image = read_rgb(path)
     assert (image.mode, image.size) == ("RGB", (16, 32))
-    assert np.abs(np.asarray(image).astype(int) - GREY[..., None]).mean() < 6
+    assert np.abs(np.asarray(image).astype(int) - GRAY[..., None]).mean() < 6
 
 
-def test_images_stand_upright(tmp_path: Path) -> None:
+def test_images_are_upright(tmp_path: Path) -> None:
     path = tmp_path / "turned.jpg"
     exif = Image.Exif()
     exif[0x0112] = 6  # turned by 90 degrees
-    Image.fromarray(GREY).save(path, exif=exif)
+    Image.fromarray(GRAY).save(path, exif=exif)
     assert read_rgb(path).size == (32, 16)
 
 

@@ -34,8 +34,8 @@ def write(folder: Path, names: list[str]) -> None:
     for name in names:
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        colour = tuple(hash(str(path)) >> shift & 255 for shift in (0, 8, 16))
-        Image.new("RGB", (4, 8), colour).save(path, FORMATS[path.suffix.lower()])
+        color = tuple(hash(str(path)) >> shift & 255 for shift in (0, 8, 16))
+        Image.new("RGB", (4, 8), color).save(path, FORMATS[path.suffix.lower()])
 
 
 def write_tree(home: Path, tree: dict[str, list[str]]) -> None:
@@ -166,8 +166,8 @@ def test_partial_ilids_in_each_layout(
     query, gallery = sides_of(dataset)
     assert sorted(item[1:] for item in query) == [(1, 0), (119, 0)]
     assert [item[1:] for item in gallery] == [(1, 1)]
-    told = bool(tree.keys() & {"partial_iLIDS_Probe_nocrop", "Probe"})
-    assert ("do not show whether the queries are cropped" in caplog.text) is not told
+    implied = bool(tree.keys() & {"partial_iLIDS_Probe_nocrop", "Probe"})
+    assert ("do not show whether the queries are cropped" in caplog.text) is not implied
 
 
 def test_cropped_queries_are_not_taken_for_whole_ones(tmp_path: Path) -> None:
@@ -295,12 +295,12 @@ def test_other_counts_than_published_are_refused_with_both(tmp_path: Path, name:
     else:
         folder, tree = TREES[name]
         write_tree(tmp_path / folder, tree)
-    found = summarize(read(name, tmp_path))
+    actual = summarize(read(name, tmp_path))
     with pytest.raises(UserError) as refusal:
         build_dataset(name, root=str(tmp_path))
     subsets = ("train", "query", "gallery")[-len(PUBLISHED[name]) :]
     for subset, (images, identities) in zip(subsets, PUBLISHED[name], strict=True):
-        has = f"{found[subset]['images']} images of {found[subset]['identities']} identities"
+        has = f"{actual[subset]['images']} images of {actual[subset]['identities']} identities"
         assert f"{subset} has {has}, expected {images} images of {identities} identities" in str(
             refusal.value
         )

@@ -267,7 +267,7 @@ def test_root_is_read_at_each_call(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
+def generated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     """Stand-in for the generator: the right tree, five images; returns the calls made."""
     calls: list[tuple] = []
 
@@ -285,11 +285,11 @@ def drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple]:
     return calls
 
 
-def test_drawn_set_and_its_protocols(tmp_path: Path, drawn: list[tuple]) -> None:
+def test_synthetic_set_and_its_protocols(tmp_path: Path, generated: list[tuple]) -> None:
     root = str(tmp_path)
     occluded = build_dataset("SyntheticOccluded", root=root, synthetic_size="tiny")
     holistic = build_dataset("SyntheticOccluded:holistic", root=root, protocol="occluded")
-    assert drawn == [(root, "tiny", 0), (root, "small", 0)]
+    assert generated == [(root, "tiny", 0), (root, "small", 0)]
     assert (occluded.protocol, holistic.protocol) == ("occluded", "holistic")
     assert names(occluded.query) == ["0002_c1_000002.jpg"]
     assert names(holistic.query) == ["0002_c1_000003.jpg"]
@@ -300,7 +300,7 @@ def test_drawn_set_and_its_protocols(tmp_path: Path, drawn: list[tuple]) -> None
     assert tuple(occluded.gallery[0][1:]) == (2, 1)
 
 
-def test_another_draw_has_other_people(tmp_path: Path, drawn: list[tuple]) -> None:
+def test_another_seed_has_other_people(tmp_path: Path, generated: list[tuple]) -> None:
     """Their numbers are the same; a bank of one must not pass for that of the other."""
     draws = [
         build_dataset("SyntheticOccluded", root=str(tmp_path), synthetic_size=size, **seed)
@@ -310,13 +310,13 @@ def test_another_draw_has_other_people(tmp_path: Path, drawn: list[tuple]) -> No
     assert len(frozenset.union(*people)) == 3 * len(people[0])
 
 
-def test_drawn_set_may_stand_elsewhere(tmp_path: Path, drawn: list[tuple]) -> None:
+def test_synthetic_set_may_be_elsewhere(tmp_path: Path, generated: list[tuple]) -> None:
     elsewhere = str(tmp_path / "elsewhere")
     build_dataset("SyntheticOccluded", root="nowhere", synthetic_seed=3, synthetic_root=elsewhere)
-    assert drawn == [(elsewhere, "small", 3)]
+    assert generated == [(elsewhere, "small", 3)]
 
 
-def test_truth_is_found_by_the_path_of_an_item(tmp_path: Path, drawn: list[tuple]) -> None:
+def test_truth_is_keyed_by_the_path_of_an_item(tmp_path: Path, generated: list[tuple]) -> None:
     dataset = build_dataset("SyntheticOccluded", root=str(tmp_path))
     assert dataset.truth == {dataset.query[0][0]: 0.4}
 

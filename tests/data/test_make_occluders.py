@@ -1,4 +1,4 @@
-"""The tool that makes occluder sets; on drawn frames and label masks."""
+"""The tool that makes occluder sets, on synthetic frames and label masks."""
 
 from __future__ import annotations
 
@@ -50,31 +50,31 @@ def street(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def masks(street: Path, *words: str, output: str = "set") -> int:
-    places = ["--frames", str(street / "frames"), "--labels", str(street / "labels")]
-    given = ["masks", *places, "--output", str(street / output), "--min-area", "300"]
-    return tool.command([*given, *(words or ("--classes", *CLASSES))])
+def run_masks(street: Path, *words: str, output: str = "set") -> int:
+    folders = ["--frames", str(street / "frames"), "--labels", str(street / "labels")]
+    options = ["masks", *folders, "--output", str(street / output), "--min-area", "300"]
+    return tool.command([*options, *(words or ("--classes", *CLASSES))])
 
 
-def rows_of(folder: Path) -> list[dict[str, str]]:
+def read_rows(folder: Path) -> list[dict[str, str]]:
     with open(folder / "occluders.csv", encoding="utf-8", newline="") as lines:
         return list(csv.DictReader(lines))
 
 
-def pixels(path: Path) -> np.ndarray:
+def read_pixels(path: Path) -> np.ndarray:
     return np.asarray(Image.open(path))
 
 
 def test_cutouts_are_the_frame_where_the_mask_is(street: Path) -> None:
-    assert masks(street) == 0
-    rows = rows_of(street / "set")
+    assert run_masks(street) == 0
+    rows = read_rows(street / "set")
     assert len(rows) == 6 * 2
     for row in rows:
         x0, y0, x1, y1 = (int(row[key]) for key in ("x0", "y0", "x1", "y1"))
         index = {"car": CAR, "pedestrian": PERSON}[row["class"]]
-        cutout = pixels(street / "set" / row["file"])
-        labels = pixels(street / "labels" / row["source"])[y0:y1, x0:x1]
-        frame = pixels(street / "frames" / row["source"])[y0:y1, x0:x1]
+        cutout = read_pixels(street / "set" / row["file"])
+        labels = read_pixels(street / "labels" / row["source"])[y0:y1, x0:x1]
+        frame = read_pixels(street / "frames" / row["source"])[y0:y1, x0:x1]
         assert np.array_equal(cutout[..., 3], 255 * (labels == index))
         assert np.array_equal(cutout[..., :3], frame)
         assert (labels == index).any(axis=1)[[0, -1]].all()  # the box is tight
@@ -82,9 +82,9 @@ def test_cutouts_are_the_frame_where_the_mask_is(street: Path) -> None:
 
 
 def test_splits_are_of_different_sequences(street: Path) -> None:
-    assert masks(street) == 0
+    assert run_masks(street) == 0
     of: dict[str, set[str]] = {"train": set(), "test": set()}
-    for row in rows_of(street / "set"):
+    for row in read_rows(street / "set"):
         assert row["file"].startswith(row["split"] + "/")
         of[row["split"]].add(row["source"].split("_")[0])
     assert of == {"train": {"Seq1", "Seq3"}, "test": {"Seq2"}}
@@ -94,30 +94,30 @@ def test_splits_are_of_different_sequences(street: Path) -> None:
 
 def test_sequences_by_name_and_by_pattern(street: Path, capsys: pytest.CaptureFixture) -> None:
     words = ("--classes", *CLASSES)
-    assert masks(street, *words, "--test", "Seq1", "Seq3", output="a") == 0
-    assert {row["source"][:4] for row in rows_of(street / "a") if row["split"] == "train"} == {
+    assert run_masks(street, *words, "--test", "Seq1", "Seq3", output="a") == 0
+    assert {row["source"][:4] for row in read_rows(street / "a") if row["split"] == "train"} == {
         "Seq2"
     }
-    assert masks(street, *words, "--sequence", r".*_(\d+)", "--test", "0001", output="b") == 0
+    assert run_masks(street, *words, "--sequence", r".*_(\d+)", "--test", "0001", output="b") == 0
     assert "test: sequences 0001\n" in capsys.readouterr().out
-    for row in rows_of(street / "b"):
+    for row in read_rows(street / "b"):
         assert ("_0001." in row["source"]) == (row["split"] == "test")
 
 
 def test_training_patches_are_opaque_boxes_without_persons(street: Path) -> None:
-    assert masks(street) == 0
+    assert run_masks(street) == 0
     patches = load_patches(street / "set" / "train_patches")  # what INPUT.NPO.OCCLUDERS reads
-    cars = [r for r in rows_of(street / "set") if (r["class"], r["split"]) == ("car", "train")]
+    cars = [r for r in read_rows(street / "set") if (r["class"], r["split"]) == ("car", "train")]
     assert len(patches) == len(cars) == 4
     for patch, row in zip(patches, cars, strict=True):
         x0, y0, x1, y1 = (int(row[key]) for key in ("x0", "y0", "x1", "y1"))
-        frame = pixels(street / "frames" / row["source"])[y0:y1, x0:x1]
+        frame = read_pixels(street / "frames" / row["source"])[y0:y1, x0:x1]
         assert np.array_equal(patch.pixels, frame)
 
 
 def test_classes_are_thinned_out_evenly(street: Path) -> None:
-    assert masks(street, "--classes", "8", "9", "--per-class", "2", "--test", "Seq3") == 0
-    rows = rows_of(street / "set")
+    assert run_masks(street, "--classes", "8", "9", "--per-class", "2", "--test", "Seq3") == 0
+    rows = read_rows(street / "set")
     for name in ("class8", "class9"):
         train = [r["source"] for r in rows if (r["class"], r["split"]) == (name, "train")]
         assert train == ["Seq1_0000.png", "Seq2_0001.png"]
@@ -142,22 +142,22 @@ def test_thickness_is_the_width_of_a_bar_whatever_its_shape() -> None:
 
 def test_labels_with_a_palette_give_their_indices(street: Path) -> None:
     for path in (street / "labels").iterdir():
-        picture = Image.fromarray(pixels(path)).convert("P")
-        picture.putpalette([255, 0, 0] * 256)
-        picture.save(path)
-    assert masks(street) == 0
-    assert len(rows_of(street / "set")) == 12
+        image = Image.fromarray(read_pixels(path)).convert("P")
+        image.putpalette([255, 0, 0] * 256)
+        image.save(path)
+    assert run_masks(street) == 0
+    assert len(read_rows(street / "set")) == 12
 
 
 def spoil_frame(street: Path) -> None:
-    (street / "frames" / "Seq1_0000.png").write_bytes(b"no picture")
+    (street / "frames" / "Seq1_0000.png").write_bytes(b"no image")
 
 
 def lose_label(street: Path) -> None:
     (street / "labels" / "Seq1_0000.png").unlink()
 
 
-def colour_label(street: Path) -> None:
+def color_label(street: Path) -> None:
     Image.new("RGB", (120, 90)).save(street / "labels" / "Seq1_0000.png")
 
 
@@ -170,7 +170,7 @@ def shrink_frame(street: Path) -> None:
     [
         (spoil_frame, CLASSES, "cannot read"),
         (lose_label, CLASSES, "1 of 6 frames have no label image of the same name"),
-        (colour_label, CLASSES, "is no label image: one channel of 8 bits"),
+        (color_label, CLASSES, "is no label image: one channel of 8 bits"),
         (shrink_frame, CLASSES, "is smaller than its label image"),
         (None, (*CLASSES, "--test", "Seq9"), "--test names Seq9, but occluders are in Seq1, Seq2"),
         (None, (*CLASSES, "--test", *SEQUENCES), "--test names all sequences"),
@@ -194,16 +194,16 @@ def test_mistakes_are_named_and_nothing_is_written(
 ) -> None:
     if spoil:
         spoil(street)
-    assert masks(street, "--classes", *words) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and message in said
+    assert run_masks(street, "--classes", *words) == 2
+    output = capsys.readouterr().err
+    assert output.startswith("error: ") and message in output
     assert sorted(path.name for path in street.iterdir()) == ["frames", "labels"]
 
 
 def test_an_existing_set_is_left_alone(street: Path, capsys: pytest.CaptureFixture) -> None:
     (street / "set").mkdir()
     (street / "set" / "mine.png").write_bytes(b"")
-    assert masks(street) == 2
+    assert run_masks(street) == 2
     assert "set exists already; delete it or choose another folder" in capsys.readouterr().err
     assert [path.name for path in (street / "set").iterdir()] == ["mine.png"]
 
@@ -222,9 +222,14 @@ def test_boxes_become_opaque_patches(street: Path, mark: str) -> None:
     Path(boxes).write_text(mark + Path(boxes).read_text(), encoding="utf-8")
     assert tool.command(["boxes", "--csv", boxes, "--output", str(street / "set")]) == 0
     patches = load_patches(street / "set")
-    assert np.array_equal(patches[0].pixels, pixels(street / "frames/Seq1_0000.png")[20:80, 10:40])
-    assert np.array_equal(patches[1].pixels, pixels(street / "frames/Seq2_0001.png"))
-    assert [row["source"] for row in rows_of(street / "set")] == ["Seq1_0000.png", "Seq2_0001.png"]
+    assert np.array_equal(
+        patches[0].pixels, read_pixels(street / "frames/Seq1_0000.png")[20:80, 10:40]
+    )
+    assert np.array_equal(patches[1].pixels, read_pixels(street / "frames/Seq2_0001.png"))
+    assert [row["source"] for row in read_rows(street / "set")] == [
+        "Seq1_0000.png",
+        "Seq2_0001.png",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -253,28 +258,28 @@ def test_a_missing_csv_file_is_named(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert "cannot read the boxes" in capsys.readouterr().err
 
 
-def test_the_drawn_set_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = [Patch(np.full((9, n, 3), n, np.uint8), 9 / n) for n in range(10, 22)]
-    monkeypatch.setattr(occluder_sets, "render_patches", lambda: drawn)
+def test_the_synthetic_set_can_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    patches = [Patch(np.full((9, n, 3), n, np.uint8), 9 / n) for n in range(10, 22)]
+    monkeypatch.setattr(occluder_sets, "render_patches", lambda: patches)
     assert tool.command(["draw", "--output", str(tmp_path / "set")]) == 0
     written = load_patches(tmp_path / "set")
-    assert len(written) == len(drawn) == len(rows_of(tmp_path / "set"))
-    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(written, drawn, strict=True))
+    assert len(written) == len(patches) == len(read_rows(tmp_path / "set"))
+    assert all(np.array_equal(a.pixels, b.pixels) for a, b in zip(written, patches, strict=True))
 
 
-def window(street: Path) -> int:
+def run_window(street: Path) -> int:
     images = str(street / "frames")
     return tool.command(["window", "--images", images, "--output", str(street / "set")])
 
 
 def test_boxes_drawn_with_the_mouse(street: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    drawn = iter([[(10, 20, 30, 60)], *[()] * 5])
+    boxes = iter([[(10, 20, 30, 60)], *[()] * 5])
     monkeypatch.setenv("DISPLAY", ":0")
-    monkeypatch.setattr(cv2, "selectROIs", lambda name, picture: next(drawn), raising=False)
+    monkeypatch.setattr(cv2, "selectROIs", lambda name, image: next(boxes), raising=False)
     monkeypatch.setattr(cv2, "destroyAllWindows", lambda: None, raising=False)
-    assert window(street) == 0
+    assert run_window(street) == 0
     (patch,) = load_patches(street / "set")
-    assert np.array_equal(patch.pixels, pixels(street / "frames/Seq1_0000.png")[20:80, 10:40])
+    assert np.array_equal(patch.pixels, read_pixels(street / "frames/Seq1_0000.png")[20:80, 10:40])
 
 
 def test_without_a_window_the_message_says_so(
@@ -283,16 +288,16 @@ def test_without_a_window_the_message_says_so(
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr("sys.platform", "linux")
-    assert window(street) == 2
+    assert run_window(street) == 2
     assert "there is no display for a window; use `make_occluders.py boxes`" in (
         capsys.readouterr().err
     )
 
-    def headless(name: str, picture: np.ndarray) -> None:
+    def headless(name: str, image: np.ndarray) -> None:
         raise cv2.error("The function is not implemented")
 
     monkeypatch.setenv("DISPLAY", ":0")
     monkeypatch.setattr(cv2, "selectROIs", headless, raising=False)
-    assert window(street) == 2
+    assert run_window(street) == 2
     assert "has no windows (opencv-python-headless)" in capsys.readouterr().err
     assert not (street / "set").exists()

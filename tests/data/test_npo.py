@@ -1,4 +1,4 @@
-"""NPO augmentation: what is pasted where, what it is labelled, and what the loader makes of it."""
+"""NPO augmentation: what is pasted where, its labels, and its batches."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from occluded_reid.data.transforms.occluder_patches import (
     load_patches,
     render_patches,
 )
-from occluded_reid.synthetic.occluders import styles as drawings
+from occluded_reid.synthetic.occluders import styles as styles_module
 from occluded_reid.utils.errors import UserError
 
 
@@ -45,7 +45,7 @@ def flat(height: int, width: int, value: int = 200) -> Patch:
     return Patch(np.full((height, width, 3), value, np.uint8), height / width)
 
 
-def labels_of_the_paper(clean: np.ndarray, occluded: np.ndarray, stripes: int) -> list[int]:
+def count_labels(clean: np.ndarray, occluded: np.ndarray, stripes: int) -> list[int]:
     """Sec. 3.1, pixel by pixel: d = |x - x'|; covered over more than three quarters -> 0.
 
     Rows are repeated ``stripes`` times, so that stripes of a fraction of a row can be counted.
@@ -74,9 +74,9 @@ def test_stripe_labels_equal_a_count_of_pixels(height, stripes, width):
             clean = np.zeros((height, 5), int)
             occluded = clean.copy()
             occluded[top : top + tall, :width] = 9
-            found = label_stripes(Rectangle(top, 0, tall, width), (height, 5), stripes)
-            assert found.dtype == torch.float32
-            assert found.tolist() == labels_of_the_paper(clean, occluded, stripes), (top, tall)
+            actual = label_stripes(Rectangle(top, 0, tall, width), (height, 5), stripes)
+            assert actual.dtype == torch.float32
+            assert actual.tolist() == count_labels(clean, occluded, stripes), (top, tall)
 
 
 @pytest.mark.parametrize(
@@ -90,8 +90,8 @@ def test_stripe_labels_equal_a_count_of_pixels(height, stripes, width):
     ],
 )
 def test_exactly_three_quarters_is_not_more(rows, expected):
-    found = label_stripes(Rectangle(256 - rows, 0, rows, 128), (256, 128), 4)
-    assert found.tolist() == expected
+    actual = label_stripes(Rectangle(256 - rows, 0, rows, 128), (256, 128), 4)
+    assert actual.tolist() == expected
 
 
 def test_covered_is_a_key():
@@ -107,7 +107,7 @@ def test_labels_of_whole_samples_equal_the_difference_of_the_views(size):
     for seed in range(60):
         sample = npo({"images": image}, seed)
         changed = (sample["occluded_images"] != image).any(dim=0).numpy().astype(int)
-        labels = labels_of_the_paper(np.zeros_like(changed), changed, 4)
+        labels = count_labels(np.zeros_like(changed), changed, 4)
         vertical = changed.all(axis=0).any() and not changed.all()
         assert sample["part_visibility"].tolist() == ([1] * 4 if vertical else labels)
         assert changed.any()
@@ -124,9 +124,9 @@ def test_vertical_occluders_leave_all_stripes_visible_whatever_they_cover():
 
 @pytest.mark.parametrize("vertical", [False, True])
 def test_rectangles_are_flush_in_corners_and_span_the_image(vertical):
-    chance, corners = rng(), Counter()
+    generator, corners = rng(), Counter()
     for _ in range(2000):
-        top, left, height, width = sample_rectangle(vertical, (64, 48), (0.25, 0.5), chance)
+        top, left, height, width = sample_rectangle(vertical, (64, 48), (0.25, 0.5), generator)
         assert top in (0, 64 - height) and left in (0, 48 - width)
         if vertical:
             assert height == 64 and 12 <= width <= 24
@@ -139,22 +139,22 @@ def test_rectangles_are_flush_in_corners_and_span_the_image(vertical):
 
 @pytest.mark.parametrize("vertical", [False, True])
 def test_all_sizes_between_a_quarter_and_half_are_equally_likely(vertical):
-    chance = rng(1)
-    drawn = [sample_rectangle(vertical, (64, 64), (0.25, 0.5), chance) for _ in range(8500)]
-    sizes = Counter(r.width if vertical else r.height for r in drawn)
+    generator = rng(1)
+    rectangles = [sample_rectangle(vertical, (64, 64), (0.25, 0.5), generator) for _ in range(8500)]
+    sizes = Counter(r.width if vertical else r.height for r in rectangles)
     assert set(sizes) == set(range(16, 33))
     assert all(abs(count - 500) < 110 for count in sizes.values())  # five standard deviations
 
 
-def test_bounds_are_whole_pixels_inside_of_the_extent():
+def test_bounds_are_whole_pixels_inside_the_extent():
     sizes = {sample_rectangle(False, (10, 4), (0.25, 0.5), rng(seed)).height for seed in range(99)}
     assert sizes == {3, 4, 5}
     assert sample_rectangle(True, (2, 1), (0.25, 0.5), rng()).width == 1
 
 
 def test_every_patch_is_equally_likely():
-    chance, npo = rng(), NpoAugmentation([flat(1, 1)] * 5)
-    counts = Counter(npo.sample_params((8, 4), chance).patch for _ in range(5000))
+    generator, npo = rng(), NpoAugmentation([flat(1, 1)] * 5)
+    counts = Counter(npo.sample_params((8, 4), generator).patch for _ in range(5000))
     assert sorted(counts) == [0, 1, 2, 3, 4]
     assert all(abs(count - 1000) < 150 for count in counts.values())
 
@@ -181,54 +181,54 @@ def test_the_aspect_decides_the_direction(patch, ratio, vertical):
 # --------------------------------------------------------------------------------- patches
 
 
-def test_crops_lie_inside_and_vary_in_place_and_size():
-    chance, sizes, corners = rng(), set(), set()
+def test_crops_lie_inside_and_vary_in_position_and_size():
+    generator, sizes, corners = rng(), set(), set()
     for _ in range(500):
-        top, left, height, width = sample_window((20, 10), 0.5, chance)
+        top, left, height, width = sample_window((20, 10), 0.5, generator)
         assert top >= 0 and left >= 0 and top + height <= 20 and left + width <= 10
         sizes.add((height, width))
         corners.add((top, left))
     assert {height for height, _ in sizes} == set(range(10, 21))
     assert {width for _, width in sizes} == set(range(5, 11))
     assert len(corners) > 40
-    assert sample_window((20, 10), 1.0, chance) == (0, 0, 20, 10)
+    assert sample_window((20, 10), 1.0, generator) == (0, 0, 20, 10)
 
 
 def test_the_window_of_the_patch_is_pasted():
     pixels = rng().integers(0, 256, (20, 10, 3), dtype=np.uint8)
     npo = NpoAugmentation([Patch(pixels, 2)], jitter=(0, 0, 0), flip=0)
     pasting = npo.sample_params((32, 16), rng())._replace(window=Rectangle(3, 2, 9, 7))
-    wanted = resize(pixels[3:12, 2:9], pasting.rectangle.height, pasting.rectangle.width)
-    assert torch.equal(npo.prepare_patch(pasting), wanted.float())
+    expected = resize(pixels[3:12, 2:9], pasting.rectangle.height, pasting.rectangle.width)
+    assert torch.equal(npo.prepare_patch(pasting), expected.float())
 
 
 def test_resizing_a_crop_equals_pillow():
     pixels = rng().integers(0, 256, (50, 40, 3), dtype=np.uint8)
     window = pixels[5:45, 3:38]
-    found = resize(window, 30, 50).permute(1, 2, 0).numpy().astype(int)
-    wanted = np.asarray(Image.fromarray(window).resize((50, 30), Image.Resampling.BILINEAR))
-    assert np.abs(found - wanted).max() <= 1
+    actual = resize(window, 30, 50).permute(1, 2, 0).numpy().astype(int)
+    expected = np.asarray(Image.fromarray(window).resize((50, 30), Image.Resampling.BILINEAR))
+    assert np.abs(actual - expected).max() <= 1
 
 
-def test_colour_jitter_equals_three_steps_pixel_by_pixel():
+def test_color_jitter_equals_three_steps_pixel_by_pixel():
     patch = torch.from_numpy(rng(4).integers(90, 160, (3, 4, 5)).astype(np.uint8))
     strength = (0.2, 0.3, 0.4)
     b, c, s = factors = sample_factors(strength, rng(7))
     assert all(1 - x <= factor <= 1 + x for factor, x in zip(factors, strength, strict=True))
 
-    def grey(pixel):
+    def gray(pixel):
         return 0.299 * pixel[0] + 0.587 * pixel[1] + 0.114 * pixel[2]
 
     bright = [[b * float(v) for v in patch[:, y, x]] for y in range(4) for x in range(5)]
-    mean = sum(grey(pixel) for pixel in bright) / len(bright)
+    mean = sum(gray(pixel) for pixel in bright) / len(bright)
     contrasted = [[c * v + (1 - c) * mean for v in pixel] for pixel in bright]
-    wanted = [[s * v + (1 - s) * grey(pixel) for v in pixel] for pixel in contrasted]
-    found = adjust_color(patch, factors).reshape(3, -1).T
-    assert np.abs(found.numpy() - np.array(wanted)).max() <= 0.501  # rounded to whole numbers
-    assert torch.equal(found, found.round())
+    expected = [[s * v + (1 - s) * gray(pixel) for v in pixel] for pixel in contrasted]
+    actual = adjust_color(patch, factors).reshape(3, -1).T
+    assert np.abs(actual.numpy() - np.array(expected)).max() <= 0.501  # rounded to whole numbers
+    assert torch.equal(actual, actual.round())
 
 
-def test_colour_jitter_stays_in_range_and_zero_strength_changes_nothing():
+def test_color_jitter_stays_in_range_and_zero_strength_changes_nothing():
     patch = torch.from_numpy(rng().integers(0, 256, (3, 9, 9)).astype(np.uint8))
     assert sample_factors((0, 0, 0), rng()) == (1, 1, 1)
     assert torch.equal(adjust_color(patch, (1, 1, 1)), patch.float())
@@ -237,21 +237,21 @@ def test_colour_jitter_stays_in_range_and_zero_strength_changes_nothing():
         assert changed.min() >= 0 and changed.max() <= 255
 
 
-def test_patches_are_mirrored_as_often_as_asked():
+def test_patches_are_flipped_as_often_as_configured():
     ramp = Patch(
         np.repeat(np.arange(0, 240, 8, dtype=np.uint8)[None, :, None], 9, 0).repeat(3, 2), 1
     )
     for flip, expected in ((0.0, 0), (1.0, 400), (0.5, 200)):
         npo = NpoAugmentation([ramp], flip=flip, jitter=(0, 0, 0))
-        chance = rng()
+        generator = rng()
         mirrored = 0
         for _ in range(400):
-            row = npo.prepare_patch(npo.sample_params((36, 30), chance))[0, 0]
+            row = npo.prepare_patch(npo.sample_params((36, 30), generator))[0, 0]
             mirrored += int(row[0] > row[-1])
         assert abs(mirrored - expected) <= (50 if flip == 0.5 else 0)
 
 
-def test_vertical_patches_keep_their_colours_where_asked():
+def test_vertical_patches_keep_their_colors_on_request():
     patch = flat(90, 20, 100)
     for jitter_vertical in (True, False):
         npo = NpoAugmentation([patch], jitter_vertical=jitter_vertical)
@@ -264,11 +264,11 @@ def test_patches_of_any_size_are_pasted_and_the_clean_view_stays(size):
     image = torch.rand(3, 32, 16) * 255
     before = image.clone()
     sample = {"images": image, "targets": 3}
-    found = NpoAugmentation([flat(*size)])(sample, 5)
-    assert found["occluded_images"].shape == image.shape
-    assert found["images"] is image and torch.equal(image, before)
-    assert found["targets"] == 3 and "occluded_images" not in sample
-    assert not torch.equal(found["occluded_images"], image)
+    actual = NpoAugmentation([flat(*size)])(sample, 5)
+    assert actual["occluded_images"].shape == image.shape
+    assert actual["images"] is image and torch.equal(image, before)
+    assert actual["targets"] == 3 and "occluded_images" not in sample
+    assert not torch.equal(actual["occluded_images"], image)
 
 
 def test_a_selection_is_the_rectangle_and_nothing_else():
@@ -354,59 +354,59 @@ def test_a_plain_baseline_trains_on_occluded_images(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    place = tmp_path / "OS1"
-    place.mkdir()
+    root = tmp_path / "OS1"
+    root.mkdir()
     for name, (height, width), value in (("b.png", (30, 20), 40), ("a.jpg", (80, 20), 90)):
-        Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(place / name)
-    (place / "notes.txt").write_text("where they come from")
-    return place
+        Image.fromarray(np.full((height, width, 3), value, np.uint8)).save(root / name)
+    (root / "notes.txt").write_text("where they come from")
+    return root
 
 
-def with_folders(*folders):
+def build_cfg(*folders):
     words = ["INPUT.NPO.ENABLED", "True", "MODEL.DEVICE", "cpu"]
     return load_config("", [*words, "INPUT.NPO.OCCLUDERS", str([str(name) for name in folders])])
 
 
-def test_pictures_of_all_folders_are_read_in_order(folder, tmp_path):
+def test_images_of_all_folders_are_read_in_order(folder, tmp_path):
     other = tmp_path / "OS2"
     other.mkdir()
-    Image.new("L", (5, 4), 7).save(other / "grey.bmp")
+    Image.new("L", (5, 4), 7).save(other / "gray.bmp")
     patches = load_occlusion_sets([str(folder), str(other)])
     assert [round(patch.aspect, 2) for patch in patches] == [4.0, 1.5, 0.8]
     assert all(patch.pixels.dtype == np.uint8 for patch in patches)
     assert [int(patch.pixels[0, 0, 0]) for patch in patches] == [90, 40, 7]
 
 
-def test_pictures_are_decoded_once(folder, monkeypatch):
-    npo = build_npo(with_folders(folder))
-    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("a picture was opened again"))
+def test_images_are_decoded_once(folder, monkeypatch):
+    npo = build_npo(build_cfg(folder))
+    monkeypatch.setattr(Image, "open", lambda *_: pytest.fail("an image was opened again"))
     for seed in range(5):
         npo({"images": torch.zeros(3, 16, 8)}, seed)
 
 
-def test_large_pictures_are_shrunk_but_keep_their_aspect(tmp_path):
+def test_large_images_are_shrunk_but_keep_their_aspect(tmp_path):
     Image.new("RGB", (400, 1201)).save(tmp_path / "tall.png")
     (patch,) = load_patches(tmp_path)
     assert patch.pixels.shape == (MAX_SIDE, 128, 3)  # of which 384 / 128 is no more than 3
     assert patch.aspect == 1201 / 400 > 3
 
 
-def test_without_a_folder_the_drawn_set_is_used_and_the_log_says_so(caplog):
+def test_without_a_folder_the_synthetic_set_is_used_and_logged(caplog):
     logging.getLogger("occluded_reid").propagate = True
     with caplog.at_level(logging.INFO):
-        npo = build_npo(with_folders())
+        npo = build_npo(build_cfg())
     assert "names no folder: pasting 44 synthetic occluders" in caplog.text
     aspects = [patch.aspect for patch in npo.patches]
     assert sum(aspect > 3 for aspect in aspects) == 16
     assert all(patch.pixels.min() < patch.pixels.max() for patch in npo.patches)
 
 
-def test_the_drawn_set_never_shows_a_held_out_style(monkeypatch):
+def test_the_synthetic_set_has_no_held_out_style(monkeypatch):
     def held_out(*_):
-        pytest.fail("a style of the test set was drawn")
+        pytest.fail("a style of the test set was rendered")
 
-    styles = {kind: (*draws[:-1], held_out) for kind, draws in drawings.STYLES.items()}
-    monkeypatch.setattr(drawings, "STYLES", styles)
+    styles = {kind: (*draws[:-1], held_out) for kind, draws in styles_module.STYLES.items()}
+    monkeypatch.setattr(styles_module, "STYLES", styles)
     again = render_patches.__wrapped__()
     for one, other in zip(render_patches(), again, strict=True):
         np.testing.assert_array_equal(one.pixels, other.pixels)
@@ -416,7 +416,7 @@ def test_off_by_default():
     assert build_npo(load_config("", ["MODEL.DEVICE", "cpu"])) is None
 
 
-def fault(kind, folder, monkeypatch):
+def break_set(kind, folder, monkeypatch):
     """Break the set ``folder`` in one way; return the folder to name in the configuration."""
     if kind == "missing":
         return folder / "gone"
@@ -433,8 +433,8 @@ def fault(kind, folder, monkeypatch):
         monkeypatch.setattr(Path, "iterdir", refuse)
     if kind == "broken":
         (folder / "c.jpg").write_bytes((folder / "a.jpg").read_bytes()[:300])
-    if kind == "no picture":
-        (folder / "c.png").write_text("no picture")
+    if kind == "no image":
+        (folder / "c.png").write_text("no image")
     if kind == "transparent":
         Image.new("RGBA", (9, 9), (5, 5, 5, 254)).save(folder / "c.png")
     return folder
@@ -448,14 +448,12 @@ def fault(kind, folder, monkeypatch):
         ("empty", r"OS1 holds no images \(.bmp, .*\); INPUT.NPO.OCCLUDERS expects"),
         ("unreadable", r"OS1 \(Permission denied\)"),
         ("broken", r"cannot read the occluder .*c.jpg \(.*remove it from the set"),
-        ("no picture", r"cannot read the occluder .*c.png"),
+        ("no image", r"cannot read the occluder .*c.png"),
         ("transparent", r"c.png has transparent pixels"),
     ],
 )
-def test_a_set_that_cannot_be_used_stops_the_run_at_its_start(
-    kind, message, folder, monkeypatch, tmp_path
-):
-    cfg = with_folders(fault(kind, folder, monkeypatch))
+def test_an_invalid_set_stops_the_run_at_its_start(kind, message, folder, monkeypatch, tmp_path):
+    cfg = build_cfg(break_set(kind, folder, monkeypatch))
     with pytest.raises(UserError, match=message):
         build_npo(cfg)
 
@@ -467,7 +465,7 @@ def test_the_loader_reads_the_set_before_the_first_batch(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "wanted"),
+    ("key", "value", "expected"),
     [
         ("PROB", "1.5", "a probability"),
         ("VERTICAL_RATIO", "0.0", "above 0"),
@@ -482,9 +480,9 @@ def test_the_loader_reads_the_set_before_the_first_batch(tmp_path):
         ("COVERED", "75.0", "a fraction in"),
     ],
 )
-def test_values_out_of_range_are_named(key, value, wanted):
+def test_values_out_of_range_are_named(key, value, expected):
     words = ["INPUT.NPO.ENABLED", "True", f"INPUT.NPO.{key}", value]
-    with pytest.raises(UserError, match=f"INPUT.NPO.{key} is .*; it must be {wanted}"):
+    with pytest.raises(UserError, match=f"INPUT.NPO.{key} is .*; it must be {expected}"):
         build_npo(load_config("", words))
 
 

@@ -1,4 +1,4 @@
-"""A folder of crops with a table: read, trained on, looked at by the doctor, mistakes named."""
+"""A folder of crops with a table: reading, training, the doctor, and mistakes."""
 
 from __future__ import annotations
 
@@ -29,25 +29,25 @@ g3.jpg,,hall,gallery,nobody
 
 @pytest.fixture
 def shop(tmp_path: Path) -> Path:
-    return written(tmp_path / "data" / "shop", ROWS)
+    return write_shop(tmp_path / "data" / "shop", ROWS)
 
 
-def written(home: Path, text: str) -> Path:
-    chance = np.random.default_rng(0)
+def write_shop(home: Path, text: str) -> Path:
+    rng = np.random.default_rng(0)
     for line in text.splitlines()[1:]:
         path = home / line.split(",")[0]
         path.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(chance.integers(0, 256, (64, 32, 3), np.uint8)).save(path)
+        Image.fromarray(rng.integers(0, 256, (64, 32, 3), np.uint8)).save(path)
     (home / TABLE).write_text(text)
     return home
 
 
-def opened(shop: Path, **options: bool):
+def open_shop(shop: Path, **options: bool):
     return build_dataset("CSV:shop", root=str(shop.parent), verbose=False, **options)
 
 
 def test_rows_become_images_with_identities_and_cameras(shop: Path) -> None:
-    dataset = opened(shop)
+    dataset = open_shop(shop)
     # cameras by name: gate, hall, yard; identities: the numbers first, in their order
     assert dataset.query == [(f"{shop}/q.jpg", 2, 0)]
     assert dataset.gallery == [
@@ -62,13 +62,13 @@ def test_rows_become_images_with_identities_and_cameras(shop: Path) -> None:
 
 
 def test_without_cameras_every_match_is_scored(tmp_path: Path) -> None:
-    shop = written(tmp_path / "shop", "path,identity,split\nq.jpg,a,query\ng.jpg,a,gallery\n")
-    dataset = opened(shop)
+    shop = write_shop(tmp_path / "shop", "path,identity,split\nq.jpg,a,query\ng.jpg,a,gallery\n")
+    dataset = open_shop(shop)
     assert (dataset.query[0].camid, dataset.gallery[0].camid) == (0, 1)
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "message"),
     [
         ("q.jpg,10,gate,query", "q.jpg,10,gate,test", "line 5: this row has the split 'test'"),
         ("b 3.png,bob", "b 3.png,", "line 4: this row has no identity; only gallery images may"),
@@ -80,23 +80,23 @@ def test_without_cameras_every_match_is_scored(tmp_path: Path) -> None:
         (ROWS[ROWS.index("\n") :], "\n", "and 0 rows"),
     ],
 )
-def test_a_row_that_makes_no_sense_is_named(shop: Path, old: str, new: str, said: str) -> None:
+def test_an_invalid_row_is_named(shop: Path, old: str, new: str, message: str) -> None:
     (shop / TABLE).write_text(ROWS.replace(old, new))
-    with pytest.raises(UserError, match=said):
-        opened(shop)
+    with pytest.raises(UserError, match=message):
+        open_shop(shop)
 
 
-def test_what_is_missing_is_said(shop: Path, tmp_path: Path) -> None:
+def test_missing_parts_are_named(shop: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="CSV needs the folder of your data, CSV:FOLDER"):
         build_dataset("CSV", root=str(tmp_path))
     (shop / "a" / "2.jpg").unlink()
-    assert len(opened(shop, allow_partial=True).train) == 2
+    assert len(open_shop(shop, allow_partial=True).train) == 2
     (shop / TABLE).unlink()
     with pytest.raises(UserError, match=f"CSV: found no {TABLE} in any of\n  {shop}"):
-        opened(shop)
+        open_shop(shop)
     (shop / TABLE).write_bytes(b"path,identity,split\n\xff\xfe")
     with pytest.raises(UserError, match=r"cannot read the table .*CSV in UTF-8"):
-        opened(shop)
+        open_shop(shop)
 
 
 def test_the_doctor_looks_at_it(shop: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -105,8 +105,8 @@ def test_the_doctor_looks_at_it(shop: Path, capsys: pytest.CaptureFixture[str]) 
     assert "The data set is sound." in capsys.readouterr().out
     (shop / "g1.jpg").write_bytes(b"")
     assert check_dataset.command(words) == 1
-    said = capsys.readouterr().out
-    assert "g1.jpg is empty" in said and "docs/own_data.md" in said
+    output = capsys.readouterr().out
+    assert "g1.jpg is empty" in output and "docs/own_data.md" in output
     assert check_dataset.command(["CSV"]) == 2
 
 
@@ -117,7 +117,7 @@ def test_a_training_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         for camera in "12"
         for split in ("train", "query", "gallery")
     ]
-    written(tmp_path / "data" / "shop", "path,identity,camera,split\n" + "".join(rows))
+    write_shop(tmp_path / "data" / "shop", "path,identity,camera,split\n" + "".join(rows))
     monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path / "data"))
     names = ("DATASETS.NAMES", "('CSV:shop',)", "DATASETS.TESTS", "('CSV:shop',)")
     trainer = train(tiny_cfg(tmp_path / "run", *names, "SOLVER.MAX_EPOCH", 1))

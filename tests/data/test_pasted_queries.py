@@ -1,4 +1,4 @@
-"""Queries that are pasted over: exact truth, the same each time, made once and whole."""
+"""Queries that are pasted over: exact truth, reproducible, created once and atomically."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ from occluded_reid.synthetic.occluders.styles import STYLES
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import make_once, whole_folder
 
-GREY = 110
+GRAY = 110
 RED, BLUE, YELLOW, GREEN = (200, 0, 0), (0, 0, 200), (200, 200, 0), (0, 200, 0)
 SIZE = (48, 96)  # width, height
-# class, colour, height, width, split
+# class, color, height, width, split
 OCCLUDERS = (
     ("car", RED, 40, 80, "test"),
     ("pole", BLUE, 120, 16, "test"),
@@ -45,21 +45,21 @@ OCCLUDERS = (
 
 
 def write_market(root: Path, pids: tuple[int, ...] = (2, 7, 10, 100, 1500, 1501)) -> Path:
-    """Grey pictures; PNG, so that what was pasted is known to the pixel."""
+    """Gray PNG images, so that every pasted pixel is known."""
     folder = root / "bounding_box_train"
     folder.mkdir(parents=True, exist_ok=True)
     for pid in pids:
         for camera, frame in ((1, 451), (1, 876), (3, 151), (6, 42)):
             name = f"{pid:04d}_c{camera}s1_{frame:06d}_01.png"
-            Image.new("RGB", SIZE, (GREY,) * 3).save(folder / name)
+            Image.new("RGB", SIZE, (GRAY,) * 3).save(folder / name)
     return root
 
 
 def write_occluders(folder: Path) -> Path:
     folder.mkdir(parents=True)
     rows = []
-    for number, (kind, colour, height, width, split) in enumerate(OCCLUDERS):
-        Image.new("RGBA", (width, height), (*colour, 255)).save(folder / f"{number}.png")
+    for number, (kind, color, height, width, split) in enumerate(OCCLUDERS):
+        Image.new("RGBA", (width, height), (*color, 255)).save(folder / f"{number}.png")
         rows.append((f"{number}.png", kind, split))
     write_list(folder, rows)
     return folder
@@ -109,7 +109,7 @@ def test_truth_is_what_the_pixels_show(root: Path, occluders: str) -> None:
     zone = slice(round(0.2 * SIZE[0]), round(0.8 * SIZE[0]))
     for path, pid, camera in dataset.query:
         record = dataset.truth[path]
-        covered = (pixels(path) != GREY).any(axis=2)
+        covered = (pixels(path) != GRAY).any(axis=2)
         rows, columns = np.nonzero(covered)
         box = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
         assert (record.identity, record.camera, record.size) == (pid, camera + 1, SIZE)
@@ -121,9 +121,9 @@ def test_truth_is_what_the_pixels_show(root: Path, occluders: str) -> None:
         area = covered.reshape(4, -1).mean(axis=1)
         assert record.stripe_coverage == pytest.approx(area, abs=1e-4)
         assert 0.45 <= record.visible_fraction <= 0.75
-        colour = tuple(pixels(path)[covered].mean(axis=0) > 50)
+        color = tuple(pixels(path)[covered].mean(axis=0) > 50)
         kinds = {(True, False, False): "car", (False, False, True): "pole"}
-        assert record.occluders[0].kind == kinds.get(colour, "pedestrian")
+        assert record.occluders[0].kind == kinds.get(color, "pedestrian")
 
 
 def test_held_out_occluders_only_and_each_occlusion(tmp_path: Path, occluders: str) -> None:
@@ -136,7 +136,7 @@ def test_held_out_occluders_only_and_each_occlusion(tmp_path: Path, occluders: s
         assert not ((green > 50) & (red < 50) & (blue < 50)).any()
 
 
-def test_same_seed_same_pictures_other_seed_others(
+def test_same_seed_same_images_other_seed_others(
     tmp_path: Path, root: Path, occluders: str
 ) -> None:
     def content(dataset) -> dict[str, bytes]:
@@ -153,7 +153,7 @@ def test_same_seed_same_pictures_other_seed_others(
     assert {name: more[name] for name in first} == first  # whatever else is in the set
 
 
-def test_pasted_once_and_anew_for_other_occluders(
+def test_pasted_once_and_again_for_other_occluders(
     root: Path, occluders: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = names(read(root, occluders).query)
@@ -231,8 +231,8 @@ def test_market1501_keeps_the_folders_of_its_queries(tmp_path: Path, occluders: 
     for folder in ("query", "bounding_box_test"):
         (home / folder).mkdir()
         for camera in (1, 2):
-            picture = Image.new("RGB", SIZE, (GREY,) * 3)
-            picture.save(home / folder / f"0001_c{camera}s1_000001_00.jpg")
+            image = Image.new("RGB", SIZE, (GRAY,) * 3)
+            image.save(home / folder / f"0001_c{camera}s1_000001_00.jpg")
     dataset = read(home, occluders, "OccludedMarket1501")
     assert [Path(item[0]).parent.name for item in dataset.query] == ["query"] * 2
     assert set(dataset.truth) == {item[0] for item in dataset.query}
@@ -277,7 +277,7 @@ def test_the_configuration_reaches_the_pasting(tmp_path: Path, root: Path, occlu
 def test_evaluation_reads_the_truth(root: Path, occluders: str) -> None:
     dataset = read(root, occluders)
     paths = np.array([item[0] for item in dataset.query])
-    seen = [(pixels(path)[:, 10:38] == GREY).all(axis=2).reshape(4, -1).mean(1) for path in paths]
+    seen = [(pixels(path)[:, 10:38] == GRAY).all(axis=2).reshape(4, -1).mean(1) for path in paths]
     assert measure_visibility_auc(np.array(seen), paths, dataset.truth)["all"] == 1
     ids = np.array([item[1] for item in dataset.query])
     cameras = np.zeros(len(ids), int)
@@ -287,7 +287,7 @@ def test_evaluation_reads_the_truth(root: Path, occluders: str) -> None:
     assert sum(groups[name]["queries"] for name in occlusions) == len(paths)
 
 
-def test_drawn_occluders_are_of_the_styles_npo_never_shows(
+def test_synthetic_occluders_have_styles_that_npo_never_shows(
     root: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(cutouts, "_CUTOUTS_PER_KIND", 1)
@@ -297,7 +297,7 @@ def test_drawn_occluders_are_of_the_styles_npo_never_shows(
     assert "synthetic occluders over queries (the test styles" in caplog.text
     assert {r.occluders[0].kind for r in dataset.truth.values()} <= set(STYLES) - {"umbrella"}
     for kind, styles in STYLES.items():
-        trained_with = [None] * (len(styles) - 1)  # cannot be drawn
+        trained_with = [None] * (len(styles) - 1)  # cannot be rendered
         monkeypatch.setitem(STYLES, kind, (*trained_with, styles[-1]))
     again = render_cutouts.__wrapped__()
     assert {c.occlusion for c in again} == {"horizontal", "vertical"}
@@ -314,7 +314,7 @@ def test_drawn_occluders_are_of_the_styles_npo_never_shows(
         ("bicyclist", 60, 60, "pedestrian"),
     ],
 )
-def test_things_stand_where_they_stand_in_the_wild(
+def test_cutouts_are_placed_as_in_the_wild(
     kind: str, height: int, width: int, occlusion: str
 ) -> None:
     cutout = Cutout(np.full((height, width, 4), 255, np.uint8), kind)
@@ -332,7 +332,7 @@ def test_things_stand_where_they_stand_in_the_wild(
             assert rows.all()
 
 
-def test_few_pixels_are_not_blown_up() -> None:
+def test_small_cutouts_are_not_enlarged_much() -> None:
     cutout = Cutout(np.full((5, 5, 4), 255, np.uint8), "sign")
     image = np.zeros((128, 64, 3), np.uint8)
     for seed in range(10):
@@ -353,7 +353,7 @@ def test_transparent_pixels_and_the_image_outside_stay() -> None:
     assert (image == 100).all()
 
 
-def test_dark_cutouts_are_brought_nearer_to_the_light_of_the_picture() -> None:
+def test_dark_cutouts_are_brightened_in_a_bright_image() -> None:
     dark = Cutout(np.full((40, 80, 4), (50, 50, 50, 255), np.uint8), "car")
     image = np.full((96, 48, 3), 100, np.uint8)
     pasted = paste.paste_cutout(image, {"horizontal": [dark]}, np.random.default_rng(0))
@@ -373,14 +373,12 @@ def test_dark_cutouts_are_brought_nearer_to_the_light_of_the_picture() -> None:
             lambda f: write_list(f, [("0.png", "car")], ("file", "class")),
             "class and 1 rows; it needs",
         ),
-        (lambda f: (f / "1.png").write_bytes(b"no picture"), r"cannot read the cut-out .*1\.png"),
+        (lambda f: (f / "1.png").write_bytes(b"no image"), r"cannot read the cut-out .*1\.png"),
         (lambda f: (f / "1.png").unlink(), r"cannot read the cut-out .*1\.png"),
         (lambda f: Image.new("RGBA", (9, 9)).save(f / "1.png"), r"1\.png is fully transparent"),
     ],
 )
-def test_occluder_sets_that_cannot_be_used_are_named(
-    root: Path, occluders: str, spoil, message: str
-) -> None:
+def test_invalid_occluder_sets_are_named(root: Path, occluders: str, spoil, message: str) -> None:
     spoil(Path(occluders))
     with pytest.raises(UserError, match=message):
         read(root, occluders)
@@ -396,7 +394,7 @@ def test_surrounding_transparency_does_not_make_a_cutout_smaller(tmp_path: Path)
     assert cutout.orientation == "vertical"
 
 
-def test_a_broken_query_and_a_missing_picture_are_named(root: Path, occluders: str) -> None:
+def test_a_broken_query_and_a_missing_image_are_named(root: Path, occluders: str) -> None:
     broken = root / "bounding_box_train" / "1500_c1s1_000451_01.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:60])
@@ -430,21 +428,21 @@ def test_the_doctor_checks_base_and_pasted_queries_and_writes_nothing(
         Image.new("RGB", SIZE, (number, 0, 0)).save(path)  # no two are alike
     words = ["OccludedMarketSplit", "--root", str(root), "DATASETS.OCCLUDED.OCCLUDERS"]
 
-    def examined(code: int, *said: str) -> None:
+    def examine(code: int, *messages: str) -> None:
         assert load_tool("check_dataset").command([*words, occluders]) == code
         printed = capsys.readouterr().out
-        assert all(text in printed for text in said), printed
+        assert all(text in printed for text in messages), printed
 
     before = sorted(root.rglob("*"))
-    examined(0, "not pasted yet; the first use does it, in ", "The data set is sound")
+    examine(0, "not pasted yet; the first use does it, in ", "The data set is sound")
     assert sorted(root.rglob("*")) == before
     dataset = read(root, occluders)
-    examined(0, f"6 queries are pasted, in {dataset.pasted}", "The data set is sound")
+    examine(0, f"6 queries are pasted, in {dataset.pasted}", "The data set is sound")
     query, truth = Path(dataset.query[0][0]), dataset.pasted / "truth.jsonl"
     query.write_bytes(b"")
     truth.write_text("".join(truth.read_text().splitlines(keepends=True)[1:]))
-    examined(1, f"{query} is empty", "1 pasted queries are not in truth.jsonl")
+    examine(1, f"{query} is empty", "1 pasted queries are not in truth.jsonl")
     truth.write_text("{")
-    examined(1, f"cannot read {truth} ", "delete the folder to paste the queries again")
+    examine(1, f"cannot read {truth} ", "delete the folder to paste the queries again")
     (Path(occluders) / "occluders.csv").unlink()
-    examined(1, "FAULT: cannot read the occluder set")
+    examine(1, "FAULT: cannot read the occluder set")

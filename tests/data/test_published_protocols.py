@@ -98,7 +98,7 @@ def test_ranking_of_a_published_protocol_is_fastreids(root: Path, name: str, tie
     dataset = build_dataset(name, root=str(root), verbose=False)  # refuses other counts
     random = np.random.default_rng(0)
     chosen = random.choice(len(dataset.query), 12, replace=False)
-    queries, gallery = [dataset.query[place] for place in chosen], dataset.gallery
+    queries, gallery = [dataset.query[index] for index in chosen], dataset.gallery
     distances = random.random((len(queries), len(gallery))).astype(np.float32)
     if ties:
         distances = np.round(distances * 50) / 50

@@ -56,7 +56,7 @@ def test_a_worker_survives_the_signals_of_others_but_not_of_its_parent():
     assert worker.exitcode == 0
 
 
-def test_a_worker_collects_nothing_of_what_its_parent_has_left(tmp_path):
+def test_a_worker_does_not_collect_its_parents_garbage(tmp_path):
     class Left:
         def __del__(self) -> None:
             (tmp_path / f"{os.getpid()}").touch()
@@ -66,12 +66,12 @@ def test_a_worker_collects_nothing_of_what_its_parent_has_left(tmp_path):
         left = Left()
         left.itself = left
         del left
-        found = set(read_batches(build_loader(lambda _: gc.collect())))
+        pids = set(read_batches(build_loader(lambda _: gc.collect())))
         assert not list(tmp_path.iterdir())
     finally:
         gc.enable()
     gc.collect()
-    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())] and len(found) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [str(os.getpid())] and len(pids) == 1
 
 
 def test_a_stuck_worker_is_reported_with_its_stack(monkeypatch, capfd):
