@@ -29,8 +29,7 @@ from cases.training import SGD
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from harness.comparison import Work
-from harness.machine import require_place, write_results
-from harness.options import argument_parser, whole
+from harness.machine import build_parser, check_writable, write_results
 from tabulate import tabulate
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -41,7 +40,7 @@ from occluded_reid.engine.interruption import StopRequest
 from occluded_reid.engine.launch import launch
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep
-from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.cli import positive_int, run_command
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank
 from occluded_reid.utils.errors import UserError
 
@@ -119,7 +118,7 @@ def start(args: argparse.Namespace) -> None:
     if args.device == "cuda" and not under_torchrun and gpus < args.ranks:
         raise UserError(f"--ranks {args.ranks} on --device cuda: this machine has {gpus} GPUs")
     if args.json:
-        require_place(Path(args.json))
+        check_writable(Path(args.json))
     launch(run, args, device=args.device, processes=args.ranks)
 
 
@@ -275,12 +274,14 @@ def format_tables(results: dict[str, Any]) -> str:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("--ranks", type=whole, default=2, help="processes, unless under torchrun")
+    parser = build_parser(__doc__)
+    parser.add_argument(
+        "--ranks", type=positive_int, default=2, help="processes, unless under torchrun"
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--method", choices=("FED", "AONet"), default="FED")
-    parser.add_argument("--images", type=whole, default=4, help="per rank; even for FED")
-    parser.add_argument("--rounds", type=whole, default=5)
+    parser.add_argument("--images", type=positive_int, default=4, help="per rank; even for FED")
+    parser.add_argument("--rounds", type=positive_int, default=5)
     args = parser.parse_args(words)
     return run_command(lambda: start(args), debug=args.debug)
 

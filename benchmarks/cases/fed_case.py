@@ -1,7 +1,6 @@
-"""The FED model and the batch that the figures measure.
+"""The FED model and the batch of the figures.
 
-Shapes: B pairs in the batch, P parts, C channels, D = P * C, I identities, H, W image height and
-width.
+Shapes: B pairs, C channels, H, W image height and width.
 """
 
 from __future__ import annotations
@@ -10,6 +9,7 @@ import dataclasses
 from typing import Any
 
 import torch
+from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch import build_model
 from torch import nn
 
@@ -19,17 +19,17 @@ from occluded_reid.config import load_config
 
 @dataclasses.dataclass(frozen=True)
 class FEDCase:
-    """Sizes of a training step. The defaults are those of the paper on Occluded-Duke.
+    """Sizes of a training step; the defaults are the paper's on Occluded-Duke.
 
     Attributes:
         pairs: B, half of the images in a step.
-        instances: images of an identity in the batch.
-        identities: I.
-        channels: C, of the transformer.
-        blocks: of the transformer.
-        heads: of its attention.
+        instances: Images per identity.
+        identities: Of the classifiers and banks.
+        channels: C.
+        blocks: Of the transformer.
+        heads: Of its attention.
         image: (H, W).
-        drop_path: the rate of stochastic depth, 0.1 in the paper's recipe. 0 leaves no chance.
+        drop_path: Rate of stochastic depth; 0 makes a step deterministic.
     """
 
     pairs: int = 64
@@ -42,16 +42,16 @@ class FEDCase:
     drop_path: float = 0.1
 
     def smaller(self, **changes: Any) -> FEDCase:
-        """Return the case with other sizes."""
+        """Return a copy with other sizes."""
         return dataclasses.replace(self, **changes)
 
 
 THIN = FEDCase(channels=16, heads=2, image=(64, 32))
-"""As many operations as the paper's, all of them small."""
+"""As many operations as the paper's, all small."""
 
 
-def build_fed(case: FEDCase, device: str = "cpu") -> Any:
-    """Return a model in training mode whose banks hold random centres."""
+def build_fed_cfg(case: FEDCase, device: str = "cpu") -> CfgNode:
+    """Return the configuration of a FED model."""
     words = {
         "MODEL.META_ARCHITECTURE": "FED",
         "MODEL.DEVICE": device,
@@ -67,20 +67,25 @@ def build_fed(case: FEDCase, device: str = "cpu") -> Any:
         "INPUT.SIZE_TEST": list(case.image),
     }
     options = [str(word) for pair in words.items() for word in pair]
+    return load_config("", options, add_keys=[add_fed_config])
+
+
+def build_fed(case: FEDCase, device: str = "cpu") -> Any:
+    """Return a model in training mode whose banks hold random centers."""
     torch.manual_seed(0)
-    model: Any = build_model(load_config("", options, add_keys=[add_fed_config])).to(device)
+    model: Any = build_model(build_fed_cfg(case, device)).to(device)
     for memory in (model.erased_memory, model.diffused_memory):
         memory.centres = torch.randn_like(memory.centres)
     return model.train()
 
 
 def build_batch(case: FEDCase, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Return pairs; in the second view random pixels stand over the lower half."""
-    chance = torch.Generator().manual_seed(1)
-    images = 255 * torch.rand(case.pairs, 3, *case.image, generator=chance)
+    """Return pairs; random pixels cover the lower half of the second view."""
+    rng = torch.Generator().manual_seed(1)
+    images = 255 * torch.rand(case.pairs, 3, *case.image, generator=rng)
     occluded = images.clone()
     occluded[:, :, case.image[0] // 2 :] = 255 * torch.rand(
-        case.pairs, 3, case.image[0] // 2, case.image[1], generator=chance
+        case.pairs, 3, case.image[0] // 2, case.image[1], generator=rng
     )
     visibility = torch.tensor([1.0, 1.0, 0.0, 0.0]).repeat(case.pairs, 1)
     batch = {
@@ -93,17 +98,17 @@ def build_batch(case: FEDCase, device: str = "cpu") -> dict[str, torch.Tensor]:
 
 
 def equal_views(batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Return the batch with both views alike and one image of each identity."""
-    alone = torch.arange(len(batch["targets"]), device=batch["targets"].device)
-    return {**batch, "occluded_images": batch["images"], "targets": alone}
+    """Return the batch with equal views and one image per identity."""
+    distinct = torch.arange(len(batch["targets"]), device=batch["targets"].device)
+    return {**batch, "occluded_images": batch["images"], "targets": distinct}
 
 
 class GivenTokens(nn.Module):
-    """Stands in for the backbone: hands out given tokens in turn, whatever the images.
+    """Replace the backbone: return given tokens in turn, whatever the images.
 
     Args:
-        tokens: (2 B, 1 + T, C), a leaf, so that its gradient is computed as a backbone's would.
-        grid: rows and columns of the patches.
+        tokens: (2 B, 1 + T, C); a parameter, so that its gradient is computed like a backbone's.
+        grid: Rows and columns of the patches.
     """
 
     def __init__(self, tokens: torch.Tensor, grid: tuple[int, int]):

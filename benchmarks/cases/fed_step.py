@@ -20,7 +20,7 @@ def check_steps(device: str = "cpu") -> None:
     and of 8 may come from algorithms with TF32 and without, so that it is off.
 
     Raises:
-        Unequal: they are not.
+        MismatchError: they are not.
     """
     loose = 1 if device == "cpu" else 10
     case = THIN.smaller(pairs=8, drop_path=0.0)

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 import torch._inductor.config
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 from torch import nn
 
 from cases.aonet_case import AONetCase, build_aonet
@@ -84,7 +84,7 @@ class Network:
         """Return the time of an image beside that of the model as it stands, in float32.
 
         Raises:
-            Unequal: their features point elsewhere.
+            MismatchError: their features point elsewhere.
         """
         pictures = render_pedestrians(PICTURES, self.size, seed=0)
         eager = in_torch(self.graph)
@@ -99,7 +99,7 @@ class Network:
         image = pictures[:1]
         times = time_alternately(lambda: way.run(image), lambda: eager(image), rounds=rounds)
         size = " x ".join(map(str, self.size))
-        return figure(
+        return make_figure(
             times,
             f"s per image of {size}, {self.title}, {way.precision} by {way.program}, "
             f"1 - cosine {cost['mean']:.1e} (at most {cost['max']:.1e})",

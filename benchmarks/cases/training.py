@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from fastreid.config import CfgNode
-from harness.comparison import Figure, Work, figure, seconds, time_alternately
+from harness.comparison import Figure, Work, make_figure, measure_seconds, time_alternately
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -79,17 +79,17 @@ def compare_training(
     """
     times = time_steps(ours, reference, rounds=rounds, in_a_row=in_a_row, device=device)
     rates = [[images / spent for spent in each] for each in times]
-    yield f"gpu_{name}_images", figure(rates, f"images per s, {images} in a step", rate=True)
+    yield f"gpu_{name}_images", make_figure(rates, f"images per s, {images} in a step", rate=True)
     minutes = [[SCHEDULE * spent / 60 for spent in each] for each in times]
     unit = f"minutes for {SCHEDULE} steps, 120 epochs, without a loader"
-    yield f"gpu_{name}_schedule", figure(minutes, unit)
+    yield f"gpu_{name}_schedule", make_figure(minutes, unit)
     flops, peak = flops_of(ours), peak_rate(device, peak_side)
     shares = [[flops / spent / peak for spent in each] for each in times]
     unit = f"of {peak / 1e12:.3g} TFLOP/s, what a bf16 matrix product reaches"
-    yield f"gpu_{name}_share", figure(shares, unit, rate=True)
+    yield f"gpu_{name}_share", make_figure(shares, unit, rate=True)
     if device != "cpu":
         memory = [[peak_memory(work) / 1e9] for work in (ours, reference)]
-        yield f"gpu_{name}_memory", figure(memory, f"GB beside the weights, {images} images")
+        yield f"gpu_{name}_memory", make_figure(memory, f"GB beside the weights, {images} images")
 
 
 def time_steps(
@@ -115,7 +115,7 @@ def flops_of(work: Work) -> int:
 def peak_rate(device: str, side: int) -> float:
     """Return the FLOP/s of a bf16 matrix product, the best of ten."""
     one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
-    return 2 * side**3 / min(seconds(lambda: one @ other, device) for _ in range(10))
+    return 2 * side**3 / min(measure_seconds(lambda: one @ other, device) for _ in range(10))
 
 
 def peak_memory(work: Work) -> int:

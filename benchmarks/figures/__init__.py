@@ -1,8 +1,8 @@
-"""One module per figure. Each has ``NAMES``, what it measures, and ``measure(...)``.
+"""One module per figure, with ``NAMES`` and ``measure(...)``.
 
-``measure`` checks that both sides agree and returns a :class:`comparison.Figure` by name, or yields
-names and figures one by one, so that a later failure does not lose the earlier ones. Its arguments
-are sizes, whose defaults are those of the table.
+``measure`` checks that both sides agree and returns :class:`harness.comparison.Figure` by name, or
+yields (name, figure), so that a later failure does not lose earlier results. Its arguments are
+sizes; the defaults are those of the tables.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from figures import (
     counts,
     evaluation,
     gpu_aonet,
-    gpu_aonet_compiled,
+    gpu_compiled,
     gpu_evaluation,
     gpu_fed,
-    gpu_fed_compiled,
     gpu_schedule,
     gpu_search,
     head,
+    importing,
     latency,
     levers,
     loading,
@@ -35,29 +35,10 @@ from figures import (
 
 SUITES: dict[str, tuple[ModuleType, ...]] = {
     "cpu": (
-        counts,
-        activations,
-        similarity,
-        ranking,
-        evaluation,
-        rerank,
-        search,
-        optimizer,
-        loading,
-        latency,
-        head,
-        step,
-        levers,
+        importing, counts, activations, similarity, ranking, evaluation, rerank, search, optimizer,
+        loading, latency, head, step, levers,
     ),
     "latency": (latency, runtimes),
-    # what matters most comes first: the time may be up before the last
-    "gpu": (
-        gpu_fed,
-        gpu_schedule,
-        gpu_aonet,
-        gpu_evaluation,
-        gpu_search,
-        gpu_fed_compiled,
-        gpu_aonet_compiled,
-    ),
-}
+    # the most important first: time may run out
+    "gpu": (gpu_fed, gpu_schedule, gpu_aonet, gpu_evaluation, gpu_search, gpu_compiled),
+}  # fmt: skip

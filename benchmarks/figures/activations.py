@@ -13,7 +13,7 @@ import torch
 from cases.fed_case import FEDCase, build_batch, build_fed
 from cases.fed_step import check_steps
 from cases.training import Batch, our_step
-from harness.comparison import Figure, figure
+from harness.comparison import Figure, make_figure
 from references import fed_in_loops
 from torch import nn
 
@@ -31,7 +31,7 @@ def measure(case: FEDCase = CASE) -> dict[str, Figure]:
     other = kept_per_image(
         lambda batch: fed_in_loops.training_step(reference, batch), reference, case
     )
-    return {"activations": figure(([ours], [other]), "MB kept per image, FED")}
+    return {"activations": make_figure(([ours], [other]), "MB kept per image, FED")}
 
 
 def kept_per_image(step: Callable[[Batch], Any], model: nn.Module, case: FEDCase) -> float:

@@ -12,7 +12,7 @@ from typing import Any
 from cases.fed_case import THIN, FEDCase, build_batch, build_fed
 from cases.fed_step import check_steps
 from cases.training import our_step
-from harness.comparison import Figure, figure
+from harness.comparison import Figure, make_figure
 from harness.dispatch import OperationCounter
 from references import fed_in_loops
 
@@ -28,8 +28,8 @@ def measure(case: FEDCase = THIN) -> dict[str, Figure]:
     other = count(lambda: fed_in_loops.training_step(reference, batch))
     step = f"per FED step, {case.pairs} pairs"
     return {
-        "launches": figure(([ours.launches], [other.launches]), f"operations {step}"),
-        "syncs": figure(([ours.syncs], [other.syncs]), f"waits {step}"),
+        "launches": make_figure(([ours.launches], [other.launches]), f"operations {step}"),
+        "syncs": make_figure(([ours.syncs], [other.syncs]), f"waits {step}"),
     }
 
 

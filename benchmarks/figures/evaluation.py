@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import torch.nn.functional as F
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 
 from figures.rerank import draw
 from occluded_reid.evaluation.distances import FeatureDistances
@@ -32,7 +32,7 @@ def measure(
     require_equal("mAP", precision, from_product.average_precision.mean(), atol=1e-3)
     unit = f"s, {queries} x {gallery} of {channels}, against the product alone"
     times = time_alternately(ours, lambda: scaled[0] @ scaled[1].T, rounds=rounds)
-    return {"evaluation": figure(times, unit)}
+    return {"evaluation": make_figure(times, unit)}
 
 
 def draw_labels(queries: int, gallery: int) -> list[np.ndarray]:

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from cases.aonet_case import AONetCase, build_aonet, build_batch
 from cases.training import compare_training, our_step, sgd_cfg, time_steps, whole_step
-from harness.comparison import Figure, Work, figure, require_equal
+from harness.comparison import Figure, Work, make_figure, require_equal
 from references.group_per_tensor import build_sgd
 
 from occluded_reid.engine.optimizer import build_optimizer
@@ -46,7 +46,7 @@ def measure(
         in_a_row=in_a_row, peak_side=peak_side,
     )  # fmt: skip
     times = time_steps(tried(ours), ours, rounds=rounds, in_a_row=in_a_row, device=device)
-    yield "gpu_aonet_tried", figure(times, f"s per step, {case.images} images")
+    yield "gpu_aonet_tried", make_figure(times, f"s per step, {case.images} images")
 
 
 def tried(work: Work) -> Work:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch.nn.functional as F
 from fastreid.evaluation.rank import evaluate_rank
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 
 from figures.evaluation import draw_labels
 from figures.ranking import KIND, QUERIES
@@ -38,4 +38,4 @@ def measure(
     require_equal("mAP", precision, np.mean(reference()[1]), atol=1e-3)
     unit = f"s, {queries} x {gallery} of {channels}, against fast-reid's {KIND}"
     times = time_alternately(ours, reference, rounds=rounds, device=device)
-    return {"gpu_evaluation": figure(times, unit)}
+    return {"gpu_evaluation": make_figure(times, unit)}

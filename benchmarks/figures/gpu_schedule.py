@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from cases.engine_steps import build_step, run_steps
 from fastreid.config import CfgNode
-from harness.comparison import Figure, figure, seconds
+from harness.comparison import Figure, make_figure, measure_seconds
 from torch import nn
 
 from fed_plugin import add_fed_config
@@ -77,13 +77,13 @@ def measure(
         ours = measured_epoch(cfg, model, items)
         times = [[120 * each / 60] for each in (ours.seconds, without)]
         unit = f"minutes of 120 epochs, {workers} workers, against the steps alone"
-        yield "gpu_schedule", figure(times, unit)
+        yield "gpu_schedule", make_figure(times, unit)
         plain = configuration(*words, "INPUT.AUGMENTATION", "transforms", "INPUT.CACHE", "")
         reference = measured_epoch(plain, model, items)
         unit = f"pairs per s, {workers} workers"
-        yield "gpu_loading", figure([[ours.rate], [reference.rate]], unit, rate=True)
+        yield "gpu_loading", make_figure([[ours.rate], [reference.rate]], unit, rate=True)
         unit = f"of an epoch the host waits for a batch, {workers} workers"
-        yield "gpu_waiting", figure([[ours.waiting], [reference.waiting]], unit)
+        yield "gpu_waiting", make_figure([[ours.waiting], [reference.waiting]], unit)
 
 
 def configuration(*words: str) -> CfgNode:
@@ -97,7 +97,7 @@ def epoch_of_one_batch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> flo
     step = build_step(cfg, model, itertools.repeat(batch))
     run_steps(step, WARM_UP)
     steps = len(items) // cfg.SOLVER.IMS_PER_BATCH
-    return seconds(lambda: run_steps(step, steps), cfg.MODEL.DEVICE)
+    return measure_seconds(lambda: run_steps(step, steps), cfg.MODEL.DEVICE)
 
 
 def measured_epoch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> Epoch:
@@ -109,10 +109,12 @@ def measured_epoch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> Epoch:
         collections.deque(itertools.islice(batches, number), maxlen=0)
 
     pass_over(4 * cfg.DATALOADER.NUM_WORKERS)  # what the workers have read ahead, twice
-    alone = seconds(lambda: pass_over(steps), cfg.MODEL.DEVICE)
+    alone = measure_seconds(lambda: pass_over(steps), cfg.MODEL.DEVICE)
     step = build_step(cfg, model, batches)
     run_steps(step, WARM_UP)
     waits: list[float] = []
-    spent = seconds(lambda: waits.extend(run_steps(step, steps)["data_time"]), cfg.MODEL.DEVICE)
+    spent = measure_seconds(
+        lambda: waits.extend(run_steps(step, steps)["data_time"]), cfg.MODEL.DEVICE
+    )
     rate = steps * cfg.SOLVER.IMS_PER_BATCH / alone
     return Epoch(spent, sum(waits) / spent, rate)

@@ -8,7 +8,7 @@ import faiss
 import numpy as np
 import torch
 import torch.nn.functional as F
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 
 from figures.search import TOP
 from occluded_reid.evaluation.distances import FeatureDistances
@@ -45,7 +45,7 @@ def measure(
 
     require_equal("similarities", ours(batch)()[0], reference(batch)(), atol=1e-5)
     return {
-        name: figure(
+        name: make_figure(
             time_alternately(ours(number), reference(number), rounds=rounds, device=device),
             f"s, top {top} of {items} x {channels}, batch {number}, against faiss on the CPU",
         )

@@ -8,7 +8,7 @@ import torch
 from cases.fed_case import FEDCase, GivenTokens, build_batch, build_fed
 from cases.fed_step import check_steps
 from cases.training import clear_gradients, our_step
-from harness.comparison import Figure, figure, time_alternately
+from harness.comparison import Figure, make_figure, time_alternately
 from references import fed_in_loops
 
 NAMES = ("head",)
@@ -31,7 +31,7 @@ def measure(case: FEDCase = CASE, rounds: int = 3) -> dict[str, Figure]:
         fed_in_loops.training_step(reference, batch)
 
     times = time_alternately(ours, loops, rounds=rounds)
-    return {"head": figure(times, f"s per FED step without backbone, {case.pairs} pairs")}
+    return {"head": make_figure(times, f"s per FED step without backbone, {case.pairs} pairs")}
 
 
 def with_given_tokens(model: Any, case: FEDCase) -> Any:

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastreid.data.transforms import build_transforms
-from harness.comparison import Figure, Unequal, figure, time_alternately
+from harness.comparison import Figure, MismatchError, make_figure, time_alternately
 from PIL import Image
 from references.pil_pairs import PairsInPIL
 
@@ -60,7 +60,7 @@ def measure(
             )
             rate, reference_rate = ([images / spent for spent in each] for each in times)
             unit = f"pairs of {size[0]} x {size[1]} per s and core"
-            found[name] = figure((rate, reference_rate), unit, rate=True)
+            found[name] = make_figure((rate, reference_rate), unit, rate=True)
     return found
 
 
@@ -71,16 +71,16 @@ def check(ours: Batch, reference: Batch) -> None:
     the last one. Another patch, or another place, is off by more.
 
     Raises:
-        Unequal: a view or a label differs.
+        MismatchError: a view or a label differs.
     """
     if not torch.equal(ours["images"].float(), reference["images"]):
-        raise Unequal("loading: the whole views differ")
+        raise MismatchError("loading: the whole views differ")
     if not torch.equal(ours["part_visibility"], reference["part_visibility"]):
-        raise Unequal("loading: the labels of the stripes differ")
+        raise MismatchError("loading: the labels of the stripes differ")
     off = (ours["occluded_images"].float() - reference["occluded_images"]).abs()
     worst = float(off.mean(dim=(1, 2, 3)).max())
     if worst > 8:
-        raise Unequal(f"loading: the occluded views differ by {worst:.1f} of 255")
+        raise MismatchError(f"loading: the occluded views differ by {worst:.1f} of 255")
 
 
 def write_pictures(

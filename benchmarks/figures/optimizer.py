@@ -7,7 +7,7 @@ import copy
 import torch
 from cases.fed_case import FEDCase, build_fed
 from cases.training import sgd_cfg
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 from references.group_per_tensor import build_sgd
 from torch import nn
 
@@ -30,7 +30,7 @@ def measure(case: FEDCase = FEDCase(), rounds: int = 7) -> dict[str, Figure]:  #
         require_equal(name, parameter, others[name], atol=1e-6)
     millions = sum(p.numel() for p in ours.parameters()) / 1e6
     unit = f"s per SGD step, {millions:.0f} M parameters"
-    return {"optimizer": figure(time_alternately(*steps, rounds=rounds), unit)}
+    return {"optimizer": make_figure(time_alternately(*steps, rounds=rounds), unit)}
 
 
 def _draw_gradients(*models: nn.Module) -> None:

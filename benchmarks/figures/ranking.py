@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from fastreid.evaluation.rank import IS_CYTHON_AVAI, evaluate_rank
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 
 from occluded_reid.evaluation.ranking import rank_queries
 
@@ -35,8 +35,8 @@ def measure(queries: int = QUERIES, gallery: int = 17661, rounds: int = 3) -> di
     size = f"{queries} x {gallery}, against fast-reid's {KIND}"
     memory = [[peak_bytes(work) / 1e6] for work in (ours, reference)]
     return {
-        "ranking": figure(time_alternately(ours, reference, rounds=rounds), f"s, {size}"),
-        "ranking_memory": figure(memory, f"MB, {size}"),
+        "ranking": make_figure(time_alternately(ours, reference, rounds=rounds), f"s, {size}"),
+        "ranking_memory": make_figure(memory, f"MB, {size}"),
     }
 
 
@@ -56,7 +56,7 @@ def check(ours: Any, reference: Any) -> None:
     """Check every query's precision and penalty, and the matching curve.
 
     Raises:
-        Unequal: one differs.
+        MismatchError: one differs.
     """
     curve, precision, penalty = reference
     require_equal("average precision", ours.average_precision, precision, atol=1e-6)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from fastreid.evaluation.rerank import re_ranking
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 
 from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.evaluation.reranking import RerankedDistances
@@ -23,7 +23,7 @@ def measure(
     ours, reference = both(queries, gallery, channels, k1, k2)
     require_equal("re-ranked distances", ours(), reference(), atol=1e-4)
     unit = f"s, {queries} x {gallery} of {channels}, k1 {k1}, k2 {k2}"
-    return {"rerank": figure(time_alternately(ours, reference, rounds=rounds), unit)}
+    return {"rerank": make_figure(time_alternately(ours, reference, rounds=rounds), unit)}
 
 
 def both(

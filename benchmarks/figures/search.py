@@ -8,7 +8,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 from large.search_scale import Drawn, fill
 
 from gallery_search import GalleryIndex
@@ -45,7 +45,7 @@ def measure(
 
         require_equal("similarities", ours(batch)(), reference(batch)(), atol=1e-5)
         return {
-            name: figure(
+            name: make_figure(
                 time_alternately(ours(number), reference(number), rounds=rounds),
                 f"s, top {TOP} of {items} x {channels}, batch {number}",
             )

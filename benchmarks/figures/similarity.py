@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from harness.comparison import Figure, figure, require_equal, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 from references.weighted_cosines import similarities
 
 from aonet_plugin.head import similarity_vectors
@@ -42,6 +42,6 @@ def measure(
     plain = time_alternately(ours, reference, rounds=rounds)
     half = time_alternately(ours_in_bf16, reference, rounds=rounds)
     return {
-        "similarity": figure(plain, f"s, {size}"),
-        "similarity_bf16": figure(half, f"s, {size}, ours in bf16"),
+        "similarity": make_figure(plain, f"s, {size}"),
+        "similarity_bf16": make_figure(half, f"s, {size}, ours in bf16"),
     }

@@ -15,7 +15,7 @@ import torch
 from cases.fed_case import FEDCase, build_batch, build_fed
 from cases.fed_step import check_steps
 from cases.training import Batch, clear_gradients, our_step
-from harness.comparison import Figure, figure, seconds
+from harness.comparison import Figure, make_figure, measure_seconds
 from references import fed_in_loops
 
 from figures.head import with_given_tokens
@@ -33,7 +33,9 @@ def measure(case: FEDCase = CASE, rounds: int = 2) -> dict[str, Figure]:
         for model in (build_fed(case), with_given_tokens(build_fed(case), case))
         for work in ways(model, batch)
     ]
-    times: list[list[float]] = [[seconds(work) for work in works] for _ in range(rounds + 1)]
+    times: list[list[float]] = [
+        [measure_seconds(work) for work in works] for _ in range(rounds + 1)
+    ]
     exact, loops, half, *heads = zip(*times[1:], strict=True)  # the first round warms up
     unit = f"s per FED step, {case.pairs} pairs"
     shares = [
@@ -42,10 +44,10 @@ def measure(case: FEDCase = CASE, rounds: int = 2) -> dict[str, Figure]:
     ]
     of_it = "of a FED step's time is not the backbone's"
     return {
-        "step": figure((exact, loops), unit),
-        "step_bf16": figure((half, loops), f"{unit}, ours in bf16"),
-        "head_share": figure(shares[:2], of_it),
-        "head_share_bf16": figure((shares[2], shares[1]), f"{of_it}, ours in bf16"),
+        "step": make_figure((exact, loops), unit),
+        "step_bf16": make_figure((half, loops), f"{unit}, ours in bf16"),
+        "head_share": make_figure(shares[:2], of_it),
+        "head_share_bf16": make_figure((shares[2], shares[1]), f"{of_it}, ours in bf16"),
     }
 
 

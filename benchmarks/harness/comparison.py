@@ -1,4 +1,4 @@
-"""Two ways to do the same work, side by side: first whether they agree, then what they cost."""
+"""Compare two implementations of the same work: check that they agree, then time them."""
 
 from __future__ import annotations
 
@@ -10,24 +10,25 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.benchmark import timer as synchronized_timer
 
 Work = Callable[[], Any]
 
 
-class Unequal(Exception):
-    """Ours and the reference do not come to the same result: there is nothing to compare."""
+class MismatchError(Exception):
+    """Ours and the reference give different results, so there is nothing to compare."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """What one comparison gave.
+    """The result of one comparison.
 
     Attributes:
-        ours: median cost, or rate.
-        reference: likewise.
-        ratio: how many times better ours is; None where ours costs nothing at all.
-        unit: of the first two, with the size of the work.
-        spread: least and largest ratio of a round; empty for what is counted.
+        ours: Median cost, or rate.
+        reference: The same for the reference.
+        ratio: How many times better ours is; None if ours costs nothing.
+        unit: Of ``ours`` and ``reference``, with the size of the work.
+        spread: Minimum and maximum ratio of a round; empty for counts.
     """
 
     ours: float
@@ -37,25 +38,28 @@ class Figure:
     spread: list[float]
 
 
-def figure(values: Sequence[Sequence[float]], unit: str, *, rate: bool = False) -> Figure:
-    """Sum the rounds up.
+def make_figure(values: Sequence[Sequence[float]], unit: str, *, rate: bool = False) -> Figure:
+    """Summarize rounds.
 
     Args:
-        values: ours, one per round, and the reference's likewise.
-        unit: of the values.
-        rate: more is better; else less is.
+        values: Ours, one value per round, and the reference's.
+        unit: Of the values.
+        rate: Whether more is better.
+
+    >>> make_figure(([1, 2, 9], [4, 4, 9]), "s")
+    Figure(ours=2, reference=4, ratio=2.0, unit='s', spread=[1.0, 4.0])
     """
     ours, reference = values
-    middle = statistics.median(ours), statistics.median(reference)
-    rounds = [_better(*pair, rate) for pair in zip(ours, reference, strict=True)]
-    known = [ratio for ratio in rounds if ratio is not None]
-    spread = [min(known), max(known)] if len(known) > 1 else []
-    return Figure(middle[0], middle[1], _better(*middle, rate), unit, spread)
+    medians = statistics.median(ours), statistics.median(reference)
+    rounds = [_ratio(*pair, rate) for pair in zip(ours, reference, strict=True)]
+    ratios = [ratio for ratio in rounds if ratio is not None]
+    spread = [min(ratios), max(ratios)] if len(ratios) > 1 else []
+    return Figure(*medians, _ratio(*medians, rate), unit, spread)
 
 
-def _better(ours: float, reference: float, rate: bool) -> float | None:
-    below, above = (reference, ours) if rate else (ours, reference)
-    return above / below if below else None
+def _ratio(ours: float, reference: float, rate: bool) -> float | None:
+    worse, better = (reference, ours) if rate else (ours, reference)
+    return better / worse if worse else None
 
 
 def time_alternately(
@@ -63,48 +67,39 @@ def time_alternately(
 ) -> tuple[list[float], list[float]]:
     """Return the seconds of each round: ours, reference, ours, reference, ...
 
-    With one thread on a CPU these are seconds of processor time: what else runs on the machine
-    disturbs them less than the time on the wall. Each is done once before, unmeasured.
+    Both run once before, untimed.
     """
     for work in (ours, reference):
-        seconds(work, device)
-    pairs = [(seconds(ours, device), seconds(reference, device)) for _ in range(rounds)]
+        measure_seconds(work, device)
+    pairs = [
+        (measure_seconds(ours, device), measure_seconds(reference, device)) for _ in range(rounds)
+    ]
     first, second = zip(*pairs, strict=True)
     return list(first), list(second)
 
 
-def seconds(work: Work, device: str = "cpu") -> float:
-    """Return how long ``work`` takes, by :func:`clock`."""
-    now = clock(device)
-    start = now()
+def measure_seconds(work: Work, device: str = "cpu") -> float:
+    """Return how long ``work`` takes."""
+    clock = choose_clock(device)
+    start = clock()
     work()
-    return now() - start
+    return clock() - start
 
 
-def clock(device: str = "cpu") -> Callable[[], float]:
-    """Return what tells the time: of the processor with one thread on a CPU, else on the wall.
+def choose_clock(device: str = "cpu") -> Callable[[], float]:
+    """Return processor time for one thread on a CPU, which other programs disturb least.
 
-    On a GPU it waits until all work is done.
+    Otherwise return PyTorch's wall clock, which waits for the GPU.
     """
-    if device == "cpu":
-        return time.process_time if torch.get_num_threads() == 1 else time.perf_counter
-
-    def after_the_work() -> float:
-        torch.cuda.synchronize()
-        return time.perf_counter()
-
-    return after_the_work
+    one_thread = device == "cpu" and torch.get_num_threads() == 1
+    return time.process_time if one_thread else synchronized_timer
 
 
 def require_equal(name: str, ours: Any, reference: Any, *, atol: float, rtol: float = 0.0) -> None:
-    """Check that two arrays or tensors agree.
-
-    Raises:
-        Unequal: they do not; the message says by how much.
-    """
+    """Raise MismatchError, with the difference, unless two arrays or tensors agree."""
     one, other = (np.asarray(torch.as_tensor(each).detach().cpu()) for each in (ours, reference))
     if one.shape != other.shape:
-        raise Unequal(f"{name}: ours has the shape {one.shape}, the reference {other.shape}")
+        raise MismatchError(f"{name}: ours has the shape {one.shape}, the reference {other.shape}")
     if not np.allclose(one, other, rtol=rtol, atol=atol):
-        off = float(np.abs(one.astype(np.float64) - other).max())
-        raise Unequal(f"{name}: ours and the reference differ by up to {off:.3g}")
+        difference = float(np.abs(one.astype(np.float64) - other).max())
+        raise MismatchError(f"{name}: ours and the reference differ by up to {difference:.3g}")

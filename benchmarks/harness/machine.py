@@ -1,7 +1,8 @@
-"""What the figures were measured on, and the files that say so."""
+"""Result files, with the machine they were measured on, and the options of all commands."""
 
 from __future__ import annotations
 
+import argparse
 import errno
 import os
 import platform
@@ -22,31 +23,16 @@ PACKAGES = (
 ROOT = Path(__file__).resolve().parent.parent
 
 
-def describe() -> dict[str, Any]:
-    """Return processor, memory, GPU, versions and the commit; None where one is not known."""
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
-    return {
-        "cpu": _cpu_fact("model name") or platform.processor() or platform.machine(),
-        "cores": os.cpu_count(),
-        "threads": torch.get_num_threads(),
-        "vector_units": torch.backends.cpu.get_cpu_capability(),
-        "matrix_units": "AMX" if "amx_tile" in (_cpu_fact("flags") or "").split() else None,
-        "load": list(os.getloadavg()),
-        "gpu": gpu,
-        "cuda": torch.version.cuda if gpu else None,
-        "system": platform.system(),
-        "python": platform.python_version(),
-        "packages": {name: _version(name) for name in PACKAGES},
-        "commit": _commit(),
-    }
+def build_parser(description: str | None) -> argparse.ArgumentParser:
+    """Return a parser with the options of every benchmark."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
+    parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    return parser
 
 
-def require_place(path: Path) -> None:
-    """Make sure, before anything is measured, that a file can be written.
-
-    Raises:
-        UserError: it cannot.
-    """
+def check_writable(path: Path) -> None:
+    """Raise UserError before anything is measured if the file cannot be written."""
     make_folder(path.parent)
     with write_errors_named(path):
         if path.is_dir():
@@ -55,31 +41,46 @@ def require_place(path: Path) -> None:
 
 
 def write_results(path: Path, content: dict[str, Any]) -> None:
-    """Write the machine, and what was found on it, as JSON.
-
-    Raises:
-        UserError: the file cannot be written.
-    """
-    write_json(path, {"machine": describe(), **content}, allow_nan=False)
+    """Write results and the machine as JSON."""
+    write_json(path, {"machine": describe_machine(), **content}, allow_nan=False)
 
 
-def _cpu_fact(key: str) -> str | None:
+def describe_machine() -> dict[str, Any]:
+    """Return processor, GPU, versions and the commit; None for what is unknown."""
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {
+        "cpu": _read_cpuinfo("model name") or platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "vector_units": torch.backends.cpu.get_cpu_capability(),
+        "matrix_units": "AMX" if "amx_tile" in (_read_cpuinfo("flags") or "").split() else None,
+        "load": list(os.getloadavg()),
+        "gpu": gpu,
+        "cuda": torch.version.cuda if gpu else None,
+        "system": platform.system(),
+        "python": platform.python_version(),
+        "packages": {name: _read_version(name) for name in PACKAGES},
+        "commit": _read_commit(),
+    }
+
+
+def _read_cpuinfo(key: str) -> str | None:
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
-    found = (line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
-    return next(found, None)
+    values = (line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
+    return next(values, None)
 
 
-def _version(package: str) -> str | None:
+def _read_version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return None
 
 
-def _commit() -> str | None:
+def _read_commit() -> str | None:
     command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
     try:
         done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)

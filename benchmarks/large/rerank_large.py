@@ -17,12 +17,11 @@ from typing import Any
 import numpy as np
 import torch
 from figures import rerank
-from harness.apart import Taken, run_apart
-from harness.comparison import Unequal
-from harness.machine import require_place, write_results
-from harness.options import argument_parser, whole
+from harness.comparison import MismatchError
+from harness.forked import Cost, run_forked
+from harness.machine import build_parser, check_writable, write_results
 
-from occluded_reid.utils.cli import run_command
+from occluded_reid.utils.cli import positive_int, run_command
 
 K1, K2 = 20, 6
 CLOSE = 1e-5
@@ -32,10 +31,10 @@ TIES = 1e-6  # the share of results that may differ: of equally near images eith
 def run(args: argparse.Namespace) -> None:
     """Measure both, compare the results, print, and write the numbers where asked for."""
     if args.json:
-        require_place(Path(args.json))
+        check_writable(Path(args.json))
     torch.set_num_threads(1)  # until both have run
     works = rerank.both(args.queries, args.gallery, args.channels, K1, K2)
-    ours, reference = (run_apart(work, args.threads) for work in works)
+    ours, reference = (run_forked(work, args.threads) for work in works)
     torch.set_num_threads(args.threads)
     content = {
         "size": {**{key: vars(args)[key] for key in ("queries", "gallery", "channels")},
@@ -51,7 +50,7 @@ def run(args: argparse.Namespace) -> None:
         write_results(Path(args.json), content)
 
 
-def cost(taken: Taken) -> dict[str, float]:
+def cost(taken: Cost) -> dict[str, float]:
     """Return seconds and megabytes."""
     return {"seconds": taken.seconds, "peak_mb": taken.peak_bytes / 1e6}
 
@@ -60,23 +59,25 @@ def agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
     """Return how far two results are the same.
 
     Raises:
-        Unequal: more differ than by the choice between equally near images.
+        MismatchError: more differ than by the choice between equally near images.
     """
     off = np.abs(ours - reference)
     differing = int(np.count_nonzero(~(off <= CLOSE)))
     if differing > TIES * off.size:
-        raise Unequal(f"re-ranked distances: {differing} of {off.size} differ by more than {CLOSE}")
+        raise MismatchError(
+            f"re-ranked distances: {differing} of {off.size} differ by more than {CLOSE}"
+        )
     largest = float(off.max())
     return {"results": off.size, "off_by_more_than_1e-5": differing, "largest": largest}
 
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = argument_parser(__doc__)
-    parser.add_argument("--queries", type=whole, default=2210)
-    parser.add_argument("--gallery", type=whole, default=17661)
-    parser.add_argument("--channels", type=whole, default=3072)
-    parser.add_argument("--threads", type=whole, default=1)
+    parser = build_parser(__doc__)
+    parser.add_argument("--queries", type=positive_int, default=2210)
+    parser.add_argument("--gallery", type=positive_int, default=17661)
+    parser.add_argument("--channels", type=positive_int, default=3072)
+    parser.add_argument("--threads", type=positive_int, default=1)
     args = parser.parse_args(words)
     return run_command(lambda: run(args), debug=args.debug)
 

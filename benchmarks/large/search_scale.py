@@ -20,8 +20,7 @@ from typing import Any
 import faiss
 import numpy as np
 import torch
-from harness.machine import write_results
-from harness.options import argument_parser
+from harness.machine import build_parser, write_results
 from tabulate import tabulate
 
 from gallery_search import GalleryIndex, Item
@@ -139,7 +138,7 @@ def size_of(folder: Path) -> int:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = argument_parser(__doc__)
+    parser = build_parser(__doc__)
     parser.add_argument("--items", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--dim", type=int, default=3072)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
