@@ -35,11 +35,10 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from occluded_reid.config import load_config
-from occluded_reid.engine import trainer
 from occluded_reid.engine.interruption import StopRequest
 from occluded_reid.engine.launch import launch
 from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.engine.train_step import TrainingStep
+from occluded_reid.engine.train_step import TrainingStep, wrap_model
 from occluded_reid.utils.cli import positive_int, run_command
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank
 from occluded_reid.utils.errors import UserError
@@ -152,7 +151,7 @@ def measure(case: FEDCase | AONetCase, rounds: int, device: str) -> dict[str, An
         model, batch = aonet_case.build_aonet(case, device), aonet_case.build_batch(case, device)
     options = [*SGD, "SOLVER.BASE_LR", "0.0", "MODEL.DEVICE", device]
     cfg = load_config("", [*options, "SOLVER.AMP.ENABLED", str(device != "cpu")])
-    wrapped: Any = trainer.wrap(cfg, model)
+    wrapped: Any = wrap_model(cfg, model)
     optimizer = build_optimizer(cfg, model)
     step = TrainingStep(cfg, wrapped, itertools.repeat(batch), optimizer, iters_per_epoch=1)
 
