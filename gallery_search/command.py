@@ -39,12 +39,8 @@ _FUNCTIONS = {
 
 def load_model(args: argparse.Namespace, weights: str) -> Embedder:
     """Load the model that the options name."""
-    from aonet_plugin import add_aonet_config
-    from fed_plugin import add_fed_config
-    from occluded_reid.config.methods import installed_methods
     from occluded_reid.deploy.embedder import load
 
-    methods = (add_aonet_config, add_fed_config, *installed_methods())
     return load(
         weights,
         args.device,
@@ -52,7 +48,6 @@ def load_model(args: argparse.Namespace, weights: str) -> Embedder:
         batch_size=getattr(args, "batch_size", 1),
         bf16=args.bf16,
         trust_checkpoint=args.trust_checkpoint,
-        add_keys=dict.fromkeys(methods),
     )
 
 

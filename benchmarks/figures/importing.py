@@ -27,15 +27,14 @@ TORCH = ("-c", "import torch")
 EMBED = """
 import sys
 import numpy
-from fed_plugin import add_fed_config
 from occluded_reid import load
-load(sys.argv[1], add_keys=[add_fed_config]).embed([numpy.zeros((64, 32, 3), numpy.uint8)])
+load(sys.argv[1]).embed([numpy.zeros((64, 32, 3), numpy.uint8)])
 """
 
 
 def measure(rounds: int = 5) -> dict[str, Figure]:
     """Compare processor seconds."""
-    tools = sorted(str(path) for path in (ROOT / "tools").glob("*.py") if path.stem != "methods")
+    tools = sorted(str(path) for path in (ROOT / "tools").glob("*.py"))
     with tempfile.TemporaryDirectory() as folder:
         save_run(Path(folder))
         works = {
