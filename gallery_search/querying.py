@@ -17,10 +17,10 @@ from gallery_search.command import load_model
 from gallery_search.store.metadata import parse_name, parse_time
 from gallery_search.web import server
 from gallery_search.web.search import GallerySearch
-from occluded_reid.data.images import READ_ERRORS, name_read_errors, read_rgb
+from occluded_reid.data.images import READ_ERRORS, explain_image_errors, read_rgb
 from occluded_reid.deploy.embedder import Embedder, read_bgr
 from occluded_reid.modeling.outputs import Embedding
-from occluded_reid.utils.files import make_folder, whole_file, write_json
+from occluded_reid.utils.files import atomic_write, make_folder, write_json
 from occluded_reid.visualization.sheet import BLUE, GRAY, ORANGE, TILE, Section, Tile, draw_sheet
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,7 @@ def query(args: argparse.Namespace) -> None:
     indexes, embedder = open_indexes(args)
     images = []
     for path in args.image:
-        with name_read_errors(f"the image {path}", "choose another one"):
+        with explain_image_errors(f"the image {path}", "choose another one"):
             images.append(read_bgr(path))
     embedding = embedder.embed(images)
     lists = search_indexes(
@@ -51,7 +51,7 @@ def query(args: argparse.Namespace) -> None:
     if args.figure:
         make_folder(Path(args.figure).parent)
         figure = draw_sheet(build_sections(args.image, embedding, lists, stripes=embedder.stripes))
-        with whole_file(args.figure) as stream:
+        with atomic_write(args.figure) as stream:
             figure.save(stream, format="PNG")
         print(args.figure)
 

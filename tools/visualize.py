@@ -42,7 +42,7 @@ def draw(args: argparse.Namespace) -> None:
     from occluded_reid.engine.defaults import load_run_config
     from occluded_reid.modeling.build import build_inference_model
     from occluded_reid.utils.errors import UserError
-    from occluded_reid.utils.files import make_folder, whole_file
+    from occluded_reid.utils.files import atomic_write, make_folder
     from occluded_reid.visualization import figures
 
     cfg = load_run_config(args, installed_methods())
@@ -71,7 +71,7 @@ def draw(args: argparse.Namespace) -> None:
                 "worst": figures.draw_worst,
             }[args.kind]
             figure = draw_kind(cfg, model)
-    with whole_file(path) as stream:
+    with atomic_write(path) as stream:
         figure.save(stream, format="PNG")
     print(path)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from occluded_reid.utils.files import make_folder, write_errors_named, write_json
+from occluded_reid.utils.files import explain_write_errors, make_folder, write_json
 
 PACKAGES = (
     "torch", "torchvision", "numpy", "timm", "pillow", "opencv-python-headless", "faiss-cpu",
@@ -34,7 +34,7 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
 def check_writable(path: Path) -> None:
     """Raise UserError before anything is measured if the file cannot be written."""
     make_folder(path.parent)
-    with write_errors_named(path):
+    with explain_write_errors(path):
         if path.is_dir():
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
         tempfile.TemporaryFile(dir=path.parent).close()

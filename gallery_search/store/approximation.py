@@ -19,7 +19,7 @@ from gallery_search.store.exact import BLOCK, resolve_faiss_metric
 from gallery_search.store.info import ApproximationInfo
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import whole_file
+from occluded_reid.utils.files import atomic_write
 from occluded_reid.utils.progress import progress
 
 EXACT_UP_TO, HNSW_UP_TO, IVF_UP_TO = 100_000, 1_000_000, 4_000_000  # items, for "auto"
@@ -97,7 +97,7 @@ def save_faiss_index(index: Any, folder: Path, serial: int) -> str:
     import faiss
 
     digest = hashlib.sha256()
-    with whole_file(approximation_path(folder, serial)) as stream:
+    with atomic_write(approximation_path(folder, serial)) as stream:
 
         def write(content: bytes) -> None:
             digest.update(content)

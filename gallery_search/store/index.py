@@ -24,7 +24,7 @@ from gallery_search.store.metadata import Filter, Hit, IndexedImage, Item
 from gallery_search.store.vectors import open_vectors
 from gallery_search.store.writer import Writer, lock_writer
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import whole_folder, write_errors_named
+from occluded_reid.utils.files import atomic_folder, explain_write_errors
 
 NO_FILTER = Filter()
 DEPTH, MIN_DEPTH = 10, 100  # proposals per hit, and at least
@@ -84,7 +84,7 @@ class GalleryIndex:
             UserError: The folder is not empty or cannot be written.
         """
         info = IndexInfo(metric, dim, num_parts, fingerprint, weights, gallery)
-        with whole_folder(folder) as temporary, write_errors_named(folder):
+        with atomic_folder(folder) as temporary, explain_write_errors(folder):
             create_database(temporary, info)
         return cls(folder, fingerprint)
 

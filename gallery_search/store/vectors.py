@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import whole_file, write_errors_named
+from occluded_reid.utils.files import atomic_write, explain_write_errors
 
 Rows = slice | np.ndarray
 
@@ -46,9 +46,9 @@ def append_vectors(folder: Path, generation: int, rows: int, values: np.ndarray)
     path = vectors_path(folder, generation)
     offset = rows * values.shape[1] * values.itemsize
     if not offset:
-        with whole_file(path):
+        with atomic_write(path):
             pass  # flushes the file's name, before the database refers to it
-    with write_errors_named(path), open(path, "r+b") as stream:
+    with explain_write_errors(path), open(path, "r+b") as stream:
         if os.fstat(stream.fileno()).st_size < offset:
             raise _truncated(path, offset)
         stream.seek(offset)

@@ -19,7 +19,7 @@ from gallery_search.store.recall import measure_recall
 from gallery_search.store.vectors import append_vectors, delete_other_generations, open_vectors
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import remove_unfinished, write_errors_named
+from occluded_reid.utils.files import explain_write_errors, remove_unfinished
 
 
 class Writer:
@@ -122,7 +122,7 @@ class Writer:
         """Delete files that the database does not refer to, such as those of a killed process."""
         with transaction(self.folder) as database:
             info = database.read_info()
-        with write_errors_named(self.folder):
+        with explain_write_errors(self.folder):
             remove_unfinished(self.folder)
             delete_other_generations(self.folder, info.generation)
             serial = info.approximation.serial if info.approximation else 0
@@ -141,7 +141,7 @@ def lock_writer(folder: Path) -> Iterator[Writer]:
     """
     path = folder / "writer.lock"  # stays: deleting it would be a race
     lock = FileLock(path, timeout=0)
-    with write_errors_named(path):
+    with explain_write_errors(path):
         try:
             lock.acquire()
         except Timeout:

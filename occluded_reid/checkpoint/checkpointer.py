@@ -20,7 +20,7 @@ from torch import nn
 
 from occluded_reid.checkpoint.conversion import first_of
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import whole_file, zip_fault
+from occluded_reid.utils.files import atomic_write, diagnose_zip
 
 logger = logging.getLogger(__name__)
 
@@ -67,13 +67,13 @@ class Checkpointer(FastreidCheckpointer):
         logger.info(f"Saving checkpoint to {path}")
         content = io.BytesIO()  # on a full disk torch.save itself would hide the reason
         torch.save({"model": self.model.state_dict(), **states, **extra}, content)
-        with whole_file(path) as stream:
+        with atomic_write(path) as stream:
             stream.write(content.getbuffer())
         self.tag_last_checkpoint(path.name)
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the newest checkpoint, which ``--resume`` continues."""
-        with whole_file(Path(self.save_dir, "last_checkpoint"), "w") as stream:
+        with atomic_write(Path(self.save_dir, "last_checkpoint"), "w") as stream:
             stream.write(last_filename_basename)
 
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
@@ -247,7 +247,7 @@ def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-ch
     Raises:
         UserError: the file is missing or damaged, or holds other objects.
     """
-    if zipfile.is_zipfile(path) and (fault := zip_fault(path)):
+    if zipfile.is_zipfile(path) and (fault := diagnose_zip(path)):
         raise UserError(f"{path} is no checkpoint or is damaged ({fault})")
     try:
         if trust:

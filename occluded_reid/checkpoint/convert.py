@@ -15,7 +15,7 @@ from occluded_reid.checkpoint.checkpointer import training_only
 from occluded_reid.checkpoint.conversion import Conversion, first_of, mismatches
 from occluded_reid.checkpoint.pretrained import fit_transformer, name_as_backbone
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import make_folder, whole_file
+from occluded_reid.utils.files import atomic_write, make_folder
 
 BACKBONES = ("transreid", "timm", "torchvision")
 """Sources of which the backbone is taken; of ``fastreid`` and others, the whole model."""
@@ -112,7 +112,7 @@ def write_weights(path: str, conversion: Conversion) -> None:
     stream = io.BytesIO()
     torch.save(content, stream)
     make_folder(Path(path).parent)
-    with whole_file(path) as file:
+    with atomic_write(path) as file:
         file.write(stream.getbuffer())
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from occluded_reid.config.defaults import (
     WITH_CUDA_GRAPHS,
     add_occluded_reid_config,
 )
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -71,7 +70,9 @@ def load_config(
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     if not Path(path).is_file():
-        raise UserError(f"no configuration file {path}{_files_beside(Path(path))}")
+        homes = (found for home in ("configs", "projects") for found in Path(home).rglob("*.yml"))
+        files = {str(found) for found in (*Path(path).parent.glob("*.yml"), *homes)}
+        raise UserError(f"no configuration file {path}{suggest(path, sorted(files))}")
     try:
         loaded = CfgNode.load_yaml_with_base(path)
     except FileNotFoundError as error:
@@ -143,16 +144,7 @@ def _refuse_unknown_keys(cfg: CfgNode, keys: Iterator[str], source: str) -> None
     for key in keys:
         if key in nodes or key in known:
             continue
-        near = _nearest(key, known)
-        hint = f"; did you mean {' or '.join(near)}?" if near else ""
-        raise UserError(f"{source}: there is no configuration key {key}{hint}")
-
-
-def _nearest(key: str, known: list[str]) -> list[str]:
-    """The known keys that look most like ``key``, in any upper or lower case."""
-    by_upper = {name.upper(): name for name in known}
-    near = difflib.get_close_matches(key.upper(), by_upper, n=3, cutoff=0.6)
-    return [by_upper[name] for name in near]
+        raise UserError(f"{source}: there is no configuration key {key}{suggest(key, known)}")
 
 
 @contextlib.contextmanager
@@ -172,14 +164,6 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from leaves(value, f"{name}.")
         else:
             yield name, value
-
-
-def _files_beside(path: Path) -> str:
-    """Name the YAML files a mistyped path may have meant."""
-    ours = (found for home in ("configs", "projects") for found in Path(home).rglob("*.yml"))
-    candidates = sorted({str(found) for found in (*path.parent.glob("*.yml"), *ours)})
-    near = difflib.get_close_matches(str(path), candidates, n=3, cutoff=0.5)
-    return f"; did you mean {' or '.join(near)}?" if near else ""
 
 
 def replays_cuda_graphs(cfg: CfgNode) -> bool:

@@ -22,7 +22,12 @@ from PIL import Image
 
 from occluded_reid.data.images import READ_ERRORS, read_rgb
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import make_folder, make_once, write_errors_named, write_json
+from occluded_reid.utils.files import (
+    explain_write_errors,
+    make_folder,
+    make_folder_once,
+    write_json,
+)
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -111,7 +116,7 @@ def open_cache(
         write_json(empty / _INFO, {"state": state, "checksum": checksum, "unreadable": unreadable})
 
     make_folder(folder)
-    make_once(home, fill, lambda made: _find_fault(made, state))
+    make_folder_once(home, fill, lambda made: _find_fault(made, state))
     logger.info(f"Decoded training images are read from {home}")
     return CachedImages(home, shape)
 
@@ -170,7 +175,7 @@ def _write_pixels(
     unreadable, checksum = [], 0
     blank = np.zeros(shape[1:], np.uint8)
     with (
-        write_errors_named(file),
+        explain_write_errors(file),
         open(file, "wb") as stream,  # not a memmap: a full disk would kill the process
         ThreadPoolExecutor(threads) as pool,
     ):

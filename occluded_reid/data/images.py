@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
 
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, explain_read_errors
 
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is no image, or a part of one."""
@@ -21,20 +20,9 @@ OCCLUDER_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 _16_BIT_MODES = ("I", "I;16", "I;16B", "I;16L")
 
 
-@contextlib.contextmanager
-def name_read_errors(thing: str, advice: str) -> Iterator[None]:
-    """Turn :data:`READ_ERRORS` into a :class:`UserError` that names the file.
-
-    Args:
-        thing: what is read, such as ``"the image a.jpg"``.
-        advice: what to do about it.
-    """
-    try:
-        yield
-    except READ_ERRORS as error:
-        raise UserError(
-            f"cannot read {thing} ({type(error).__name__}: {error}); {advice}"
-        ) from error
+def explain_image_errors(thing: str, advice: str) -> AbstractContextManager[None]:
+    """Turn :data:`READ_ERRORS` into a UserError; see :func:`explain_read_errors`."""
+    return explain_read_errors(thing, advice, READ_ERRORS)
 
 
 def find_images(folder: Path, advice: str) -> list[Path]:
@@ -43,10 +31,8 @@ def find_images(folder: Path, advice: str) -> list[Path]:
     Raises:
         UserError: the folder cannot be read or holds none; the message ends in ``advice``.
     """
-    try:
+    with explain_read_errors(folder, advice):
         files = sorted(folder.iterdir())
-    except OSError as error:
-        raise UserError(f"cannot list {folder} ({error.strerror}); {advice}") from error
     images = [
         path
         for path in files

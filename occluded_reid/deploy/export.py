@@ -37,7 +37,7 @@ from occluded_reid.deploy.formats import (
 from occluded_reid.synthetic.plan import get_size, plan_images
 from occluded_reid.synthetic.scene.composition import render
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import make_folder, whole_file, write_json
+from occluded_reid.utils.files import atomic_write, make_folder, write_json
 
 TOLERANCE = 1e-4
 RANDOM_BATCHES, RENDERED_BATCHES = (1, 3, 8), (2, 5)
@@ -107,7 +107,7 @@ def export(
     }
     make_folder(Path(path).parent)
     for suffix, content in reversed(exported.files.items()):  # the weights before their graph
-        with whole_file(Path(path).with_suffix(suffix) if suffix else path) as stream:
+        with atomic_write(Path(path).with_suffix(suffix) if suffix else path) as stream:
             stream.write(content)
     write_json(f"{path}.json", description)
     return description

@@ -22,8 +22,8 @@ import numpy as np
 
 from occluded_reid.data.datasets.base import IMAGE_SUFFIXES
 from occluded_reid.modeling.outputs import Embedding
-from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import make_folder, whole_file, write_errors_named
+from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder
 
 SUFFIXES = IMAGE_SUFFIXES | {".webp"}
 
@@ -133,7 +133,7 @@ class FeatureFile:
         content = io.BytesIO()
         np.savez(content, **arrays)
         make_folder(self.folder)
-        with whole_file(self._part(number)) as stream:
+        with atomic_write(self._part(number)) as stream:
             stream.write(content.getbuffer())
 
     def assemble(self, metric: str, dim: int, num_parts: int) -> list[UnreadableImage]:
@@ -171,10 +171,10 @@ class FeatureFile:
         for name, text in (("metric", metric), ("fingerprint", self._job.model), ("job", job)):
             arrays[name] = (np.array(text).dtype, (), [np.array(text)])
         joined = self.folder / "whole.npz"  # a killed process leaves it to the folder's removal
-        with whole_file(joined) as stream, zipfile.ZipFile(stream, "w") as archive:
+        with atomic_write(joined) as stream, zipfile.ZipFile(stream, "w") as archive:
             for name, (dtype, shape, chunks) in arrays.items():
                 write_array(archive, name, dtype, shape, chunks)
-        with write_errors_named(self.path):
+        with explain_write_errors(self.path):
             joined.replace(self.path)
         shutil.rmtree(self.folder)
         return unreadable
@@ -230,12 +230,8 @@ def list_images(source: str | os.PathLike[str]) -> ImageList:
         if not paths:
             raise UserError(f"there are no images in {source} ({', '.join(sorted(SUFFIXES))})")
         return ImageList(folder, np.array(paths))
-    try:
+    with explain_read_errors(source, "expected a folder or a list of images"):
         text = Path(source).read_text(encoding="utf-8", errors="surrogateescape")
-    except OSError as error:
-        raise UserError(
-            f"cannot read {source} ({error.strerror}); expected a folder or a list of images"
-        ) from error
     lines = [line for line in text.split("\n") if line]
     if not lines or "\0" in text:
         raise UserError(f"{source} is not a list of images: a text file with one path per line")

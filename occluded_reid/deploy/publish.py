@@ -18,7 +18,7 @@ from occluded_reid.config.methods import installed_methods
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import whole_file, whole_folder
+from occluded_reid.utils.files import atomic_folder, atomic_write
 
 TOLERANCE = 0.05
 """Percentage points by which another machine, or autocast, may round a metric."""
@@ -64,7 +64,7 @@ def publish(
     cfg = load_config(str(config), overrides, add_keys=installed_methods())
     model = build_inference_model(cfg, str(file), trust=trust_checkpoint)
     name = name or folder_of_run.resolve().name
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         published = _write_weights(folder, name, model)
         (folder / "config.yaml").write_text(_clean_config(cfg, name).dump(), encoding="utf-8")
         results = _evaluate(folder, published, overrides)
@@ -143,7 +143,7 @@ def add_rows(page: Path, rows: str) -> None:
     if not table:
         raise UserError(f"{page} has no table to add a row to; MODEL_ZOO.md has one")
     end = next(number for number in table if number + 1 not in table) + 1
-    with whole_file(page, "w") as stream:
+    with atomic_write(page, "w") as stream:
         stream.write("\n".join([*lines[:end], rows, *lines[end:]]) + "\n")
 
 

@@ -20,7 +20,7 @@ from occluded_reid.config import AddKeys, changed_copy, get_cfg, leaves, load_co
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.utils.distributed import same_on_all_ranks
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import make_folder, whole_file, write_errors_named
+from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder
 from occluded_reid.utils.logs import setup_logging
 from occluded_reid.utils.random import seed_everything, seed_from_clock
 
@@ -97,7 +97,7 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     with changed_copy(cfg) as cfg:
         cfg.SEED = same_on_all_ranks(cfg.SEED)
     folder = make_folder(cfg.OUTPUT_DIR)
-    with write_errors_named(folder / "log.txt"):
+    with explain_write_errors(folder / "log.txt"):
         setup_logging(str(folder))
     _log_config(cfg)
     new = training and not resumed
@@ -118,7 +118,7 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
 
 def write_config(cfg: CfgNode) -> None:
     """Write config.yaml into ``OUTPUT_DIR``."""
-    with whole_file(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
+    with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
         stream.write(cfg.dump())
 
 

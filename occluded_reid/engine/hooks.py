@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank, unwrapped
-from occluded_reid.utils.files import whole_file
+from occluded_reid.utils.files import atomic_write
 from occluded_reid.utils.progress import SECONDS_BETWEEN_LINES, on_terminal
 
 logger = logging.getLogger(__name__)
@@ -140,5 +140,5 @@ def truncate_metrics(path: Path, iteration: int) -> None:
                 kept.append(line)
         except (json.JSONDecodeError, KeyError, TypeError):
             logger.warning(f"Dropped a damaged line of {path}")
-    with whole_file(path, "w") as stream:
+    with atomic_write(path, "w") as stream:
         stream.writelines(f"{line}\n" for line in kept)

@@ -12,7 +12,7 @@ import numpy as np
 from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.evaluation.results import AGAIN, PerQuery, read_per_query
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, explain_read_errors
 from occluded_reid.utils.files import write_json
 
 COUNTS = ("queries", "queries_without_positive", "gallery", "positives_per_query")
@@ -83,15 +83,8 @@ def read_run(path: str | Path) -> Run:
     """
     file = Path(path)
     file = file / "results.json" if file.is_dir() else file
-    try:
+    with explain_read_errors(file, "expected a results.json or the folder of an evaluated run"):
         content = json.loads(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(
-            f"cannot read {file} ({error.strerror}); expected a results.json or the folder of a "
-            "run that has been evaluated"
-        ) from error
-    except ValueError as error:
-        raise UserError(f"{file} is no results file ({error}); {AGAIN}") from error
     if not isinstance(content, dict) or not isinstance(content.get("data_sets"), dict):
         raise UserError(f"{file} is no results file: it has no data_sets; {AGAIN}")
     try:

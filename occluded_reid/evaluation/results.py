@@ -22,8 +22,8 @@ import numpy as np
 
 from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import whole_file, write_json
+from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.files import atomic_write, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -173,7 +173,7 @@ def write_per_query(folder: Path, queries: Mapping[str, Mapping[str, list[Any]]]
     }
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    with whole_file(folder / PER_QUERY) as stream:
+    with atomic_write(folder / PER_QUERY) as stream:
         stream.write(content.getvalue())
     return {"file": PER_QUERY, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
 
@@ -184,13 +184,9 @@ def read_per_query(path: Path, sha256: str) -> dict[str, PerQuery]:
     Raises:
         UserError: the file is missing, or is not the one named by its results.json.
     """
-    try:
+    advice = f"keep it beside its results.json, or {AGAIN}"
+    with explain_read_errors(f"the results of each query {path}", advice):
         content = path.read_bytes()
-    except OSError as error:
-        raise UserError(
-            f"cannot read {path} ({error.strerror}), the results of each query; "
-            f"keep it beside its results.json, or {AGAIN}"
-        ) from error
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} does not belong to the results.json beside it; {AGAIN}")
     queries = {}

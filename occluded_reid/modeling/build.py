@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import logging
 
 import torch
@@ -16,7 +15,7 @@ from torch import nn
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
 from occluded_reid.checkpoint.checkpointer import Checkpointer, training_only
 from occluded_reid.config import changed_copy
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -137,6 +136,5 @@ def _check_names(cfg: CfgNode) -> None:
             registry.get(name)
         except KeyError as error:
             known = sorted(registry._obj_map)  # fast-reid's registry has no other list of names
-            near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
-            hint = f"did you mean {' or '.join(near)}?" if near else f"there is {', '.join(known)}"
-            raise UserError(f"{key} is {name!r}, which does not exist; {hint}") from error
+            hint = suggest(name, known, count=2) or f"; there is {', '.join(known)}"
+            raise UserError(f"{key} is {name!r}, which does not exist{hint}") from error

@@ -1,7 +1,7 @@
 """Generate the data set on first use: once, whole, and the same each time.
 
-:func:`occluded_reid.utils.files.make_once` lets one process draw while the others wait, and gives
-the folder its name only when it is complete. The manifest is written last.
+:func:`~occluded_reid.utils.files.make_folder_once` lets one process draw while the others wait,
+and gives the folder its name only when it is complete. The manifest is written last.
 
 The pixels depend on size, seed and :data:`~occluded_reid.synthetic.streams.VERSION`, not on the
 number of workers. Other versions of OpenCV or NumPy may round a pixel differently, and other
@@ -25,7 +25,7 @@ from occluded_reid.synthetic.render_pool import store_images
 from occluded_reid.synthetic.streams import VERSION
 from occluded_reid.synthetic.truth import Truth, read_truth
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import make_folder, make_once, whole_file, write_json
+from occluded_reid.utils.files import atomic_write, make_folder, make_folder_once, write_json
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -61,7 +61,7 @@ def generate(
         raise UserError(f"the seed of the synthetic set must be 0 or more, not {seed}")
     folder = Path(root) / "SyntheticOccluded" / f"{size}-seed{seed}-v{VERSION}"
     workers = workers or _choose_workers(num_images)
-    return make_once(
+    return make_folder_once(
         folder, lambda target: _fill_folder(target, folder.name, size, seed, workers), _find_fault
     )
 
@@ -155,7 +155,7 @@ def _fill_folder(folder: Path, name: str, size: str, seed: int, workers: int) ->
         logger=logger,
     )
     digests, sizes = [], dict.fromkeys(SPLITS, 0)
-    with whole_file(folder / "truth.jsonl", "w") as stream:
+    with atomic_write(folder / "truth.jsonl", "w") as stream:
         for report in reports:
             stream.write(report["truth"] + "\n")
             digests.append(report["digest"])

@@ -21,7 +21,7 @@ import cv2
 from occluded_reid.synthetic.plan import PlannedImage, get_size, plan_images
 from occluded_reid.synthetic.scene.composition import render
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import write_errors_named
+from occluded_reid.utils.files import explain_write_errors
 
 _WORKER = "from occluded_reid.synthetic.render_pool import main; main()"
 
@@ -58,7 +58,7 @@ def _store_image(folder: Path, planned: PlannedImage, seed: int) -> Report:
     quality = [cv2.IMWRITE_JPEG_QUALITY, rendering.quality]
     encoded = cv2.imencode(".jpg", rendering.image[:, :, ::-1], quality)[1].tobytes()
     path = folder / planned.path
-    with write_errors_named(path):
+    with explain_write_errors(path):
         path.write_bytes(encoded)
     digest = hashlib.sha256(encoded).hexdigest()
     return {"bytes": len(encoded), "digest": digest, "truth": rendering.truth.to_json()}

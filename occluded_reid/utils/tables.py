@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 from typing import NamedTuple
 
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, explain_read_errors
 
 
 class Row(NamedTuple):
@@ -61,19 +61,19 @@ def read_csv(path: str | os.PathLike[str], thing: str, advice: str) -> Table:
     Raises:
         UserError: the file is missing or is no CSV in UTF-8.
     """
-    try:
-        with Path(path).open(encoding="utf-8-sig", newline="") as stream:
-            reader = csv.DictReader(stream, restval="")
-            columns = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [
-                Row(
-                    reader.line_num,
-                    {name: text.strip() for name, text in cells.items() if name is not None},
-                    None in cells,
-                )
-                for cells in reader
-            ]
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"cannot read {thing} ({error}); {advice}") from error
+    with (
+        explain_read_errors(thing, advice),
+        Path(path).open(encoding="utf-8-sig", newline="") as stream,
+    ):
+        reader = csv.DictReader(stream, restval="")
+        columns = [name.strip() for name in reader.fieldnames or ()]
+        reader.fieldnames = columns
+        rows = [
+            Row(
+                reader.line_num,
+                {name: text.strip() for name, text in cells.items() if name is not None},
+                None in cells,
+            )
+            for cells in reader
+        ]
     return Table(Path(path), columns, rows)

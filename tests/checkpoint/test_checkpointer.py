@@ -16,7 +16,7 @@ from occluded_reid.checkpoint.checkpointer import Checkpointer, training_only, w
 from occluded_reid.config import load_config
 from occluded_reid.modeling.build import build_untrained, remove_training_parts
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import make_folder, whole_file
+from occluded_reid.utils.files import atomic_write, make_folder
 
 
 def network(classes: int = 4) -> nn.Module:
@@ -246,7 +246,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_other(tmp_path, monkeypatch,
 
 
 def test_other_errors_pass_and_leave_nothing(tmp_path):
-    with pytest.raises(ZeroDivisionError), whole_file(tmp_path / "file") as stream:
+    with pytest.raises(ZeroDivisionError), atomic_write(tmp_path / "file") as stream:
         stream.write(b"half")
         1 / 0  # noqa: B018
     assert list(tmp_path.iterdir()) == []
@@ -254,7 +254,7 @@ def test_other_errors_pass_and_leave_nothing(tmp_path):
 
 def test_a_folder_where_a_file_stands_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="is a file|a file stands"):
+    with pytest.raises(UserError, match="is a file|a file is where"):
         make_folder(tmp_path / "file")
     with pytest.raises(UserError, match="a part of the path is a file"):
         make_folder(tmp_path / "file" / "folder")

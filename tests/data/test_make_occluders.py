@@ -186,7 +186,7 @@ def shrink_frame(street: Path) -> None:
         (None, (*CLASSES, "--min-area", "-1"), "--min-area is -1"),
         (None, (*CLASSES, "--min-thickness", "nan"), "--min-thickness is nan"),
         (None, (*CLASSES, "--labels", "a", "b"), "1 folders of frames, but 2 of labels"),
-        (None, (*CLASSES, "--frames", "nowhere"), "cannot list nowhere"),
+        (None, (*CLASSES, "--frames", "nowhere"), "cannot read nowhere"),
     ],
 )
 def test_mistakes_are_named_and_nothing_is_written(

@@ -460,7 +460,7 @@ def test_an_invalid_set_stops_the_run_at_its_start(kind, message, folder, monkey
 
 def test_the_loader_reads_the_set_before_the_first_batch(tmp_path):
     sets = ("INPUT.NPO.OCCLUDERS", f"['{tmp_path / 'gone'}']")
-    with pytest.raises(UserError, match="cannot list .*gone.*INPUT.NPO.OCCLUDERS"):
+    with pytest.raises(UserError, match="cannot read .*gone.*INPUT.NPO.OCCLUDERS"):
         build_train_loader(tiny_cfg(tmp_path / "run", *PAIR, *sets))
 
 

@@ -29,7 +29,7 @@ from occluded_reid.engine.trainer import Trainer
 from occluded_reid.synthetic.generation import generate
 from occluded_reid.utils import files
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import remove_unfinished, whole_file, zip_fault
+from occluded_reid.utils.files import atomic_write, diagnose_zip, remove_unfinished
 
 KIB = 1024
 
@@ -62,12 +62,12 @@ def write_metrics(folder: Path) -> None:
 
 
 def write_array(folder: Path) -> None:
-    with whole_file(folder / "features.npz") as stream:
+    with atomic_write(folder / "features.npz") as stream:
         np.savez(stream, features=np.zeros((500, 100)))
 
 
 def write_image(folder: Path) -> None:
-    with whole_file(folder / "figure.png") as stream:
+    with atomic_write(folder / "figure.png") as stream:
         noise = np.random.default_rng(0).integers(0, 256, (200, 200, 3), np.uint8)
         Image.fromarray(noise).save(stream, format="PNG")
 
@@ -114,7 +114,7 @@ def test_a_file_size_limit_leaves_the_old_files(folder, writer: Callable[[Path],
 
     def again() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (KIB, KIB))
-        with pytest.raises(UserError, match="cannot write .*larger than a file may be there"):
+        with pytest.raises(UserError, match="cannot write .*the file is larger than allowed"):
             writer(folder)
 
     assert status_of(forked(again)) == 0
@@ -130,7 +130,7 @@ def test_a_file_size_limit_leaves_no_half_folder(folder, tmp_path, monkeypatch, 
 
     def write() -> None:
         resource.setrlimit(resource.RLIMIT_FSIZE, (KIB, KIB))
-        with pytest.raises(UserError, match="larger than a file may be there|is the disk full"):
+        with pytest.raises(UserError, match="the file is larger than allowed|is the disk full"):
             writer(folder)
 
     assert status_of(forked(write)) == 0
@@ -139,7 +139,7 @@ def test_a_file_size_limit_leaves_no_half_folder(folder, tmp_path, monkeypatch, 
 
 @pytest.mark.parametrize(
     ("kib", "message"),
-    [(8, "gallery.sqlite .*is the disk full"), (256, "vectors-0.f32: larger than a file may be")],
+    [(8, "gallery.sqlite .*is the disk full"), (256, "vectors-0.f32: the file is larger")],
 )
 def test_a_file_size_limit_leaves_the_index_as_it_was(tmp_path, kib, message):
     """Either the database or the vectors cannot grow."""
@@ -192,7 +192,7 @@ def test_a_training_on_a_small_disk_ends_in_one_message(tmp_path, monkeypatch, k
             train(cfg)
         assert not [name for name in contents(folder) if name.startswith(".")]
         for path in folder.glob("*.pth"):
-            assert zip_fault(path) == ""
+            assert diagnose_zip(path) == ""
 
     with small_disk(folder, kib):
         assert status_of(forked(work)) == 0
@@ -243,7 +243,7 @@ def test_a_folder_that_vanishes_during_the_run_ends_it(
 def test_only_the_leftovers_of_a_killed_process_are_removed(folder):
 
     def write_half() -> None:
-        with whole_file(folder / "model_final.pth") as stream:
+        with atomic_write(folder / "model_final.pth") as stream:
             stream.write(b"half")
             stream.flush()
             os._exit(9)

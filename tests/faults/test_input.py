@@ -33,7 +33,7 @@ from occluded_reid.data.datasets.base import read_images
 from occluded_reid.data.images import READ_ERRORS, read_rgb
 from occluded_reid.data.prepare.occluder_sets import cut_boxes, read_boxes
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import zip_fault
+from occluded_reid.utils.files import diagnose_zip
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 25))
 fuzzed = settings(
@@ -192,7 +192,7 @@ def read_again(path: Path) -> torch.Tensor | None:
 def test_what_is_no_whole_checkpoint_is_a_message(tmp_path, content):
     path = tmp_path / "model.pth"
     path.write_bytes(content)
-    assert zip_fault(path)
+    assert diagnose_zip(path)
     try:
         load_safely(str(path))
     except UserError as error:
@@ -326,4 +326,4 @@ def test_the_search_for_unsafe_calls_finds_them(source: str) -> None:
 def test_a_zip_whose_parts_are_whole_has_no_fault(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("part", b"content")
-    assert zip_fault(tmp_path / "a.zip") == ""
+    assert diagnose_zip(tmp_path / "a.zip") == ""

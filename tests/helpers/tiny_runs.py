@@ -26,7 +26,7 @@ from torch import nn
 
 from occluded_reid.config import AddKeys, load_config
 from occluded_reid.engine.train_step import TrainingStep
-from occluded_reid.utils.files import whole_file
+from occluded_reid.utils.files import atomic_write
 
 DIM = 16
 
@@ -70,7 +70,7 @@ def cfg_of(words: Sequence[Any], add_keys: AddKeys, file: str = "") -> CfgNode:
 def run_cfg(folder: Path, words: Sequence[Any], add_keys: AddKeys) -> CfgNode:
     """Configure a run of about a second in ``folder``, as ``runs.tiny_cfg`` does."""
     file = folder.parent / f"{folder.name}.yml"
-    with whole_file(file, "w") as stream:  # ranks may write at the same time
+    with atomic_write(file, "w") as stream:  # ranks may write at the same time
         stream.write(TINY)
     return cfg_of(["OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu", *words], add_keys, str(file))
 

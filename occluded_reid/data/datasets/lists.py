@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
 
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, explain_read_errors
 
 
 def read_list(path: Path) -> list[str]:
@@ -13,12 +13,8 @@ def read_list(path: Path) -> list[str]:
     Raises:
         UserError: the file is missing or is no text.
     """
-    try:
+    with explain_read_errors(f"the list {path}", "expected one name per line"):
         text = path.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read the list {path} ({error}); expected one name per line"
-        ) from error
     lines = (line.strip().replace("\\", "/") for line in text.splitlines())
     return [line for line in lines if line]
 

@@ -16,12 +16,12 @@ from occluded_reid.data.datasets.base import FolderDataset, LabeledImage
 from occluded_reid.data.datasets.dukemtmc import DukeMTMC
 from occluded_reid.data.datasets.market1501 import Market1501, MarketSplit
 from occluded_reid.data.datasets.msmt17 import MSMT17
-from occluded_reid.data.images import name_read_errors, read_rgb
+from occluded_reid.data.images import explain_image_errors, read_rgb
 from occluded_reid.data.transforms.occluder_cutouts import Cutout, read_cutouts, render_cutouts
 from occluded_reid.data.transforms.paste import SHARES, OccludedImage, paste_cutout, person_zone
 from occluded_reid.synthetic.truth import Occluder, Truth, bound_mask, measure_masks, read_truth
-from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import make_once, whole_file, write_errors_named
+from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder_once
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -91,7 +91,7 @@ class PastedQueries(FolderDataset):
         folder = self.pasted = Path(parent, "Occluded", folder_name)
         self.pasted_queries = [q._replace(path=str(folder / name)) for name, q in base.items()]
         if paste:
-            make_once(folder, lambda empty: _paste_all(empty, base, cutouts, occluded_seed))
+            make_folder_once(folder, lambda empty: _paste_all(empty, base, cutouts, occluded_seed))
             self._query = self.pasted_queries
             self._check_complete(folder)
 
@@ -111,12 +111,9 @@ class PastedQueries(FolderDataset):
             UserError: the file is missing or damaged.
         """
         if self._truth is None and self.pasted is not None:
-            try:
+            errors = (OSError, KeyError, TypeError, ValueError)
+            with explain_read_errors(self.pasted / "truth.jsonl", _REMEDY, errors):
                 records = read_truth(self.pasted)
-            except (OSError, KeyError, TypeError, ValueError) as error:
-                raise UserError(
-                    f"cannot read {self.pasted / 'truth.jsonl'} ({error!r}); {_REMEDY}"
-                ) from error
             self._truth = {str(self.pasted / path): truth for path, truth in records.items()}
         return self._truth
 
@@ -155,7 +152,7 @@ def _compute_digest(base: dict[str, LabeledImage], cutouts: list[Cutout]) -> str
     """Return ten hexadecimal digits that change with any query and any cut-out."""
     digest = hashlib.sha256()
     for name, image in base.items():
-        with name_read_errors(f"the image {image.path}", "replace or remove it"):
+        with explain_image_errors(f"the image {image.path}", "replace or remove it"):
             content = Path(image.path).read_bytes()
         digest.update(f"{name}\0".encode() + hashlib.sha256(content).digest())
     for cutout in cutouts:
@@ -174,18 +171,18 @@ def _paste_all(
     for name, image in progress(
         base.items(), total=len(base), description="Pasting over queries", logger=logger
     ):
-        with name_read_errors(f"the image {image.path}", "replace or remove it"):
+        with explain_image_errors(f"the image {image.path}", "replace or remove it"):
             pixels = np.asarray(read_rgb(image.path))
         # seeded by the name, so that a query does not depend on the rest of the set
         name_seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
         rng = np.random.default_rng([VERSION, seed, name_seed])
         occluded = paste_cutout(pixels, candidates, rng)
         path = folder / name
-        with write_errors_named(path):
+        with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(occluded.pixels).save(path, quality=95)
         truths.append(_build_truth(name, image, occluded))
-    with whole_file(folder / "truth.jsonl", "w") as stream:
+    with atomic_write(folder / "truth.jsonl", "w") as stream:
         stream.writelines(truth.to_json() + "\n" for truth in truths)
 
 

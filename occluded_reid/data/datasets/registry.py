@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 import logging
 import os
@@ -25,7 +24,7 @@ from occluded_reid.data.datasets.base import DatasetNotFound, FolderDataset
 from occluded_reid.data.datasets.dukemtmc import DukeMTMC
 from occluded_reid.data.datasets.market1501 import Market1501
 from occluded_reid.data.datasets.msmt17 import MSMT17
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -146,10 +145,8 @@ def _find_factory(name: str) -> type[ImageDataset]:
     names = list_dataset_names()
     if name in names:
         return DATASET_REGISTRY.get(name)
-    by_lower = {known.lower(): known for known in names}
-    near = difflib.get_close_matches(name.lower(), by_lower, n=3, cutoff=0.5)
-    hint = f"did you mean {' or '.join(by_lower[match] for match in near)}?" if near else ""
-    raise UserError(f"there is no data set {name!r}; {hint or 'there are ' + ', '.join(names)}")
+    hint = suggest(name, names) or f"; there are {', '.join(names)}"
+    raise UserError(f"there is no data set {name!r}{hint}")
 
 
 def _read(

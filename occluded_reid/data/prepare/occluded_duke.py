@@ -20,8 +20,8 @@ from occluded_reid.data.datasets.base import Counts
 from occluded_reid.data.datasets.dukemtmc import OccludedDuke
 from occluded_reid.data.datasets.layout import list_candidates, list_names, resolve_case
 from occluded_reid.data.datasets.lists import check_inside, read_list
-from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import whole_folder, write_errors_named
+from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.files import atomic_folder, explain_write_errors
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def build_occluded_duke(
     _check_counts(listed, lists, allow_partial)
     with _open_source(source) as images:
         chosen = _choose_images(listed, images, source)
-        with whole_folder(target) as temporary:
+        with atomic_folder(target) as temporary:
             for folder in FOLDERS.values():
                 (temporary / folder).mkdir()
             for relative, read in progress(
@@ -68,7 +68,7 @@ def build_occluded_duke(
                 logger=logger,
             ):  # fmt: skip
                 content = read()
-                with write_errors_named(temporary / relative):
+                with explain_write_errors(temporary / relative):
                     (temporary / relative).write_bytes(content)
     return target
 
@@ -133,16 +133,13 @@ def _choose_images(
 def _open_source(source: Path) -> Iterator[Images]:
     if not source.exists():
         raise UserError(f"there is no folder or archive {source}")
-    try:
+    advice = "it must be DukeMTMC-reID, a folder or a complete zip"
+    with explain_read_errors(source, advice, _ARCHIVE_ERRORS):
         if source.is_dir():
             yield _list_folder(source)
         else:
             with zipfile.ZipFile(source) as archive:
                 yield _list_zip(archive, source)
-    except _ARCHIVE_ERRORS as error:
-        raise UserError(
-            f"cannot read {source} ({error}); it must be DukeMTMC-reID, a folder or a complete zip"
-        ) from error
 
 
 def _list_folder(source: Path) -> Images:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from occluded_reid.data.images import find_images, name_read_errors
+from occluded_reid.data.images import explain_image_errors, find_images
 from occluded_reid.data.transforms.occluder_cutouts import (
     COLUMNS,
     LIST,
@@ -25,7 +25,7 @@ from occluded_reid.data.transforms.occluder_cutouts import (
 from occluded_reid.data.transforms.occluder_patches import render_patches
 from occluded_reid.synthetic.truth import Box
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import whole_file, whole_folder, write_errors_named
+from occluded_reid.utils.files import atomic_folder, atomic_write, explain_write_errors
 from occluded_reid.utils.progress import progress
 from occluded_reid.utils.tables import read_csv
 
@@ -51,9 +51,9 @@ def write_occluder_set(output: Path, cut: Callable[[Path], list[Row]]) -> list[R
         output: a new folder.
         cut: writes the images into a folder and returns their rows.
     """
-    with whole_folder(output) as folder:
+    with atomic_folder(output) as folder:
         rows = cut(folder)
-        with whole_file(folder / LIST, "w") as stream:
+        with atomic_write(folder / LIST, "w") as stream:
             writer = csv.writer(stream, lineterminator="\n")
             writer.writerow(COLUMNS)
             writer.writerows(rows)
@@ -133,7 +133,7 @@ def _parse_sequence(frame: Path, pattern: str) -> str:
 
 def _read_labels(path: Path) -> np.ndarray:
     """Return (H, W) uint8 classes; palette images give their indices."""
-    with name_read_errors(str(path), "replace or remove it"), Image.open(path) as file:
+    with explain_image_errors(str(path), "replace or remove it"), Image.open(path) as file:
         labels = np.asarray(file)
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(
@@ -144,7 +144,7 @@ def _read_labels(path: Path) -> np.ndarray:
 
 def read_image(path: Path) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, not rotated by EXIF data: boxes and labels refer to it."""
-    with name_read_errors(str(path), "replace or remove it"), Image.open(path) as file:
+    with explain_image_errors(str(path), "replace or remove it"), Image.open(path) as file:
         return np.asarray(file.convert("RGB"))
 
 
@@ -221,7 +221,7 @@ def _thin_out(occluders: Sequence[Occluder], per_class: int) -> list[Occluder]:
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
-    with write_errors_named(path):
+    with explain_write_errors(path):
         Image.fromarray(np.ascontiguousarray(pixels)).save(path)
 
 

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 from PIL import Image, ImageOps
 
-from occluded_reid.data.images import find_images, name_read_errors
+from occluded_reid.data.images import explain_image_errors, find_images
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.scene import scenery
 from occluded_reid.synthetic.scene.camera import NUM_CAMERAS, build_camera, develop
@@ -76,7 +76,7 @@ def load_patches(folder: Path) -> list[Patch]:
 
 def _decode_patch(path: Path) -> Patch:
     advice = "replace it or remove it from the set"
-    with name_read_errors(f"the occluder {path}", advice), Image.open(path) as file:
+    with explain_image_errors(f"the occluder {path}", advice), Image.open(path) as file:
         image = ImageOps.exif_transpose(file).convert("RGBA")
     if np.asarray(image)[..., 3].min() < 255:
         raise UserError(
