@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from ranks import on_ranks
-from reference import aonet_algorithm_1, aonet_binarised, aonet_feature
+from reference import aonet_algorithm_1, aonet_binarized, aonet_feature
 
 from aonet.tiny import aonet_batch, aonet_model
 from aonet_plugin.landmarks import landmark_responses, visibility_scores
@@ -57,7 +57,7 @@ def test_tied_pixels_are_averaged(ties):
     features, responses = torch.randn(1, 4, 4, 2).double(), torch.zeros(1, 1, 4, 2).double()
     for pixel in ties:
         responses[0, 0][pixel] = 2.0
-    binarised = aonet_binarised(responses[0, 0].numpy())
+    binarised = aonet_binarized(responses[0, 0].numpy())
     # the paper adds the pixels up; we take their mean
     expected = aonet_feature(features[0].numpy(), binarised) / len(ties)
     np.testing.assert_allclose(peak_features(features, responses)[0, 0], expected, rtol=1e-12)
