@@ -1,4 +1,4 @@
-"""``gpu_evaluation``: from features on the GPU to the ranks of all right answers."""
+"""``gpu_evaluation``: from features on the GPU to the ranks of all positives."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ import torch.nn.functional as F
 from fastreid.evaluation.rank import evaluate_rank
 from harness.comparison import Figure, make_figure, require_equal, time_alternately
 
-from figures.evaluation import draw_labels
+from figures.evaluation import make_labels
 from figures.ranking import KIND, QUERIES
-from figures.rerank import draw
+from figures.rerank import make_features
 from occluded_reid.evaluation.distances import FeatureDistances
 from occluded_reid.evaluation.ranking import rank_queries
 
@@ -23,9 +23,9 @@ def measure(
     rounds: int = 2,
 ) -> dict[str, Figure]:  # fmt: skip
     """Compare with all cosine distances at once, moved to the host for fast-reid's ranking."""
-    features = draw(queries + gallery, channels).to(device)
+    features = make_features(queries + gallery, channels).to(device)
     query, images = features[:queries], features[queries:]
-    labels = draw_labels(queries, gallery)
+    labels = make_labels(queries, gallery)
 
     def ours() -> Any:
         return rank_queries(FeatureDistances(query, images, "cosine", device), *labels)

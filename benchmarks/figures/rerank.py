@@ -1,4 +1,4 @@
-"""``rerank``: k-reciprocal re-ranking with the original's parameters, distances included."""
+"""``rerank``: k-reciprocal re-ranking with the paper's parameters, distances included."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ def measure(
     queries: int = 200, gallery: int = 1600, channels: int = 256, k1: int = 20, k2: int = 6,
     rounds: int = 3,
 ) -> dict[str, Figure]:  # fmt: skip
-    """Compare with fast-reid's loop, which holds matrices of all images by all images."""
-    ours, reference = both(queries, gallery, channels, k1, k2)
+    """Compare with fast-reid's loop, which needs dense N x N matrices."""
+    ours, reference = build_pair(queries, gallery, channels, k1, k2)
     require_equal("re-ranked distances", ours(), reference(), atol=1e-4)
     unit = f"s, {queries} x {gallery} of {channels}, k1 {k1}, k2 {k2}"
     return {"rerank": make_figure(time_alternately(ours, reference, rounds=rounds), unit)}
 
 
-def both(
+def build_pair(
     queries: int, gallery: int, channels: int, k1: int, k2: int
 ) -> tuple[Callable[[], np.ndarray], Callable[[], np.ndarray]]:
-    """Return ours and fast-reid's, each from the same drawn features to the (Q, G) distances."""
-    features = draw(queries + gallery, channels)
+    """Return ours and fast-reid's functions from the same features to (Q, G) distances."""
+    features = make_features(queries + gallery, channels)
 
     def ours() -> np.ndarray:
         return RerankedDistances(features, queries, "euclidean", k1=k1, k2=k2, weight=0.3)[:, :]
@@ -44,9 +44,9 @@ def both(
     return ours, reference
 
 
-def draw(images: int, channels: int) -> torch.Tensor:
-    """Return features (images, channels) in clusters of some twelve."""
-    chance = torch.Generator().manual_seed(0)
-    centres = torch.randn(max(1, images // 12), channels, generator=chance)
-    of = torch.randint(len(centres), (images,), generator=chance)
-    return centres[of] + 0.7 * torch.randn(images, channels, generator=chance)
+def make_features(images: int, channels: int) -> torch.Tensor:
+    """Return random features (images, channels) in clusters of about twelve."""
+    rng = torch.Generator().manual_seed(0)
+    centers = torch.randn(max(1, images // 12), channels, generator=rng)
+    labels = torch.randint(len(centers), (images,), generator=rng)
+    return centers[labels] + 0.7 * torch.randn(images, channels, generator=rng)

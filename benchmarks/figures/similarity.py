@@ -1,4 +1,4 @@
-"""``similarity`` and ``similarity_bf16``: AONet's Eq. 8 of all queries and all gallery images."""
+"""``similarity`` and ``similarity_bf16``: AONet's Eq. 8 between all queries and gallery images."""
 
 from __future__ import annotations
 
@@ -18,29 +18,29 @@ def measure(
 ) -> dict[str, Figure]:  # fmt: skip
     """Compare one matrix product with one cosine matrix per landmark.
 
-    Both begin with what is kept of an image: its vector of Eq. 8, in float32 or in bfloat16, or its
+    Ours starts from the vectors of Eq. 8 in float32 or bfloat16, the reference from landmark
     features and their visibility.
     """
     torch.manual_seed(0)
     shapes = [(images, landmarks) for images in (queries, gallery)]
     sides = [(torch.randn(*shape, channels), torch.rand(shape)) for shape in shapes]
     vectors = [similarity_vectors(features[None], visibility) for features, visibility in sides]
-    halves = [each.bfloat16() for each in vectors]
+    half_vectors = [each.bfloat16() for each in vectors]
 
     def ours() -> torch.Tensor:
         return -torch.from_numpy(distance_matrix(vectors[0], vectors[1], "dot"))
 
-    def ours_in_bf16() -> torch.Tensor:
-        return -torch.from_numpy(distance_matrix(halves[0], halves[1], "dot"))
+    def ours_bf16() -> torch.Tensor:
+        return -torch.from_numpy(distance_matrix(half_vectors[0], half_vectors[1], "dot"))
 
     def reference() -> torch.Tensor:
         return similarities(sides[0], sides[1])
 
     require_equal("similarity", ours(), reference(), atol=1e-5)
-    require_equal("similarity in bf16", ours_in_bf16(), reference(), atol=4e-3)
+    require_equal("similarity in bf16", ours_bf16(), reference(), atol=4e-3)
     size = f"{queries} x {gallery}, {landmarks} landmarks of {channels}"
     plain = time_alternately(ours, reference, rounds=rounds)
-    half = time_alternately(ours_in_bf16, reference, rounds=rounds)
+    half = time_alternately(ours_bf16, reference, rounds=rounds)
     return {
         "similarity": make_figure(plain, f"s, {size}"),
         "similarity_bf16": make_figure(half, f"s, {size}, ours in bf16"),

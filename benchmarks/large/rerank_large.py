@@ -1,9 +1,9 @@
 #!/usr/bin/env python
-"""k-reciprocal re-ranking at the size of a data set: seconds and memory of ours and fast-reid's.
+"""k-reciprocal re-ranking at the size of a data set: time and memory of ours and fast-reid's.
 
-By default the images of Occluded-Duke. Each runs once, in a process of its own, with one thread;
-with more (--threads) the seconds are those on the wall. The reference holds several matrices of all
-images by all images: 10 GB.
+The default is the size of Occluded-Duke. Each runs once, in its own process. Seconds are processor
+time with one thread, wall time with more (--threads). The reference holds several dense N x N
+matrices: 10 GB.
 """
 
 from __future__ import annotations
@@ -24,48 +24,48 @@ from harness.machine import build_parser, check_writable, write_results
 from occluded_reid.utils.cli import positive_int, run_command
 
 K1, K2 = 20, 6
-CLOSE = 1e-5
-TIES = 1e-6  # the share of results that may differ: of equally near images either takes another
+TOLERANCE = 1e-5
+TIES = 1e-6  # fraction of results that may differ: ties between neighbors are broken arbitrarily
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure both, compare the results, print, and write the numbers where asked for."""
+    """Measure both, compare the results, print, and write the numbers to ``--json``."""
     if args.json:
         check_writable(Path(args.json))
     torch.set_num_threads(1)  # until both have run
-    works = rerank.both(args.queries, args.gallery, args.channels, K1, K2)
+    works = rerank.build_pair(args.queries, args.gallery, args.channels, K1, K2)
     ours, reference = (run_forked(work, args.threads) for work in works)
     torch.set_num_threads(args.threads)
     content = {
         "size": {**{key: vars(args)[key] for key in ("queries", "gallery", "channels")},
                  "k1": K1, "k2": K2},
-        "ours": cost(ours),
-        "reference": cost(reference),
+        "ours": summarize(ours),
+        "reference": summarize(reference),
         "times_faster": reference.seconds / ours.seconds,
         "times_less_memory": reference.peak_bytes / ours.peak_bytes,
-        "agreement": agreement(ours.result, reference.result),
+        "agreement": check_agreement(ours.result, reference.result),
     }  # fmt: skip
     print(json.dumps(content, indent=2))
     if args.json:
         write_results(Path(args.json), content)
 
 
-def cost(taken: Cost) -> dict[str, float]:
+def summarize(taken: Cost) -> dict[str, float]:
     """Return seconds and megabytes."""
     return {"seconds": taken.seconds, "peak_mb": taken.peak_bytes / 1e6}
 
 
-def agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Return how far two results are the same.
+def check_agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
+    """Return how many of two results differ, and by how much.
 
     Raises:
-        MismatchError: more differ than by the choice between equally near images.
+        MismatchError: more differ than ties between neighbors explain.
     """
     off = np.abs(ours - reference)
-    differing = int(np.count_nonzero(~(off <= CLOSE)))
+    differing = int(np.count_nonzero(~(off <= TOLERANCE)))
     if differing > TIES * off.size:
         raise MismatchError(
-            f"re-ranked distances: {differing} of {off.size} differ by more than {CLOSE}"
+            f"re-ranked distances: {differing} of {off.size} differ by more than {TOLERANCE}"
         )
     largest = float(off.max())
     return {"results": off.size, "off_by_more_than_1e-5": differing, "largest": largest}

@@ -533,7 +533,7 @@ def test_reranking_at_another_size(tmp_path, capsys, monkeypatch):
     assert content["ours"]["seconds"] > 0 and content["reference"]["peak_mb"] > 0
     zeros, ones = np.zeros((10, 10)), np.ones((10, 10))
     with pytest.raises(MismatchError, match="100 of 100"):
-        rerank_large.agreement(zeros, ones)
+        rerank_large.check_agreement(zeros, ones)
     committed = BENCHMARKS / "results" / "rerank_large.json"
     assert set(json.loads(committed.read_text(encoding="utf-8"))) == set(content)
 
