@@ -23,7 +23,13 @@ from occluded_reid.synthetic.scene.composition import render
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import explain_write_errors
 
-_WORKER = "from occluded_reid.synthetic.render_pool import main; main()"
+# The working folder, which comes first in a new interpreter's path, may hold other modules.
+_WORKER = """
+import sys
+sys.path[:] = {path}
+from occluded_reid.synthetic.render_pool import main
+main()
+"""
 
 
 class Report(TypedDict, total=False):
@@ -90,9 +96,9 @@ def _store_in_workers(folder: Path, size: str, seed: int, workers: int) -> Itera
 def _start_worker(
     folder: Path, size: str, seed: int, part: int, parts: int
 ) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", _WORKER, str(folder), size, str(seed), str(part), str(parts)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+    code = _WORKER.format(path=[str(entry) for entry in sys.path])
+    command = [sys.executable, "-c", code, str(folder), size, str(seed), str(part), str(parts)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
 
 
 def main() -> None:

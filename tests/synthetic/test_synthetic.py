@@ -75,9 +75,13 @@ def few_images(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def start_script(root: Path, script: str) -> subprocess.Popen[str]:
-    path = root / "script.py"
+    """Start a script in a working folder whose modules a worker must not import."""
+    path, folder = root / "script.py", root / "working_folder"
+    folder.mkdir(exist_ok=True)
+    (folder / "cv2.py").write_text("raise ImportError('imported from the working folder')")
     path.write_text(script)
-    return subprocess.Popen([sys.executable, path, root], stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, path, root]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder)
 
 
 def visible_entries(root: Path) -> list[str]:

@@ -26,7 +26,7 @@ def _pick_paint(rng: Rng) -> np.ndarray:
     return np.clip(color + rng.normal(0, 6, 3).astype(np.float32), 10, 235)
 
 
-def _paint_shape(layer: Layer, points: Sequence[tuple[float, float]], color: Color) -> None:
+def _fill(layer: Layer, points: Sequence[tuple[float, float]], color: Color) -> None:
     """Paint a glossy polygon, lighter at the top."""
     h, w = layer.size
     region = polygon(layer.size, [(x * w, y * h) for x, y in points])
@@ -50,23 +50,23 @@ def _paint_car(layer: Layer, rng: Rng, roof: Sequence[tuple[float, float]]) -> N
     """Paint a car from the side: body, roof with the given corners, windows, wheels, lights."""
     h, w = layer.size
     color = _pick_paint(rng)
-    _paint_shape(layer, roof, color)
+    _fill(layer, roof, color)
     (left, low), (peak, top), (end, _), (right, _) = roof
     middle = uniform(rng, 0.46, 0.56)
     for x0, x1, x2, x3 in (
         (left + 0.05, peak + 0.015, middle - 0.012, middle - 0.012),
         (middle + 0.012, middle + 0.012, end - 0.015, right - 0.05),
     ):
-        _paint_shape(layer, [(x0, low), (x1, top + 0.05), (x2, top + 0.05), (x3, low)], _GLASS)
+        _fill(layer, [(x0, low), (x1, top + 0.05), (x2, top + 0.05), (x3, low)], _GLASS)
     body = [(0.01, 0.55), (0.05, 0.42), (0.5, low - 0.02), (0.95, 0.41), (0.99, 0.55), (0.99, 0.82)]
-    _paint_shape(layer, [*body, (0.97, 0.86), (0.03, 0.86), (0.01, 0.82)], color)
+    _fill(layer, [*body, (0.97, 0.86), (0.03, 0.86), (0.01, 0.82)], color)
     dark = color * np.float32(0.55)
     for x in (left + 0.06, middle, right - 0.04):
         layer.paint(limb(layer.size, (x * w, low * h), (x * w, 0.8 * h), 0.7, 0.7), dark)
     sill = limb(layer.size, (0.03 * w, 0.83 * h), (0.97 * w, 0.83 * h), 0.03 * h, 0.03 * h)
     layer.paint(sill, dark)
-    _paint_shape(layer, [(0.01, 0.5), (0.06, 0.47), (0.07, 0.57), (0.01, 0.58)], (226, 220, 196))
-    _paint_shape(layer, [(0.95, 0.46), (0.99, 0.5), (0.99, 0.6), (0.95, 0.58)], (150, 30, 30))
+    _fill(layer, [(0.01, 0.5), (0.06, 0.47), (0.07, 0.57), (0.01, 0.58)], (226, 220, 196))
+    _fill(layer, [(0.95, 0.46), (0.99, 0.5), (0.99, 0.6), (0.95, 0.58)], (150, 30, 30))
     radius = min(0.17 * h, 0.12 * w)
     for x in (0.21, 0.79):
         _paint_wheel(layer, x * w, h - radius, radius)
@@ -88,15 +88,15 @@ def draw_van(layer: Layer, rng: Rng) -> None:
     h, w = layer.size
     color = _pick_paint(rng)
     body = [(0.01, 0.55), (0.13, 0.42), (0.24, 0.02), (0.98, 0.02), (0.99, 0.85), (0.01, 0.85)]
-    _paint_shape(layer, body, color)
-    _paint_shape(layer, [(0.16, 0.42), (0.25, 0.1), (0.38, 0.1), (0.38, 0.42)], _GLASS)
+    _fill(layer, body, color)
+    _fill(layer, [(0.16, 0.42), (0.25, 0.1), (0.38, 0.1), (0.38, 0.42)], _GLASS)
     if bernoulli(rng, 0.6):
         band = _pick_paint(rng)
-        _paint_shape(layer, [(0.42, 0.5), (0.99, 0.5), (0.99, 0.62), (0.42, 0.62)], band)
+        _fill(layer, [(0.42, 0.5), (0.99, 0.5), (0.99, 0.62), (0.42, 0.62)], band)
     for x in (0.4, 0.7):
         top, bottom = (x * w, 0.06 * h), (x * w, 0.82 * h)
         layer.paint(limb(layer.size, top, bottom, 0.8, 0.8), color * np.float32(0.6))
-    _paint_shape(layer, [(0.01, 0.57), (0.05, 0.54), (0.06, 0.66), (0.01, 0.66)], (226, 220, 196))
+    _fill(layer, [(0.01, 0.57), (0.05, 0.54), (0.06, 0.66), (0.01, 0.66)], (226, 220, 196))
     radius = min(0.15 * h, 0.12 * w)
     for x in (0.2, 0.8):
         _paint_wheel(layer, x * w, h - radius, radius)
@@ -122,7 +122,7 @@ def draw_bicycle(layer: Layer, rng: Rng) -> None:
     layer.paint(limb(layer.size, bar, front, thickness, thickness), color)
     seat = limb(layer.size, (0.31 * w, 0.19 * h), (0.44 * w, 0.19 * h), 0.035 * h, 0.025 * h)
     layer.paint(seat, _TIRE)
-    _paint_shape(layer, [(0.72, 0.08), (0.99, 0.08), (0.95, 0.4), (0.76, 0.4)], (112, 92, 66))
+    _fill(layer, [(0.72, 0.08), (0.99, 0.08), (0.95, 0.4), (0.76, 0.4)], (112, 92, 66))
     _flip_randomly(layer, rng)
 
 
@@ -133,16 +133,12 @@ def draw_scooter(layer: Layer, rng: Rng) -> None:
     radius = min(0.2 * h, 0.15 * w)
     for x in (0.2, 0.82):
         _paint_wheel(layer, x * w, h - radius, radius)
-    _paint_shape(layer, [(0.06, 0.5), (0.46, 0.44), (0.52, 0.78), (0.3, 0.86), (0.08, 0.74)], color)
-    _paint_shape(
-        layer, [(0.46, 0.72), (0.72, 0.72), (0.72, 0.84), (0.4, 0.84)], color * np.float32(0.7)
-    )
-    _paint_shape(
-        layer, [(0.64, 0.84), (0.68, 0.16), (0.78, 0.14), (0.86, 0.72), (0.76, 0.84)], color
-    )
-    _paint_shape(layer, [(0.08, 0.42), (0.46, 0.36), (0.48, 0.46), (0.08, 0.52)], (38, 34, 34))
+    _fill(layer, [(0.06, 0.5), (0.46, 0.44), (0.52, 0.78), (0.3, 0.86), (0.08, 0.74)], color)
+    _fill(layer, [(0.46, 0.72), (0.72, 0.72), (0.72, 0.84), (0.4, 0.84)], color * np.float32(0.7))
+    _fill(layer, [(0.64, 0.84), (0.68, 0.16), (0.78, 0.14), (0.86, 0.72), (0.76, 0.84)], color)
+    _fill(layer, [(0.08, 0.42), (0.46, 0.36), (0.48, 0.46), (0.08, 0.52)], (38, 34, 34))
     handlebar = limb(layer.size, (0.6 * w, 0.1 * h), (0.78 * w, 0.08 * h), 0.025 * h, 0.025 * h)
     layer.paint(handlebar, _TIRE)
-    _paint_shape(layer, [(0.68, 0.14), (0.72, 0.0), (0.9, 0.0), (0.82, 0.14)], (150, 166, 176))
+    _fill(layer, [(0.68, 0.14), (0.72, 0.0), (0.9, 0.0), (0.82, 0.14)], (150, 166, 176))
     layer.paint(ellipse(layer.size, (0.8 * w, 0.28 * h), 0.045 * w, 0.06 * h), (232, 226, 204))
     _flip_randomly(layer, rng)

@@ -16,7 +16,7 @@ from occluded_reid.synthetic.person.wardrobe import build_appearance
 from occluded_reid.synthetic.plan import SPLITS, PlannedImage
 from occluded_reid.synthetic.scene import scenery
 from occluded_reid.synthetic.scene.camera import Camera, build_camera, develop
-from occluded_reid.synthetic.scene.obstruction import Scene, leave_clear, obstruct
+from occluded_reid.synthetic.scene.obstruction import Scene, obstruct
 from occluded_reid.synthetic.streams import Rng, Stream, bernoulli, make_rng, uniform
 from occluded_reid.synthetic.truth import Truth, measure_masks
 
@@ -105,10 +105,7 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
     ground += person.color
     use: Use = "training" if planned.split == "bounding_box_train" else "test"
     scene = Scene(person, foot, scale, camera, planned.identity, seed, (height, width))
-    if planned.occlusion == "none":
-        front = leave_clear(scene)
-    else:
-        front = obstruct(scene, planned.occlusion, use, rng)
+    front = obstruct(scene, planned.occlusion, use, rng)
     ground *= (1 - front.layer.alpha)[..., None]
     ground += front.layer.color
     small = cv2.resize(ground, (width, height), interpolation=cv2.INTER_AREA)

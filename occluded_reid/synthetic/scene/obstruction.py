@@ -69,31 +69,28 @@ class Obstruction:
     occluders: tuple[Occluder, ...]
 
 
-def leave_clear(scene: Scene) -> Obstruction:
-    """Place nothing in front."""
-    person = downsample_mask(scene.person.alpha, scene.size)
-    return Obstruction(Layer(*scene.person.size), person, np.zeros_like(person), ())
-
-
 def obstruct(scene: Scene, occlusion: str, use: Use, rng: Rng) -> Obstruction:
     """Place something in front; retry until the visible part has about the wanted size.
 
     Args:
         scene: the person.
-        occlusion: ``"horizontal"``, ``"vertical"`` or ``"pedestrian"``.
+        occlusion: one of :data:`occluded_reid.synthetic.plan.OCCLUSIONS`.
         use: the styles of occluders to draw.
         rng: random generator.
 
     Returns:
         The first try within :data:`VISIBLE_RANGE`, or else the closest one.
     """
+    person = downsample_mask(scene.person.alpha, scene.size)
+    best = Obstruction(Layer(*scene.person.size), person, np.zeros_like(person), ())
+    if occlusion == "none":
+        return best
     place = {
         "horizontal": _place_horizontal,
         "vertical": _place_vertical,
         "pedestrian": _place_pedestrian,
     }[occlusion]
-    best, best_miss = leave_clear(scene), np.inf
-    person = best.person
+    best_miss = np.inf
     box = bound_mask(scene.person.alpha > 0.5)
     for _ in range(_TRIES):
         kind, layer = place(scene, box, use, rng)
