@@ -51,10 +51,9 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
 
     # An unreadable image: raise (stop and name it) or skip (name it once and go on without it).
     cfg.INPUT.ON_ERROR = "raise"
-    # Who augments training images; a seed gives the same images. transforms: fast-reid's, one by
-    # one. workers: the loader's workers by batch, some times faster. device: they crop and mirror
-    # only, the GPU does the rest. The last two take padding with zeros, flip, colour jitter without
-    # hue, erasing and NPO, and refuse the other augmentations.
+    # How training images are augmented; a seed gives the same images. transforms: fast-reid's, image
+    # by image. workers: batch by batch in the loader's workers, several times faster; supports zero
+    # padding, flip, color jitter without hue, erasing and NPO, and refuses other augmentations.
     cfg.INPUT.AUGMENTATION = "transforms"
     # Folder where training images are kept decoded at SIZE_TRAIN (98 kB each at 256 x 128), for
     # workers and device; made when first used. "" = decode them in each epoch.

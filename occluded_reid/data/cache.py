@@ -44,12 +44,7 @@ class Images(Protocol):
 
 
 class DecodedImages:
-    """Decodes and resizes an image on every access.
-
-    Args:
-        paths: of the images.
-        resize: to the training size, from a PIL image to a PIL image.
-    """
+    """Decodes an image on every access and resizes it to the training size."""
 
     def __init__(self, paths: Sequence[str], resize: Callable[[Image.Image], Image.Image]):
         self.paths = paths
@@ -65,12 +60,7 @@ class DecodedImages:
 
 
 class CachedImages:
-    """Reads decoded images from a file that all workers and ranks of a machine share.
-
-    Args:
-        folder: holds the file, as :func:`open_cache` made it.
-        shape: (N, 3, H, W).
-    """
+    """Reads decoded images from a file that all workers and ranks of a machine share."""
 
     def __init__(self, folder: Path, shape: tuple[int, int, int, int]):
         self._arguments = (folder, shape)

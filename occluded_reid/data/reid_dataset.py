@@ -25,12 +25,7 @@ Item = tuple[str, Any, Any]
 
 
 class SampleIndex(NamedTuple):
-    """What a sampler asks for.
-
-    Attributes:
-        position: of the image in the data set.
-        seed: of its augmentation.
-    """
+    """What a sampler asks for: the position of an image, and the seed of its augmentation."""
 
     position: int
     seed: int

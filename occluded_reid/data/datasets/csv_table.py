@@ -19,15 +19,7 @@ _DISTRACTOR = 0  # identity of gallery images that match no query
 
 
 class ImageRow(NamedTuple):
-    """A row of the table; all values are text.
-
-    Attributes:
-        line: line number in the file, from 1.
-        path: relative to the table's folder.
-        identity: any text; empty for a distractor in the gallery.
-        camera: any text; empty in all rows of a table without cameras.
-        split: a field of :class:`Subsets`.
-    """
+    """A row of the table; ``identity`` is empty for distractors, ``camera`` without that column."""
 
     line: int
     path: str

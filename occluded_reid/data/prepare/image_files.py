@@ -39,15 +39,7 @@ class FileReport(NamedTuple):
 
 
 def inspect_files(paths: Sequence[str], *, decode: bool = False) -> list[FileReport]:
-    """Inspect many files in threads, with a progress bar.
-
-    Args:
-        paths: image files.
-        decode: see :func:`inspect_file`.
-
-    Returns:
-        The reports in the order of ``paths``.
-    """
+    """Inspect files in threads, with a progress bar; see :func:`inspect_file`."""
     with ThreadPoolExecutor(_THREADS_PER_CORE * (os.cpu_count() or 1)) as pool:
         reports = pool.map(lambda path: inspect_file(path, decode=decode), paths)
         return list(
@@ -64,10 +56,7 @@ def inspect_files(paths: Sequence[str], *, decode: bool = False) -> list[FileRep
 def inspect_file(path: str, *, decode: bool = False) -> FileReport:
     """Inspect the structure of a file: signature, header, end marker.
 
-    Args:
-        path: the file.
-        decode: decode the pixels of all files, not only of formats without an end marker (TIFF,
-            BMP).
+    Pixels are decoded with ``decode`` and for formats without an end marker (TIFF, BMP).
     """
     try:
         with open(path, "rb") as file:

@@ -14,6 +14,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from occluded_reid.data.datasets.base import Counts
@@ -160,9 +161,5 @@ def _list_zip(archive: zipfile.ZipFile, source: Path) -> Images:
     for member in archive.infolist():
         path = PurePosixPath(check_inside(member.filename.replace("\\", "/"), source))
         if not member.is_dir() and "__MACOSX" not in path.parts:
-            images[path.parent.name.lower()][path.name] = _build_reader(archive, member)
+            images[path.parent.name.lower()][path.name] = partial(archive.read, member)
     return images
-
-
-def _build_reader(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> Callable[[], bytes]:
-    return lambda: archive.read(member)

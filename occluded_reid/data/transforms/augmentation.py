@@ -35,16 +35,7 @@ class Enhancement(NamedTuple):
 
 
 class AugmentationParams(NamedTuple):
-    """Random choices for one image.
-
-    Attributes:
-        top: first row of the crop in the padded image.
-        left: first column of the crop in the padded image.
-        mirrored: flip the crop horizontally.
-        enhancement: color adjustment, or None.
-        erased: rectangle to erase, or None.
-        paste: what to paste over it, or None.
-    """
+    """Random choices for one image; ``top`` and ``left`` locate the crop in the padded image."""
 
     top: int
     left: int

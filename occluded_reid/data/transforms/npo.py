@@ -42,18 +42,9 @@ Factors = tuple[float, float, float]
 
 
 class PasteParams(NamedTuple):
-    """Random choices for an occluded view.
+    """Random choices for an occluded view: ``window`` of a patch goes over ``rectangle``."""
 
-    Attributes:
-        patch: index into the occlusion set.
-        vertical: whether it is a vertical occluder.
-        rectangle: where it is pasted.
-        window: the part of the patch that is pasted.
-        mirrored: flip the patch horizontally.
-        factors: color adjustment of the patch.
-    """
-
-    patch: int
+    patch: int  # index into the occlusion set
     vertical: bool
     rectangle: Rectangle
     window: Rectangle

@@ -35,12 +35,7 @@ _CUTOUTS_PER_KIND = 8
 
 
 class Cutout(NamedTuple):
-    """One occluder.
-
-    Attributes:
-        pixels: (h, w, 4) uint8 RGBA, colors not premultiplied.
-        kind: what it shows, such as ``"car"``.
-    """
+    """An occluder such as a ``"car"``: (h, w, 4) uint8 RGBA, colors not premultiplied."""
 
     pixels: np.ndarray
     kind: str
@@ -58,13 +53,7 @@ class Cutout(NamedTuple):
 
 
 class Component(NamedTuple):
-    """A connected region of one class in a label image.
-
-    Attributes:
-        kind: name of the class.
-        box: x0, y0, x1, y1 in pixels; x1 and y1 are exclusive.
-        mask: (h, w) bool inside the box.
-    """
+    """A connected region of one class in a label image; ``mask`` is (h, w) bool in its box."""
 
     kind: str
     box: Box

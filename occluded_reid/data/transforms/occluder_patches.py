@@ -32,12 +32,7 @@ _PLACE_SEED = 7919  # its own seed: other scenes and cameras than the synthetic 
 
 
 class Patch(NamedTuple):
-    """One image of an occlusion set.
-
-    Attributes:
-        pixels: (h, w, 3) uint8 RGB.
-        aspect: alpha = p_h / p_w of the image before it is shrunk.
-    """
+    """An image of an occlusion set, (h, w, 3), and its alpha = p_h / p_w before shrinking."""
 
     pixels: np.ndarray
     aspect: float

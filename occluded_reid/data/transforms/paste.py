@@ -29,13 +29,7 @@ _GAIN_RANGE = (0.6, 1.8)  # of the factor that matches a cut-out's brightness to
 
 
 class OccludedImage(NamedTuple):
-    """An image with a cut-out over it.
-
-    Attributes:
-        pixels: (H, W, 3) uint8 RGB.
-        covered: (H, W) bool, where more than half of a pixel is covered.
-        cutout: what was pasted.
-    """
+    """An image with a cut-out; ``covered`` is (H, W) bool, where alpha is above one half."""
 
     pixels: np.ndarray
     covered: np.ndarray
