@@ -21,7 +21,7 @@ def find_duplicates(
     identities: np.ndarray,
     cameras: np.ndarray,
     queries: int,
-    known: Mapping[str, str] | None = None,
+    declared: Mapping[str, str] | None = None,
 ) -> np.ndarray:
     """Return the gallery index of each query's duplicate: (Q,), -1 where there is none.
 
@@ -30,12 +30,12 @@ def find_duplicates(
         identities: (N,).
         cameras: (N,).
         queries: Q.
-        known: the duplicate's path by the query's path, if the data set declares them; may be
+        declared: the duplicate's path by the query's path, if the data set has them; may be
             empty. None: a duplicate has the query's file name, identity and camera.
     """
-    if known is not None:
+    if declared is not None:
         index = {path: number for number, path in enumerate(paths[queries:])}
-        return np.array([index.get(known.get(path), -1) for path in paths[:queries]], np.int64)
+        return np.array([index.get(declared.get(path), -1) for path in paths[:queries]], np.int64)
     names = (os.path.basename(path) for path in paths)
     keys = list(zip(names, identities.tolist(), cameras.tolist(), strict=True))
     index = {key: number for number, key in enumerate(keys[queries:])}

@@ -12,7 +12,7 @@ from occluded_reid.evaluation.distances import FeatureDistances, choose_tile_row
 
 @torch.no_grad()
 def find_neighbors(
-    distances: FeatureDistances, count: int, duplicates: torch.Tensor
+    distances: FeatureDistances, count: int, redundant: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Return the ``count`` nearest neighbors of each image, and the range of its distances.
 
@@ -21,8 +21,8 @@ def find_neighbors(
 
     Args:
         distances: (N, N), of the images to themselves.
-        count: at most N minus the number of duplicates.
-        duplicates: indices of images that are nobody's neighbor and in nobody's range.
+        count: at most N minus the redundant images.
+        redundant: indices of images that are no neighbors and in no range.
 
     Returns:
         (N, count) indices, the nearest first; (N, 2) smallest and largest distance.
@@ -32,9 +32,9 @@ def find_neighbors(
     ranges = torch.empty(images, 2, dtype=distances.dtype, device=distances.device)
     for rows in split_range(images, choose_tile_rows(images)):
         tile = distances.compute_tile(rows, slice(0, images))
-        tile[:, duplicates] = -torch.inf
+        tile[:, redundant] = -torch.inf
         ranges[rows, 1] = tile.amax(1)
-        tile[:, duplicates] = torch.inf
+        tile[:, redundant] = torch.inf
         ranges[rows, 0] = tile.amin(1)
         tile.diagonal(rows.start).fill_(-torch.inf)
         neighbors[rows] = tile.topk(count, dim=1, largest=False).indices

@@ -36,7 +36,7 @@ class RerankedDistances:
     distance 0. Ties between neighbors are broken arbitrarily.
 
     >>> distances = RerankedDistances(features, 2210, "cosine", k1=20, k2=6, weight=0.3)
-    >>> ranking = rank_queries(distances, *identities, *cameras)
+    >>> ranking = rank_queries(distances, *table.labels)
 
     Args:
         features: (N, D), queries first.
@@ -45,7 +45,7 @@ class RerankedDistances:
         k1: size of the neighborhood.
         k2: number of encodings in the average; 1 means no averaging.
         weight: lambda in [0, 1].
-        images: which image each of N is (:func:`duplicates.assign_images`); None: all differ.
+        images: index of each entry's image (:func:`duplicates.assign_images`); None: all differ.
         device: computes distances and neighbors; the sparse part runs on the CPU.
     """
 
@@ -62,10 +62,10 @@ class RerankedDistances:
         device: torch.device | str = "cpu",
     ):
         images = torch.arange(len(features)) if images is None else images
-        duplicates = list_redundant(images)
+        redundant = list_redundant(images)
         self._original = FeatureDistances(features, features, metric, device)
-        count = min(max(k1 + 1, k2), len(features) - len(duplicates))
-        neighbors, self._ranges = find_neighbors(self._original, count, duplicates)
+        count = min(max(k1 + 1, k2), len(features) - len(redundant))
+        neighbors, self._ranges = find_neighbors(self._original, count, redundant)
         nearest = neighbors.cpu().numpy()
         members = _expand_reciprocal_sets(nearest[:, : k1 + 1], round(k1 / 2) + 1)
         nearest = nearest[:, :k2]

@@ -46,9 +46,10 @@ def test_tiles_and_pairs_are_parts_of_the_whole(metric, dtype, monkeypatch):
 @pytest.mark.parametrize("metric", METRICS)
 def test_distances_from_bfloat16_are_float32_and_close(metric):
     query, gallery = torch.randn(6, 64), torch.randn(11, 64)
-    found = distance_matrix(query.bfloat16(), gallery.bfloat16(), metric)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found, distance_matrix(query, gallery, metric), atol=0.5, rtol=0.02)
+    rounded = distance_matrix(query.bfloat16(), gallery.bfloat16(), metric)
+    exact = distance_matrix(query, gallery, metric)
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(rounded, exact, atol=0.5, rtol=0.02)
 
 
 def test_dot_computes_no_norms(monkeypatch):
