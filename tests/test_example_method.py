@@ -21,7 +21,7 @@ SMALL = [
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The training command, where the example is installed as pip would install it."""
+    """Load the training command with the example installed as pip would install it."""
     project = (EXAMPLE / "pyproject.toml").read_text()
     entry = re.search(r'^\[project\.entry-points\."(.*)"\]\n(.*)\n', project, re.MULTILINE)
     dist_info = tmp_path / "site" / "stripe_method-0.1.dist-info"
@@ -58,6 +58,6 @@ def test_example_trains_and_evaluates(tools, tmp_path, monkeypatch) -> None:
     ]  # fmt: skip
     assert tools.command(["--config-file", CONFIG, *words]) == 0
     results = (tmp_path / "run" / "results.json").read_text()
-    assert '"visibility_auc": {\n' in results  # the drawn set knows the truth
+    assert '"visibility_auc": {\n' in results  # the synthetic set has the truth
     weights = torch.load(tmp_path / "run" / "model_final.pth", weights_only=True)["model"]
     assert "classifier.weight" in weights

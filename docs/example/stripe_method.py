@@ -1,4 +1,4 @@
-"""A method in one file: stripes of the feature map, weighed by how visible they are.
+"""A method in one file: stripes of the feature map, weighted by their visibility.
 
 Shapes: B images in the batch, P stripes, C channels, H, W feature-map height and width,
 I identities.
@@ -13,24 +13,23 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import occluded_reid  # noqa: F401  (first: makes fast-reid importable)
+import occluded_reid.compat  # noqa: F401  (first: makes fast-reid importable)
 
 # isort: split
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
-from occluded_reid.modeling.layers import build_neck
-from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.modeling import Embedding, ImageNormalization, build_neck
 from occluded_reid.utils.errors import UserError
 
 
 def add_stripes_config(cfg: CfgNode) -> None:
     """Add ``MODEL.STRIPES.*`` to a configuration; pyproject.toml names this function."""
     cfg.MODEL.STRIPES = CfgNode()
-    # Horizontal stripes per image, P. INPUT.NPO.NUM_STRIPES must be the same.
+    # Horizontal stripes per image, P. INPUT.NPO.NUM_STRIPES must be equal.
     cfg.MODEL.STRIPES.NUM_PARTS = 4
-    # Weight of the error of the visibility scores.
+    # Weight of the visibility loss.
     cfg.MODEL.STRIPES.VISIBILITY_WEIGHT = 1.0
 
 
@@ -62,46 +61,41 @@ class StripeHead(nn.Module):
 
 @META_ARCH_REGISTRY.register()
 class Stripes(nn.Module):
-    """The mean of the stripes, weighed by their visibility.
+    """The mean of the stripes, weighted by their visibility.
 
     Args:
-        backbone: gives feature maps (B, C, H, W).
-        heads: from there to one vector per image.
+        normalization: of images in 0-255.
+        backbone: returns feature maps (B, C, H, W).
+        heads: with the backbone, all that inference needs.
+        dim: C.
         num_identities: I.
-        visibility_weight: of the error of the visibility scores.
-        pixel_mean: of images in 0-255, by channel.
-        pixel_std: likewise.
+        visibility_weight: of the visibility loss.
     """
 
-    # What inference does not need: it is neither exported nor published.
+    # Modules that inference does not need: they are neither exported nor published.
     training_only = ("classifier",)
-
-    pixel_mean: torch.Tensor
-    pixel_std: torch.Tensor
 
     @configurable
     def __init__(
         self,
         *,
+        normalization: ImageNormalization,
         backbone: nn.Module,
         heads: StripeHead,
         dim: int,
         num_identities: int,
         visibility_weight: float,
-        pixel_mean: list[float],
-        pixel_std: list[float],
     ):
         super().__init__()
+        self.normalization = normalization
         self.backbone = backbone
         self.heads = heads
         self.classifier = nn.Linear(dim, num_identities, bias=False)
         self.visibility_weight = visibility_weight
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean).view(-1, 1, 1), False)
-        self.register_buffer("pixel_std", torch.tensor(pixel_std).view(-1, 1, 1), False)
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Read ``MODEL.STRIPES``; the arguments of ``__init__``.
+        """Build the arguments of ``__init__`` from ``MODEL.STRIPES``.
 
         Raises:
             UserError: a value out of its range.
@@ -111,13 +105,12 @@ class Stripes(nn.Module):
         if parts < 1:
             raise UserError(f"MODEL.STRIPES.NUM_PARTS is {parts}; it must be at least 1")
         return {
+            "normalization": ImageNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
             "backbone": build_backbone(cfg),
             "heads": StripeHead(dim, parts),
             "dim": dim,
             "num_identities": cfg.MODEL.HEADS.NUM_CLASSES,
             "visibility_weight": stripes.VISIBILITY_WEIGHT,
-            "pixel_mean": cfg.MODEL.PIXEL_MEAN,
-            "pixel_std": cfg.MODEL.PIXEL_STD,
         }
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor] | Embedding:
@@ -127,8 +120,7 @@ class Stripes(nn.Module):
             batch: ``images`` (B, 3, H, W) in 0-255; in training ``targets`` (B,), and with
                 ``INPUT.NPO`` ``part_visibility`` (B, P), 1 = visible.
         """
-        images = (batch["images"] - self.pixel_mean) / self.pixel_std
-        features, visibility = self.heads(self.backbone(images))
+        features, visibility = self.heads(self.backbone(self.normalization(batch["images"])))
         if not self.training:
             return Embedding(features, visibility)
         logits = self.classifier(features).float()

@@ -27,10 +27,9 @@ class ImageNormalization(nn.Module):
         mean: of each channel of images in 0-255.
         std: of each channel.
 
-    >>> ImageNormalization([0.0, 0.0, 0.0], [255.0, 255.0, 255.0])(torch.full((1, 3, 2, 2), 255.0))[
-    ...     0, 0
-    ... ].tolist()
-    [[1.0, 1.0], [1.0, 1.0]]
+    >>> normalize = ImageNormalization(mean=[127.5] * 3, std=[127.5] * 3)
+    >>> normalize(torch.full((1, 3, 1, 1), 255.0)).flatten().tolist()
+    [1.0, 1.0, 1.0]
     """
 
     mean: torch.Tensor
