@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Ask an index, and the web page, from many clients at once while a writer adds images.
+"""Query an index and its web page from many clients at once while a writer adds images.
 
-Every answer is compared with exact search over the images of the batches that were complete when
-it was given. The page needs the extra `web`; `--only index` does without.
+Every result is compared with exact search over the images whose batches were complete at that time.
+The page needs the extra `web`; `--only index` does not.
 """
 
 from __future__ import annotations
@@ -39,37 +39,37 @@ from occluded_reid.modeling.outputs import Embedding  # noqa: E402
 
 DIM, PARTS, CAMERAS, TOP = 96, 4, 4, 10
 BATCH = 20  # images that the writer adds at a time
-PATIENCE = 60  # seconds that a client waits for an answer
-TOLERANCE = {"index": 1e-5, "page": 6e-4}  # the page shows three places
+TIMEOUT = 60  # seconds until a client gives up
+TOLERANCE = {"index": 1e-5, "page": 6e-4}  # the page shows three decimals
 fork = multiprocessing.get_context("fork")
 
-Hits = list[tuple[int, float]]  # an image's number, its similarity
+Hits = list[tuple[int, float]]  # index of the image, similarity
 
 
-def picture(number: int) -> np.ndarray:
-    """A small picture, (8, 4, 3) of uint8, whose values are a query."""
+def make_image(number: int) -> np.ndarray:
+    """Return a small image, (8, 4, 3) uint8, whose values are a query."""
     return np.random.default_rng(number).integers(0, 256, (8, 4, 3), np.uint8)
 
 
-def feature(pixels: np.ndarray) -> np.ndarray:
+def compute_feature(pixels: np.ndarray) -> np.ndarray:
     return pixels.reshape(-1).astype(np.float32) / 255 - 0.5
 
 
-def gallery_features(numbers: range) -> np.ndarray:
-    """Of these images: (n, DIM), each the same at every call."""
+def make_gallery_features(numbers: range) -> np.ndarray:
+    """Return the images' features (N, DIM), the same at every call."""
     return np.stack([np.random.default_rng((1, n)).normal(size=DIM) for n in numbers])
 
 
-class Drawn:
-    """Stands for a model: a picture is its own feature."""
+class FakeEmbedder:
+    """Stands in for a model: an image is its own feature."""
 
     def embed(self, images: Any) -> Embedding:
-        found = np.stack([feature(image[:, :, ::-1]) for image in images])
-        return Embedding(found, np.full((len(found), PARTS), 0.5, np.float32))
+        features = np.stack([compute_feature(image[:, :, ::-1]) for image in images])
+        return Embedding(features, np.full((len(features), PARTS), 0.5, np.float32))
 
 
 class Progress:
-    """How many images the writer has begun to add, and has added."""
+    """Counts the images that the writer has started to add, and has added."""
 
     def __init__(self, count: int):
         self.begun, self.done = fork.Value("q", count), fork.Value("q", count)
@@ -80,7 +80,7 @@ def add_batch(index: GalleryIndex, writer: Any, first: int) -> None:
     items = [Item(f"{n}.jpg", str(n % CAMERAS), float(n)) for n in range(first, first + BATCH)]
     for number, item in enumerate(items, first):
         os.link(gallery / f"drawn{number % 8}", gallery / item.path)
-    features = gallery_features(range(first, first + BATCH))
+    features = make_gallery_features(range(first, first + BATCH))
     writer.add(items, features, np.full((BATCH, PARTS), 0.5))
 
 
@@ -102,7 +102,7 @@ def make_index(folder: Path, count: int) -> GalleryIndex:
 
 
 def keep_adding(index: GalleryIndex, progress: Progress) -> None:
-    """Add batch after batch until the process is ended."""
+    """Add batch after batch until the process is terminated."""
     with index.writer() as writer:
         while True:
             first = progress.done.value
@@ -125,26 +125,26 @@ def process(work: Callable[..., object], *args: Any) -> Iterator[Any]:
 
 
 class IndexClient:
-    """Asks the index itself."""
+    """Queries the index itself."""
 
     def __init__(self, index: GalleryIndex):
         self._index = index
 
-    def ask(self, pixels: np.ndarray, cameras: list[str]) -> Hits:
-        hits = self._index.search(feature(pixels)[None], TOP, Filter(tuple(cameras)))[0]
+    def search(self, pixels: np.ndarray, cameras: list[str]) -> Hits:
+        hits = self._index.search(compute_feature(pixels)[None], TOP, Filter(tuple(cameras)))[0]
         return [(int(Path(hit.item.path).stem), hit.similarity) for hit in hits]
 
 
 class PageClient:
-    """Asks as the page in a browser does."""
+    """Queries as the page in a browser does."""
 
     def __init__(self, address: str):
         self._address, self._session = address, os.urandom(6).hex()
-        config = json.load(urllib.request.urlopen(f"{address}/config", timeout=PATIENCE))
+        config = json.load(urllib.request.urlopen(f"{address}/config", timeout=TIMEOUT))
         self._numbers = {each["api_name"]: each["id"] for each in config["dependencies"]}
         self.call("start", [TOP])  # fills the list of cameras
 
-    def ask(self, pixels: np.ndarray, cameras: list[str]) -> Hits:
+    def search(self, pixels: np.ndarray, cameras: list[str]) -> Hits:
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, format="PNG")
         event = {"name": "a.png", "content": base64.b64encode(stream.getvalue()).decode()}
@@ -156,7 +156,7 @@ class PageClient:
         """Return the outputs of one of the page's events.
 
         Raises:
-            OSError: refused, or no answer in time.
+            OSError: the request is refused or times out.
         """
         body = {
             "fn_index": self._numbers[name], "data": data, "event_data": event,
@@ -166,20 +166,20 @@ class PageClient:
             f"{self._address}/gradio_api/queue/join", json.dumps(body).encode(),
             {"Content-Type": "application/json"},
         )  # fmt: skip
-        urllib.request.urlopen(request, timeout=PATIENCE).read()
+        urllib.request.urlopen(request, timeout=TIMEOUT).read()
         address = f"{self._address}/gradio_api/queue/data?session_hash={self._session}"
-        with urllib.request.urlopen(address, timeout=PATIENCE) as stream:
+        with urllib.request.urlopen(address, timeout=TIMEOUT) as stream:
             for line in stream:
                 message = json.loads(line[6:]) if line.startswith(b"data: ") else {}
                 if message.get("msg") == "process_completed":
                     if not message["success"]:
                         raise OSError(str(message["output"]))
                     return message["output"]["data"]
-        raise OSError("the stream ended without an answer")
+        raise OSError("the stream ended without a result")
 
 
-class Asked(NamedTuple):
-    """A question and its answer; the images that could be in it are between two numbers."""
+class SearchRecord(NamedTuple):
+    """A query and its hits, with the least and the most images that the index could hold."""
 
     seed: int
     cameras: list[str]
@@ -189,21 +189,21 @@ class Asked(NamedTuple):
     hits: Hits
 
 
-def wrong(asked: Asked, features: np.ndarray, tolerance: float) -> bool:
-    """Whether the answer is that of exact search over no complete batches."""
-    query = feature(picture(asked.seed))
+def is_wrong(record: SearchRecord, features: np.ndarray, tolerance: float) -> bool:
+    """Whether no number of complete batches gives these hits under exact search."""
+    query = compute_feature(make_image(record.seed))
     truth = features @ (query / np.linalg.norm(query))
     truth /= np.linalg.norm(features, axis=1)
     seen = np.array(
-        [not asked.cameras or str(n % CAMERAS) in asked.cameras for n in range(len(truth))]
+        [not record.cameras or str(n % CAMERAS) in record.cameras for n in range(len(truth))]
     )
-    numbers = [number for number, _ in asked.hits]
-    for count in range(asked.least, asked.most + 1, BATCH):
+    numbers = [number for number, _ in record.hits]
+    for count in range(record.least, record.most + 1, BATCH):
         allowed = np.flatnonzero(seen[:count])
         best = np.sort(truth[allowed])[::-1][:TOP]
         if len(numbers) == len(best) == len(set(numbers)) and set(numbers) <= set(allowed.tolist()):
             own = truth[numbers]
-            shown = np.array([similarity for _, similarity in asked.hits])
+            shown = np.array([similarity for _, similarity in record.hits])
             if max(abs(own - best).max(), abs(shown - own).max()) < tolerance:
                 return False
     return True
@@ -211,7 +211,7 @@ def wrong(asked: Asked, features: np.ndarray, tolerance: float) -> bool:
 
 @dataclass
 class Result:
-    """What many clients saw: milliseconds, and how many answers were wrong or did not come."""
+    """What many clients saw: times in milliseconds, and how many results were wrong or failed."""
 
     clients: int
     answers: int
@@ -226,36 +226,36 @@ class Result:
 
 
 def run(kind: str, clients: list[Any], progress: Progress, seconds: float) -> Result:
-    """Let all clients ask, each the next question when it has its answer, until time is up."""
-    asked: list[Asked] = []
+    """Let each client send query after query until the time is up."""
+    records: list[SearchRecord] = []
     failures: list[str] = []
     before, end = progress.done.value, time.monotonic() + seconds
 
-    def keep_asking(number: int, client: Any) -> None:
+    def keep_querying(number: int, client: Any) -> None:
         turn = 0
         while time.monotonic() < end:
             seed = number * 10**6 + turn
             cameras = [str(seed % CAMERAS)] if turn % 2 else []
             least, start = progress.done.value, time.monotonic()
             try:
-                hits = client.ask(picture(seed), cameras)
+                hits = client.search(make_image(seed), cameras)
                 took = time.monotonic() - start
-                asked.append(Asked(seed, cameras, least, progress.begun.value, took, hits))
-            except Exception as error:  # counted, whatever it is
+                records.append(SearchRecord(seed, cameras, least, progress.begun.value, took, hits))
+            except Exception as error:  # counted, whatever they are
                 failures.append(f"{type(error).__name__}: {error}")
             turn += 1
 
-    threads = [threading.Thread(target=keep_asking, args=each) for each in enumerate(clients)]
+    threads = [threading.Thread(target=keep_querying, args=each) for each in enumerate(clients)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    features = gallery_features(range(max([one.most for one in asked], default=1)))
-    bad = sum(wrong(one, features, TOLERANCE[kind]) for one in asked)
-    times = np.percentile([1000 * one.seconds for one in asked] or [np.nan], [50, 95, 99])
+    features = make_gallery_features(range(max([one.most for one in records], default=1)))
+    bad = sum(is_wrong(one, features, TOLERANCE[kind]) for one in records)
+    times = np.percentile([1000 * one.seconds for one in records] or [np.nan], [50, 95, 99])
     return Result(
-        len(clients), len(asked), bad, len(failures), progress.done.value - before,
-        len(asked) / seconds, *times.round(1).tolist(), sorted(set(failures))[:5],
+        len(clients), len(records), bad, len(failures), progress.done.value - before,
+        len(records) / seconds, *times.round(1).tolist(), sorted(set(failures))[:5],
     )  # fmt: skip
 
 
@@ -267,7 +267,7 @@ def free_port() -> int:
 def serve(index: GalleryIndex, port: int) -> None:
     from gallery_search.web import server
 
-    embedder: Any = Drawn()
+    embedder: Any = FakeEmbedder()
     server.serve(GallerySearch([index], embedder), "127.0.0.1", port, TOP)
 
 
@@ -282,8 +282,8 @@ def page_clients(address: str, count: int, started: Any) -> list[PageClient]:
     raise TimeoutError("the page does not start")
 
 
-def usage(pid: int) -> tuple[float, float]:
-    """Seconds of processor time of a process, and MiB that it had at most."""
+def measure_usage(pid: int) -> tuple[float, float]:
+    """Return a process's processor time in seconds and its peak memory in MiB."""
     times = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
     status = Path(f"/proc/{pid}/status").read_text()
     peak = status.split("VmHWM:")[1].split()[0]
@@ -291,8 +291,8 @@ def usage(pid: int) -> tuple[float, float]:
 
 
 def load(kinds: list[str], clients: int, seconds: float, items: int) -> dict[str, Any]:
-    """Ask the index, then the page; return a :class:`Result` of each as a dict."""
-    faiss.omp_set_num_threads(1)  # and forked processes need not wait for threads
+    """Query the page, then the index; return the :class:`Result` of each as a dict."""
+    faiss.omp_set_num_threads(1)  # a forked process would wait for the threads of its parent
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         index, progress, port = make_index(Path(folder), items), Progress(items), free_port()
@@ -300,9 +300,9 @@ def load(kinds: list[str], clients: int, seconds: float, items: int) -> dict[str
             if "page" in kinds:
                 with process(serve, index, port) as started:
                     found = page_clients(f"http://127.0.0.1:{port}", clients, started)
-                    before, _ = usage(started.pid)
+                    before, _ = measure_usage(started.pid)
                     result = asdict(run("page", list(found), progress, seconds))
-                    after, peak = usage(started.pid)
+                    after, peak = measure_usage(started.pid)
                     each = round(1000 * (after - before) / max(1, result["answers"]), 1)
                     result |= {"server_cpu_ms_each": each, "server_peak_mib": round(peak)}
                     results["page"] = result

@@ -169,7 +169,7 @@ def command_of_two_ranks(folder: Path, market: Path) -> Iterator[subprocess.Pope
     endless = ("SOLVER.MAX_EPOCH", 10_000, "TEST.EVAL_PERIOD", 0, "DATALOADER.NUM_WORKERS", 1)
     arguments = build_arguments(str(config), run, *endless)
     command = [sys.executable, str(script), "--num-gpus", "2", *arguments]
-    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests")])
+    paths = os.pathsep.join([str(REPOSITORY), str(REPOSITORY / "tests" / "helpers")])
     environment = {**os.environ, "PYTHONPATH": paths, "FASTREID_DATASETS": str(market)}
     with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True

@@ -1,4 +1,4 @@
-"""A small version of load.py, and a look whether it would see a wrong answer."""
+"""A short run of load.py, and a check that it detects wrong results."""
 
 from __future__ import annotations
 
@@ -12,31 +12,35 @@ from faults.load import (
     CAMERAS,
     DIM,
     TOP,
-    Asked,
-    feature,
-    gallery_features,
+    SearchRecord,
+    compute_feature,
+    is_wrong,
     load,
-    picture,
-    wrong,
+    make_gallery_features,
+    make_image,
 )
 
 
-def test_a_wrong_answer_is_seen():
-    features = gallery_features(range(2 * BATCH))
-    query = feature(picture(3))
+def test_a_wrong_result_is_detected():
+    features = make_gallery_features(range(2 * BATCH))
+    query = compute_feature(make_image(3))
     truth = features @ query / np.linalg.norm(features, axis=1) / np.linalg.norm(query)
     order = [int(n) for n in np.argsort(-truth[:BATCH])[:TOP]]
     hits = [(number, float(truth[number])) for number in order]
 
-    def verdict(found, cameras=(), least=BATCH, most=BATCH):
-        return wrong(Asked(3, list(cameras), least, most, 0.1, found), features, 1e-5)
+    def is_rejected(hits, cameras=(), least=BATCH, most=BATCH):
+        return is_wrong(SearchRecord(3, list(cameras), least, most, 0.1, hits), features, 1e-5)
 
-    assert not verdict(hits) and not verdict(hits, most=2 * BATCH)
-    assert verdict(hits[:-1]) and verdict(hits[1:] + hits[:1]) and verdict([hits[0], *hits[:-1]])
-    assert verdict([(hits[0][0], 0.0), *hits[1:]])
-    assert verdict(hits, cameras=[str(order[0] % CAMERAS)])
+    assert not is_rejected(hits) and not is_rejected(hits, most=2 * BATCH)
+    assert (
+        is_rejected(hits[:-1])
+        and is_rejected(hits[1:] + hits[:1])
+        and is_rejected([hits[0], *hits[:-1]])
+    )
+    assert is_rejected([(hits[0][0], 0.0), *hits[1:]])
+    assert is_rejected(hits, cameras=[str(order[0] % CAMERAS)])
     late = int(BATCH + np.argmax(truth[BATCH:]))
-    assert verdict([(late, float(truth[late])), *hits[:-1]])  # its batch had not begun
+    assert is_rejected([(late, float(truth[late])), *hits[:-1]])  # its batch had not started
     assert features.shape == (2 * BATCH, DIM)
 
 
