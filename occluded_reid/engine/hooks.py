@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,6 @@ from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from tqdm import tqdm
 
-from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank, unwrapped
 from occluded_reid.utils.files import atomic_write
 from occluded_reid.utils.progress import SECONDS_BETWEEN_LINES, on_terminal
@@ -63,32 +61,19 @@ class EvalCheckpointHook(HookBase):
     ``model_best`` is the checkpoint with the highest (Rank-1 + mAP) / 2 on the *first* data set of
     ``DATASETS.TESTS``. It is meant for validation splits: chosen on a test set, its result on that
     set is biased.
-
-    Args:
-        checkpointer: writes the checkpoints.
-        evaluate: returns the metric.
-        eval_period: epochs between evaluations; 0 evaluates after the last epoch only.
-        save_period: epochs between checkpoints.
     """
 
-    def __init__(
-        self, checkpointer: Checkpointer, evaluate: Callable[[], float],
-        eval_period: int, save_period: int,
-    ):  # fmt: skip
-        self._checkpointer = checkpointer
-        self._evaluate = evaluate
-        self._eval_period = eval_period
-        self._save_period = save_period
+    def __init__(self) -> None:
         self.best_metric = -1.0
 
     def after_epoch(self) -> None:
         """Evaluate if it is due; save if it is due or if the evaluation fails."""
-        epoch, is_last = self.trainer.epoch, self.trainer.epoch + 1 == self.trainer.max_epoch
-        is_best = False
+        epoch, cfg = self.trainer.epoch, self.trainer.cfg
+        is_last, is_best = epoch + 1 == self.trainer.max_epoch, False
         copy_buffers_from_first_rank(unwrapped(self.trainer.model))
         try:
-            if is_last or _is_due(epoch, self._eval_period):
-                metric = self._evaluate()
+            if is_last or _is_due(epoch, cfg.TEST.EVAL_PERIOD):
+                metric = self.trainer.evaluate()
                 is_best = metric > self.best_metric
                 self.best_metric = max(metric, self.best_metric)
                 comm.synchronize()
@@ -99,11 +84,12 @@ class EvalCheckpointHook(HookBase):
             self._save("model_best")
         if is_last:
             self._save("model_final")
-        elif _is_due(epoch, self._save_period):
+        elif _is_due(epoch, cfg.SOLVER.CHECKPOINT_PERIOD):
             self._save(f"model_{epoch:04d}")
 
     def _save(self, name: str) -> None:
-        self._checkpointer.save(name, epoch=self.trainer.epoch, best_metric=self.best_metric)
+        trainer = self.trainer
+        trainer.checkpointer.save(name, epoch=trainer.epoch, best_metric=self.best_metric)
 
 
 def _is_due(epoch: int, period: int) -> bool:

@@ -86,9 +86,7 @@ class Trainer(defaults.DefaultTrainer):
             **{name: state for name, state in states.items() if state is not None},
         )  # fmt: skip
         self._last_eval_results: dict[str, Any] = {}
-        self._checkpoint_hook = EvalCheckpointHook(
-            self.checkpointer, self._evaluate, cfg.TEST.EVAL_PERIOD, cfg.SOLVER.CHECKPOINT_PERIOD
-        )
+        self._checkpoint_hook = EvalCheckpointHook()
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[Any]:
@@ -247,7 +245,7 @@ class Trainer(defaults.DefaultTrainer):
         items = [(path, dataset.pid_dict[pid], 0) for path, pid, *_ in dataset.img_items]
         return build_test_loader(self.cfg, items, [])[0]
 
-    def _evaluate(self) -> float:
+    def evaluate(self) -> float:
         """Evaluate; return (Rank-1 + mAP) / 2 on the first test set, fast-reid's ``metric``."""
         self._test()
         reports = self._last_eval_results

@@ -281,7 +281,7 @@ def test_a_failing_evaluation_loses_no_epoch(tmp_path, monkeypatch):
 def test_best_checkpoint_survives_a_resume(tmp_path, monkeypatch):
     """fast-reid forgets the best metric on resume: the next checkpoint then overwrites the best."""
     scores = iter([50.0, 10.0])
-    monkeypatch.setattr(Trainer, "_evaluate", lambda self: next(scores))
+    monkeypatch.setattr(Trainer, "evaluate", lambda self: next(scores))
     folder = tmp_path / "run"
     whole = tiny_cfg(folder)
     run = train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2))
