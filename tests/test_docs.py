@@ -39,6 +39,7 @@ PYTHON_RUN_BY = {
     "docs/deploying.md": "deploy/test_export_model.py",
     "docs/embedding.md": "deploy/test_embedder.py",
     "docs/search.md": "test_docs.py",
+    "README.md": "test_docs.py",
 }
 SMALL = [
     "MODEL.DEVICE", "cpu", "DATASETS.SYNTHETIC.SIZE", "tiny", "SOLVER.MAX_EPOCH", "2",
@@ -211,6 +212,19 @@ def test_commands_run(page: str, workplace: Path, monkeypatch: pytest.MonkeyPatc
         assert load_tool(started[0]).command(on_tiny_data(*started, workplace)) == 0, words
     if page == "docs/search.md":
         run_the_blocks(page)
+    if page == "README.md":
+        run_the_three_lines(page)
+
+
+def run_the_three_lines(page: str) -> None:
+    """Run the Python of README.md on two drawn crops."""
+    for seed, name in enumerate(("a.png", "b.png")):
+        draw(Path(name), seed)
+    (block,) = blocks((ROOT / page).read_text(encoding="utf-8"), "python")
+    space: dict = {}
+    exec(block, space)
+    assert space["embedding"].features.shape[0] == 2
+    assert space["embedding"].visibility.shape == (2, 4)
 
 
 def run_the_blocks(page: str) -> None:
