@@ -10,7 +10,7 @@ import argparse
 import sys
 from typing import TYPE_CHECKING, Any
 
-from occluded_reid.utils.cli import add_common_options, build_parser, run_command
+from occluded_reid.utils.cli import add_config_options, build_parser, run_command
 
 if TYPE_CHECKING:
     from occluded_reid.config import CfgNode
@@ -22,21 +22,16 @@ PUBLISHED = {"AONet": ("Table 7", "ResNet-50, 256x128", 6.22, 30.22)}
 
 def analyze(args: argparse.Namespace) -> None:
     """Print the cost; write it to --json."""
-    from occluded_reid.checkpoint.checkpointer import resolve_run
-    from occluded_reid.config import changed_copy, load_config
+    from occluded_reid.config import changed_copy
     from occluded_reid.config.methods import installed_methods
     from occluded_reid.deploy.complexity import measure_complexity
+    from occluded_reid.engine.defaults import load_run_config
     from occluded_reid.modeling.build import build_untrained
     from occluded_reid.utils.files import write_json
-    from occluded_reid.utils.logs import setup_logging
 
-    setup_logging()
-    config = args.config_file
-    if args.weights:
-        config, _ = resolve_run(args.weights, config)
-    overrides = ["MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False"]
-    overrides = [*args.opts, *overrides, "MODEL.DEVICE", "cpu"]
-    cfg = load_config(config, overrides, add_keys=installed_methods(), also=args.also)
+    args.opts += ["MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False"]
+    args.opts += ["MODEL.DEVICE", "cpu"]
+    cfg = load_run_config(args, installed_methods())
     identities, source = count_identities(cfg)
     with changed_copy(cfg) as cfg:
         cfg.MODEL.HEADS.NUM_CLASSES = identities
@@ -113,12 +108,8 @@ def describe_cost(cfg: CfgNode, cost: Complexity, identities: int, source: str) 
 def parser() -> argparse.ArgumentParser:
     """The command's options."""
     options = build_parser(__doc__)
-    options.add_argument("--weights", metavar="RUN", help="take the configuration of a run")
     options.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
-    options.add_argument(
-        "--also", action="append", default=[], metavar="FILE", help="read after --config-file"
-    )
-    add_common_options(options)
+    add_config_options(options)
     return options
 
 

@@ -57,7 +57,7 @@ def publish(
         file = file / "model_final.pth"
     folder_of_run = Path(run or file.parent)
     config, reported = folder_of_run / "config.yaml", folder_of_run / "results.json"
-    for path in (config, reported, file):
+    for path in (file, config, reported):
         if not path.is_file():
             raise UserError(f"there is no {path}; publish a run that is finished and evaluated")
     overrides = ["MODEL.DEVICE", device] if device else []

@@ -15,7 +15,7 @@ from fastreid.config import CfgNode
 from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 
-from occluded_reid.checkpoint.checkpointer import resolve_weights
+from occluded_reid.checkpoint.checkpointer import resolve_run, resolve_weights
 from occluded_reid.config import AddKeys, changed_copy, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.utils.distributed import same_on_all_ranks
@@ -58,10 +58,11 @@ def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) 
     setup_logging()
     options = vars(args)
     config_file, output, weights = args.config_file, "", options.get("weights", "")
-    if weights:
-        saved_config, weights = resolve_weights(weights)
-        if saved_config and not config_file and options.get("eval_only", True):
-            config_file, output = saved_config, str(Path(saved_config).parent)
+    if weights and not config_file and options.get("eval_only", True):
+        config_file, weights = resolve_run(weights)
+        output = str(Path(config_file).parent)
+    elif weights:
+        _, weights = resolve_weights(weights)
     cfg = load_config(config_file, args.opts, add_keys=add_keys, also=args.also)
     seed = cfg.SEED
     if seed < 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from runs import load_tool, tiny_cfg
 import occluded_reid
 from fed_plugin import add_fed_config
 from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.config import load_config
+from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.build import build_test_loader
 from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.evaluation.distances import distance_matrix
@@ -36,7 +39,20 @@ MODELS: dict[str, Any] = {
     "FED": lambda folder: fed_run_cfg(folder, *CLASSES),
     "AONet": lambda folder: aonet_run_cfg(folder, *CLASSES),
 }
-PAGE = Path(__file__).parents[2] / "docs" / "embedding.md"
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "embedding.md"
+
+
+IMPORTS = """
+import sys
+import numpy as np
+from occluded_reid import load
+
+load(sys.argv[1]).embed([np.zeros((8, 4, 3), np.uint8)])
+unwanted = {"cv2", "faiss", "matplotlib", "pandas", "scipy", "sklearn", "tensorboard", "timm"}
+unwanted |= {"fastreid.engine", "fastreid.evaluation", "occluded_reid.evaluation"}
+assert not unwanted & sys.modules.keys(), unwanted & sys.modules.keys()
+"""
 
 
 def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
@@ -290,3 +306,10 @@ def test_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
     assert names["paths"].tolist() == [f"{number}.png" for number in range(6)]
     expected = names["model"].embed([cv2.imread(f"crops/{path}") for path in names["paths"]])
     np.testing.assert_allclose(names["features"], expected.features, atol=1e-5)
+
+
+def test_loading_and_embedding_imports_nothing_heavy(tmp_path):
+    words = ["MODEL.DEVICE", "cpu", "MODEL.HEADS.NUM_CLASSES", "4", "OUTPUT_DIR", str(tmp_path)]
+    config = ROOT / "projects" / "AONet" / "configs" / "synthetic.yml"
+    run = save_run(load_config(str(config), words, add_keys=installed_methods()))
+    subprocess.run([sys.executable, "-c", IMPORTS, str(run)], check=True, cwd=ROOT)
