@@ -1,4 +1,4 @@
-"""Whatever a file holds, reading it ends in its content or in a message; code in it never runs.
+"""Reading any file gives its content or one message; code in it never runs.
 
 ``FUZZ_EXAMPLES=10000 pytest tests/faults/test_input.py`` tries that many files of each kind.
 """
@@ -46,7 +46,7 @@ fuzzed = settings(
 
 
 class Trap:
-    """An object that makes a folder when it is unpickled."""
+    """Creates a folder when it is unpickled."""
 
     def __init__(self, path: Path):
         self.path = str(path)
@@ -67,7 +67,7 @@ def index(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @fuzzed
 @given(data=st.data())
-def test_a_damaged_index_answers_truly_or_is_refused(index, tmp_path_factory, data):
+def test_a_damaged_index_gives_true_results_or_is_refused(index, tmp_path_factory, data):
     folder = tmp_path_factory.mktemp("damaged") / "index"
     shutil.copytree(index, folder)
     file = data.draw(st.sampled_from(sorted(path for path in folder.iterdir() if path.is_file())))
@@ -80,11 +80,11 @@ def test_a_damaged_index_answers_truly_or_is_refused(index, tmp_path_factory, da
     file.write_bytes(content)
     queries = clustered(2, 8, seed=1)
     try:
-        found = GalleryIndex(folder).search(queries, 5)
+        results = GalleryIndex(folder).search(queries, 5)
     except UserError:
         return
     expected = GalleryIndex(index).search(queries, 5)
-    for hits, true in zip(found, expected, strict=True):
+    for hits, true in zip(results, expected, strict=True):
         assert [hit.similarity for hit in hits] == [hit.similarity for hit in true]
 
 
@@ -100,7 +100,7 @@ YAML = st.recursive(
 )
 
 
-@settings(fuzzed, max_examples=EXAMPLES // 5)  # each takes a tenth of a second
+@settings(fuzzed, max_examples=EXAMPLES // 5)  # each takes 0.1 s
 @given(content=st.dictionaries(WORDS, YAML, max_size=3).map(repr) | st.text() | st.binary())
 @example(content="SOLVER: !!python/object/apply:os.system [exit]")
 @example(content="? [1, 2]\n: 3")
@@ -138,11 +138,11 @@ def test_any_file_names(tmp_path_factory, names):
     for name in names:
         (folder / name.encode("utf-8", "replace").decode()).touch()
     try:
-        found = read_images(folder, re.compile(r"(-?\d+)_c(\d+)"), num_cameras=6)
+        images = read_images(folder, re.compile(r"(-?\d+)_c(\d+)"), num_cameras=6)
     except UserError as error:
         assert "its name says camera" in str(error)
         return
-    assert all(image.pid >= 0 and 0 <= image.camid < 6 for image in found)
+    assert all(image.pid >= 0 and 0 <= image.camid < 6 for image in images)
 
 
 @fuzzed
@@ -175,7 +175,7 @@ def checkpoint() -> bytes:
 WHOLE = checkpoint()
 
 
-def read_again(path: Path) -> torch.Tensor | None:
+def read_weight(path: Path) -> torch.Tensor | None:
     try:
         return load_safely(str(path))["model"]["weight"]
     except UserError as error:
@@ -189,7 +189,7 @@ def read_again(path: Path) -> torch.Tensor | None:
 @example(content=b"q")
 @example(content=b"q\x00")
 @example(content=b"\x80\x02" + b"\x8a\xff")
-def test_what_is_no_whole_checkpoint_is_a_message(tmp_path, content):
+def test_an_incomplete_checkpoint_is_refused(tmp_path, content):
     path = tmp_path / "model.pth"
     path.write_bytes(content)
     assert diagnose_zip(path)
@@ -200,17 +200,17 @@ def test_what_is_no_whole_checkpoint_is_a_message(tmp_path, content):
 
 
 @fuzzed
-@given(place=st.integers(0, len(WHOLE) - 1), bit=st.integers(0, 7))
-def test_a_flipped_bit_is_noticed_or_changes_nothing(tmp_path, place, bit):
+@given(position=st.integers(0, len(WHOLE) - 1), bit=st.integers(0, 7))
+def test_a_flipped_bit_is_detected_or_changes_nothing(tmp_path, position, bit):
     path, data = tmp_path / "model.pth", bytearray(WHOLE)
-    data[place] ^= 1 << bit
+    data[position] ^= 1 << bit
     path.write_bytes(data)
-    weight = read_again(path)
+    weight = read_weight(path)
     assert weight is None or torch.equal(weight, torch.arange(2000.0))
 
 
 @pytest.mark.parametrize("kind", ["zip", "pickle", "numpy"])
-def test_a_malicious_checkpoint_runs_code_under_plain_loading_and_not_here(tmp_path, kind):
+def test_a_malicious_checkpoint_runs_no_code(tmp_path, kind):
     path, trap = tmp_path / "model.pth", tmp_path / "trap"
     content = {"model": {"weight": torch.ones(2)}, "more": Trap(trap)}
     if kind == "zip":
@@ -225,14 +225,14 @@ def test_a_malicious_checkpoint_runs_code_under_plain_loading_and_not_here(tmp_p
     assert not trap.exists()
     if kind == "zip":
         torch.load(path, weights_only=False)
-        assert trap.exists()  # so this test can fail
+        assert trap.exists()  # plain loading runs it
 
 
 # --------------------------------------------------------------------------------- images
 
 
-def bomb() -> bytes:
-    """A PNG of a few hundred bytes that says it is 60,000 x 60,000."""
+def make_bomb() -> bytes:
+    """Return a PNG of a few hundred bytes that claims to be 60,000 x 60,000."""
     stream = io.BytesIO()
     Image.new("L", (1, 1)).save(stream, "PNG")
     data = bytearray(stream.getvalue())
@@ -244,14 +244,14 @@ def bomb() -> bytes:
 @pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "YCbCr", "I;16", "F"])
 @pytest.mark.parametrize("size", [(1, 1), (3, 500)])
 def test_every_kind_of_image_becomes_rgb(tmp_path, mode, size):
-    path = tmp_path / "image.wrong"  # the content decides, not the name
+    path = tmp_path / "image.wrong"  # the content counts, not the name
     Image.new(mode, size).save(path, "TIFF" if mode not in ("LA", "P") else "PNG")
     image = read_rgb(path)
     assert (image.mode, image.size) == ("RGB", size)
 
 
-@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff", bomb()], ids=str)
-def test_what_is_no_image_is_one_of_the_errors_that_are_named(tmp_path, content):
+@pytest.mark.parametrize("content", [b"", b"GIF89a", b"\xff\xd8\xff", make_bomb()], ids=str)
+def test_other_files_raise_the_errors_of_images(tmp_path, content):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
     with pytest.raises(READ_ERRORS):
@@ -261,38 +261,38 @@ def test_what_is_no_image_is_one_of_the_errors_that_are_named(tmp_path, content)
 @fuzzed
 @given(kind=st.sampled_from(["JPEG", "PNG", "BMP", "TIFF", "WEBP", "GIF"]), seed=st.integers(0))
 def test_damaged_images_are_read_or_named(tmp_path, kind, seed):
-    stream, chance = io.BytesIO(), random.Random(seed)
+    stream, rng = io.BytesIO(), random.Random(seed)
     pixels = np.random.default_rng(0).integers(0, 256, (12, 9, 3), np.uint8)
     Image.fromarray(pixels).save(stream, kind)
     data = bytearray(stream.getvalue())
-    for _ in range(chance.randint(1, 6)):
-        data[chance.randrange(len(data))] = chance.randrange(256)
+    for _ in range(rng.randint(1, 6)):
+        data[rng.randrange(len(data))] = rng.randrange(256)
     path = tmp_path / "image.jpg"
-    path.write_bytes(data[: chance.choice([None, chance.randrange(len(data))])])
+    path.write_bytes(data[: rng.choice([None, rng.randrange(len(data))])])
     with contextlib.suppress(READ_ERRORS):
         assert read_rgb(path).mode == "RGB"
 
 
 # ---------------------------------------------------------------------------------- trust
 
-# Who may read what can run code, and why that is safe.
+# Files that may read what can run code, and why that is safe.
 TRUSTED = {
-    "occluded_reid/checkpoint/checkpointer.py": "where the user has said --trust-checkpoint",
+    "occluded_reid/checkpoint/checkpointer.py": "only with --trust-checkpoint",
 }
 
 
-def unsafe_calls(source: str) -> list[str]:
-    """Calls that unpickle, build any Python object from YAML, or unpack paths unseen."""
+def find_unsafe_calls(source: str) -> list[str]:
+    """Return calls that unpickle, build any Python object from YAML, or unpack unchecked paths."""
     faults = []
     for node in ast.walk(ast.parse(source)):
         if not isinstance(node, ast.Call):
             continue
         name = ast.unparse(node.func)
-        given = {word.arg: ast.unparse(word.value) for word in node.keywords}
+        options = {word.arg: ast.unparse(word.value) for word in node.keywords}
         if (
             re.fullmatch(r"(c?[pP]ickle|dill|joblib|shelve|marshal)\.(loads?|open|Unpickler)", name)
-            or (name == "torch.load" and given.get("weights_only", "True") != "True")
-            or (name.endswith("load") and given.get("allow_pickle", "False") != "False")
+            or (name == "torch.load" and options.get("weights_only", "True") != "True")
+            or (name.endswith("load") and options.get("allow_pickle", "False") != "False")
             or re.fullmatch(r"yaml\.(load|unsafe_load|full_load)(_all)?", name)
             or name.endswith((".extractall", ".unpack_archive", "read_pickle"))
             or name in ("eval", "exec", "os.system")
@@ -302,9 +302,9 @@ def unsafe_calls(source: str) -> list[str]:
 
 
 @pytest.mark.parametrize("path", [p for p in PYTHON if p.parts[0] != "tests"], ids=str)
-def test_nothing_is_read_that_can_run_code(path: Path) -> None:
-    found = unsafe_calls((ROOT / path).read_text(encoding="utf-8"))
-    assert bool(found) == (str(path) in TRUSTED), found
+def test_no_file_is_read_in_a_way_that_runs_code(path: Path) -> None:
+    calls = find_unsafe_calls((ROOT / path).read_text(encoding="utf-8"))
+    assert bool(calls) == (str(path) in TRUSTED), calls
 
 
 @pytest.mark.parametrize(
@@ -318,12 +318,12 @@ def test_nothing_is_read_that_can_run_code(path: Path) -> None:
         "eval(text)",
     ],
 )
-def test_the_search_for_unsafe_calls_finds_them(source: str) -> None:
-    assert unsafe_calls(source)
-    assert not unsafe_calls("torch.load(f, weights_only=True); np.load(f); yaml.safe_load(f)")
+def test_unsafe_calls_are_found(source: str) -> None:
+    assert find_unsafe_calls(source)
+    assert not find_unsafe_calls("torch.load(f, weights_only=True); np.load(f); yaml.safe_load(f)")
 
 
-def test_a_zip_whose_parts_are_whole_has_no_fault(tmp_path):
+def test_an_intact_zip_has_no_fault(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("part", b"content")
     assert diagnose_zip(tmp_path / "a.zip") == ""
