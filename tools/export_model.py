@@ -16,7 +16,7 @@ from occluded_reid.utils.cli import add_common_options, build_parser, run_comman
 
 def export_model(args: argparse.Namespace) -> None:
     """Load the model, export it, report how well the graph reproduces it."""
-    from occluded_reid.checkpoint.checkpointer import resolve_run
+    from occluded_reid.checkpoint.resolve import resolve_run
     from occluded_reid.config import load_config
     from occluded_reid.config.methods import installed_methods
     from occluded_reid.deploy.export import export

@@ -26,7 +26,6 @@ OFFICIAL = "official-fed"
 def convert(args: argparse.Namespace) -> None:
     """Read, rename, fit and write the weights; report every key."""
     from fed_plugin import official_weights
-    from occluded_reid.checkpoint.checkpointer import resolve_weights
     from occluded_reid.checkpoint.conversion import first_of
     from occluded_reid.checkpoint.convert import (
         fit_to,
@@ -36,6 +35,7 @@ def convert(args: argparse.Namespace) -> None:
         write_weights,
     )
     from occluded_reid.checkpoint.pretrained import read_weights
+    from occluded_reid.checkpoint.resolve import resolve_weights
     from occluded_reid.modeling.build import build_untrained
     from occluded_reid.utils.errors import UserError
     from occluded_reid.utils.files import write_json

@@ -19,6 +19,7 @@ from fastreid.utils.checkpoint import Checkpointer as FastreidCheckpointer
 from torch import nn
 
 from occluded_reid.checkpoint.conversion import first_of
+from occluded_reid.checkpoint.resolve import resolve_weights
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, diagnose_zip
 
@@ -174,64 +175,6 @@ class Checkpointer(FastreidCheckpointer):
         if self._resuming or not wanted or len(shape) != len(wanted):
             return False
         return wanted[0] == self._num_classes and tuple(shape[1:]) == tuple(wanted[1:])
-
-
-def resolve_weights(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Find the configuration and the weights file that ``path`` stands for.
-
-    Args:
-        path: a run's folder, or a weights file. A run's weights are model_final.pth, else the file
-            that last_checkpoint names, else model_best.pth.
-
-    Returns:
-        The config.yaml beside the weights, ``""`` if there is none, and the weights file.
-
-    Raises:
-        UserError: there are no weights.
-
-    >>> resolve_weights("logs/demo")  # doctest: +SKIP
-    ('logs/demo/config.yaml', 'logs/demo/model_final.pth')
-    """
-    weights = Path(path)
-    if weights.is_dir():
-        weights = _newest_weights(weights)
-    if not weights.is_file():
-        raise UserError(
-            f"there are no weights {weights}; expected a run's folder or a weights file"
-        )
-    config = weights.with_name("config.yaml")
-    return str(config) if config.is_file() else "", str(weights)
-
-
-def resolve_run(path: str | os.PathLike[str], config_file: str = "") -> tuple[str, str]:
-    """Find weights as :func:`resolve_weights` does, with ``config_file`` or their own config.yaml.
-
-    Raises:
-        UserError: there are no weights, or no configuration.
-    """
-    config, weights = resolve_weights(path)
-    if not (config_file or config):
-        raise UserError(
-            f"no config.yaml beside {weights}; name a configuration: --config-file FILE, or "
-            "config=FILE in Python"
-        )
-    return config_file or config, weights
-
-
-def _newest_weights(run: Path) -> Path:
-    names = ["model_final.pth", "model_best.pth"]
-    last = run / "last_checkpoint"
-    if last.is_file():
-        names.insert(1, last.read_text(encoding="utf-8").strip())
-    weights = [run / name for name in names if name and (run / name).is_file()]
-    if not weights:
-        raise UserError(
-            f"there are no weights in {run}; expected model_final.pth, the file that "
-            "last_checkpoint names, or model_best.pth"
-        )
-    if weights[0].name != names[0]:
-        logger.warning(f"{run} has no {names[0]}: using {weights[0].name}")
-    return weights[0]
 
 
 def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-checkpoint") -> Any:

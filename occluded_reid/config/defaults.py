@@ -51,9 +51,9 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
 
     # An unreadable image: raise (stop and name it) or skip (name it once and go on without it).
     cfg.INPUT.ON_ERROR = "raise"
-    # How training images are augmented; a seed gives the same images. transforms: fast-reid's, image
-    # by image. workers: batch by batch in the loader's workers, several times faster; supports zero
-    # padding, flip, color jitter without hue, erasing and NPO, and refuses other augmentations.
+    # How training images are augmented; a seed gives the same images. transforms: image by image,
+    # by fast-reid. workers: batch by batch in the loader's workers, several times faster; supports
+    # zero padding, flip, color jitter without hue, erasing and NPO, and refuses the others.
     cfg.INPUT.AUGMENTATION = "transforms"
     # Folder where training images are kept decoded at SIZE_TRAIN (98 kB each at 256 x 128), for
     # workers and device; made when first used. "" = decode them in each epoch.

@@ -18,7 +18,8 @@ from fastreid.data.transforms import build_transforms
 from PIL import Image
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import resolve_run, weights_sha256
+from occluded_reid.checkpoint.checkpointer import weights_sha256
+from occluded_reid.checkpoint.resolve import resolve_run
 from occluded_reid.config import AddKeys, CfgNode, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.images import read_rgb

@@ -15,7 +15,7 @@ from fastreid.config import CfgNode
 from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 
-from occluded_reid.checkpoint.checkpointer import resolve_run, resolve_weights
+from occluded_reid.checkpoint.resolve import resolve_run, resolve_weights
 from occluded_reid.config import AddKeys, changed_copy, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.utils.distributed import same_on_all_ranks

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+import occluded_reid.compat  # noqa: F401
 from occluded_reid.evaluation.distances import FeatureDistances, Tiles
 from occluded_reid.evaluation.duplicates import assign_images, find_duplicates
 from occluded_reid.evaluation.gather import (

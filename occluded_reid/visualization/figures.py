@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from fastreid.config import CfgNode
 from PIL import Image
 from torch import nn
 
+from occluded_reid.config import CfgNode
 from occluded_reid.data.build import build_test_loader, build_train_loader, open_dataset
 from occluded_reid.data.images import read_rgb
 from occluded_reid.evaluation.gather import FeatureTable

@@ -1,0 +1,69 @@
+"""Find the files that a run's folder, or the path of a weights file, stands for."""
+
+from __future__ import annotations
+
+import logging
+import os
+from pathlib import Path
+
+from occluded_reid.utils.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+def resolve_weights(path: str | os.PathLike[str]) -> tuple[str, str]:
+    """Find the configuration and the weights file that ``path`` stands for.
+
+    Args:
+        path: a run's folder, or a weights file. A run's weights are model_final.pth, else the file
+            that last_checkpoint names, else model_best.pth.
+
+    Returns:
+        The config.yaml beside the weights, ``""`` if there is none, and the weights file.
+
+    Raises:
+        UserError: there are no weights.
+
+    >>> resolve_weights("logs/demo")  # doctest: +SKIP
+    ('logs/demo/config.yaml', 'logs/demo/model_final.pth')
+    """
+    weights = Path(path)
+    if weights.is_dir():
+        weights = _newest_weights(weights)
+    if not weights.is_file():
+        raise UserError(
+            f"there are no weights {weights}; expected a run's folder or a weights file"
+        )
+    config = weights.with_name("config.yaml")
+    return str(config) if config.is_file() else "", str(weights)
+
+
+def resolve_run(path: str | os.PathLike[str], config_file: str = "") -> tuple[str, str]:
+    """Find weights as :func:`resolve_weights` does, with ``config_file`` or their own config.yaml.
+
+    Raises:
+        UserError: there are no weights, or no configuration.
+    """
+    config, weights = resolve_weights(path)
+    if not (config_file or config):
+        raise UserError(
+            f"no config.yaml beside {weights}; name a configuration: --config-file FILE, or "
+            "config=FILE in Python"
+        )
+    return config_file or config, weights
+
+
+def _newest_weights(run: Path) -> Path:
+    names = ["model_final.pth", "model_best.pth"]
+    last = run / "last_checkpoint"
+    if last.is_file():
+        names.insert(1, last.read_text(encoding="utf-8").strip())
+    weights = [run / name for name in names if name and (run / name).is_file()]
+    if not weights:
+        raise UserError(
+            f"there are no weights in {run}; expected model_final.pth, the file that "
+            "last_checkpoint names, or model_best.pth"
+        )
+    if weights[0].name != names[0]:
+        logger.warning(f"{run} has no {names[0]}: using {weights[0].name}")
+    return weights[0]
