@@ -56,7 +56,7 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     # zero padding, flip, color jitter without hue, erasing and NPO, and refuses the others.
     cfg.INPUT.AUGMENTATION = "transforms"
     # Folder where training images are kept decoded at SIZE_TRAIN (98 kB each at 256 x 128), for
-    # workers and device; made when first used. "" = decode them in each epoch.
+    # AUGMENTATION workers; made on first use. "" = decode them in each epoch.
     cfg.INPUT.CACHE = ""
     _add_npo_config(cfg)
     _add_vit_config(cfg)
