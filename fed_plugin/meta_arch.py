@@ -282,8 +282,8 @@ def build_classifiers(dims: Mapping[str, int], num_identities: int) -> nn.Module
     """Build W of Eq. 8 for each feature: no bias, small weights, so that it starts undecided."""
     classifiers = nn.ModuleDict()
     for name, dim in dims.items():
-        classifiers[name] = nn.Linear(dim, num_identities, bias=False)
-        nn.init.normal_(classifiers[name].weight, std=0.001)
+        classifiers[name] = classifier = nn.Linear(dim, num_identities, bias=False)
+        nn.init.normal_(classifier.weight, std=0.001)
     return classifiers
 
 

@@ -212,9 +212,8 @@ class FEDOfficial(FED):
         """
         halves = 2 if self.training else 1
         branches = zip(*(each.chunk(halves) for each in (*parts, identities)), strict=True)
-        return torch.cat(
-            [super(FEDOfficial, self).diffuse(PartFeatures(*of), who) for *of, who in branches]
-        )
+        diffuse: Any = super().diffuse  # never None: there is a FDM
+        return torch.cat([diffuse(PartFeatures(*parts), who) for *parts, who in branches])
 
     def update_memories(
         self, embedding: torch.Tensor, diffused: torch.Tensor | None, identities: torch.Tensor
