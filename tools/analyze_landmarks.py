@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING, Any
 from occluded_reid.utils.cli import add_config_options, build_parser, run_command
 
 if TYPE_CHECKING:
-    from fastreid.config import CfgNode
-
     from aonet_plugin import AONet
+    from occluded_reid.config import CfgNode
 
 logger = logging.getLogger("occluded_reid.landmarks")
 

@@ -21,11 +21,11 @@ from occluded_reid.utils.cli import add_config_options, build_parser, run_comman
 
 if TYPE_CHECKING:
     import numpy as np
-    from fastreid.config import CfgNode
     from PIL import Image
     from torch import nn
 
     from aonet_plugin import AONet
+    from occluded_reid.config import CfgNode
     from occluded_reid.visualization.sheet import Tile
 
 KINDS = ("batch", "curves", "landmarks", "ranks", "visibility", "worst")
