@@ -9,7 +9,7 @@ from occluded_reid.synthetic.paint.palette import RGB
 
 @dataclass(frozen=True)
 class Body:
-    """Body measures in meters; widths are half widths."""
+    """Measures in meters, widths halved; ``leg`` is a fraction of the height, ``limb`` a factor."""
 
     height: float
     shoulder: float
