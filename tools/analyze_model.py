@@ -54,13 +54,14 @@ def count_identities(cfg: CfgNode) -> tuple[int, str]:
 
 def published_identities(cfg: CfgNode, name: str) -> int:
     """Return how many identities a data set declares for training; 0 if it declares none."""
-    from occluded_reid.data.datasets import registry as datasets
+    from occluded_reid.data.datasets.registry import find_factory, list_dataset_names
     from occluded_reid.synthetic.plan import get_size
 
-    kind: Any = getattr(datasets, name.partition(":")[0], None)
-    if kind is datasets.SyntheticOccluded:
+    name = name.partition(":")[0]
+    if name == "SyntheticOccluded":
         return get_size(cfg.DATASETS.SYNTHETIC.SIZE).train_ids
-    train = getattr(kind, "expected", {}).get("train")
+    factory = find_factory(name) if name in list_dataset_names() else None
+    train = getattr(factory, "expected", {}).get("train")
     return train.identities if train else 0
 
 

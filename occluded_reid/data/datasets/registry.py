@@ -80,7 +80,7 @@ def build_dataset(
     LabeledImage(path='.../query/0001_c1s1_001051_00.jpg', pid=1, camid=0)
     """
     name, _, named_protocol = name.partition(":")
-    factory = _find_factory(name)
+    factory = find_factory(name)
     used: dict[str, Any] = {"combineall": combineall, "verbose": verbose}
     if issubclass(factory, FolderDataset):
         used["protocol"] = _resolve(factory, named_protocol, protocol)
@@ -109,7 +109,7 @@ def resolve_protocol(name: str, protocol: str = "") -> str:
         UserError: the name or the protocol is unknown.
     """
     name, _, named_protocol = name.partition(":")
-    factory = _find_factory(name)
+    factory = find_factory(name)
     if issubclass(factory, FolderDataset):
         return _resolve(factory, named_protocol, protocol)
     return named_protocol
@@ -139,7 +139,12 @@ def _resolve(factory: type[FolderDataset], named: str, default: str) -> str:
     return factory.resolve_protocol(named or (default if factory.protocols else ""))
 
 
-def _find_factory(name: str) -> type[ImageDataset]:
+def find_factory(name: str) -> type[ImageDataset]:
+    """Return the class of a data set, ours before fast-reid's.
+
+    Raises:
+        UserError: no data set has this name; similar names are suggested.
+    """
     if name in _REPLACED:
         return _REPLACED[name]
     names = list_dataset_names()
