@@ -6,7 +6,6 @@ from __future__ import annotations
 import argparse
 import sys
 
-from occluded_reid.evaluation.comparison import compare_runs
 from occluded_reid.utils.cli import run_command
 
 
@@ -18,10 +17,14 @@ def command(words: list[str] | None = None) -> int:
     parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
     args = parser.parse_args(words)
-    return run_command(
-        lambda: print(compare_runs(args.runs, seeds=args.seeds, json_path=args.json)),
-        debug=args.debug,
-    )
+    return run_command(lambda: compare(args), debug=args.debug)
+
+
+def compare(args: argparse.Namespace) -> None:
+    """Print the table of the runs."""
+    from occluded_reid.evaluation.comparison import compare_runs
+
+    print(compare_runs(args.runs, seeds=args.seeds, json_path=args.json))
 
 
 if __name__ == "__main__":

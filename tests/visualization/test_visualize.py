@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,7 +11,7 @@ import pytest
 import torch
 from aonet.tiny import aonet_batch, aonet_model
 from PIL import Image
-from runs import TINY, TOOLS, draw_market, load_tool
+from runs import TINY, draw_market, load_tool
 
 from occluded_reid.config import load_config
 from occluded_reid.config.methods import installed_methods
@@ -276,17 +274,3 @@ def test_missing_and_damaged_metrics_are_named(tmp_path, words, capsys, content,
 def test_drawing_a_model_needs_weights(kind, words, capsys):
     assert visualize.command(["--kind", kind, *words]) == 2
     assert f"--kind {kind} needs weights" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize("tool", ["visualize", "analyze_landmarks"])
-def test_help_imports_nothing_heavy(tool):
-    code = (
-        "import runpy, sys\n"
-        "sys.argv.pop(0)\n"
-        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
-        "except SystemExit:\n"
-        "    print(sorted({'torch', 'fastreid', 'matplotlib', 'cv2'} & set(sys.modules)))"
-    )
-    command = [sys.executable, "-c", code, TOOLS / f"{tool}.py", "--help"]
-    output = subprocess.run(command, capture_output=True, text=True)
-    assert output.stdout.startswith("usage:") and output.stdout.endswith("[]\n"), output
