@@ -111,7 +111,7 @@ def _run_spawned(local_rank: int, main: Any, args: Any, group: Any, reported: An
         join_process_group(url, local_rank, local_size, on_cpu=device == "cpu", **ranks)
         main(*args)
     except UserError as error:
-        with reported.get_lock():  # most mistakes are met by every process
+        with reported.get_lock():  # every process makes most mistakes
             if not reported.value:
                 print(f"error: {error}", file=sys.stderr, flush=True)
             reported.value = True

@@ -359,8 +359,8 @@ def test_impossible_batches_are_refused(tmp_path, overrides, message):
 
 
 def test_the_log_shows_the_data_time(tmp_path, monkeypatch):
-    read = ReidDataset.read
-    monkeypatch.setattr(ReidDataset, "read", lambda *args: time.sleep(0.01) or read(*args))
+    read = ReidDataset.read_sample
+    monkeypatch.setattr(ReidDataset, "read_sample", lambda *args: time.sleep(0.01) or read(*args))
     train(tiny_cfg(tmp_path / "run", "SOLVER.MAX_EPOCH", 1, "TEST.EVAL_PERIOD", 0))
     assert all(line["data_time"] > 0.08 for line in read_metrics(tmp_path / "run"))
     assert "data_time: 0." in (tmp_path / "run" / "log.txt").read_text()

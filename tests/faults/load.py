@@ -149,8 +149,8 @@ class PageClient:
         Image.fromarray(pixels).save(stream, format="PNG")
         event = {"name": "a.png", "content": base64.b64encode(stream.getvalue()).decode()}
         html = self.call("upload", [cameras, "", "", TOP], event)[1]
-        found = re.findall(r'similarity (-?[\d.]+).*?class="path">(\d+)\.jpg<', html)
-        return [(int(number), float(similarity)) for similarity, number in found]
+        hits = re.findall(r'similarity (-?[\d.]+).*?class="path">(\d+)\.jpg<', html)
+        return [(int(number), float(similarity)) for similarity, number in hits]
 
     def call(self, name: str, data: list[Any], event: Any = None) -> list[Any]:
         """Return the outputs of one of the page's events.
@@ -299,9 +299,9 @@ def load(kinds: list[str], clients: int, seconds: float, items: int) -> dict[str
         with process(keep_adding, index, progress):
             if "page" in kinds:
                 with process(serve, index, port) as started:
-                    found = page_clients(f"http://127.0.0.1:{port}", clients, started)
+                    users = page_clients(f"http://127.0.0.1:{port}", clients, started)
                     before, _ = measure_usage(started.pid)
-                    result = asdict(run("page", list(found), progress, seconds))
+                    result = asdict(run("page", list(users), progress, seconds))
                     after, peak = measure_usage(started.pid)
                     each = round(1000 * (after - before) / max(1, result["answers"]), 1)
                     result |= {"server_cpu_ms_each": each, "server_peak_mib": round(peak)}

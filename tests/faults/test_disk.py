@@ -152,13 +152,13 @@ def test_a_file_size_limit_leaves_the_index_as_it_was(tmp_path, kib, message):
         with pytest.raises(UserError, match=message):
             add(index, np.ones((many, dim), np.float32), few)
 
-    def found() -> int:
+    def count_results() -> int:
         return len(index.search(np.ones((1, dim)), top=few + many)[0])
 
     assert status_of(forked(write)) == 0
-    assert len(index) == few == found()
+    assert len(index) == few == count_results()
     add(index, np.ones((many, dim), np.float32), few)
-    assert len(index) == few + many == found()
+    assert len(index) == few + many == count_results()
 
 
 @pytest.mark.parametrize("writer", WRITERS)
