@@ -69,20 +69,16 @@ def build_sampler(cfg: CfgNode, items: list[Item], seed: int) -> Sampler[int]:
         UserError: there is no sampler of that name.
     """
     name = cfg.DATALOADER.SAMPLER_TRAIN
-    per_rank = cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size()
-    instances = cfg.DATALOADER.NUM_INSTANCE
-    if name == "TrainingSampler":
-        return samplers.TrainingSampler(len(items), seed=seed)
-    if name == "ImbalancedDatasetSampler":
-        return samplers.ImbalancedDatasetSampler(items, seed=seed)
-    if name == "SetReWeightSampler":
-        weights = cfg.DATALOADER.SET_WEIGHT
-        return samplers.SetReWeightSampler(items, per_rank, instances, weights, seed=seed)
-    if name in _IDENTITY_SAMPLERS:
-        return getattr(samplers, name)(items, per_rank, instances, seed=seed)
-    raise UserError(
-        f"DATALOADER.SAMPLER_TRAIN is {name}; fast-reid has {', '.join(samplers.__all__)}"
-    )
+    batch = (cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), cfg.DATALOADER.NUM_INSTANCE)
+    arguments = {
+        "TrainingSampler": (len(items),),
+        "ImbalancedDatasetSampler": (items,),
+        "SetReWeightSampler": (items, *batch, cfg.DATALOADER.SET_WEIGHT),
+        **dict.fromkeys(_IDENTITY_SAMPLERS, (items, *batch)),
+    }
+    if name not in arguments:
+        raise UserError(f"DATALOADER.SAMPLER_TRAIN is {name}; it can be {', '.join(arguments)}")
+    return getattr(samplers, name)(*arguments[name], seed=seed)
 
 
 def check_batch_size(cfg: CfgNode, items: list[Item]) -> None:

@@ -350,7 +350,7 @@ def test_a_batch_holds_paths_and_images_in_0_255(tmp_path):
         (("SOLVER.IMS_PER_BATCH", 64), "has 48 images, SOLVER.IMS_PER_BATCH asks for 64"),
         (("SOLVER.IMS_PER_BATCH", 24), "needs 12 identities .* the training set has 8"),
         (("DATALOADER.NUM_INSTANCE", 3), "no multiple of DATALOADER.NUM_INSTANCE 3"),
-        (("DATALOADER.SAMPLER_TRAIN", "Nave"), "SAMPLER_TRAIN is Nave; fast-reid has"),
+        (("DATALOADER.SAMPLER_TRAIN", "Nave"), "SAMPLER_TRAIN is Nave; it can be TrainingSampler"),
     ],
 )
 def test_impossible_batches_are_refused(tmp_path, overrides, message):
