@@ -14,14 +14,11 @@ from occluded_reid.modeling.layers import run_in_float32
 class GatedAttention(nn.Module):
     """SAtt as one SAGAN-style block: ``f + gate * softmax(q k^T) v`` over the landmarks.
 
-    The gate starts at 0, so that features after the block start equal to those before it.
+    The gate starts at 0, so that features after the block start equal to those before it. Query and
+    key have ``dim / reduction`` channels.
 
     >>> GatedAttention(dim=16, reduction=8)(torch.randn(2, 6, 16)).shape
     torch.Size([2, 6, 16])
-
-    Args:
-        dim: C.
-        reduction: query and key have C / reduction channels.
     """
 
     def __init__(self, *, dim: int, reduction: int):
@@ -43,12 +40,7 @@ class GatedAttention(nn.Module):
 
 
 class MultiHeadAttention(nn.Module):
-    """SAtt as half a post-norm transformer block: ``LayerNorm(f + attention(f))``.
-
-    Args:
-        dim: C.
-        num_heads: divides C.
-    """
+    """SAtt as half a post-norm transformer block: ``LayerNorm(f + attention(f))``."""
 
     def __init__(self, *, dim: int, num_heads: int):
         super().__init__()

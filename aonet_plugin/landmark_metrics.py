@@ -20,11 +20,7 @@ SEEN_FRACTION = 0.5  # a landmark counts as seen if this share of its usual rows
 
 
 def mean_cosine(features: torch.Tensor) -> float:
-    """Return the mean cosine in [-1, 1] between different landmarks' features of one image.
-
-    Args:
-        features: (N, P, C), P at least 2.
-    """
+    """Return the mean cosine of two landmarks' features (N, P, C) in one image; P at least 2."""
     unit = F.normalize(features, dim=2)
     landmarks = features.shape[1]
     cosines = (unit @ unit.transpose(1, 2)).sum(dim=(1, 2)) - landmarks
@@ -34,9 +30,7 @@ def mean_cosine(features: torch.Tensor) -> float:
 def usual_rows(maps: np.ndarray, visible_fraction: np.ndarray) -> np.ndarray:
     """Return the share of each row in a landmark's map (P, H), mean over unoccluded images.
 
-    Args:
-        maps: normalized maps of Eq. 2 (N, P, H, W).
-        visible_fraction: (N,) in [0, 1]; images of at least ``UNOCCLUDED_FRACTION`` count.
+    ``maps`` are the normalized maps of Eq. 2 (N, P, H, W), ``visible_fraction`` is (N,) in [0, 1].
     """
     return maps[visible_fraction >= UNOCCLUDED_FRACTION].sum(axis=3).mean(axis=0)
 

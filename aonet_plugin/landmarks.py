@@ -30,11 +30,7 @@ def landmark_responses(features: torch.Tensor, patterns: torch.Tensor) -> torch.
 
 
 def normalized_maps(responses: torch.Tensor) -> torch.Tensor:
-    """Normalize the responses over all pixels: each map (H, W) sums to 1 (SLFea, Eq. 2).
-
-    Args:
-        responses: logits (B, P, H, W).
-    """
+    """Normalize the logits (B, P, H, W) over all pixels: each map sums to 1 (SLFea, Eq. 2)."""
     return responses.flatten(2).softmax(dim=2).view_as(responses)
 
 

@@ -87,9 +87,6 @@ def landmark_triplet_loss(
 ) -> torch.Tensor:
     """Return fast-reid's batch-hard triplet loss on landmark features. Not in the paper.
 
-    Args:
-        features: (B, P, C), compared by the Euclidean distance of (B, P * C).
-        identities: (B,).
-        margin: of the distances.
+    The landmark features (B, P, C) of an image are concatenated; distances are Euclidean.
     """
     return triplet_loss(features.flatten(1), identities, margin, False, True)

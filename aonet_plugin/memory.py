@@ -55,11 +55,7 @@ class LandmarkMemory(nn.Module):
         self.register_buffer("features", torch.zeros(num_landmarks, dim))
 
     def average_responses(self, patterns: torch.Tensor) -> torch.Tensor:
-        """Return the logits a (P,) of ``phi(i_k, m_k)``, with the patterns' gradient (Sec. 3.3).
-
-        Args:
-            patterns: I (P, C).
-        """
+        """Return the logits a (P,) of ``phi(i_k, m_k)``, differentiable in I (P, C) (Sec. 3.3)."""
         return (patterns.to(self.features.dtype) * self.features.clone()).sum(dim=1)
 
     def update(

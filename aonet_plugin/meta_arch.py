@@ -143,11 +143,8 @@ class AONet(nn.Module):
         losses = self.losses(landmarks, batch["targets"])
         if self.heads.memory is not None:
             # after the forward pass: the maps of step t refer to M^t (Algorithm 1)
-            self.heads.memory.update(
-                landmarks.features,
-                landmarks.responses,
-                landmarks.visibility if self.weighted_update else None,
-            )
+            weights = landmarks.visibility if self.weighted_update else None
+            self.heads.memory.update(landmarks.features, landmarks.responses, weights)
         return losses
 
     def landmarks(self, images: torch.Tensor) -> Landmarks:
@@ -168,17 +165,16 @@ class AONet(nn.Module):
             )
             for stage, of_stage in zip(STAGES, logits, strict=False)
         }
+        others = {}
         if "orthogonal" in self.weights:
             compared = landmarks.normed if self.orthogonal_after_neck else landmarks.pooled
-            terms["loss_orthogonal"] = self.weights["orthogonal"] * orthogonal_loss(compared[0])
+            others["orthogonal"] = orthogonal_loss(compared[0])
         if "overlap" in self.weights:
-            overlap = overlap_loss(normalized_maps(landmarks.responses))
-            terms["loss_overlap"] = self.weights["overlap"] * overlap
+            others["overlap"] = overlap_loss(normalized_maps(landmarks.responses))
         if "triplet" in self.weights:
-            terms["loss_triplet"] = self.weights["triplet"] * landmark_triplet_loss(
-                landmarks.pooled[-1], identities, self.triplet_margin
-            )
-        return terms
+            pooled = landmarks.pooled[-1]
+            others["triplet"] = landmark_triplet_loss(pooled, identities, self.triplet_margin)
+        return terms | {f"loss_{name}": self.weights[name] * loss for name, loss in others.items()}
 
     def embed(self, landmarks: Landmarks) -> Embedding:
         """Return the vectors of Eq. 8, which are compared by inner product."""

@@ -19,7 +19,7 @@ def nearest_other_identities(
 ) -> torch.Tensor:
     """Search the memory: indices (B, K) of the nearest centres of other identities (Sec. 3.2).
 
-    Nearest by cosine. With fewer than ``num_neighbors`` other identities, K is their number.
+    Nearest by cosine; K is ``num_neighbors``, or the number of other identities if that is less.
 
     >>> centres = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     >>> nearest_other_identities(torch.tensor([[1.0, 0.0]]), centres, torch.tensor([0]), 1)
@@ -29,7 +29,7 @@ def nearest_other_identities(
         features: (B, D).
         centres: (I, D).
         identities: (B,), in 0..I-1.
-        num_neighbors: K.
+        num_neighbors: at least 1.
     """
     similarity = cosine_to_centres(features, centres)
     similarity = similarity.scatter(1, identities[:, None], float("-inf"))
@@ -60,10 +60,7 @@ class CentreAttention(nn.Module):
     ) -> torch.Tensor:
         """Return f_d (B, D): for each feature the weighted sum of its neighbors' values.
 
-        Args:
-            features: (B, D).
-            centres: (I, D).
-            neighbors: (B, K), indices of centres. With K = 0 the sum is zero.
+        ``neighbors`` (B, K) are indices of ``centres`` (I, D). With K = 0 the sum is zero.
         """
         return self.output(self.attend(features, centres, neighbors).flatten(1))
 
@@ -88,11 +85,8 @@ class CentreAttention(nn.Module):
 class FeedForward(nn.Module):
     """FFN_1 and FFN_2: ``LayerNorm(x + W_2 GELU(W_1 x))`` on each part separately (Eq. 7).
 
-    The paper cites the post-norm form and names no activation; we take GELU.
-
-    Args:
-        dim: C.
-        ratio: hidden size over C.
+    The paper cites the post-norm form and names no activation; we take GELU. The hidden size is
+    ``ratio * dim``.
     """
 
     def __init__(self, *, dim: int, ratio: int):

@@ -39,11 +39,8 @@ def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tenso
 
     Args:
         tokens: (B, T, C) in raster order, so that a stripe is T / P consecutive tokens.
-        rows: rows of the raster.
+        rows: rows of the raster; a multiple of P, else a UserError is raised.
         num_parts: P.
-
-    Raises:
-        UserError: the rows do not divide among the parts.
     """
     if rows % num_parts:
         raise UserError(
@@ -59,10 +56,6 @@ class PartErasing(nn.Module):
 
     >>> PartErasing(dim=16, num_parts=4)(torch.randn(2, 4, 16)).shape
     torch.Size([2, 4])
-
-    Args:
-        dim: C.
-        num_parts: P.
     """
 
     def __init__(self, *, dim: int, num_parts: int):
@@ -120,10 +113,8 @@ class FEDHead(nn.Module):
         """Pool, score and erase backbone ``features``: (B, 1 + T, C) or (B, C, H, W)."""
         class_token, tokens, rows = split_tokens(features, self.grid)
         parts = pool_stripes(tokens, rows, self.num_parts)  # (B, P, C)
-        if self.erasing is not None:
-            visibility = self.erasing(parts)
-        else:
-            visibility = torch.ones_like(parts[..., 0], dtype=torch.float32)
+        all_visible = torch.ones_like(parts[..., 0], dtype=torch.float32)
+        visibility = all_visible if self.erasing is None else self.erasing(parts)
         erased = erase(parts, visibility)
         if self.neck_first:
             normed = self.neck(parts.flatten(1)).view_as(parts)

@@ -61,13 +61,13 @@ class FillMemories(HookBase):
 
 @torch.no_grad()
 def fill_memories(model: Any, loader: Any, digest: int) -> None:
-    """Initialize the banks of a FED model from this rank's share of the training set.
+    """Initialize the banks of a FED model in evaluation mode.
 
     The second bank takes the features after diffusion with the first bank, once that is filled.
 
     Args:
-        model: in evaluation mode.
-        loader: batches with ``images`` and ``targets``, the latter in 0..I-1.
+        model: the model.
+        loader: batches of this rank's share of the training set.
         digest: see :func:`digest_identities`.
 
     Raises:

@@ -152,22 +152,15 @@ class FED(nn.Module):
                 neck=build_neck(size, fed.NECK),
             )
         heads = FEDHead(
-            dim=dim,
-            num_parts=fed.NUM_PARTS,
-            grid=grid,
-            erasing=fed.ERASING,
-            neck=fed.NECK,
+            dim=dim, num_parts=fed.NUM_PARTS, grid=grid, erasing=fed.ERASING, neck=fed.NECK,
             neck_first=fed.NECK_FIRST,
-        )
+        )  # fmt: skip
         has_memory = {
             "erased_memory": fed.CONTRAST_LOSS or fed.DIFFUSION,
             "diffused_memory": fed.CONTRAST_LOSS and fed.DIFFUSION,
         }
-        memory = {
-            "num_identities": cfg.MODEL.HEADS.NUM_CLASSES,
-            "dim": size,
-            "momentum": fed.MEMORY_MOMENTUM,
-        }
+        num_identities, momentum = cfg.MODEL.HEADS.NUM_CLASSES, fed.MEMORY_MOMENTUM
+        memory = {"num_identities": num_identities, "dim": size, "momentum": momentum}
         memories = {
             name: IdentityMemory(**memory) if on else None for name, on in has_memory.items()
         }

@@ -81,10 +81,7 @@ def weight_terms(terms: Mapping[Term, torch.Tensor], *_: Any, **__: Any) -> dict
 
 
 class OfficialHead(FEDHead):
-    """Takes token 1, the first patch, as class token; each branch has batch statistics of its own.
-
-    See :class:`fed_plugin.head.FEDHead` for the arguments.
-    """
+    """Takes token 1, the first patch, as class token; each branch has its own batch statistics."""
 
     def forward(self, features: torch.Tensor) -> PartFeatures:
         """Transform tokens (V, 1 + T, C); in training the first half is holistic."""
@@ -183,19 +180,11 @@ class FEDOfficial(FED):
         memory = SequentialMemory(
             num_identities=cfg.MODEL.HEADS.NUM_CLASSES, dim=size, momentum=fed.MEMORY_MOMENTUM
         )
-        return {
-            "diffusion": diffusion,
-            "heads": heads,
-            "erased_memory": memory,
-            "diffused_memory": memory,
-        }
+        memories = {"erased_memory": memory, "diffused_memory": memory}
+        return {"diffusion": diffusion, "heads": heads, **memories}
 
     def views(self, batch: Mapping[str, Any]) -> Views:
-        """Stack the pairs, with labels from their difference.
-
-        Raises:
-            UserError: the batch has no pairs.
-        """
+        """Stack the pairs, with labels from their difference."""
         if "occluded_images" not in batch:
             raise UserError(
                 "FEDOfficial trains on pairs: INPUT.NPO.ENABLED True and INPUT.NPO.MODE pair"
