@@ -1,1 +1,1 @@
-"""What is measured: models, batches and steps at the sizes of the papers."""
+"""Models, batches and steps at the papers' sizes."""

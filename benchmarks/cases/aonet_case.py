@@ -1,4 +1,4 @@
-"""The AONet model and the batch that the figures measure."""
+"""The AONet model and the batch of the figures."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from occluded_reid.modeling.build import build_model
 
 @dataclasses.dataclass(frozen=True)
 class AONetCase:
-    """Sizes of a training step. The defaults are those of the paper on Occluded-Duke.
+    """Sizes of a training step; the defaults are the paper's on Occluded-Duke.
 
     Attributes:
-        images: in the batch.
-        identities: of the classifier.
-        depth: of the ResNet, as fast-reid writes it.
-        channels: of its last stage.
-        image: height and width.
+        images: In the batch.
+        identities: Of the classifier.
+        depth: Of the ResNet, in fast-reid's notation.
+        channels: Of its last stage.
+        image: Height and width.
     """
 
     images: int = 64
@@ -32,7 +32,7 @@ class AONetCase:
 
 
 def build_aonet(case: AONetCase, device: str = "cpu", *, channels_last: bool = False) -> Any:
-    """Return a model in training mode; AONet's configurations have their channels last."""
+    """Return a model in training mode; AONet's configurations use channels last."""
     words = {
         "MODEL.META_ARCHITECTURE": "AONet",
         "MODEL.DEVICE": device,
@@ -53,8 +53,8 @@ def build_aonet(case: AONetCase, device: str = "cpu", *, channels_last: bool = F
 
 
 def build_batch(case: AONetCase, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """Return random images, four of each identity."""
-    chance = torch.Generator().manual_seed(1)
-    images = 255 * torch.rand(case.images, 3, *case.image, generator=chance)
+    """Return random images, four per identity."""
+    rng = torch.Generator().manual_seed(1)
+    images = 255 * torch.rand(case.images, 3, *case.image, generator=rng)
     targets = torch.arange(case.images) // 4 % case.identities
     return {"images": images.to(device), "targets": targets.to(device)}

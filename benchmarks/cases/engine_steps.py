@@ -1,4 +1,4 @@
-"""Training steps as the trainer runs them: its loop's body, its optimizer, its compiler."""
+"""Training steps as the trainer runs them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from occluded_reid.engine.train_step import TrainingStep, wrap_model
 
 
 def build_step(cfg: CfgNode, model: nn.Module, batches: Iterable[dict[str, Any]]) -> TrainingStep:
-    """Return what runs an endless epoch of ``batches``."""
+    """Return the trainer's step over ``batches``, in one endless epoch."""
     optimizer = build_optimizer(cfg, model)
     return TrainingStep(cfg, wrap_model(cfg, model), batches, optimizer, iters_per_epoch=10**9)
 
 
 def run_steps(step: TrainingStep, number: int) -> dict[str, list[float]]:
-    """Run iterations; return the loss terms of each, and ``data_time``, its wait for a batch."""
+    """Run iterations; return the loss terms and ``data_time`` (waiting for a batch) of each."""
     with EventStorage(step.iter) as storage:
         for _ in range(number):
             storage.iter = step.iter

@@ -1,4 +1,4 @@
-"""FED's training step, ours beside the one in loops: forward, backward, update of the banks."""
+"""Check FED's training step against the reference in loops."""
 
 from __future__ import annotations
 
@@ -11,18 +11,14 @@ from cases.training import our_step
 
 
 def check_steps(device: str = "cpu") -> None:
-    """Check losses, gradients and banks of both steps where they must be the same.
+    """Raise MismatchError if losses, gradients or banks of both steps differ.
 
-    That is where both views are alike, so that batch statistics of both are those of one, and no
-    identity comes twice, so that the order of the images in a bank's update means nothing. The
-    layers are thin: what is checked does not depend on their width, but rounding does. A GPU adds
-    up in another order each time, so that less can be asked of it; and convolutions of 16 images
-    and of 8 may come from algorithms with TF32 and without, so that it is off.
-
-    Raises:
-        MismatchError: they are not.
+    They must agree if both views are equal, which makes batch statistics equal, and if no identity
+    occurs twice, which makes the order of bank updates irrelevant. Thin layers keep rounding small.
+    A GPU sums in varying order, so its bounds are wider; TF32 is off because it depends on the
+    batch size.
     """
-    loose = 1 if device == "cpu" else 10
+    tolerance = 1 if device == "cpu" else 10
     case = THIN.smaller(pairs=8, drop_path=0.0)
     ours = build_fed(case, device)
     reference = fed_in_loops.plain_copy(ours)
@@ -31,16 +27,18 @@ def check_steps(device: str = "cpu") -> None:
         our_terms, terms = our_step(ours, batch), fed_in_loops.training_step(reference, batch)
     require_equal("number of loss terms", len(our_terms), len(terms), atol=0)
     for name, value in terms.items():
-        require_equal(name, our_terms[name], value, atol=loose * 1e-4)
+        require_equal(name, our_terms[name], value, atol=tolerance * 1e-4)
     parameters = dict(reference.named_parameters())
     for name, parameter in ours.named_parameters():
         other = parameters[name].grad
         if parameter.grad is not None and other is not None:
-            # before a neck some gradients are 0 but for rounding
-            atol = 1e-6 + loose * 1e-3 * float(other.abs().max())
+            # before a neck, some gradients are 0 up to rounding
+            atol = 1e-6 + tolerance * 1e-3 * float(other.abs().max())
             require_equal(f"gradient of {name}", parameter.grad, other, atol=atol)
         else:
             require_equal(f"no gradient of {name}", parameter.grad is None, other is None, atol=0)
     for name, memory in fed_in_loops.banks(reference).items():
         centres = fed_in_loops.banks(ours)[name].centres
-        require_equal(f"the bank of {name} features", centres, memory.centres, atol=loose * 1e-4)
+        require_equal(
+            f"the bank of {name} features", centres, memory.centres, atol=tolerance * 1e-4
+        )

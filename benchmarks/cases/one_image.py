@@ -1,7 +1,4 @@
-"""A network that looks at one image at a time: in PyTorch, as an exported graph, and their times.
-
-Shapes: N images, H, W height and width in pixels.
-"""
+"""Ways to run a network on one image at a time, and their latency."""
 
 from __future__ import annotations
 
@@ -33,19 +30,13 @@ from occluded_reid.deploy.formats import (
 from occluded_reid.modeling.build import remove_training_parts
 from occluded_reid.utils.errors import UserError
 
-PICTURES = 12
+IMAGES = 12
 LIMITS = {"fp32": 1e-5, "bf16": 1e-3, "int8": 0.05}
-"""Of 1 - cosine between the features of model and graph."""
+"""Of 1 - cosine between the features of the model and of a way to run it."""
 
 
 class Way(NamedTuple):
-    """One way to run a network.
-
-    Attributes:
-        run: the network.
-        precision: of its heavy layers, a key of :data:`LIMITS`.
-        program: that runs it, in words.
-    """
+    """One way to run a network; ``precision`` is a key of :data:`LIMITS`."""
 
     run: Runner
     precision: str
@@ -53,14 +44,14 @@ class Way(NamedTuple):
 
 
 class Network:
-    """A model with random weights, in evaluation mode, without what only training needs.
+    """A model with random weights, in evaluation mode, without training-only parts.
 
     Args:
-        name: of its figures, as a prefix.
-        title: in words.
-        model: as it is trained.
+        name: Prefix of its figures.
+        title: Its method.
+        model: In training mode.
         size: (H, W) of its images.
-        transformer: it is one; else it is made of convolutions.
+        transformer: Whether it is one; otherwise it is convolutional.
     """
 
     def __init__(
@@ -71,7 +62,7 @@ class Network:
 
     @functools.cached_property
     def program(self) -> torch.export.ExportedProgram:
-        """What the exporters read."""
+        """The program for the exporters."""
         with torch.no_grad():
             return trace(self.graph, self.size)
 
@@ -81,22 +72,18 @@ class Network:
         return export_openvino(self.program)
 
     def compare(self, way: Way, rounds: int) -> Figure:
-        """Return the time of an image beside that of the model as it stands, in float32.
-
-        Raises:
-            MismatchError: their features point elsewhere.
-        """
-        pictures = render_pedestrians(PICTURES, self.size, seed=0)
+        """Compare the latency with that of the eager float32 model, if the features agree."""
+        images = render_pedestrians(IMAGES, self.size, seed=0)
         eager = in_torch(self.graph)
 
         def one_by_one(images: torch.Tensor) -> list[np.ndarray]:
             outputs = zip(*map(way.run, images.split(1)), strict=True)
             return [np.concatenate(each) for each in outputs]
 
-        cost = measure_feature_error(self.graph, one_by_one, pictures)["one_minus_cosine"]
+        cost = measure_feature_error(self.graph, one_by_one, images)["one_minus_cosine"]
         require_equal(f"{self.title} in {way.precision}, 1 - cosine", cost["max"], 0,
                       atol=LIMITS[way.precision])  # fmt: skip
-        image = pictures[:1]
+        image = images[:1]
         times = time_alternately(lambda: way.run(image), lambda: eager(image), rounds=rounds)
         size = " x ".join(map(str, self.size))
         return make_figure(
@@ -107,13 +94,13 @@ class Network:
 
 
 def networks(fed: FEDCase, aonet: AONetCase) -> Iterator[Network]:
-    """Make the networks of both methods."""
+    """Yield the networks of both methods."""
     yield Network("latency", "FED", build_fed(fed), fed.image, transformer=True)
     yield Network("latency_aonet", "AONet", build_aonet(aonet), aonet.image, transformer=False)
 
 
-def installed(kind: str) -> bool:
-    """Say whether an export format's packages are there."""
+def is_installed(kind: str) -> bool:
+    """Return whether an export format's packages are installed."""
     try:
         check_packages(kind)
     except UserError:
@@ -122,7 +109,7 @@ def installed(kind: str) -> bool:
 
 
 def in_torch(module: Callable[[torch.Tensor], Any], dtype: torch.dtype | None = None) -> Runner:
-    """Return what runs a model, in autocast to ``dtype`` if that is given."""
+    """Return a function that runs a model, under autocast if ``dtype`` is given."""
 
     def run(images: torch.Tensor) -> list[np.ndarray]:
         with torch.no_grad(), torch.autocast("cpu", dtype, enabled=dtype is not None):
@@ -138,12 +125,12 @@ def autocast_bf16(network: Network) -> Way:
 
 
 def has_compiler() -> bool:
-    """Say whether there is what ``torch.compile`` needs on a CPU."""
+    """Return whether ``torch.compile`` finds a C++ compiler."""
     return shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
 def compiled(network: Network, dtype: torch.dtype | None = None) -> Way:
-    """Compile the model with its weights as constants: they are cast and laid out only once."""
+    """Compile the model with its weights as constants, which are cast and laid out once."""
     run = in_torch(torch.compile(network.graph), dtype)
     with torch._inductor.config.patch(freezing=True):  # as an option of compile it does nothing
         run(torch.zeros(1, 3, *network.size))
@@ -151,9 +138,9 @@ def compiled(network: Network, dtype: torch.dtype | None = None) -> Way:
 
 
 def dynamic_int8(network: Network) -> Way:
-    """Run the linear layers in 8 bits; the range of what they read is taken from each image."""
+    """Run the linear layers in int8; their input range is taken from each image."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # deprecated, but what PyTorch has without a package
+        warnings.simplefilter("ignore")  # deprecated, but needs no other package
         module = torch.ao.quantization.quantize_dynamic(
             network.graph, {nn.Linear}, dtype=torch.qint8
         )

@@ -1,4 +1,4 @@
-"""Whole training steps: losses, gradients, the optimizer; images per second, share of the peak."""
+"""Whole training steps: images per second, share of the peak, memory."""
 
 from __future__ import annotations
 
@@ -26,12 +26,9 @@ Batch = dict[str, torch.Tensor]
 
 
 def our_step(model: Any, batch: Batch, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:
-    """Return the loss terms; their gradients are in the parameters, the memories are moved.
+    """Run forward and backward pass and memory update; return the loss terms.
 
-    Args:
-        model: FED or AONet, in training mode.
-        batch: as it takes them.
-        dtype: of autocast; None for float32 throughout.
+    ``dtype`` is that of autocast; None for float32.
     """
     with torch.autocast(batch["images"].device.type, dtype, enabled=dtype is not None):
         terms = model(batch)
@@ -40,18 +37,18 @@ def our_step(model: Any, batch: Batch, dtype: torch.dtype | None = None) -> dict
 
 
 def clear_gradients(*models: Any) -> None:
-    """Drop all gradients, as an optimizer does after its step."""
+    """Drop all gradients."""
     for model in models:
         model.zero_grad(set_to_none=True)
 
 
 def sgd_cfg() -> CfgNode:
-    """Return a configuration with FED's optimizer (Sec. 4.2)."""
+    """Return the configuration of FED's optimizer (Sec. 4.2)."""
     return load_config("", SGD)
 
 
 def whole_step(step: Callable[[], Any], optimizer: torch.optim.Optimizer) -> Work:
-    """Return a function that does ``step``, moves the parameters and drops the gradients."""
+    """Return ``step`` followed by the optimizer."""
 
     def work() -> None:
         step()
@@ -65,17 +62,11 @@ def compare_training(
     name: str, ours: Work, reference: Work, *, images: int, device: str, rounds: int, in_a_row: int,
     peak_side: int,
 ) -> Iterator[tuple[str, Figure]]:  # fmt: skip
-    """Compare two whole steps; yield the figures ``gpu_<name>_*``.
+    """Compare two steps of :func:`whole_step`; yield the figures ``gpu_<name>_*``.
 
-    Args:
-        name: of the method.
-        ours: a step of :func:`whole_step`.
-        reference: likewise, over the same images.
-        images: that go through the backbone in a step.
-        device: where.
-        rounds: how many.
-        in_a_row: steps of a round; the host waits for the GPU after the last one, as in a training.
-        peak_side: of the matrices whose product gives the peak.
+    ``images`` go through the backbone in a step. A round has ``in_a_row`` steps; the host waits
+    for the GPU after the last one, as in training. Square matrices of side ``peak_side`` give the
+    peak.
     """
     times = time_steps(ours, reference, rounds=rounds, in_a_row=in_a_row, device=device)
     rates = [[images / spent for spent in each] for each in times]
@@ -83,19 +74,19 @@ def compare_training(
     minutes = [[SCHEDULE * spent / 60 for spent in each] for each in times]
     unit = f"minutes for {SCHEDULE} steps, 120 epochs, without a loader"
     yield f"gpu_{name}_schedule", make_figure(minutes, unit)
-    flops, peak = flops_of(ours), peak_rate(device, peak_side)
+    flops, peak = count_flops(ours), measure_peak(device, peak_side)
     shares = [[flops / spent / peak for spent in each] for each in times]
     unit = f"of {peak / 1e12:.3g} TFLOP/s, what a bf16 matrix product reaches"
     yield f"gpu_{name}_share", make_figure(shares, unit, rate=True)
     if device != "cpu":
-        memory = [[peak_memory(work) / 1e9] for work in (ours, reference)]
+        memory = [[measure_memory(work) / 1e9] for work in (ours, reference)]
         yield f"gpu_{name}_memory", make_figure(memory, f"GB beside the weights, {images} images")
 
 
 def time_steps(
     ours: Work, reference: Work, *, rounds: int, in_a_row: int, device: str
 ) -> list[list[float]]:
-    """Return the seconds of a step in each round, ours and the reference's."""
+    """Return the seconds per step in each round, ours and the reference's."""
 
     def repeated(work: Work) -> Work:
         return lambda: [work() for _ in range(in_a_row)]
@@ -104,23 +95,23 @@ def time_steps(
     return [[spent / in_a_row for spent in each] for each in times]
 
 
-def flops_of(work: Work) -> int:
-    """Return the operations of all matrix products, whichever kernel attention would choose."""
+def count_flops(work: Work) -> int:
+    """Return the FLOPs of all matrix products; attention counts as its products."""
     with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 @functools.cache
-def peak_rate(device: str, side: int) -> float:
-    """Return the FLOP/s of a bf16 matrix product, the best of ten."""
+def measure_peak(device: str, side: int) -> float:
+    """Return the FLOP/s of a bf16 matrix product, best of ten."""
     one, other = (torch.randn(side, side, device=device, dtype=torch.bfloat16) for _ in range(2))
     return 2 * side**3 / min(measure_seconds(lambda: one @ other, device) for _ in range(10))
 
 
-def peak_memory(work: Work) -> int:
-    """Return the most bytes of GPU memory that ``work`` takes beside what is held before it."""
-    torch.cuda.reset_peak_memory_stats()
+def measure_memory(work: Work) -> int:
+    """Return the peak GPU memory of ``work`` in bytes, beyond what was allocated before."""
+    torch.cuda.reset_measure_memory_stats()
     before = torch.cuda.memory_allocated()
     work()
     return torch.cuda.max_memory_allocated() - before

@@ -1,7 +1,7 @@
-"""``activations``: what a training step keeps for its backward pass, per image.
+"""``activations``: memory that a training step keeps for its backward pass, per image.
 
-Counted from PyTorch's own hooks, each piece of memory once, parameters and banks left out. What
-does not grow with the batch (the bank's unit vectors) drops out of the difference of two batches.
+PyTorch's hooks count each storage once, without parameters and banks. The difference of two batches
+removes what does not grow with the batch.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from references import fed_in_loops
 from torch import nn
 
 NAMES = ("activations",)
-# little of what does not depend on the batch; what an image keeps does not depend on it either
+# small; the memory per image does not depend on these sizes
 CASE = FEDCase(pairs=4, instances=1, identities=32)
 
 
@@ -35,16 +35,16 @@ def measure(case: FEDCase = CASE) -> dict[str, Figure]:
 
 
 def kept_per_image(step: Callable[[Batch], Any], model: nn.Module, case: FEDCase) -> float:
-    """Return the megabytes that an image adds to what a step keeps, of case's pairs or of half."""
+    """Return the megabytes per image, from the case's batch and half of it."""
     half = case.smaller(pairs=case.pairs // 2)
     large, small = (kept_bytes(step, model, build_batch(each)) for each in (case, half))
     return (large - small) / (2 * (case.pairs - half.pairs)) / 1e6
 
 
 def kept_bytes(step: Callable[[Batch], Any], model: nn.Module, batch: Batch) -> int:
-    """Return the bytes of all storages that the step saves, but for the model's own."""
+    """Return the bytes of all storages that the step saves, except the model's."""
     own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
-    held: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address comes twice
+    held: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()

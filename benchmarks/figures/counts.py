@@ -20,7 +20,7 @@ NAMES = ("launches", "syncs")
 
 
 def measure(case: FEDCase = THIN) -> dict[str, Figure]:
-    """Count forward, backward and the update of the banks; the optimizer is not in it."""
+    """Count forward and backward pass and bank update, without the optimizer."""
     check_steps()
     batch, model = build_batch(case), build_fed(case)
     reference = fed_in_loops.plain_copy(model)
@@ -34,7 +34,7 @@ def measure(case: FEDCase = THIN) -> dict[str, Figure]:
 
 
 def count(work: Callable[[], Any]) -> OperationCounter:
-    """Return the counter after ``work``."""
+    """Return the operations of ``work``."""
     with OperationCounter() as counter:
         work()
     return counter

@@ -1,6 +1,6 @@
 """``gpu_aonet_*``: AONet's training step on a GPU, both sides in bf16 autocast.
 
-``gpu_aonet_tried``: with ``CUDNN_BENCHMARK``, where cuDNN tries its algorithms, against without.
+``gpu_aonet_tried``: with ``CUDNN_BENCHMARK``, against without.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def measure(
     in_a_row: int = 5,
     peak_side: int = 8192,
 ) -> Iterator[tuple[str, Figure]]:
-    """Compare what AONet's configurations say with PyTorch's own layout and optimizer."""
+    """Compare AONet's configuration with PyTorch's default layout and optimizer."""
     batch = build_batch(case, device)
     model, reference = build_aonet(case, device, channels_last=True), build_aonet(case, device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
@@ -45,11 +45,13 @@ def measure(
         "aonet", ours, plain, images=case.images, device=device, rounds=rounds,
         in_a_row=in_a_row, peak_side=peak_side,
     )  # fmt: skip
-    times = time_steps(tried(ours), ours, rounds=rounds, in_a_row=in_a_row, device=device)
+    times = time_steps(
+        use_cudnn_benchmark(ours), ours, rounds=rounds, in_a_row=in_a_row, device=device
+    )
     yield "gpu_aonet_tried", make_figure(times, f"s per step, {case.images} images")
 
 
-def tried(work: Work) -> Work:
+def use_cudnn_benchmark(work: Work) -> Work:
     """Return ``work`` with ``CUDNN_BENCHMARK``."""
 
     def with_benchmark() -> None:

@@ -1,8 +1,8 @@
-"""FED's 120 epochs with the real loader over as many pictures as Occluded-Duke has.
+"""FED's 120 epochs with the real loader over as many images as Occluded-Duke has.
 
-``gpu_schedule``: minutes of 120 epochs, by one that was measured, against the steps alone.
+``gpu_schedule``: minutes of 120 epochs, from one epoch, against the steps alone.
 ``gpu_loading``: pairs per second of the loader alone, against fast-reid's transforms.
-``gpu_waiting``: the share of an epoch in which the host waits for data, likewise.
+``gpu_waiting``: share of an epoch in which the host waits for data, likewise.
 
 All of them have ``INPUT.AUGMENTATION workers`` and the cache of decoded images.
 """
@@ -23,30 +23,20 @@ from harness.comparison import Figure, make_figure, measure_seconds
 from torch import nn
 
 from fed_plugin import add_fed_config
-from figures.loading import write_pictures
+from figures.loading import write_images
 from occluded_reid.config import load_config
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.reid_dataset import Item
 from occluded_reid.modeling.build import build_model
 
-NAMES = (
-    "gpu_schedule",
-    "gpu_loading",
-    "gpu_waiting",
-)
+NAMES = ("gpu_schedule", "gpu_loading", "gpu_waiting")
 CONFIG = Path(__file__).parents[2] / "projects/FED/configs/occ_duke.yml"
-DRAWN = 256  # different pictures: to decode them costs what it costs to decode 15,618
+DISTINCT = 256  # images; decoding them repeatedly costs as much as decoding 15,618
 WARM_UP = 10  # steps
 
 
 class Epoch(NamedTuple):
-    """What was measured with a loader.
-
-    Attributes:
-        seconds: of an epoch.
-        waiting: the share of them in which the host waits for a batch.
-        rate: pairs per second of the loader alone.
-    """
+    """Seconds of an epoch, the share spent waiting for data, and pairs per s of the loader."""
 
     seconds: float
     waiting: float
@@ -65,33 +55,33 @@ def measure(
     The model is that of occ_duke.yml, from random weights, in bf16 autocast.
     """
     with tempfile.TemporaryDirectory() as folder:
-        items = write_pictures(Path(folder), images, identities=identities, drawn=DRAWN)
+        items = write_images(Path(folder), images, identities=identities, distinct=DISTINCT)
         words = (
             "MODEL.DEVICE", device, "MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.BASE_LR", "0.0001",
             "MODEL.HEADS.NUM_CLASSES", str(identities), "INPUT.CACHE", f"{folder}/cache",
             "DATALOADER.NUM_WORKERS", str(workers), "SEED", "0", *options,
         )  # fmt: skip
-        cfg = configuration(*words)
+        cfg = build_cfg(*words)
         model = build_model(cfg)
-        without = epoch_of_one_batch(cfg, model, items)
-        ours = measured_epoch(cfg, model, items)
+        without = measure_steps(cfg, model, items)
+        ours = measure_epoch(cfg, model, items)
         times = [[120 * each / 60] for each in (ours.seconds, without)]
         unit = f"minutes of 120 epochs, {workers} workers, against the steps alone"
         yield "gpu_schedule", make_figure(times, unit)
-        plain = configuration(*words, "INPUT.AUGMENTATION", "transforms", "INPUT.CACHE", "")
-        reference = measured_epoch(plain, model, items)
+        plain = build_cfg(*words, "INPUT.AUGMENTATION", "transforms", "INPUT.CACHE", "")
+        reference = measure_epoch(plain, model, items)
         unit = f"pairs per s, {workers} workers"
         yield "gpu_loading", make_figure([[ours.rate], [reference.rate]], unit, rate=True)
         unit = f"of an epoch the host waits for a batch, {workers} workers"
         yield "gpu_waiting", make_figure([[ours.waiting], [reference.waiting]], unit)
 
 
-def configuration(*words: str) -> CfgNode:
+def build_cfg(*words: str) -> CfgNode:
     """Return occ_duke.yml with some keys changed."""
     return load_config(str(CONFIG), words, add_keys=[add_fed_config])
 
 
-def epoch_of_one_batch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> float:
+def measure_steps(cfg: CfgNode, model: nn.Module, items: list[Item]) -> float:
     """Return the seconds of an epoch's steps without its loader."""
     batch = next(iter(build_train_loader(cfg, items)))
     step = build_step(cfg, model, itertools.repeat(batch))
@@ -100,16 +90,16 @@ def epoch_of_one_batch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> flo
     return measure_seconds(lambda: run_steps(step, steps), cfg.MODEL.DEVICE)
 
 
-def measured_epoch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> Epoch:
+def measure_epoch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> Epoch:
     """Run a loader alone, then as many steps of the trainer with it."""
     steps = len(items) // cfg.SOLVER.IMS_PER_BATCH
     batches = iter(build_train_loader(cfg, items))
 
-    def pass_over(number: int) -> None:
+    def skip_batches(number: int) -> None:
         collections.deque(itertools.islice(batches, number), maxlen=0)
 
-    pass_over(4 * cfg.DATALOADER.NUM_WORKERS)  # what the workers have read ahead, twice
-    alone = measure_seconds(lambda: pass_over(steps), cfg.MODEL.DEVICE)
+    skip_batches(4 * cfg.DATALOADER.NUM_WORKERS)  # twice what the workers prefetch
+    alone = measure_seconds(lambda: skip_batches(steps), cfg.MODEL.DEVICE)
     step = build_step(cfg, model, batches)
     run_steps(step, WARM_UP)
     waits: list[float] = []

@@ -1,4 +1,4 @@
-"""``gpu_search`` and ``gpu_search_one``: the 50 nearest of a gallery that lies on the GPU."""
+"""``gpu_search`` and ``gpu_search_one``: the 50 nearest images of a gallery on the GPU."""
 
 from __future__ import annotations
 
@@ -20,13 +20,10 @@ def measure(
     items: int = 100_000, channels: int = 3072, batch: int = 64, device: str = "cuda",
     rounds: int = 10,
 ) -> dict[str, Figure]:  # fmt: skip
-    """Compare distances and their order by evaluation's own product with faiss on all CPU cores.
-
-    A search of :class:`gallery_search.GalleryIndex` on a GPU is faiss-gpu's.
-    """
-    chance = torch.Generator().manual_seed(0)
-    drawn = F.normalize(torch.randn(items + batch, channels, generator=chance), dim=1)
-    gallery, queries = drawn[:items], drawn[items:]
+    """Compare evaluation's distances and top-k with faiss on all CPU cores."""
+    rng = torch.Generator().manual_seed(0)
+    features = F.normalize(torch.randn(items + batch, channels, generator=rng), dim=1)
+    gallery, queries = features[:items], features[items:]
     flat = faiss.IndexFlatIP(channels)
     flat.add(gallery.numpy())
     on_device, top = gallery.to(device), min(TOP, items)

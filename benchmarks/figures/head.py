@@ -18,9 +18,9 @@ CASE = FEDCase(blocks=1)
 def measure(case: FEDCase = CASE, rounds: int = 3) -> dict[str, Figure]:
     """Compare in float32; both read the same tokens."""
     check_steps()
-    model = with_given_tokens(build_fed(case), case)
+    model = replace_backbone(build_fed(case), case)
     reference = fed_in_loops.plain_copy(model)
-    batch = build_batch(case.smaller(image=(32, 16)))  # nobody looks at the images
+    batch = build_batch(case.smaller(image=(32, 16)))  # the images are not used
 
     def ours() -> None:
         clear_gradients(model)
@@ -34,10 +34,10 @@ def measure(case: FEDCase = CASE, rounds: int = 3) -> dict[str, Figure]:
     return {"head": make_figure(times, f"s per FED step without backbone, {case.pairs} pairs")}
 
 
-def with_given_tokens(model: Any, case: FEDCase) -> Any:
-    """Return the model with random tokens in place of its backbone."""
+def replace_backbone(model: Any, case: FEDCase) -> Any:
+    """Return the model with random tokens instead of a backbone."""
     grid = model.backbone.grid
-    chance = torch.Generator().manual_seed(2)
-    tokens = torch.randn(2 * case.pairs, 1 + grid[0] * grid[1], case.channels, generator=chance)
+    rng = torch.Generator().manual_seed(2)
+    tokens = torch.randn(2 * case.pairs, 1 + grid[0] * grid[1], case.channels, generator=rng)
     model.backbone = GivenTokens(tokens, grid)
     return model

@@ -1,8 +1,8 @@
-"""``latency`` and ``latency_int8``: one image, in lower precision than float32; likewise AONet's.
+"""``latency`` and ``latency_int8``: one image in lower precision; ``*_aonet*`` likewise.
 
-OpenVINO runs the exported graph where it is installed, and can. Else PyTorch does what it can by
-itself: it compiles the model where there is a C++ compiler, and has 8 bits in linear layers. A
-network of convolutions then has no figure in int8.
+OpenVINO runs the exported graph if it is installed. Otherwise PyTorch compiles the model, or uses
+autocast without a C++ compiler, and quantizes linear layers; a convolutional network then has no
+int8 figure.
 """
 
 from __future__ import annotations
@@ -11,14 +11,14 @@ import torch
 from cases.aonet_case import AONetCase
 from cases.fed_case import FEDCase
 from cases.one_image import (
-    PICTURES,
+    IMAGES,
     Network,
     Way,
     autocast_bf16,
     compiled,
     dynamic_int8,
     has_compiler,
-    installed,
+    is_installed,
     networks,
 )
 from harness.comparison import Figure
@@ -35,29 +35,29 @@ def measure(
     aonet: AONetCase = AONetCase(),  # noqa: B008
     rounds: int = 20,
 ) -> dict[str, Figure]:
-    """Compare with the model as it stands, in float32."""
-    found = {}
+    """Compare with the eager float32 model."""
+    figures = {}
     for network in networks(fed, aonet):
-        found[network.name] = network.compare(in_bf16(network), rounds)
+        figures[network.name] = network.compare(in_bf16(network), rounds)
         if way := in_int8(network):
-            found[f"{network.name}_int8"] = network.compare(way, rounds)
-    return found
+            figures[f"{network.name}_int8"] = network.compare(way, rounds)
+    return figures
 
 
 def in_bf16(network: Network) -> Way:
-    """Return the way in bfloat16."""
-    if installed("openvino"):
+    """Return the way to run in bfloat16."""
+    if is_installed("openvino"):
         try:
             return Way(lower_to_bf16(network.openvino).run, "bf16", "OpenVINO")
-        except UserError:  # this processor cannot
+        except UserError:  # not supported by this processor
             pass
     return compiled(network, torch.bfloat16) if has_compiler() else autocast_bf16(network)
 
 
 def in_int8(network: Network) -> Way | None:
-    """Return the way in 8 bits, if there is one."""
-    if installed("openvino"):
-        drawn = render_pedestrians(PICTURES, network.size, seed=1)
+    """Return the way to run in int8, if there is one."""
+    if is_installed("openvino"):
+        drawn = render_pedestrians(IMAGES, network.size, seed=1)
         made = quantize_to_int8(network.openvino, drawn, transformer=network.transformer)
         return Way(made.run, "int8", "OpenVINO")
     return dynamic_int8(network) if network.transformer else None

@@ -36,23 +36,23 @@ Batch = dict[str, Any]
 def measure(
     images: int = 64, size: tuple[int, int] = (256, 128), rounds: int = 7
 ) -> dict[str, Figure]:
-    """Compare samples per second of processor time; all draw from the same seeds."""
+    """Compare samples per second; all sides use the same seeds."""
     options = [*OPTIONS, "INPUT.SIZE_TRAIN", str(list(size))]
     cfg = load_config("", options, add_keys=[add_fed_config])
     npo = build_npo(cfg)
     assert npo is not None
     augmentation = build_augmentation(cfg, npo)
-    found = {}
+    figures = {}
     with tempfile.TemporaryDirectory() as folder:
-        items = write_pictures(Path(folder), images)
+        items = write_images(Path(folder), images)
         reference = PairsInPIL(items, build_transforms(cfg, is_train=True), npo, Path(folder))
         decoded = DecodedImages([item[0] for item in items], augmentation.resize)
         cache = open_cache(decoded, size, folder)
         indices = [SampleIndex(number, 1000 + number) for number in range(images)]
-        wanted = collate([reference[index] for index in indices])
+        expected = collate([reference[index] for index in indices])
         for name, source in (("loading", cache), ("loading_files", decoded)):
             ours = BatchDataset(items, source, augmentation)
-            check(ours.__getitems__(indices), wanted)
+            check(ours.__getitems__(indices), expected)
             times = time_alternately(
                 partial(ours.__getitems__, indices),
                 lambda: collate([reference[index] for index in indices]),
@@ -60,18 +60,15 @@ def measure(
             )
             rate, reference_rate = ([images / spent for spent in each] for each in times)
             unit = f"pairs of {size[0]} x {size[1]} per s and core"
-            found[name] = make_figure((rate, reference_rate), unit, rate=True)
-    return found
+            figures[name] = make_figure((rate, reference_rate), unit, rate=True)
+    return figures
 
 
 def check(ours: Batch, reference: Batch) -> None:
-    """Check the views pixel by pixel.
+    """Raise MismatchError if a view or a label differs.
 
-    The pasted patch may be some grey levels off: PIL clips after each change of colour, ours after
-    the last one. Another patch, or another place, is off by more.
-
-    Raises:
-        MismatchError: a view or a label differs.
+    The pasted patch may differ by a few gray levels: PIL clips after each color change, ours after
+    the last. Another patch or position differs by more.
     """
     if not torch.equal(ours["images"].float(), reference["images"]):
         raise MismatchError("loading: the whole views differ")
@@ -83,28 +80,28 @@ def check(ours: Batch, reference: Batch) -> None:
         raise MismatchError(f"loading: the occluded views differ by {worst:.1f} of 255")
 
 
-def write_pictures(
-    folder: Path, images: int, *, identities: int = 0, drawn: int = 0
+def write_images(
+    folder: Path, images: int, *, identities: int = 0, distinct: int = 0
 ) -> list[tuple[str, int, int]]:
-    """Write smooth pictures of 128 x 64 as JPEG; return path, identity and camera of each.
+    """Write smooth random JPEG images of 128 x 64; return path, identity and camera of each.
 
     Args:
-        folder: where.
-        images: how many.
-        identities: among how many they are shared out; 0: four images of each.
-        drawn: so many are drawn and written again and again; 0 for all.
+        folder: Where to write them.
+        images: Number of files.
+        identities: Number of identities; 0 for four images each.
+        distinct: Number of different images, which repeat; 0 for all.
     """
-    random = np.random.default_rng(0)
-    identities, drawn = identities or -(-images // 4), drawn or images
+    rng = np.random.default_rng(0)
+    identities, distinct = identities or -(-images // 4), distinct or images
     contents, items = [], []
-    for _ in range(min(drawn, images)):
+    for _ in range(min(distinct, images)):
         stream = io.BytesIO()
-        pixels = random.integers(0, 256, (16, 8, 3), np.uint8)
-        picture = Image.fromarray(pixels).resize((64, 128), Image.Resampling.BICUBIC)
-        picture.save(stream, "JPEG", quality=90)
+        pixels = rng.integers(0, 256, (16, 8, 3), np.uint8)
+        image = Image.fromarray(pixels).resize((64, 128), Image.Resampling.BICUBIC)
+        image.save(stream, "JPEG", quality=90)
         contents.append(stream.getvalue())
     for number in range(images):
         path = folder / f"{number:05d}.jpg"
-        path.write_bytes(contents[number % drawn])
+        path.write_bytes(contents[number % distinct])
         items.append((str(path), number * identities // images, number % 3))
     return items

@@ -17,11 +17,11 @@ NAMES = ("optimizer",)
 
 
 def measure(case: FEDCase = FEDCase(), rounds: int = 7) -> dict[str, Figure]:  # noqa: B008
-    """Compare our groups and step with one group per tensor, from equal gradients."""
+    """Compare with one group per tensor, from equal gradients."""
     cfg = sgd_cfg()
     ours = build_fed(case)
     reference = copy.deepcopy(ours)
-    _draw_gradients(ours, reference)
+    _set_gradients(ours, reference)
     steps = build_optimizer(cfg, ours).step, build_sgd(reference, cfg).step
     for step in (*steps, *steps):
         step()
@@ -33,10 +33,10 @@ def measure(case: FEDCase = FEDCase(), rounds: int = 7) -> dict[str, Figure]:  #
     return {"optimizer": make_figure(time_alternately(*steps, rounds=rounds), unit)}
 
 
-def _draw_gradients(*models: nn.Module) -> None:
+def _set_gradients(*models: nn.Module) -> None:
     torch.manual_seed(3)
     for parameters in zip(*(model.parameters() for model in models), strict=True):
         gradient = 0.01 * torch.randn_like(parameters[0])
         for parameter in parameters:
             if parameter.requires_grad:
-                parameter.grad = gradient  # neither step writes to it
+                parameter.grad = gradient  # no step writes to it

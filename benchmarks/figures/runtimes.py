@@ -1,6 +1,6 @@
 """``latency_*``: other ways to run one image: autocast, compiled, ONNX Runtime, OpenVINO in fp32.
 
-What is not installed is left out, and so is what needs a C++ compiler where there is none.
+Figures that need a missing package or C++ compiler are left out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from cases.one_image import (
     compiled,
     dynamic_int8,
     has_compiler,
-    installed,
+    is_installed,
     networks,
 )
 from harness.comparison import Figure
@@ -39,7 +39,7 @@ def measure(
     aonet: AONetCase = AONetCase(),  # noqa: B008
     rounds: int = 20,
 ) -> dict[str, Figure]:
-    """Compare with the model as it stands, in float32."""
+    """Compare with the eager float32 model."""
     return {
         f"{network.name}_{name}": network.compare(way, rounds)
         for network in networks(fed, aonet)
@@ -48,16 +48,16 @@ def measure(
 
 
 def ways(network: Network) -> Iterator[tuple[str, Way]]:
-    """Make each way in its turn, and name it."""
+    """Yield each way by name."""
     yield "autocast", autocast_bf16(network)
     if network.transformer:
         yield "dynamic_int8", dynamic_int8(network)
     if has_compiler():
         yield "compiled", compiled(network)
         yield "compiled_bf16", compiled(network, torch.bfloat16)
-    if installed("openvino"):
+    if is_installed("openvino"):
         yield "openvino", Way(network.openvino.run, "fp32", "OpenVINO")
-    if installed("onnx"):
+    if is_installed("onnx"):
         made = export_onnx(network.program)
         yield "onnxruntime", Way(made.run, "fp32", "ONNX Runtime")
         if network.transformer:
@@ -66,13 +66,13 @@ def ways(network: Network) -> Iterator[tuple[str, Way]]:
 
 
 def quantised(content: bytes) -> Runner:
-    """Return what runs a graph in ONNX whose matrix products compute in 8 bits."""
+    """Return a function that runs an ONNX graph with int8 matrix products."""
     import onnx
     from onnxruntime.quantization import quantize_dynamic
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.onnx")
         model = onnx.load_from_string(content)
-        del model.graph.value_info[:]  # shapes from before the export turned some weights
+        del model.graph.value_info[:]  # shapes from before the export transposed some weights
         quantize_dynamic(model, path, op_types_to_quantize=["MatMul", "Gemm"])
         return build_onnx_runner(path.read_bytes())

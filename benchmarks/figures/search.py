@@ -1,4 +1,4 @@
-"""``search`` and ``search_one``: the 50 nearest of a gallery, for a batch and for one query."""
+"""``search`` and ``search_one``: the 50 nearest gallery images, of a batch and of one query."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import faiss
 import numpy as np
 from harness.comparison import Figure, make_figure, require_equal, time_alternately
-from large.search_scale import Drawn, fill
+from large.search_scale import RandomVectors, fill_index
 
 from gallery_search import GalleryIndex
 
@@ -22,17 +22,17 @@ def measure(
 ) -> dict[str, Figure]:
     """Compare a whole search of an index on the disk with faiss's flat index in memory.
 
-    Ours compares its candidates again, reads the metadata of each hit, and checks parity words.
+    Ours compares its candidates again and reads the metadata of each hit.
     """
     flat = faiss.IndexFlatIP(channels)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "index"
-        drawn = Drawn(items, channels)
-        fill(folder, items, channels, drawn)
+        vectors = RandomVectors(items, channels)
+        fill_index(folder, items, channels, vectors)
         index = GalleryIndex(folder)
         for path in folder.glob("vectors-*.f32"):
             flat.add(np.fromfile(path, np.float32).reshape(items, channels))
-        queries = drawn.queries(batch)
+        queries = vectors.sample_queries(batch)
         queries /= np.linalg.norm(queries, axis=1, keepdims=True)
 
         def ours(number: int) -> Callable[[], np.ndarray]:

@@ -1,9 +1,9 @@
 """``step`` and ``step_bf16``: the time of FED's forward and backward pass and of its banks.
 
-``head_share`` and ``head_share_bf16``: how much of that time is not the backbone's.
+``head_share`` and ``head_share_bf16``: the share of that time outside the backbone.
 
-The default is a sixteenth of the batch and of the identities of the paper, so that backbone and
-head have the shares that they have in the whole.
+The default is a sixteenth of the paper's batch and identities, so that backbone and head keep their
+shares.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from cases.training import Batch, clear_gradients, our_step
 from harness.comparison import Figure, make_figure, measure_seconds
 from references import fed_in_loops
 
-from figures.head import with_given_tokens
+from figures.head import replace_backbone
 
 NAMES = ("step", "step_bf16", "head_share", "head_share_bf16")
 CASE = FEDCase(pairs=4, identities=44)
@@ -30,8 +30,8 @@ def measure(case: FEDCase = CASE, rounds: int = 2) -> dict[str, Figure]:
     batch = build_batch(case)
     works = [
         work
-        for model in (build_fed(case), with_given_tokens(build_fed(case), case))
-        for work in ways(model, batch)
+        for model in (build_fed(case), replace_backbone(build_fed(case), case))
+        for work in build_works(model, batch)
     ]
     times: list[list[float]] = [
         [measure_seconds(work) for work in works] for _ in range(rounds + 1)
@@ -42,17 +42,17 @@ def measure(case: FEDCase = CASE, rounds: int = 2) -> dict[str, Figure]:
         [part / whole for part, whole in zip(head, step, strict=True)]
         for head, step in zip(heads, (exact, loops, half), strict=True)
     ]
-    of_it = "of a FED step's time is not the backbone's"
+    share = "of a FED step's time is not the backbone's"
     return {
         "step": make_figure((exact, loops), unit),
         "step_bf16": make_figure((half, loops), f"{unit}, ours in bf16"),
-        "head_share": make_figure(shares[:2], of_it),
-        "head_share_bf16": make_figure((shares[2], shares[1]), f"{of_it}, ours in bf16"),
+        "head_share": make_figure(shares[:2], share),
+        "head_share_bf16": make_figure((shares[2], shares[1]), f"{share}, ours in bf16"),
     }
 
 
-def ways(model: Any, batch: Batch) -> list[Callable[[], None]]:
-    """Return our step in float32, the one in loops, and ours in bf16; gradients are dropped."""
+def build_works(model: Any, batch: Batch) -> list[Callable[[], None]]:
+    """Return our step in float32, the step in loops, and ours in bf16."""
     reference = fed_in_loops.plain_copy(model)
 
     def ours(dtype: torch.dtype | None = None) -> None:

@@ -1,1 +1,1 @@
-"""How it is measured."""
+"""Timing, counting, and result files."""

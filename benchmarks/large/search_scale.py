@@ -1,8 +1,8 @@
 #!/usr/bin/env python
-"""Latency, recall and size of a gallery index by its kind: the tables of docs/search.md.
+"""Measure latency, recall and size of a gallery index by kind and size.
 
-Vectors are drawn, searched by brute force and by each approximation in the same run.
-Times are processor time of one thread, medians of 20 queries, for the 10 nearest.
+Random vectors are searched exactly and by each approximation in the same run. Times are processor
+time of one thread: medians of 20 queries for the 10 nearest.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 import faiss
 import numpy as np
 import torch
@@ -29,21 +31,30 @@ from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 
 PARTS = 4
-FREEDOM = 64  # dimensions that the drawn vectors really have
-IMAGES = 20  # of an identity
-SPREAD = 0.6  # of an identity's images, where identities are 1 apart
-ROWS = 10_000  # drawn and added at a time
+RANK = 64  # degrees of freedom of the vectors
+IMAGES = 20  # per identity
+SPREAD = 0.6  # of an identity's images; identities have a spread of 1
+BLOCK = 10_000  # vectors generated and added at once
 QUERIES, BATCH, TOP = 20, 63, 10
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure all sizes and kinds, print a table, and write the numbers where asked for."""
+    """Measure all sizes and kinds, print a table, and write the results.
+
+    Raises:
+        UserError: Too few items or dimensions.
+    """
+    if min(args.items) < 1000 or args.dim < 8:
+        raise UserError(
+            f"--items {min(args.items)} --dim {args.dim}: expected at least 1000 items and 8 "
+            "dimensions"
+        )
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for items in args.items:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            for row in measured(Path(folder) / "index", items, args.dim, args.kinds):
+            for row in measure(Path(folder) / "index", items, args.dim, args.kinds):
                 print(f"{items} x {args.dim} {row['kind']}: done", file=sys.stderr, flush=True)
                 rows.append(row)
                 if args.json:
@@ -51,21 +62,23 @@ def run(args: argparse.Namespace) -> None:
     print(tabulate(rows, "keys", "pipe", floatfmt=".4g"))
 
 
-def measured(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[dict[str, Any]]:
-    """Build one index and give a row for each kind."""
-    drawn = Drawn(items, dim)
-    adding = fill(folder, items, dim, drawn)
+def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[dict[str, Any]]:
+    """Build one index and yield a row per kind."""
+    vectors = RandomVectors(items, dim)
+    adding = fill_index(folder, items, dim, vectors)
     index = GalleryIndex(folder)
-    queries = drawn.queries(QUERIES + BATCH)
-    truth = [ids(hits) for hits in index.search(queries[:QUERIES], TOP, exact=True)]
-    plain = size_of(folder)
+    queries = vectors.sample_queries(QUERIES + BATCH)
+    truth = [collect_ids(hits) for hits in index.search(queries[:QUERIES], TOP, exact=True)]
+    exact_size = measure_size(folder)
     for kind in kinds:
         with index.writer() as writer:
-            building, _ = timed(partial(writer.optimize, kind))
+            building, _ = measure_time(partial(writer.optimize, kind))
         index.search(queries[:1], TOP)  # opens it
-        answers = [timed(partial(index.search, query[None], TOP)) for query in queries[:QUERIES]]
-        batch, _ = timed(partial(index.search, queries[QUERIES:], TOP))
-        found = [ids(hits) for _, (hits,) in answers]
+        answers = [
+            measure_time(partial(index.search, query[None], TOP)) for query in queries[:QUERIES]
+        ]
+        batch, _ = measure_time(partial(index.search, queries[QUERIES:], TOP))
+        found = [collect_ids(hits) for _, (hits,) in answers]
         shares = [len(own & other) / TOP for own, other in zip(truth, found, strict=True)]
         approximation = index.info().approximation
         yield {
@@ -77,62 +90,62 @@ def measured(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[d
             "recall_built": approximation.recall if approximation else 1.0,
             "recall_queries": statistics.mean(shares),
             "build_s": building if approximation else adding,
-            "bytes_per_item": (size_of(folder) - (plain if approximation else 0)) / items,
+            "bytes_per_item": (measure_size(folder) - (exact_size if approximation else 0)) / items,
         }
 
 
-def fill(folder: Path, items: int, dim: int, drawn: Drawn) -> float:
-    """Make an index of drawn vectors; return the seconds of adding them."""
+def fill_index(folder: Path, items: int, dim: int, vectors: RandomVectors) -> float:
+    """Create an index of random vectors; return the seconds spent adding them."""
     index = GalleryIndex.create(
-        folder, metric="cosine", dim=dim, num_parts=PARTS, fingerprint="drawn"
+        folder, metric="cosine", dim=dim, num_parts=PARTS, fingerprint="random"
     )
     adding = 0.0
     with index.writer() as writer:
-        for start in range(0, items, ROWS):
-            features = drawn.gallery(start, min(start + ROWS, items))
+        for start in range(0, items, BLOCK):
+            features = vectors.sample_gallery(start, min(start + BLOCK, items))
             names = [Item(f"{start + n}.jpg", str(n % 8), float(n)) for n in range(len(features))]
-            seen = np.ones((len(features), PARTS))
-            adding += timed(partial(writer.add, names, features, seen))[0]
+            visibility = np.ones((len(features), PARTS))
+            adding += measure_time(partial(writer.add, names, features, visibility))[0]
     return adding
 
 
-class Drawn:
-    """Vectors with ``FREEDOM`` dimensions of freedom in ``dim``, ``IMAGES`` to an identity."""
+class RandomVectors:
+    """Sample vectors of ``dim`` dimensions and rank ``RANK``, ``IMAGES`` per identity."""
 
     def __init__(self, items: int, dim: int):
-        self._random = np.random.default_rng(0)
-        freedom = min(FREEDOM, dim)
-        self._basis = self._random.standard_normal((freedom, dim), np.float32)
-        self._people = self._random.standard_normal((max(1, items // IMAGES), freedom), np.float32)
+        self._rng = np.random.default_rng(0)
+        rank = min(RANK, dim)
+        self._basis = self._rng.standard_normal((rank, dim), np.float32)
+        self._identities = self._rng.standard_normal((max(1, items // IMAGES), rank), np.float32)
 
-    def gallery(self, start: int, stop: int) -> np.ndarray:
+    def sample_gallery(self, start: int, stop: int) -> np.ndarray:
         """Return the vectors of these items."""
-        return self._near(np.arange(start, stop) % len(self._people))
+        return self._sample(np.arange(start, stop) % len(self._identities))
 
-    def queries(self, count: int) -> np.ndarray:
-        """Return new images of identities of the gallery."""
-        return self._near(self._random.integers(0, len(self._people), count))
+    def sample_queries(self, count: int) -> np.ndarray:
+        """Return new images of the gallery's identities."""
+        return self._sample(self._rng.integers(0, len(self._identities), count))
 
-    def _near(self, people: np.ndarray) -> np.ndarray:
-        centres = self._people[people]
-        noise = self._random.standard_normal(centres.shape, np.float32)
-        return (centres + SPREAD * noise) @ self._basis
+    def _sample(self, identities: np.ndarray) -> np.ndarray:
+        centers = self._identities[identities]
+        noise = self._rng.standard_normal(centers.shape, np.float32)
+        return (centers + SPREAD * noise) @ self._basis
 
 
-def timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    """Return the processor time of ``work`` in seconds, and its result."""
+def measure_time(work: Callable[[], Any]) -> tuple[float, Any]:
+    """Return the processor seconds of ``work`` and its result."""
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
 
 
-def ids(hits: list[Any]) -> set[int]:
-    """The numbers of the items found."""
+def collect_ids(hits: list[Any]) -> set[int]:
+    """Return the ids of hits."""
     return {hit.id for hit in hits}
 
 
-def size_of(folder: Path) -> int:
-    """Bytes of the files of an index."""
+def measure_size(folder: Path) -> int:
+    """Return the bytes of an index's files."""
     return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -144,16 +157,7 @@ def command(words: list[str] | None = None) -> int:
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--folder", default=None, metavar="DIR", help="where the index is built")
     args = parser.parse_args(words)
-    if min(args.items) < 1000 or args.dim < 8:
-        return run_command(lambda: refuse(args), debug=args.debug)
     return run_command(lambda: run(args), debug=args.debug)
-
-
-def refuse(args: argparse.Namespace) -> None:
-    """Say what cannot be measured."""
-    raise UserError(
-        f"--items {min(args.items)} --dim {args.dim}: at least 1000 items of 8 numbers are expected"
-    )
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What a user would run instead, in our own plain words."""
+"""Plain implementations of what a user would run instead."""

@@ -1,9 +1,8 @@
-"""FED's training step organised as in research code: view by view, image by image.
+"""FED's training step as in research code: view by view, image by image.
 
-Each view goes through the backbone by itself, in plain attention. The memory search and the update
-of the banks are loops over the batch. The keys and values of every image's neighbours are projected
-anew. What is computed is what :class:`fed_plugin.FED` computes, but for two points: batch
-statistics are a view's own, and a bank takes an identity's images one after the other.
+One backbone pass per view with plain attention; loops over the batch for memory search and bank
+update; keys and values projected per image. Two results differ from :class:`fed_plugin.FED`: batch
+statistics are per view, and a bank is updated with one image after the other.
 
 Shapes: B images in the view, P parts, C channels, D = P * C, I identities, K neighbours.
 """
@@ -20,7 +19,7 @@ from torch import nn
 
 
 def plain_copy(model: nn.Module) -> Any:
-    """Return a copy of a FED model whose backbone's attention is written out in matrices."""
+    """Return a copy of a FED model with attention as plain matrix products."""
     copied = copy.deepcopy(model)
     for module in copied.modules():
         if isinstance(module, Attention):
@@ -31,12 +30,9 @@ def plain_copy(model: nn.Module) -> Any:
 def training_step(
     model: Any, batch: dict[str, torch.Tensor], dtype: torch.dtype | None = None
 ) -> dict[str, torch.Tensor]:
-    """Return the loss terms; their gradients are in the parameters, the banks are moved.
+    """Run forward and backward pass and bank update; return the loss terms.
 
-    Args:
-        model: gives its layers and its banks.
-        batch: pairs, as the model takes them.
-        dtype: of autocast; None for float32 throughout.
+    ``dtype`` is that of autocast; None for float32.
     """
     with torch.autocast(batch["images"].device.type, dtype, enabled=dtype is not None):
         terms, holistic = losses(model, batch)
@@ -70,14 +66,14 @@ def losses(
 
 
 def banks(model: Any) -> dict[str, Any]:
-    """The two memory banks by the features that they hold."""
+    """Return the two memory banks by feature."""
     return {"erased": model.erased_memory, "diffused": model.diffused_memory}
 
 
 def view_features(
     model: Any, images: torch.Tensor, identities: torch.Tensor
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Return one view's features by name and its parts' visibility (B, P)."""
+    """Return the features of one view by name, and its visibility (B, P)."""
     tokens = model.backbone((images - model.normalization.mean) / model.normalization.std)
     num_parts = model.heads.num_parts
     size = (tokens.shape[1] - 1) // num_parts
@@ -97,7 +93,7 @@ def view_features(
 def search(
     features: torch.Tensor, centres: torch.Tensor, identities: torch.Tensor, num_neighbors: int
 ) -> torch.Tensor:
-    """Return the nearest centres (B, K, D) of other identities, found image by image."""
+    """Return the nearest centres (B, K, D) of other identities, image by image."""
     similarities = F.normalize(features, dim=1) @ centres.T
     found = []
     for row, own in zip(similarities, identities, strict=True):
@@ -111,7 +107,7 @@ def search(
 def diffuse(
     model: Any, embedding: torch.Tensor, visibility: torch.Tensor, identities: torch.Tensor
 ) -> torch.Tensor:
-    """Return f'_d (B, D) of one view."""
+    """Return f'_d (B, D) of one view (FDM)."""
     diffusion, attention = model.diffusion, model.diffusion.attention
     centres = F.normalize(model.erased_memory.centres, dim=1)
     with torch.no_grad():
@@ -138,7 +134,7 @@ def contrast_loss(
 
 @torch.no_grad()
 def update(memory: Any, features: torch.Tensor, identities: torch.Tensor) -> None:
-    """Move the centres (I, D) one image after the other, in the order of the batch."""
+    """Update the centers (I, D) with one image after the other."""
     for feature, identity in zip(features, identities, strict=True):
         kept = memory.momentum * memory.centres[identity]
         memory.centres[identity] = kept + (1 - memory.momentum) * feature

@@ -10,12 +10,7 @@ from torch import nn
 
 
 def build_sgd(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
-    """Return PyTorch's SGD with its default way to step.
-
-    Args:
-        model: whose parameters move.
-        cfg: fast-reid's keys of the solver.
-    """
+    """Return PyTorch's SGD with its default implementation."""
     solver = cfg.SOLVER
     groups = []
     norms = tuple(

@@ -1,8 +1,7 @@
-"""Both views of a sample made with PIL, the patch read from its file for every sample.
+"""Both views of a sample made with PIL; the patch is read from its file each time.
 
-Random numbers are drawn in the order of
-:class:`occluded_reid.data.transforms.npo.NpoAugmentation`, so that equal seeds give
-equal views; labels are read off the difference of the views.
+Random numbers follow the order of :class:`occluded_reid.data.transforms.npo.NpoAugmentation`, so
+equal seeds give equal views; labels come from the difference of the views.
 """
 
 from __future__ import annotations
@@ -26,9 +25,9 @@ class PairsInPIL:
 
     Args:
         items: (path, identity, camera) of each image.
-        transform: of the whole view, from a PIL image to a (3, H, W) tensor.
-        npo: gives the patches and the ranges of chance.
-        folder: where the patches are written.
+        transform: From a PIL image to the holistic view (3, H, W).
+        npo: Source of the patches and random ranges.
+        folder: Where the patches are written.
     """
 
     def __init__(self, items: list[Any], transform: Any, npo: NpoAugmentation, folder: Path):
@@ -41,8 +40,8 @@ class PairsInPIL:
         path, identity, camera = self._items[index.position]
         with PrivateRandomness(index.seed):
             whole = self._transform(read_image(path))
-        picture = Image.fromarray(whole.permute(1, 2, 0).numpy().astype(np.uint8))
-        occluded = ToTensor()(self._occluded(picture, np.random.default_rng(index.seed)))
+        image = Image.fromarray(whole.permute(1, 2, 0).numpy().astype(np.uint8))
+        occluded = ToTensor()(self._occluded(image, np.random.default_rng(index.seed)))
         return {
             "images": whole,
             "occluded_images": occluded,
@@ -53,19 +52,19 @@ class PairsInPIL:
             "index": index.position,
         }
 
-    def _occluded(self, picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    def _occluded(self, image: Image.Image, rng: np.random.Generator) -> Image.Image:
         npo = self._npo
         patch = Image.open(self._patches[int(rng.integers(len(self._patches)))]).convert("RGB")
         vertical = patch.height / patch.width > npo.vertical_ratio
-        size = (picture.height, picture.width)
-        place = sample_rectangle(vertical, size, npo.extent, rng)
-        patch = self._varied(patch, place, rng)
-        occluded = picture.copy()
-        occluded.paste(patch, (place.left, place.top))
+        size = (image.height, image.width)
+        rectangle = sample_rectangle(vertical, size, npo.extent, rng)
+        patch = self._vary(patch, rectangle, rng)
+        occluded = image.copy()
+        occluded.paste(patch, (rectangle.left, rectangle.top))
         return occluded
 
-    def _varied(
-        self, patch: Image.Image, place: Rectangle, rng: np.random.Generator
+    def _vary(
+        self, patch: Image.Image, rectangle: Rectangle, rng: np.random.Generator
     ) -> Image.Image:
         npo = self._npo
         rows, columns = (
@@ -81,10 +80,10 @@ class PairsInPIL:
             patch = enhancer(patch).enhance(factor)
         if mirrored:
             patch = patch.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        return patch.resize((place.width, place.height), Image.Resampling.BILINEAR)
+        return patch.resize((rectangle.width, rectangle.height), Image.Resampling.BILINEAR)
 
     def _labels(self, whole: torch.Tensor, occluded: torch.Tensor) -> torch.Tensor:
-        """Return 0 for each stripe that differs in more than the covered part of its area."""
+        """Return 0 for each stripe that differs in more than ``covered`` of its area."""
         differs = (whole != occluded).any(dim=0)
         columns = torch.nonzero(differs.any(dim=0)).flatten()
         if len(columns) < whole.shape[2]:  # a vertical occluder

@@ -1,4 +1,4 @@
-"""AONet's Eq. 8 as it is printed.
+"""AONet's Eq. 8 as printed.
 
 Shapes: Q queries, G gallery images, P landmarks (K in the paper), C channels.
 """
@@ -14,11 +14,11 @@ Side = tuple[torch.Tensor, torch.Tensor]
 def similarities(query: Side, gallery: Side) -> torch.Tensor:
     """Return (Q, G): the mean over landmarks of ``beta_q beta_g cos(f_q, f_g)``.
 
-    A cosine is taken as fast-reid takes it: both sides are scaled to unit length, then multiplied.
+    Cosines are computed as in fast-reid: both sides are normalized, then multiplied.
 
     Args:
-        query: features (Q, P, C) and visibility (Q, P).
-        gallery: likewise.
+        query: Features (Q, P, C) and visibility (Q, P).
+        gallery: The same for G images.
     """
     (features, visibility), (other_features, other_visibility) = query, gallery
     landmarks = features.shape[1]
