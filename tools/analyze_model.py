@@ -14,10 +14,9 @@ from occluded_reid.utils.cli import add_config_options, build_parser, run_comman
 
 if TYPE_CHECKING:
     from occluded_reid.config import CfgNode
-    from occluded_reid.deploy.complexity import Complexity
 
-# By meta-architecture: table, network, FLOPs in G, parameters in M. FED's paper has no such table.
-PUBLISHED = {"AONet": ("Table 7", "ResNet-50, 256x128", 6.22, 30.22)}
+# By meta-architecture; AONet with ResNet-50. The paper of FED has no such table.
+PUBLISHED = {"AONet": {"table": "Table 7", "gflops": 6.22, "params_in_millions": 30.22}}
 
 
 def analyze(args: argparse.Namespace) -> None:
@@ -36,9 +35,22 @@ def analyze(args: argparse.Namespace) -> None:
     with changed_copy(cfg) as cfg:
         cfg.MODEL.HEADS.NUM_CLASSES = identities
     cost = measure_complexity(build_untrained(cfg), cfg.INPUT.SIZE_TEST)
-    print_cost(cfg, cost, f"{identities:,} identities, {source}")
+    content = {
+        "meta_architecture": cfg.MODEL.META_ARCHITECTURE,
+        "input_size": list(cfg.INPUT.SIZE_TEST),
+        "identities": identities,
+        "identities_from": source,
+        "params_total": cost.params_total,
+        "params_inference": cost.params_inference,
+        "gmacs_inference": cost.macs_inference / 1e9,
+        "not_counted": cost.not_counted,
+        "modules": [each._asdict() for each in cost.modules],
+    }
+    if cfg.MODEL.META_ARCHITECTURE in PUBLISHED:
+        content["paper"] = PUBLISHED[cfg.MODEL.META_ARCHITECTURE]
+    print_cost(content, cost.table)
     if args.json:
-        write_json(args.json, describe_cost(cfg, cost, identities, source))
+        write_json(args.json, content)
 
 
 def count_identities(cfg: CfgNode) -> tuple[int, str]:
@@ -65,45 +77,28 @@ def published_identities(cfg: CfgNode, name: str) -> int:
     return train.identities if train else 0
 
 
-def print_cost(cfg: CfgNode, cost: Complexity, identities: str) -> None:
-    """Print the cost as tables."""
+def print_cost(content: dict[str, Any], table: str) -> None:
+    """Print the cost, AONet's beside the paper's."""
     from tabulate import tabulate
 
-    height, width = cfg.INPUT.SIZE_TEST
+    height, width = content["input_size"]
     print(
-        f"{cfg.MODEL.META_ARCHITECTURE}, one image of {height}x{width}, {identities}\n\n"
-        f"{cost.table}\n\n"
-        f"{cost.params_total:,} parameters, memories included; {cost.params_inference:,} at "
-        f"inference, with {cost.macs_inference / 1e6:,.1f} M multiply-adds.\n"
+        f"{content['meta_architecture']}, one image of {height}x{width}, "
+        f"{content['identities']:,} identities, {content['identities_from']}\n\n{table}\n\n"
+        f"{content['params_total']:,} parameters, memories included; "
+        f"{content['params_inference']:,} at inference, with "
+        f"{1000 * content['gmacs_inference']:,.1f} M multiply-adds.\n"
         "A multiplication and its addition are one multiply-add, which fvcore calls flop.\n"
-        f"Not counted: {', '.join(cost.not_counted) or 'nothing'}."
+        f"Not counted: {', '.join(content['not_counted']) or 'nothing'}."
     )
-    if cfg.MODEL.META_ARCHITECTURE in PUBLISHED:
-        table, network, flops, params = PUBLISHED[cfg.MODEL.META_ARCHITECTURE]
+    if paper := content.get("paper"):
+        published = f"{paper['table']} of the paper, ResNet-50, 256x128"
         rows = [
-            [f"{table} of the paper, {network}", f"{flops:.2f}", f"{params:.2f}"],
-            ["here", f"{cost.macs_inference / 1e9:.2f}", f"{cost.params_total / 1e6:.2f}"],
+            [published, paper["gflops"], paper["params_in_millions"]],
+            ["here", content["gmacs_inference"], content["params_total"] / 1e6],
         ]
-        print("\n" + tabulate(rows, ["", "FLOPs (G)", "parameters (M)"], "pipe", "g"))
-
-
-def describe_cost(cfg: CfgNode, cost: Complexity, identities: int, source: str) -> dict[str, Any]:
-    """Return the cost for JSON."""
-    content = {
-        "meta_architecture": cfg.MODEL.META_ARCHITECTURE,
-        "input_size": list(cfg.INPUT.SIZE_TEST),
-        "identities": identities,
-        "identities_from": source,
-        "params_total": cost.params_total,
-        "params_inference": cost.params_inference,
-        "gmacs_inference": cost.macs_inference / 1e9,
-        "not_counted": cost.not_counted,
-        "modules": [each._asdict() for each in cost.modules],
-    }
-    if cfg.MODEL.META_ARCHITECTURE in PUBLISHED:
-        table, _, flops, params = PUBLISHED[cfg.MODEL.META_ARCHITECTURE]
-        content["paper"] = {"table": table, "gflops": flops, "params_in_millions": params}
-    return content
+        heads = ["", "FLOPs (G)", "parameters (M)"]
+        print("\n" + tabulate(rows, heads, "pipe", ".2f"))
 
 
 def parser() -> argparse.ArgumentParser:

@@ -93,16 +93,14 @@ def load_target_config(args: argparse.Namespace, conversion: Conversion) -> CfgN
 
 
 def read_memory(args: argparse.Namespace) -> torch.Tensor | None:
-    """Read the authors' memory file, one tensor; None without --memory."""
+    """Read the authors' memory file; None without --memory."""
     import torch
 
     from occluded_reid.checkpoint.checkpointer import load_safely
     from occluded_reid.utils.errors import UserError
 
-    if not args.memory:
-        return None
-    memory = load_safely(args.memory, trust=args.trust_checkpoint)
-    if not torch.is_tensor(memory):
+    memory = load_safely(args.memory, trust=args.trust_checkpoint) if args.memory else None
+    if not (memory is None or torch.is_tensor(memory)):
         raise UserError(f"{args.memory} holds no tensor; the authors' memory is one of (I, 3072)")
     return memory
 

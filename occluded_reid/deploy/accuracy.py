@@ -72,15 +72,15 @@ def split_held_out(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def measure_feature_error(graph: nn.Module, run: Runner, images: torch.Tensor) -> dict[str, Any]:
-    """Compare a graph's outputs with the model's, for JSON.
+    """Compare the outputs of a runner with the float32 model's, for JSON.
 
     Args:
-        graph: The model in float32.
+        graph: The model.
         run: Runs the exported graph.
         images: (N, 3, H, W) that did not calibrate it.
 
     Raises:
-        UserError: The graph's features are not finite.
+        UserError: The runner's features are not finite.
     """
     pairs = [(graph(batch), run(batch)) for batch in images.split(_BATCH_SIZE)]
     expected, actual = (
@@ -102,16 +102,7 @@ def measure_feature_error(graph: nn.Module, run: Runner, images: torch.Tensor) -
 
 
 def measure_ranking_loss(cfg: CfgNode, model: nn.Module, run: Runner) -> dict[str, Any]:
-    """Evaluate model and graph on ``DATASETS.TESTS``; return mAP and Rank-1 of both, for JSON.
-
-    Args:
-        cfg: The configuration.
-        model: The model in float32.
-        run: Runs the exported graph.
-
-    Raises:
-        UserError: A test set cannot be used.
-    """
+    """Evaluate model and graph on ``DATASETS.TESTS``; return mAP and Rank-1 of both, for JSON."""
     test_sets, _ = open_test_sets(cfg)
     results: dict[str, Any] = {}
     for name, (loader, evaluator) in test_sets.items():

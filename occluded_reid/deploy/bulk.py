@@ -70,15 +70,9 @@ def load_batches(
     description: str,
     show_progress: bool = True,
 ) -> Iterable[Batch]:
-    """Read and prepare images, batch by batch.
+    """Read the images of each batch, given by positions in the list, and prepare them.
 
-    Args:
-        images: The list.
-        batches: Positions in the list, for each batch.
-        embedder: The model that the images are prepared for.
-        workers: Reader processes; 0 reads in this one.
-        description: Shown beside the progress.
-        show_progress: Whether to report progress at all.
+    ``workers`` processes read; 0 reads in this one.
     """
     loader: DataLoader[Any] = DataLoader(
         _PreparedImages(images, embedder),
@@ -135,11 +129,11 @@ def extract_features(
 
     Args:
         embedder: The model.
-        images: What :func:`~occluded_reid.deploy.feature_file.list_images` returned.
+        images: From :func:`~occluded_reid.deploy.feature_file.list_images`.
         output: The file; its parts lie in ``<output>.parts`` meanwhile.
         part_size: Images per part.
-        workers: Reader processes.
-        rank: Of this process; it does the parts whose number modulo ``world_size`` is its rank.
+        workers: Reader processes; 0 reads in this one.
+        rank: This process does the parts whose number modulo ``world_size`` is its rank.
         world_size: Number of processes.
 
     Raises:
@@ -173,12 +167,8 @@ def extract_features(
         _wait_for_others(file)
         unreadable = file.assemble(embedder.metric, embedder.dim, embedder.num_parts)
         print(f"{file.path}: features of {total - len(unreadable)} images")
-        log_unreadable(
-            images,
-            unreadable,
-            "the array `broken` names them. To try them again, delete the file and repeat the "
-            "command",
-        )
+        advice = "to try them again, delete the file and repeat the command"
+        log_unreadable(images, unreadable, f"the array `broken` names them; {advice}")
 
 
 def _write_parts(

@@ -23,39 +23,23 @@ _MAX_DEPTH = 2
 
 
 class ModuleCost(NamedTuple):
-    """Cost of a module, or of a parameter outside of modules.
+    """Cost of a module, or of a parameter outside of modules."""
 
-    Attributes:
-        name: As in the state dict.
-        parameters: Their number; memories count as parameters.
-        macs: Multiply-adds for one image at inference, as fvcore counts them.
-        training_only: Whether inference does without it.
-    """
-
-    name: str
-    parameters: int
-    macs: int
+    name: str  # as in the state dict
+    parameters: int  # memories included
+    macs: int  # multiply-adds for one image at inference, as fvcore counts them
     training_only: bool
 
 
 class Complexity(NamedTuple):
-    """Cost of a model.
+    """Cost of a model; ``params_inference`` are the parameters that inference needs."""
 
-    Attributes:
-        modules: The modules of the model, each followed by its own modules and parameters.
-        params_total: All parameters and memories.
-        params_inference: Those that inference needs.
-        macs_inference: Multiply-adds for one image at inference.
-        not_counted: Operators that fvcore does not count, such as ``add``.
-        table: fvcore's table, with a column that marks what only training needs.
-    """
-
-    modules: list[ModuleCost]
+    modules: list[ModuleCost]  # each is followed by its own modules and parameters
     params_total: int
     params_inference: int
     macs_inference: int
-    not_counted: list[str]
-    table: str
+    not_counted: list[str]  # operators that fvcore does not count, such as "add"
+    table: str  # fvcore's, with a column that marks what only training needs
 
 
 def measure_complexity(model: nn.Module, image_size: Sequence[int]) -> Complexity:

@@ -182,13 +182,7 @@ def describe_graph(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:
 
 
 def measure_parity(graph: nn.Module, run: Runner, size: tuple[int, ...]) -> dict[str, Any]:
-    """Measure how far a runner's outputs are from the model's, on inputs that are always new.
-
-    Args:
-        graph: The model.
-        run: Runs the exported graph.
-        size: (H, W).
-    """
+    """Measure how far a runner's outputs are from the model's, on new inputs of ``size`` (H, W)."""
     rng = torch.Generator()
     seed = rng.seed() % 2**31
     rng.manual_seed(seed)

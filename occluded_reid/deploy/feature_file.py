@@ -29,12 +29,7 @@ SUFFIXES = IMAGE_SUFFIXES | {".webp"}
 
 
 class ImageList(NamedTuple):
-    """Images that features are computed from.
-
-    Attributes:
-        folder: The folder that the paths are relative to.
-        paths: (N,) unicode array, in the order of the list.
-    """
+    """A folder, and an array (N,) of unicode paths relative to it."""
 
     folder: str
     paths: np.ndarray
@@ -49,19 +44,12 @@ class ImageList(NamedTuple):
 
 
 class Job(NamedTuple):
-    """Settings that all parts of one file share.
+    """Settings that all parts of one file share."""
 
-    Attributes:
-        images: Hash of the image list.
-        model: The model's fingerprint.
-        precision: ``float32`` or ``bfloat16``, of the forward pass.
-        part_size: S.
-    """
-
-    images: str
-    model: str
+    images: str  # hash of the image list
+    model: str  # fingerprint
     precision: str
-    part_size: int
+    part_size: int  # S
 
 
 class UnreadableImage(NamedTuple):
@@ -72,13 +60,7 @@ class UnreadableImage(NamedTuple):
 
 
 class FeatureFile:
-    """An npz file whose parts are collected in the folder ``<path>.parts``.
-
-    Args:
-        path: The file.
-        job: What it is made from.
-        images: The image list.
-    """
+    """An npz file whose parts are collected in the folder ``<path>.parts``."""
 
     def __init__(self, path: str | os.PathLike[str], job: Job, images: ImageList):
         self.path = Path(path)
@@ -114,14 +96,7 @@ class FeatureFile:
         embedding: Embedding,
         unreadable: Sequence[UnreadableImage],
     ) -> None:
-        """Write a part atomically.
-
-        Args:
-            number: k.
-            indices: (n,) positions in the list of the images that could be read.
-            embedding: Of these n images.
-            unreadable: The other images of the part.
-        """
+        """Write part k atomically: the readable images at ``indices`` (n,), and the others."""
         arrays: dict[str, Any] = {
             "features": embedding.features,
             "visibility": embedding.visibility,
@@ -140,7 +115,7 @@ class FeatureFile:
         """Join all parts into the file and remove them; memory holds one part at a time.
 
         Args:
-            metric: That the features are compared by.
+            metric: The metric that the features are compared by.
             dim: D.
             num_parts: P.
 

@@ -40,11 +40,7 @@ _PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class InferenceGraph(nn.Module):
-    """A model as a function of one tensor, as exporters want it.
-
-    Args:
-        model: In evaluation mode, without the parts that only training needs.
-    """
+    """A model as a function of one tensor, as exporters want it."""
 
     def __init__(self, model: nn.Module):
         super().__init__()
@@ -61,17 +57,11 @@ class InferenceGraph(nn.Module):
 
 
 class ExportedGraph(NamedTuple):
-    """A graph as its files hold it.
+    """A graph as its files hold it."""
 
-    Attributes:
-        files: Content by suffix: the graph first, then the files beside it.
-        run: Run the graph, read back from ``files``.
-        metadata: What a user of the format must know, for JSON.
-    """
-
-    files: dict[str, bytes]
-    run: Runner
-    metadata: dict[str, Any]
+    files: dict[str, bytes]  # by suffix: the graph, then the files beside it
+    run: Runner  # runs the graph, read back from ``files``
+    metadata: dict[str, Any]  # what a user of the format must know, for JSON
 
 
 def check_packages(kind: str) -> None:

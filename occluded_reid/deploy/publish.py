@@ -68,7 +68,7 @@ def publish(
         published = _write_weights(folder, name, model)
         (folder / "config.yaml").write_text(_clean_config(cfg, name).dump(), encoding="utf-8")
         results = _evaluate(folder, published, overrides)
-        _require_same_results(_read_json(reported), results)
+        _require_same_results(json.loads(reported.read_text(encoding="utf-8")), results)
     return _format_rows(name, Path(output, published), results)
 
 
@@ -100,7 +100,7 @@ def _evaluate(folder: Path, weights: str, overrides: list[str]) -> dict[str, Any
         for name in ("results.json", "per_query.npz"):
             if Path(output, name).is_file():
                 shutil.copyfile(Path(output, name), folder / name)
-    return _read_json(folder / "results.json")
+    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
 
 
 def _require_same_results(before: dict[str, Any], after: dict[str, Any]) -> None:
@@ -145,7 +145,3 @@ def add_rows(page: Path, rows: str) -> None:
     end = next(number for number in table if number + 1 not in table) + 1
     with atomic_write(page, "w") as stream:
         stream.write("\n".join([*lines[:end], rows, *lines[end:]]) + "\n")
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""tools/import_checkpoint.py: what the imported weights compute, and what becomes of every key."""
+"""tools/import_checkpoint.py: what imported weights compute, and what happens to every key."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def seed() -> None:
     torch.manual_seed(0)
 
 
-def written(folder: Path, content: str) -> str:
+def write_config(folder: Path, content: str) -> str:
     path = folder / "model.yml"
     path.write_text(content)
     return str(path)
@@ -69,7 +69,7 @@ def run(folder: Path, source: str, content, *more: str, config: str = "") -> dic
     torch.save(content, given)
     words = ["--source", source, "--input", str(given), "--output", str(folder / "made.pth")]
     words += ["--report", str(folder / "report.json"), *more]
-    words += ["--config-file", written(folder, config)] if config else []
+    words += ["--config-file", write_config(folder, config)] if config else []
     assert tool.command(words) == 0
     return json.loads((folder / "report.json").read_text())
 
@@ -78,7 +78,7 @@ def fates(report: dict) -> dict[str, str]:
     return {entry["key"]: entry["fate"] for entry in report["keys"]}
 
 
-# ------------------------------------------------------- the authors' network, in our own words
+# ------------------------------------------------------- the authors' network, written anew
 
 
 def official_shapes(c=CHANNELS, p=PARTS, blocks=BLOCKS, ids=IDENTITIES, patch=8, tokens=8, fc=10):
@@ -175,7 +175,7 @@ def official_neck(w, parts, training):
 
 
 def official_diffusion(w, embedding, scores, memory, identities):
-    """One branch: 9 nearest centres, less the own or the last; heads change places; two FFNs."""
+    """One branch: 9 nearest centres, less the own or the last; heads are transposed; two FFNs."""
     centres = F.normalize(memory, dim=1)
     nearest = (F.normalize(embedding, dim=1) @ centres.T).topk(9, dim=1).indices.tolist()
     rows = [
@@ -209,7 +209,7 @@ def official_contrast(features, memory, identities):
 
 
 def official_losses(w, memory, batch, labels):
-    """The terms of one step by our names, and the features that the memory takes."""
+    """The losses of one step by our names, and the features that update the memory."""
     losses, taken = {}, {}
     weights = {"holistic": (1.0, torch.ones_like(labels)), "occluded": (0.3, labels)}
     for branch, key in (("holistic", "images"), ("occluded", "occluded_images")):
@@ -236,33 +236,33 @@ def official_losses(w, memory, batch, labels):
 def test_an_official_checkpoint_gives_the_official_feature(tmp_path):
     weights = official_weights()
     report = run(tmp_path, "official-fed", add_prefix(weights, "module."), config=FED)
-    cfg = load_config(written(tmp_path, FED), [], add_keys=installed_methods())
+    cfg = load_config(write_config(tmp_path, FED), [], add_keys=installed_methods())
     model = build_inference_model(cfg, str(tmp_path / "made.pth"))
     images = torch.rand(5, 3, 32, 16) * 255
     with torch.no_grad():
-        found = model({"images": images})
+        actual = model({"images": images})
     scores, parts = official_scores_and_parts(weights, official_tokens(weights, images))
-    wanted = official_neck(weights, parts, training=False)
-    torch.testing.assert_close(found.features, wanted, rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(found.visibility, scores, rtol=1e-5, atol=1e-6)
-    assert scores.std() > 0.05 and wanted.std() > 0.1
-    told = fates(report)
-    assert told.keys() == {f"module.{key}" for key in weights}
-    assert told["module.base.fc.weight"] == told["module.classifier1.weight"] == "left out"
-    assert told["module.bottleneck_local_stage2.0.weight"] == "left out"
-    assert told["module.base.norm.weight"] == "renamed"
-    assert told["module.bottleneck_local.3.running_mean"] == "reshaped"
+    expected = official_neck(weights, parts, training=False)
+    torch.testing.assert_close(actual.features, expected, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(actual.visibility, scores, rtol=1e-5, atol=1e-6)
+    assert scores.std() > 0.05 and expected.std() > 0.1
+    fate_of = fates(report)
+    assert fate_of.keys() == {f"module.{key}" for key in weights}
+    assert fate_of["module.base.fc.weight"] == fate_of["module.classifier1.weight"] == "left out"
+    assert fate_of["module.bottleneck_local_stage2.0.weight"] == "left out"
+    assert fate_of["module.base.norm.weight"] == "renamed"
+    assert fate_of["module.bottleneck_local.3.running_mean"] == "reshaped"
     assert all(entry["why"] for entry in report["keys"] if entry["fate"] == "left out")
 
 
 @pytest.mark.parametrize("with_memory", [True, False])
-def test_imported_for_fedofficial_a_step_gives_the_official_losses(tmp_path, with_memory):
+def test_a_training_step_of_fedofficial_gives_the_official_losses(tmp_path, with_memory):
     weights, memory = official_weights(), torch.randn(IDENTITIES, PARTS * CHANNELS)
     torch.save(memory, tmp_path / "memory.pth")
     more = ["--for", "FEDOfficial"] + ["--memory", str(tmp_path / "memory.pth")] * with_memory
     run(tmp_path, "official-fed", add_prefix(weights, "module."), *more, config=FED)
     words = ["MODEL.META_ARCHITECTURE", "FEDOfficial", "MODEL.HEADS.NUM_CLASSES", str(IDENTITIES)]
-    cfg = load_config(written(tmp_path, FED), words, add_keys=installed_methods())
+    cfg = load_config(write_config(tmp_path, FED), words, add_keys=installed_methods())
     model = build_untrained(cfg)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)  # what a training's checkpointer has
     loader = Checkpointer(model, num_classes=IDENTITIES, optimizer=optimizer)
@@ -270,8 +270,8 @@ def test_imported_for_fedofficial_a_step_gives_the_official_losses(tmp_path, wit
     assert bool(model.erased_memory.initialized) == with_memory
     if not with_memory:
         return
-    chance = torch.Generator().manual_seed(3)
-    images = torch.rand(6, 3, 32, 16, generator=chance) * 255
+    rng = torch.Generator().manual_seed(3)
+    images = torch.rand(6, 3, 32, 16, generator=rng) * 255
     occluded = images.clone()
     occluded[:, :, 8:16] = 20.0  # the second of four stripes
     batch = {"images": images, "occluded_images": occluded}
@@ -281,12 +281,12 @@ def test_imported_for_fedofficial_a_step_gives_the_official_losses(tmp_path, wit
         key: value.requires_grad_(value.is_floating_point()) for key, value in weights.items()
     }
     labels = torch.tensor([[1.0, 0.0, 1.0, 1.0]]).expand(6, -1)
-    wanted, taken = official_losses(official, memory, batch, labels)
-    assert losses.keys() == wanted.keys()
+    expected, taken = official_losses(official, memory, batch, labels)
+    assert losses.keys() == expected.keys()
     for name, value in losses.items():
-        torch.testing.assert_close(value, wanted[name], rtol=1e-4, atol=1e-5, msg=name)
+        torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-5, msg=name)
     sum(losses.values()).backward()
-    sum(wanted.values()).backward()
+    sum(expected.values()).backward()
     for name, theirs in (
         ("diffusion.attention.query.weight", "cross_attention.q.weight"),
         ("heads.erasing.scorers.2.0.weight", "mask_detection.2.0.weight"),
@@ -301,7 +301,7 @@ def test_imported_for_fedofficial_a_step_gives_the_official_losses(tmp_path, wit
     torch.testing.assert_close(model.diffused_memory.centres, memory, rtol=1e-4, atol=1e-4)
 
 
-def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):
+def test_misfits_are_named_and_nothing_is_written(tmp_path, capsys):
     weights = official_weights()
     weights["mask_detection.1.0.weight"] = torch.ones(5, CHANNELS)
     del weights["base.norm.bias"]
@@ -309,10 +309,10 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):
     torch.save(weights, tmp_path / "given.pth")
     words = ["--source", "official-fed", "--input", str(tmp_path / "given.pth")]
     words += ["--output", str(tmp_path / "made.pth"), "--report", str(tmp_path / "report.json")]
-    assert tool.command([*words, "--config-file", written(tmp_path, FED)]) == 2
-    said = capsys.readouterr().err
-    assert "heads.erasing.scorers.1.0.weight is (5, 16) in the file, (4, 16) in the model" in said
-    assert "backbone.norm.bias is not in the file" in said
+    assert tool.command([*words, "--config-file", write_config(tmp_path, FED)]) == 2
+    error = capsys.readouterr().err
+    assert "heads.erasing.scorers.1.0.weight is (5, 16) in the file, (4, 16) in the model" in error
+    assert "backbone.norm.bias is not in the file" in error
     assert not (tmp_path / "made.pth").exists()
     entries = {
         each["key"]: each for each in json.loads((tmp_path / "report.json").read_text())["keys"]
@@ -336,7 +336,7 @@ def test_what_does_not_fit_is_named_and_nothing_is_written(tmp_path, capsys):
 
 @torch.no_grad()
 @pytest.mark.parametrize("suffix", [".pth", ".npz", ".safetensors"])
-def test_imagenet_weights_are_brought_to_the_grid_of_the_model(tmp_path, suffix):
+def test_imagenet_weights_are_resized_to_the_grid_of_the_model(tmp_path, suffix):
     from safetensors.torch import save_file
 
     square = build_vit(img_size=(32, 32))
@@ -351,26 +351,26 @@ def test_imagenet_weights_are_brought_to_the_grid_of_the_model(tmp_path, suffix)
         np.savez(given, **to_google_format(weights), **{"head/kernel": np.ones((12, 7))})
     words = ["--source", "timm", "--input", str(given), "--output", str(tmp_path / "made.pth")]
     words += ["--report", str(tmp_path / "report.json")]
-    assert tool.command([*words, "--config-file", written(tmp_path, BACKBONE)]) == 0
+    assert tool.command([*words, "--config-file", write_config(tmp_path, BACKBONE)]) == 0
     direct, through = build_vit(), build_vit()
     load_weights(direct, str(given), resize="bicubic")
     load_weights(through, str(tmp_path / "made.pth"), resize="bicubic")
     for name, value in direct.state_dict().items():
         torch.testing.assert_close(through.state_dict()[name], value, rtol=0, atol=0)
     entries = json.loads((tmp_path / "report.json").read_text())["keys"]
-    places = {each["key"]: each for each in entries}
+    entry_of = {each["key"]: each for each in entries}
     positions = "Transformer/posembed_input/pos_embedding" if suffix == ".npz" else "pos_embed"
-    assert places[positions]["why"] == "4 x 4 -> 4 x 2, bicubic"
-    assert places[positions]["now"] == {"backbone.pos_embed": [1, 9, 12]}
+    assert entry_of[positions]["why"] == "4 x 4 -> 4 x 2, bicubic"
+    assert entry_of[positions]["now"] == {"backbone.pos_embed": [1, 9, 12]}
     if suffix == ".npz":
         query = "Transformer/encoderblock_1/MultiHeadDotProductAttention_1/query/kernel"
-        assert "joined" in places[query]["why"] and places["head/kernel"]["fate"] == "left out"
-        assert list(places[query]["now"]) == ["backbone.blocks.1.attn.qkv.weight"]
+        assert "joined" in entry_of[query]["why"] and entry_of["head/kernel"]["fate"] == "left out"
+        assert list(entry_of[query]["now"]) == ["backbone.blocks.1.attn.qkv.weight"]
     if suffix == ".pth":
-        assert places["epoch"]["why"] == "no weight of the model"
+        assert entry_of["epoch"]["why"] == "no weight of the model"
 
 
-def test_without_a_configuration_weights_are_renamed_alone(tmp_path):
+def test_without_a_configuration_weights_are_only_renamed(tmp_path):
     square = build_vit(img_size=(32, 32))
     jpm = {"b1.0.norm1.weight": torch.ones(12), "classifier.weight": torch.ones(5, 12)}
     content = add_prefix({**add_prefix(square.state_dict(), "base."), **jpm}, "module.")
@@ -378,15 +378,15 @@ def test_without_a_configuration_weights_are_renamed_alone(tmp_path):
     made = torch.load(tmp_path / "made.pth")["model"]
     assert made.keys() == add_prefix(square.state_dict(), "backbone.").keys()
     assert made["backbone.pos_embed"].shape == (1, 17, 12)
-    told = fates(report)
-    assert told["module.b1.0.norm1.weight"] == told["module.classifier.weight"] == "left out"
-    assert told["module.base.norm.bias"] == "renamed" and len(told) == len(content)
+    fate_of = fates(report)
+    assert fate_of["module.b1.0.norm1.weight"] == fate_of["module.classifier.weight"] == "left out"
+    assert fate_of["module.base.norm.bias"] == "renamed" and len(fate_of) == len(content)
 
 
 @pytest.mark.parametrize("with_model_key", [True, False])
 def test_a_model_of_fastreids_zoo(tmp_path, with_model_key):
     words = ["MODEL.HEADS.NUM_CLASSES", "7"]
-    cfg = load_config(written(tmp_path, RESNET), words, add_keys=installed_methods())
+    cfg = load_config(write_config(tmp_path, RESNET), words, add_keys=installed_methods())
     model = build_untrained(cfg)
     state = dict(model.state_dict())
     state["heads.classifier.weight"] = state.pop("heads.weight")  # as in its older files
@@ -400,12 +400,12 @@ def test_a_model_of_fastreids_zoo(tmp_path, with_model_key):
     )
     for name, value in model.state_dict().items():
         assert torch.equal(again.state_dict()[name], value), name
-    told = fates(report)
-    assert told["pixel_mean"] == "left out" and told["heads.classifier.weight"] == "renamed"
-    assert told["backbone.conv1.weight"] == "used"
+    fate_of = fates(report)
+    assert fate_of["pixel_mean"] == "left out" and fate_of["heads.classifier.weight"] == "renamed"
+    assert fate_of["backbone.conv1.weight"] == "used"
 
 
-def test_torchvisions_resnet_becomes_what_fastreid_starts_from(tmp_path):
+def test_fastreid_starts_from_the_imported_torchvision_resnet(tmp_path):
     from torchvision.models import resnet18
 
     theirs = resnet18()
@@ -414,13 +414,13 @@ def test_torchvisions_resnet_becomes_what_fastreid_starts_from(tmp_path):
     assert report["faults"] == [] and fates(report)["fc.weight"] == "left out"
     words = ["MODEL.BACKBONE.PRETRAIN", "True"]
     words += ["MODEL.BACKBONE.PRETRAIN_PATH", str(tmp_path / "made.pth")]
-    cfg = load_config(written(tmp_path, RESNET), words, add_keys=installed_methods())
-    found = build_model(cfg).backbone.state_dict()
+    cfg = load_config(write_config(tmp_path, RESNET), words, add_keys=installed_methods())
+    actual = build_model(cfg).backbone.state_dict()
     for name, value in theirs.state_dict().items():
-        assert name.startswith("fc.") or torch.equal(found[name], value), name
+        assert name.startswith("fc.") or torch.equal(actual[name], value), name
 
 
-def test_a_file_that_could_run_code_is_read_on_request_alone(tmp_path, capsys):
+def test_a_file_that_could_run_code_is_only_read_if_trusted(tmp_path, capsys):
     content = {"model": dict(build_vit().state_dict()), "args": Path("x")}
     torch.save(content, tmp_path / "given.pth")
     words = ["--source", "timm", "--input", str(tmp_path / "given.pth")]
