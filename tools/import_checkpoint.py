@@ -26,12 +26,12 @@ OFFICIAL = "official-fed"
 def convert(args: argparse.Namespace) -> None:
     """Read, rename, fit and write the weights; report every key."""
     from fed_plugin import official_weights
-    from occluded_reid.checkpoint.conversion import first_of
+    from occluded_reid.checkpoint.conversion import join_first
     from occluded_reid.checkpoint.convert import (
-        fit_to,
-        name_as_ours,
-        report_of,
-        summary_of,
+        build_report,
+        fit_to_model,
+        rename_to_ours,
+        summarize_report,
         write_weights,
     )
     from occluded_reid.checkpoint.pretrained import read_weights
@@ -52,23 +52,25 @@ def convert(args: argparse.Namespace) -> None:
         if args.target == "FEDOfficial":
             official_weights.add_memory(conversion, read_memory(args))
     else:
-        name_as_ours(conversion, args.source)
+        rename_to_ours(conversion, args.source)
     faults = []
     if args.config_file or args.opts or args.source == OFFICIAL:
         cfg = load_target_config(args, conversion)
-        faults = fit_to(
+        faults = fit_to_model(
             conversion,
             build_untrained(cfg),
             resize=cfg.MODEL.BACKBONE.POSITION_RESIZE,
             trust_own=args.source not in ("timm", "torchvision"),
         )
-    report = report_of(conversion, faults, source=args.source, input=args.input, output=args.output)
+    report = build_report(
+        conversion, faults, source=args.source, input=args.input, output=args.output
+    )
     if args.report:
         write_json(args.report, report)
-    print(summary_of(report))
+    print(summarize_report(report))
     if faults:
         raise UserError(
-            f"{args.input} does not fit the model: {first_of(faults)}. Does the configuration "
+            f"{args.input} does not fit the model: {join_first(faults)}. Does the configuration "
             f"describe these weights? Nothing was written to {args.output}"
         )
     write_weights(args.output, conversion)

@@ -18,7 +18,7 @@ from fastreid.modeling.heads import EmbeddingHead
 from fastreid.utils.checkpoint import Checkpointer as FastreidCheckpointer
 from torch import nn
 
-from occluded_reid.checkpoint.conversion import first_of
+from occluded_reid.checkpoint.conversion import join_first
 from occluded_reid.checkpoint.resolve import resolve_weights
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, diagnose_zip
@@ -141,7 +141,7 @@ class Checkpointer(FastreidCheckpointer):
         faults += [f"{key} is not in the model" for key in unexpected]
         if faults:
             raise UserError(
-                f"{self._path} does not fit the model: {first_of(faults)}"
+                f"{self._path} does not fit the model: {join_first(faults)}"
                 + self._explain_missing(missing)
                 + ". Is it from another architecture or configuration?"
             )
@@ -150,7 +150,7 @@ class Checkpointer(FastreidCheckpointer):
         """Return the keys that evaluation needs; log which parts the others belong to."""
         parts = [
             part
-            for part in training_only(self.model)
+            for part in list_training_parts(self.model)
             if any(is_inside(key, (part,)) for key in keys)
         ]
         if parts:
@@ -162,7 +162,7 @@ class Checkpointer(FastreidCheckpointer):
 
     def _explain_missing(self, missing: list[str]) -> str:
         """Return a hint if all that is missing are parts that only training needs."""
-        parts = training_only(self.model)
+        parts = list_training_parts(self.model)
         if missing and all(is_inside(key, parts) for key in missing):
             return (
                 f". These are weights for evaluation, without {', '.join(parts)}: training cannot "
@@ -203,7 +203,7 @@ def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-ch
         raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error
 
 
-def training_only(model: nn.Module) -> tuple[str, ...]:
+def list_training_parts(model: nn.Module) -> tuple[str, ...]:
     """Return the dotted names of the modules and parameters that only training needs.
 
     A method names them in its model's class attribute ``training_only``.

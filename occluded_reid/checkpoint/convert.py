@@ -1,4 +1,4 @@
-"""From the weights of another code base to a file in fast-reid's form, with a report."""
+"""Convert weights of another code base to a file in fast-reid's form, with a report."""
 
 from __future__ import annotations
 
@@ -11,49 +11,49 @@ from typing import Any
 import torch
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import training_only
-from occluded_reid.checkpoint.conversion import Conversion, first_of, mismatches
-from occluded_reid.checkpoint.pretrained import fit_transformer, name_as_backbone
+from occluded_reid.checkpoint.checkpointer import list_training_parts
+from occluded_reid.checkpoint.conversion import Conversion, find_mismatches, join_first
+from occluded_reid.checkpoint.pretrained import fit_transformer, rename_to_backbone
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, make_folder
 
 BACKBONES = ("transreid", "timm", "torchvision")
-"""Sources of which the backbone is taken; of ``fastreid`` and others, the whole model."""
+"""Sources from which only the backbone is taken; ``fastreid`` and others give the whole model."""
 
 _OLD_HEADS = {"heads.classifier.": "heads.", "heads.bnneck.": "heads.bottleneck.0."}
-_COUNTER = ".num_batches_tracked"  # of a batch normalisation; old files have none
+_COUNTER = ".num_batches_tracked"  # of a batch normalization; old files have none
 
 
-def name_as_ours(conversion: Conversion, source: str) -> None:
-    """Give the weights of a ``source`` our names, those of fast-reid."""
+def rename_to_ours(conversion: Conversion, source: str) -> None:
+    """Rename the weights of ``source`` to our names, which are fast-reid's."""
     if source in BACKBONES:
-        name_as_backbone(conversion)
+        rename_to_backbone(conversion)
         conversion.rename(lambda name: f"backbone.{name}")
         return
     conversion.strip("module.")
-    conversion.leave_out(r"pixel_(mean|std)", "the configuration holds it: MODEL.PIXEL_MEAN, _STD")
-    conversion.rename(_newer_name)
+    conversion.leave_out(r"pixel_(mean|std)", "set in the configuration: MODEL.PIXEL_MEAN, _STD")
+    conversion.rename(_rename_old_head)
 
 
-def _newer_name(name: str) -> str | None:
+def _rename_old_head(name: str) -> str | None:
     for old, new in _OLD_HEADS.items():
         if name.startswith(old):
             return new + name.removeprefix(old)
     return None
 
 
-def fit_to(conversion: Conversion, model: Any, *, resize: str, trust_own: bool) -> list[str]:
-    """Bring the weights to the shapes of ``model``; leave out what it does not have.
+def fit_to_model(conversion: Conversion, model: Any, *, resize: str, trust_own: bool) -> list[str]:
+    """Fit the weights to the shapes of ``model``; leave out those it does not have.
 
     Args:
-        conversion: by the names of the model.
-        model: what the weights are for.
-        resize: of position embeddings, ``bicubic`` or ``bilinear``.
-        trust_own: see :func:`occluded_reid.checkpoint.pretrained.grid_of`.
+        conversion: weights by the names of the model.
+        model: the model that the weights are for.
+        resize: how to resize position embeddings, ``bicubic`` or ``bilinear``.
+        trust_own: see :func:`occluded_reid.checkpoint.pretrained.guess_grid`.
 
     Returns:
-        What keeps the weights from being the model's or its backbone's: missing, or of another
-        shape. The latter are left out.
+        Faults that keep the weights from being the model's or its backbone's: missing weights, and
+        weights of another shape, which are left out.
     """
     if hasattr(model.backbone, "patch_embed"):
         fit_transformer(
@@ -63,8 +63,8 @@ def fit_to(conversion: Conversion, model: Any, *, resize: str, trust_own: bool) 
     for name in set(conversion.weights) - set(wanted):
         conversion.leave_out(re.escape(name), "the model has no such weight")
     needed = {name: tensor for name, tensor in wanted.items() if name in conversion.weights}
-    needed |= {name: wanted[name] for name in missing_in(conversion, model)}
-    faults = mismatches(conversion.weights, needed)
+    needed |= {name: wanted[name] for name in find_missing(conversion, model)}
+    faults = find_mismatches(conversion.weights, needed)
     for name, tensor in list(conversion.weights.items()):
         if tensor.shape != wanted[name].shape:
             shapes = f"{tuple(tensor.shape)} in the file, {tuple(wanted[name].shape)} in the model"
@@ -72,21 +72,20 @@ def fit_to(conversion: Conversion, model: Any, *, resize: str, trust_own: bool) 
     return faults
 
 
-def missing_in(conversion: Conversion, model: nn.Module) -> list[str]:
-    """Return what evaluation needs and the weights lack: of the backbone, or of the whole model.
+def find_missing(conversion: Conversion, model: nn.Module) -> list[str]:
+    """List the weights that evaluation needs and the conversion lacks.
 
-    It is the whole model where the weights have more than a backbone. What only training needs may
-    be missing, each part as a whole; so may a camera embedding and the counters of batch
-    normalisations.
+    The whole model is checked if the weights hold more than a backbone. Parts that only training
+    needs may be missing, each as a whole; so may a camera embedding and batch counters.
     """
-    found = tuple(f"{name}." for name in conversion.weights)
-    whole = any(not name.startswith("backbone.") for name in found)
-    parts = tuple(f"{part}." for part in training_only(model))
-    absent = tuple(part for part in parts if not any(name.startswith(part) for name in found))
+    present = tuple(f"{name}." for name in conversion.weights)
+    whole = any(not name.startswith("backbone.") for name in present)
+    parts = tuple(f"{part}." for part in list_training_parts(model))
+    absent = tuple(part for part in parts if not any(name.startswith(part) for name in present))
     return [
         name
         for name in model.state_dict()
-        if f"{name}." not in found
+        if f"{name}." not in present
         and (whole or name.startswith("backbone."))
         and not f"{name}.".startswith(absent)
         and not name.endswith((_COUNTER, "sie_embed"))
@@ -94,17 +93,17 @@ def missing_in(conversion: Conversion, model: nn.Module) -> list[str]:
 
 
 def write_weights(path: str, conversion: Conversion) -> None:
-    """Write the weights whole, in fast-reid's form: under the key ``model``.
+    """Write the weights in fast-reid's form, under the key ``model``.
 
-    A convolutional backbone alone is written as a bare state dict by its own names: that is all
-    that fast-reid's ``MODEL.BACKBONE.PRETRAIN_PATH`` reads.
+    A convolutional backbone alone is written as a bare state dict with its own names: fast-reid's
+    ``MODEL.BACKBONE.PRETRAIN_PATH`` reads nothing else.
 
     Raises:
-        UserError: nothing is left to write, or the place cannot be written.
+        UserError: nothing is left to write, or the path cannot be written.
     """
     weights = {name: tensor.contiguous() for name, tensor in conversion.weights.items()}
     if not weights:
-        raise UserError(f"nothing is left to write to {path}; --report tells why of every key")
+        raise UserError(f"nothing is left to write to {path}; --report says why")
     content: Any = {"model": weights}
     is_backbone = all(name.startswith("backbone.") for name in weights)
     if is_backbone and "backbone.cls_token" not in weights:
@@ -116,36 +115,37 @@ def write_weights(path: str, conversion: Conversion) -> None:
         file.write(stream.getbuffer())
 
 
-def report_of(conversion: Conversion, faults: list[str], **about: Any) -> dict[str, Any]:
-    """Return what became of every key, for JSON.
+def build_report(conversion: Conversion, faults: list[str], **about: Any) -> dict[str, Any]:
+    """Return what happened to every key, for JSON.
 
     Args:
-        conversion: the finished one.
-        faults: what :func:`fit_to` returned.
+        conversion: the finished conversion.
+        faults: what :func:`fit_to_model` returned.
         about: more entries.
     """
-    fates = conversion.report()
+    records = conversion.report()
     shapes = {name: list(tensor.shape) for name, tensor in conversion.weights.items()}
     keys = [
         {
-            "key": fate.key,
-            "shape": None if fate.shape is None else list(fate.shape),
-            "fate": fate.fate,
-            "now": {name: shapes[name] for name in fate.names},
-            "why": fate.why,
+            "key": record.key,
+            "shape": None if record.shape is None else list(record.shape),
+            "fate": record.outcome,
+            "now": {name: shapes[name] for name in record.names},
+            "why": record.why,
         }
-        for fate in fates
+        for record in records
     ]
-    return {**about, "counts": Counter(f.fate for f in fates), "faults": faults, "keys": keys}
+    counts = Counter(record.outcome for record in records)
+    return {**about, "counts": counts, "faults": faults, "keys": keys}
 
 
-def summary_of(report: dict[str, Any]) -> str:
-    """Return a report for people: how many keys met which fate, what was left out and why."""
+def summarize_report(report: dict[str, Any]) -> str:
+    """Return a report as text: how many keys had which outcome, what was left out and why."""
     counts = ", ".join(f"{count} {fate}" for fate, count in report["counts"].items())
     lines = [f"{len(report['keys'])} keys: {counts}"]
     reasons: dict[str, list[str]] = {}
     for entry in report["keys"]:
         if entry["fate"] == "left out":
             reasons.setdefault(entry["why"], []).append(entry["key"])
-    lines += [f"left out, {why}: {first_of(keys, 4)}" for why, keys in reasons.items()]
+    lines += [f"left out, {why}: {join_first(keys, 4)}" for why, keys in reasons.items()]
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Pretrained weights of backbones: read safely, renamed, brought to the model's grid, checked.
+"""Pretrained weights of backbones: read safely, rename, fit to the model's grid, check.
 
 They come from timm, DeiT, ``jx_vit_*``, torchvision, Google's augreg (.npz), and from whole models
 of TransReID (``base.``), fast-reid and this package (``backbone.``), each also with ``module.``
@@ -22,9 +22,9 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from occluded_reid.checkpoint import vit_npz as google_weights
+from occluded_reid.checkpoint import vit_npz as vit_npz
 from occluded_reid.checkpoint.checkpointer import load_safely
-from occluded_reid.checkpoint.conversion import Conversion, Weights, first_of, mismatches
+from occluded_reid.checkpoint.conversion import Conversion, Weights, find_mismatches, join_first
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -36,13 +36,13 @@ _CLASSIFIER = r"(?:.*/)?(?:head|head_dist|fc|pre_logits)[./].*"
 
 
 def load_weights(model: nn.Module, source: str | Weights, *, resize: str) -> None:
-    """Load a vision transformer's pretrained weights, with their positions on its grid.
+    """Load a vision transformer's pretrained weights; resize position embeddings to its grid.
 
     Classifiers are left out. A camera embedding that is not in the file keeps its initial values.
-    The log says both.
+    Both are logged.
 
     Args:
-        model: what to load into.
+        model: the transformer to load into.
         source: a file, or weights by timm's names.
         resize: ``bicubic`` or ``bilinear``.
 
@@ -51,17 +51,17 @@ def load_weights(model: nn.Module, source: str | Weights, *, resize: str) -> Non
     """
     name = source if isinstance(source, str) else "the downloaded file"
     conversion = read_weights(source) if isinstance(source, str) else Conversion(source)
-    of_reid_model = name_as_backbone(conversion)
+    of_reid_model = rename_to_backbone(conversion)
     fit_transformer(conversion, model, resize=resize, trust_own=of_reid_model)
-    for why, keys in conversion.left_out().items():
+    for why, keys in conversion.group_left_out().items():
         logger.info(f"Left out of {name}, {why}: {', '.join(sorted(keys))}")
     wanted = model.state_dict()
     if "sie_embed" in wanted and "sie_embed" not in conversion.weights:
         logger.info(f"{name} has no camera embedding: it starts from random values")
         conversion.weights["sie_embed"] = wanted["sie_embed"]
-    if faults := mismatches(conversion.weights, wanted):
+    if faults := find_mismatches(conversion.weights, wanted):
         raise UserError(
-            f"{name} does not fit the backbone: {first_of(faults)}. Does MODEL.BACKBONE (DEPTH, "
+            f"{name} does not fit the backbone: {join_first(faults)}. Does MODEL.BACKBONE (DEPTH, "
             "PATCH_SIZE, CAMERA_EMBEDDING) describe these weights?"
         )
     model.load_state_dict(conversion.weights)
@@ -69,10 +69,10 @@ def load_weights(model: nn.Module, source: str | Weights, *, resize: str) -> Non
 
 
 def read_weights(path: str, *, trust: bool = False) -> Conversion:
-    """Read the tensors of an .npz, .safetensors or PyTorch file; Google's under timm's names.
+    """Read the tensors of an .npz, .safetensors or PyTorch file; Google's get timm's names.
 
     Args:
-        path: the file; its tensors may stand under ``state_dict`` or ``model``.
+        path: the file; its tensors may be under ``state_dict`` or ``model``.
         trust: allow pickled Python objects, which can run code.
 
     Raises:
@@ -80,43 +80,43 @@ def read_weights(path: str, *, trust: bool = False) -> Conversion:
     """
     if not Path(path).is_file():
         raise UserError(f"there are no pretrained weights {path} (MODEL.BACKBONE.PRETRAIN_PATH)")
-    content = _content(path, trust)
+    content = _read_content(path, trust)
     beside: list[str] = []
     for inner in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(inner), dict):
             beside += [key for key in content if key != inner]
             content = content[inner]
-    found = content if isinstance(content, dict) else {}
-    weights = {key: value for key, value in found.items() if torch.is_tensor(value)}
+    entries = content if isinstance(content, dict) else {}
+    weights = {key: value for key, value in entries.items() if torch.is_tensor(value)}
     if not weights:
         raise UserError(f"{path} holds no weights: neither a state dict nor one under 'model'")
-    conversion = Conversion(weights, [*beside, *(key for key in found if key not in weights)])
+    conversion = Conversion(weights, [*beside, *(key for key in entries if key not in weights)])
     if path.endswith(".npz"):
-        google_weights.to_timm(conversion)
+        vit_npz.convert_to_timm(conversion)
     return conversion
 
 
-def _content(path: str, trust: bool) -> Any:
+def _read_content(path: str, trust: bool) -> Any:
     if not path.endswith((".npz", ".safetensors")):
-        own_way = "tools/import_checkpoint.py --trust-checkpoint writes its weights alone"
-        return load_safely(path, trust=trust, if_trusted=own_way)
+        advice = "tools/import_checkpoint.py --trust-checkpoint extracts its weights"
+        return load_safely(path, trust=trust, if_trusted=advice)
     try:
         if path.endswith(".safetensors"):
             return safetensors.torch.load_file(path)
         with np.load(path, allow_pickle=False) as file:
             return {key: torch.from_numpy(file[key]) for key in file.files}
-    except Exception as error:  # each format has exceptions of its own
+    except Exception as error:  # each format raises its own exceptions
         raise UserError(
             f"{path} holds no weights, is damaged, or holds Python objects, which could run code "
             f"({_first_line(error)})"
         ) from error
 
 
-def name_as_backbone(conversion: Conversion) -> bool:
-    """Give the weights the backbone's own names; leave out what is not of it.
+def rename_to_backbone(conversion: Conversion) -> bool:
+    """Rename the weights to the backbone's own names; leave out what is not in it.
 
     Returns:
-        Whether the backbone lay in a whole model of re-identification.
+        Whether the file holds a whole re-identification model.
     """
     conversion.strip("module.")
     inside = False
@@ -138,25 +138,25 @@ def name_as_backbone(conversion: Conversion) -> bool:
 def fit_transformer(
     conversion: Conversion, model: Any, *, resize: str, trust_own: bool, prefix: str = ""
 ) -> None:
-    """Bring positions and patch embedding to the form of ``model``, a vision transformer.
+    """Fit position and patch embeddings to ``model``, a vision transformer.
 
     Args:
-        conversion: weights by the model's names, each with ``prefix`` before it.
+        conversion: weights by the model's names with ``prefix``.
         model: the transformer.
         resize: ``bicubic`` or ``bilinear``.
-        trust_own: see :func:`grid_of`.
+        trust_own: see :func:`guess_grid`.
         prefix: such as ``backbone.``.
     """
     patches, kernel = conversion.weights.get(prefix + _KERNEL), model.state_dict()[_KERNEL]
     if patches is not None and patches.ndim == 2 and patches.numel() == kernel.numel():
-        # the first files of timm: a linear layer
+        # timm's oldest files: a linear layer
         made = {prefix + _KERNEL: patches.reshape(kernel.shape)}
         conversion.replace([prefix + _KERNEL], made, "a linear layer as a convolution")
     positions = conversion.weights.get(prefix + _POSITIONS)
     if positions is None or positions.ndim != 3:
         return
     new = model.patch_embed.grid_size
-    old = grid_of(positions.shape[1] - 1, new, trust_own=trust_own)
+    old = guess_grid(positions.shape[1] - 1, new, trust_own=trust_own)
     if old != new:
         how = f"{old[0]} x {old[1]} -> {new[0]} x {new[1]}, {resize}"
         logger.info(f"Position embeddings: {how}")
@@ -169,17 +169,20 @@ def fit_transformer(
         conversion.replace([prefix + _POSITIONS], made, how)
 
 
-def grid_of(count: int, own: Pair, *, trust_own: bool) -> Pair:
-    """Guess the (rows, columns) of ``count`` patch tokens; files do not say it.
+def guess_grid(count: int, own: Pair, *, trust_own: bool) -> Pair:
+    """Guess the (rows, columns) of ``count`` patch tokens, which files do not store.
 
     Args:
-        count: patch tokens of the file.
+        count: number of patch tokens in the file.
         own: the model's grid.
-        trust_own: take the model's grid wherever the counts agree. A square count could be either,
+        trust_own: assume the model's grid whenever the counts agree. A square count is ambiguous,
             as 196 = 14 x 14 = 28 x 7, and ImageNet files are square.
 
     Returns:
-        The model's grid, else a square, else the product nearest to the model's proportions.
+        The model's grid, else a square, else the factors closest to the model's aspect ratio.
+
+    >>> guess_grid(196, (28, 7), trust_own=False)
+    (14, 14)
     """
     side = math.isqrt(count)
     is_square = side * side == count
@@ -192,21 +195,21 @@ def grid_of(count: int, own: Pair, *, trust_own: bool) -> Pair:
 
 
 def download_weights(name: str) -> Weights:
-    """Download weights by timm's name, or take them from its cache.
+    """Download weights by timm's name, or read them from its cache.
 
     Raises:
-        UserError: they cannot be had; the message names the file and where to put it.
+        UserError: the download fails; the message names the file and where to put it.
     """
     try:
         return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())
-    except Exception as error:  # offline, each layer below raises exceptions of its own
+    except Exception as error:  # offline, each layer below raises its own exceptions
         source = get_pretrained_cfg(name)
         if source is None:
             raise UserError(f"timm has no weights {name} (MODEL.BACKBONE.PRETRAIN_NAME)") from error
         page = f"https://huggingface.co/{source.hf_hub_id}/resolve/main/model.safetensors"
         raise UserError(
             f"cannot download the pretrained weights {name} ({_first_line(error)}). Download "
-            f"{page}{f' or {source.url}' if source.url else ''} by other means and name the file: "
+            f"{page}{f' or {source.url}' if source.url else ''} by other means and set "
             "MODEL.BACKBONE.PRETRAIN_PATH path/to/file"
         ) from error
 

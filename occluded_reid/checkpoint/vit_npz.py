@@ -1,4 +1,4 @@
-"""The names and layouts of Google's vision transformers (augreg and others, .npz), as timm's."""
+"""Convert names and layouts of Google's vision transformers (augreg and others, .npz) to timm's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch
 from occluded_reid.checkpoint.conversion import Conversion
 
 _BLOCK = r"Transformer/encoderblock_(\d+)/"
-_NAMES = {  # the numbers of the modules differ between Google's two code bases
+_NAMES = {  # module numbers differ between Google's two code bases
     r"cls": "cls_token",
     r"embedding/kernel": "patch_embed.proj.weight",
     r"embedding/bias": "patch_embed.proj.bias",
@@ -32,11 +32,11 @@ _NAMES = {  # the numbers of the modules differ between Google's two code bases
 _PREFIX = re.compile(r"^(opt/target/|params/img/|params/)")
 
 
-def to_timm(conversion: Conversion) -> None:
-    """Give Google's weights timm's names and layouts; unknown ones keep the names they have.
+def convert_to_timm(conversion: Conversion) -> None:
+    """Convert Google's weights to timm's names and layouts; unknown ones keep their names.
 
-    Their kernels have the inputs first, ours the outputs; their attention has a tensor for each of
-    query, key and value, with an axis of heads, ours one for all three.
+    Google's kernels have the input axis first, timm's the output axis. Google's attention has one
+    tensor each for query, key and value, with an axis of heads; timm's has one for all three.
     """
     conversion.leave_out(r"opt/(?!target/).*", "of the optimizer")
     conversion.rename(_timm_name)
@@ -60,15 +60,15 @@ def to_timm(conversion: Conversion) -> None:
 def _timm_name(key: str) -> str | None:
     bare = _PREFIX.sub("", key)
     for pattern, name in _NAMES.items():
-        if found := re.fullmatch(pattern, bare):
-            return found.expand(name)
+        if match := re.fullmatch(pattern, bare):
+            return match.expand(name)
     return None
 
 
 def _join_queries_keys_values(conversion: Conversion) -> None:
     for name in list(conversion.weights):
-        if found := re.fullmatch(r"(blocks\.\d+)\.query\.(weight|bias)", name):
-            block, kind = found.groups()
+        if match := re.fullmatch(r"(blocks\.\d+)\.query\.(weight|bias)", name):
+            block, kind = match.groups()
             three = [f"{block}.{part}.{kind}" for part in ("query", "key", "value")]
             if all(part in conversion.weights for part in three):
                 joined = torch.cat([conversion.weights[part] for part in three])

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import is_inside, training_only
+from occluded_reid.checkpoint.checkpointer import is_inside, list_training_parts
 from occluded_reid.deploy.formats import InferenceGraph
 
 with warnings.catch_warnings():
@@ -53,7 +53,7 @@ def measure_complexity(model: nn.Module, image_size: Sequence[int]) -> Complexit
     30219841
     """
     _turn_memories_into_parameters(model.eval())
-    unused = training_only(model)
+    unused = list_training_parts(model)
     analysis = FlopCountAnalysis(InferenceGraph(model), torch.zeros(1, 3, *image_size))
     analysis.set_op_handle("aten::scaled_dot_product_attention", _count_attention)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)

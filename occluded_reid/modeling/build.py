@@ -13,7 +13,7 @@ from fastreid.modeling.meta_arch import build_model as build_in_fastreid
 from torch import nn
 
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
-from occluded_reid.checkpoint.checkpointer import Checkpointer, training_only
+from occluded_reid.checkpoint.checkpointer import Checkpointer, list_training_parts
 from occluded_reid.config import changed_copy
 from occluded_reid.utils.errors import UserError, suggest
 
@@ -99,7 +99,7 @@ def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) ->
 
 def remove_training_parts(model: nn.Module) -> nn.Module:
     """Delete the parts of ``model`` that only training needs; return the same model."""
-    for name in training_only(model):
+    for name in list_training_parts(model):
         parent, _, own = name.rpartition(".")
         delattr(model.get_submodule(parent), own)
     return model

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
-from occluded_reid.checkpoint.checkpointer import Checkpointer, training_only, weights_sha256
+from occluded_reid.checkpoint.checkpointer import Checkpointer, list_training_parts, weights_sha256
 from occluded_reid.config import load_config
 from occluded_reid.modeling.build import build_untrained, remove_training_parts
 from occluded_reid.utils.errors import UserError
@@ -220,7 +220,7 @@ def test_of_fastreids_models_the_classifier_is_left_out():
     model = build_untrained(load_config("", words)).eval()
     images = torch.rand(2, 3, 64, 32)
     before = model({"images": images})
-    assert training_only(model) == ("heads.weight",)
+    assert list_training_parts(model) == ("heads.weight",)
     assert torch.equal(remove_training_parts(model)({"images": images}), before)
     assert "heads.weight" not in model.state_dict()
 

@@ -20,7 +20,7 @@ from safetensors.torch import save_file
 from timm.layers import Mlp
 from vit_weights import add_prefix, build_vit, to_google_format
 
-from occluded_reid.checkpoint.pretrained import download_weights, grid_of, load_weights
+from occluded_reid.checkpoint.pretrained import download_weights, guess_grid, load_weights
 from occluded_reid.config import load_config
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.modeling import backbones
@@ -410,7 +410,7 @@ def test_position_resize(tmp_path):
     ],
 )
 def test_grid_of_a_file(count, own, trust_own, grid):
-    assert grid_of(count, own, trust_own=trust_own) == grid
+    assert guess_grid(count, own, trust_own=trust_own) == grid
 
 
 @torch.no_grad()
