@@ -72,8 +72,8 @@ class CentreAttention(nn.Module):
         key, value = (
             layer.weight.unflatten(0, (self.num_heads, -1)) for layer in (self.key, self.value)
         )  # (heads, d, D)
-        # q (W c) = (q W) c, and the sum of w W c is W times the sum of w c: project B rows in
-        # place of I centres or B K neighbors
+        # q (W c) = (q W) c, and the sum of w W c is W times the sum of w c: project B rows
+        # instead of I centres or B K neighbors
         projected_query = torch.einsum("bhd,hdc->bhc", query, key)  # (B, heads, D)
         near = F.embedding(neighbors, centres)  # (B, K, D)
         logits = torch.einsum("bhc,bkc->bhk", projected_query, near) * self.scale

@@ -92,7 +92,7 @@ class OfficialHead(FEDHead):
 
 
 class OfficialAttention(CentreAttention):
-    """Mixes images: batch and heads change places before the output projection."""
+    """Mixes images: batch and heads are swapped before the output projection."""
 
     def forward(
         self, features: torch.Tensor, centres: torch.Tensor, neighbors: torch.Tensor
@@ -118,7 +118,7 @@ class GatedFeedForward(nn.Module):
 
 
 class SequentialMemory(IdentityMemory):
-    """Takes the features of a batch one by one: the last of an identity's weighs most."""
+    """Takes the features of a batch one by one: an identity's last has the largest weight."""
 
     def _updated_centres(self, features: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
         """Apply ``c_k = m c_k + (1 - m) f'_i`` for each image in the order of the batch.

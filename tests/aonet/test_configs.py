@@ -60,7 +60,7 @@ def test_each_config_trains_with_the_losses_of_its_table_row(name):
     assert train_one_step(config(name, *SMALL)) == row
 
 
-ROWS = {  # Table 4 and 5: SAtt, OAFea, what weighs, OLoss, RegL
+ROWS = {  # Table 4 and 5: SAtt, OAFea, weighting, OLoss, RegL
     "base_slfea": ("none", False, "none", 0, 0),
     "base_satt": ("sagan", False, "none", 0, 0),
     "aonet_dagger": ("sagan", True, "none", 0, 0),
@@ -118,7 +118,7 @@ def test_paper_recipe():
 
 
 class Schedule:
-    """As much of a trainer as the hook of the learning rate looks at."""
+    """The part of a trainer that the learning-rate hook reads."""
 
     grad_scaler = None
 
@@ -133,7 +133,7 @@ class Schedule:
         self.iters_per_epoch, self.max_epoch = iters_per_epoch, cfg.SOLVER.MAX_EPOCH
 
     def rates(self) -> list[float]:
-        """The rate at the end of each epoch, before the epoch's own step of the schedule."""
+        """Return the rate at the end of each epoch, before the epoch's step of the schedule."""
         actual = []
         with EventStorage() as self.storage:
             for epoch in range(self.max_epoch):

@@ -27,7 +27,7 @@ SHAPES = [  # B, P, C, H, W
 
 
 def random_inputs(shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Features (B, C, H, W), patterns and memory (P, C)."""
+    """Return features (B, C, H, W), patterns and memory (P, C)."""
     images, landmarks, channels, height, width = shape
     features = torch.randn(images, channels, height, width, dtype=torch.float64)
     patterns, memory = torch.randn(2, landmarks, channels, dtype=torch.float64)
@@ -70,7 +70,7 @@ def test_zero_logits_share_equally(height, width):
 
 @pytest.mark.parametrize("pixels", [1, 4, 8])
 def test_n_pixels_as_strong_as_the_memory_score_n_over_n_plus_1(pixels):
-    """The memory holds peaks, so a landmark that is seen by one pixel alone reaches 1/2."""
+    """The memory holds peaks, so a landmark visible in one pixel reaches 1/2."""
     responses = torch.full((1, 1, 4, 2), -1e3)
     responses.view(-1)[:pixels] = 7.0
     visibility = visibility_scores(responses, torch.full((1,), 7.0))
@@ -90,7 +90,7 @@ LOGITS = [-1e4, -100.0, 0.0, 100.0, 1e4]
 @pytest.mark.parametrize("average", LOGITS)
 @pytest.mark.parametrize("response", LOGITS)
 def test_large_logits_do_not_overflow(response, average):
-    """float32 ends at exp(88), float16 at exp(11)."""
+    """float32 overflows at exp(89), float16 at exp(12)."""
     responses = (response + torch.randn(2, 3, 4, 2)).requires_grad_()
     reference = torch.full((3,), average, requires_grad=True)
     visibility = visibility_scores(responses, reference)
@@ -133,7 +133,7 @@ def test_maps_gradcheck():
 
 
 def test_oafea_is_slfea_times_visibility():
-    """The reference scales a map as a whole: it can not move it away from a false alarm."""
+    """The reference scales a map as a whole: it cannot move its maximum away from a false alarm."""
     features, patterns, memory = random_inputs((4, 6, 5, 4, 2))
     responses = landmark_responses(features, patterns)
     maps, visibility = normalized_maps(responses), visibility_scores(responses, memory[:, 0])

@@ -30,7 +30,7 @@ def test_identity_loss_equals_eq_5(images, landmarks, identities):
 
 
 def test_identity_loss_is_not_divided_by_the_weights():
-    """An image that is half hidden counts half."""
+    """A half occluded image counts half."""
     logits, labels = torch.randn(4, 3, 5), torch.tensor([0, 1, 1, 4])
     whole = visible_identity_loss(logits, labels, torch.ones(4, 3))
     half = visible_identity_loss(logits, labels, torch.full((4, 3), 0.5))

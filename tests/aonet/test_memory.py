@@ -20,7 +20,7 @@ def filled_memory(landmarks: int = 3, dim: int = 4, momentum: float = 0.9) -> La
 
 
 def random_inputs(images: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
-    """Features (B, 4, 4, 2) and responses (B, 3, 4, 2)."""
+    """Return features (B, 4, 4, 2) and responses (B, 3, 4, 2)."""
     features = torch.randn(images, 4, 4, 2)
     return features, landmark_responses(features, torch.randn(3, 4))
 

@@ -45,7 +45,7 @@ def backbone_features(model, images: torch.Tensor) -> torch.Tensor:
 
 
 def paper_losses(model, images: torch.Tensor) -> tuple[np.ndarray, ...]:
-    """Beta (B, K), features before and after the block (B, K, C), the updated memory."""
+    """Return beta (B, K), features before and after the block (B, K, C), and the updated memory."""
     beta, _, before, memory = aonet_algorithm_1(
         to_numpy(backbone_features(model, images)), to_numpy(model.heads.patterns),
         to_numpy(model.heads.memory.features), 0.9,
@@ -99,7 +99,7 @@ def test_norm_of_an_output_is_its_visibility():
 
 
 def change_by_training_patterns(*, detach: bool) -> tuple[float, float]:
-    """Train the patterns alone on Eq. 5; return what is left of its value and of visibility."""
+    """Train the patterns alone on Eq. 5; return the ratios of its value and of visibility."""
     model = aonet_model(
         "MODEL.AONET.DETACH_VISIBILITY", detach, "MODEL.AONET.ORTHOGONAL_WEIGHT", 0.0,
         "MODEL.AONET.MEMORY_MOMENTUM", 1.0,
@@ -343,7 +343,7 @@ def test_third_stage_needs_a_resnet():
     [("last", False, 4.105), ("last", True, 4.106), ("third", False, 6.982)],
 )
 def test_table_7(stage, ibn, gmacs):
-    """30.22 M with 702 identities, the memory counted; the sums stand in projects/AONet/README."""
+    """30.22 M with 702 identities and the memory; see projects/AONet/README for the sums."""
     cfg = aonet_cfg(
         *RESNET, "MODEL.BACKBONE.DEPTH", "50x", "MODEL.BACKBONE.FEAT_DIM", 2048,
         "MODEL.HEADS.NUM_CLASSES", 702, "MODEL.AONET.NUM_LANDMARKS", 6,

@@ -65,7 +65,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, monkeypatch):
 
 @pytest.mark.distributed
 def test_two_ranks_keep_equal_memories(tmp_path, monkeypatch):
-    """After every step; at the end of an epoch the trainer makes all buffers equal anyway."""
+    """After every step; at the end of an epoch the trainer copies rank 0's buffers anyway."""
 
     def work(rank: int) -> None:
         step, memories = TrainingStep.run_step, []

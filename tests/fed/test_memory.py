@@ -31,7 +31,7 @@ def test_update_equals_eq_3(identities, dim, momentum):
 
 
 def test_images_of_an_identity_have_equal_weight():
-    """One by one, the last would weigh 0.80 and the first 0.006."""
+    """One by one, the last would have the weight 0.80 and the first 0.006."""
     memory = filled_memory(1, 4)
     memory.centres.zero_()
     memory.update(torch.eye(4), torch.zeros(4, dtype=torch.int64))

@@ -98,7 +98,7 @@ def test_every_weight_gets_a_gradient():
 
 
 def test_diffused_losses_train_the_erased_features():
-    """Sec. 3.2: optimising the diffused features is meant to help those that are compared."""
+    """Sec. 3.2: optimizing the diffused features is meant to improve the erased ones."""
     model = fed_model()
     losses = model(fed_batch())
     sum(value for name, value in losses.items() if "diffused" in name).backward()
@@ -111,7 +111,7 @@ def test_diffused_losses_train_the_erased_features():
 
 
 class SyncRecorder(TorchDispatchMode):
-    """Collects the operations that make the host wait for the device."""
+    """Records the operations that make the host wait for the device."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -298,7 +298,7 @@ def test_class_token_is_concatenated():
 
 
 def test_paper_sizes():
-    """ViT-B/16 at 256 x 128, 702 identities: 768 channels, 3072-d features, two banks of 702."""
+    """ViT-B/16 at 256 x 128, 702 identities: 768 channels, 3072-d features."""
     cfg = fed_cfg("MODEL.FED.NUM_HEADS", 8, "MODEL.FED.NUM_NEIGHBORS", 8)
     fed = cfg.MODEL.FED
     with torch.device("meta"):

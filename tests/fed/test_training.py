@@ -75,7 +75,7 @@ def test_resumed_run_equals_uninterrupted_run(tmp_path, monkeypatch):
 
 
 def draw_renamed_market(root: Path) -> Path:
-    """The same images, the last identity under another number."""
+    """Write the same images with another number for the last identity."""
     for path in draw_market(root).rglob("0008_*.jpg"):
         path.rename(path.with_name(path.name.replace("0008_", "0009_")))
     return root

@@ -129,7 +129,7 @@ def fed_std() -> list[float]:
 
 
 def test_official_branches_are_separate():
-    """Own statistics, images mixed within a branch, the erased features written last."""
+    """Separate statistics; images mix within a branch; erased features are written last."""
     model, batch = disable_dropout(fed_model(*OFFICIAL)), fed_batch()
     diffusion = model.diffusion
     assert type(diffusion.attention) is OfficialAttention and diffusion.attention.scale == 0.5

@@ -53,7 +53,7 @@ def build_fdm(
     normalize_centres: bool = True,
     neck: bool = False,
 ) -> FeatureDiffusion:
-    """The paper's FDM with the sizes of a test."""
+    """Build a small FDM of the paper."""
     return FeatureDiffusion(
         num_parts=num_parts,
         num_neighbors=num_neighbors,

@@ -41,7 +41,7 @@ def test_resnet_is_compiled_once():
     ("build", "batch"), [(fed_model, fed_batch), (aonet_model, aonet_batch)], ids=["FED", "AONet"]
 )
 def test_training_step_is_one_graph(build, batch):
-    """With ``fullgraph`` a break is an error; memories move as they do without compilation."""
+    """``fullgraph`` makes a graph break an error; memories are updated as without compilation."""
     torch._dynamo.reset()
     plain, compiled = build(), build()
     compiled.compile(fullgraph=True, backend="eager")

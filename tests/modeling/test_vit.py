@@ -61,7 +61,7 @@ def random_images(count=2, size=(32, 16), **options):
 
 
 def vit_in_loops(weights, image, heads, patch, stride):
-    """Dosovitskiy et al.'s transformer in loops over patches, heads and tokens, for one image."""
+    """Compute Dosovitskiy et al.'s transformer in loops over patches, heads and tokens."""
 
     def norm(x, name):
         x = x - x.mean()
@@ -77,18 +77,20 @@ def vit_in_loops(weights, image, heads, patch, stride):
             piece = image[:, top : top + patch[0], left : left + patch[1]]
             tokens.append((kernel * piece).sum((1, 2, 3)) + weights["patch_embed.proj.bias"])
     tokens = [token + weights["pos_embed"][0, i] for i, token in enumerate(tokens)]
-    wide = len(tokens[0])
-    each = wide // heads
+    dim = len(tokens[0])
+    head_dim = dim // heads
     for block in ("blocks.0", "blocks.1"):
         qkv = [linear(norm(token, f"{block}.norm1"), f"{block}.attn.qkv") for token in tokens]
         mixed = []
         for row in qkv:
             parts = []
             for head in range(heads):
-                own = slice(head * each, (head + 1) * each)
-                query = row[:wide][own]
-                scores = [math.exp(query @ k[wide : 2 * wide][own] / math.sqrt(each)) for k in qkv]
-                values = [s * v[2 * wide :][own] for s, v in zip(scores, qkv, strict=True)]
+                own = slice(head * head_dim, (head + 1) * head_dim)
+                query = row[:dim][own]
+                scores = [
+                    math.exp(query @ k[dim : 2 * dim][own] / math.sqrt(head_dim)) for k in qkv
+                ]
+                values = [s * v[2 * dim :][own] for s, v in zip(scores, qkv, strict=True)]
                 parts.append(sum(values) / sum(scores))
             mixed.append(linear(torch.cat(parts), f"{block}.attn.proj"))
         tokens = [token + mix for token, mix in zip(tokens, mixed, strict=True)]
@@ -572,8 +574,8 @@ def test_lean_mlp_saves_less_with_equal_gradients(dtype):
     plain = run_step(model, batch, dtype)
     assert torch.equal(lean[0], plain[0])
     assert all(torch.equal(one, other) for one, other in zip(lean[1], plain[1], strict=True))
-    wide = len(batch) * 9 * 48 * (4 if dtype is None else 2)  # 9 tokens of four times 12
-    assert plain[2] - lean[2] == 2 * wide
+    hidden_bytes = len(batch) * 9 * 48 * (4 if dtype is None else 2)  # 9 tokens of four times 12
+    assert plain[2] - lean[2] == 2 * hidden_bytes
 
 
 def test_lean_mlp_drops_as_timm():
