@@ -19,11 +19,8 @@ FIGURES = ("batch", "visibility", "ranks")
 def command(words: list[str] | None = None) -> int:
     """Run the commands that a user would type; return the exit code."""
     build_parser(__doc__).parse_args(words)  # there are no options but --help
-    config = ["--config-file", str(CONFIG)]
-    overrides = ["OUTPUT_DIR", str(FOLDER)]
-    commands = [["train_net.py", *config, *overrides]]
-    overrides += ["MODEL.WEIGHTS", str(FOLDER / "model_final.pth")]
-    commands += [["visualize.py", "--kind", kind, *config, *overrides] for kind in FIGURES]
+    commands = [["train_net.py", "--config-file", str(CONFIG), "OUTPUT_DIR", str(FOLDER)]]
+    commands += [["visualize.py", "--kind", kind, "--weights", str(FOLDER)] for kind in FIGURES]
     for tool, *arguments in commands:
         print(f"$ python tools/{tool} {' '.join(arguments)}", flush=True)
         if code := subprocess.run([sys.executable, str(TOOLS / tool), *arguments]).returncode:
