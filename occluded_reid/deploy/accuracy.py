@@ -43,10 +43,10 @@ def read_calibration_images(source: str, cfg: CfgNode) -> torch.Tensor:
 
     Args:
         source: A folder, or a list of paths; of many images, an evenly spaced subset is read.
-        cfg: The configuration, for the transforms.
+        cfg: the configuration, for the transforms.
 
     Raises:
-        UserError: There are fewer than :data:`MIN_IMAGES`, or one cannot be read.
+        UserError: there are fewer than :data:`MIN_IMAGES`, or one cannot be read.
     """
     images = list_images(source)
     paths = [f"{images.folder or '.'}/{path}" for path in images.paths]
@@ -75,12 +75,12 @@ def measure_feature_error(graph: nn.Module, run: Runner, images: torch.Tensor) -
     """Compare the outputs of a runner with the float32 model's, for JSON.
 
     Args:
-        graph: The model.
-        run: Runs the exported graph.
+        graph: the model.
+        run: runs the exported graph.
         images: (N, 3, H, W) that did not calibrate it.
 
     Raises:
-        UserError: The runner's features are not finite.
+        UserError: the runner's features are not finite.
     """
     pairs = [(graph(batch), run(batch)) for batch in images.split(_BATCH_SIZE)]
     expected, actual = (

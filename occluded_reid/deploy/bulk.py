@@ -31,9 +31,9 @@ class Batch(NamedTuple):
     """Images that are ready for the model.
 
     Attributes:
-        indices: Their positions in the list.
+        indices: their positions in the list.
         images: (n, 3, H, W); None if no image of the batch can be read.
-        unreadable: The other images of the batch.
+        unreadable: the other images of the batch.
     """
 
     indices: list[int]
@@ -92,8 +92,8 @@ def log_unreadable(
     images: ImageList, unreadable: Sequence[UnreadableImage], consequence: str
 ) -> None:
     """Warn of the images that cannot be read; ``consequence`` ends the summary."""
-    for index, reason in unreadable[:MAX_NAMED]:
-        logger.warning(f"Cannot read {images.paths[index]} ({reason})")
+    for position, reason in unreadable[:MAX_NAMED]:
+        logger.warning(f"Cannot read {images.paths[position]} ({reason})")
     if unreadable:
         count = f"{len(unreadable)} of {len(images.paths)}"
         logger.warning(f"{count} images cannot be read; {consequence}")
@@ -128,16 +128,16 @@ def extract_features(
     arrays in the file.
 
     Args:
-        embedder: The model.
-        images: From :func:`~occluded_reid.deploy.feature_file.list_images`.
-        output: The file; its parts lie in ``<output>.parts`` meanwhile.
-        part_size: Images per part.
-        workers: Reader processes; 0 reads in this one.
-        rank: This process does the parts whose number modulo ``world_size`` is its rank.
-        world_size: Number of processes.
+        embedder: the model.
+        images: from :func:`~occluded_reid.deploy.feature_file.list_images`.
+        output: the file; its parts lie in ``<output>.parts`` meanwhile.
+        part_size: images per part.
+        workers: reader processes; 0 reads in this one.
+        rank: this process does the parts whose number modulo ``world_size`` is its rank.
+        world_size: number of processes.
 
     Raises:
-        UserError: The output holds features of another model, list or precision; no image can be
+        UserError: the output holds features of another model, list or precision; no image can be
             read; or the disk is full.
     """
     job = Job(images.sha256, embedder.fingerprint, embedder.precision, part_size)
@@ -177,7 +177,7 @@ def _write_parts(
     """Embed the batches and write each part as soon as it is complete."""
 
     def part_of(batch: Batch) -> int:
-        return (batch.indices[0] if batch.indices else batch.unreadable[0].index) // part_size
+        return (batch.indices[0] if batch.indices else batch.unreadable[0].position) // part_size
 
     for part, batches_of_part in itertools.groupby(batches, part_of):
         indices: list[int] = []

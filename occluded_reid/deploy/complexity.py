@@ -46,7 +46,7 @@ def measure_complexity(model: nn.Module, image_size: Sequence[int]) -> Complexit
     """Count parameters and multiply-adds of a model.
 
     Args:
-        model: On the CPU; it is left in evaluation mode, with parameters in place of memories.
+        model: on the CPU; it is left in evaluation mode, with parameters in place of memories.
         image_size: (H, W).
 
     >>> measure_complexity(build_untrained(cfg), (256, 128)).params_total  # doctest: +SKIP

@@ -48,19 +48,19 @@ class Embedder:
     """Embed images held in memory; :func:`load` builds one.
 
     Args:
-        model: The trained model, in evaluation mode, on the device of ``cfg``.
-        cfg: Its configuration.
-        fingerprint: Hash of the weights and of every setting that affects the features.
-        batch_size: Images per forward pass.
-        bf16: Run the forward pass under bfloat16 autocast.
+        model: the trained model, in evaluation mode, on the device of ``cfg``.
+        cfg: its configuration.
+        fingerprint: hash of the weights and of every setting that affects the features.
+        batch_size: images per forward pass.
+        bf16: run the forward pass under bfloat16 autocast.
 
     Attributes:
         metric: ``cosine``, ``euclidean`` or ``dot``.
         dim: D.
         num_parts: P.
-        stripes: Whether the parts are horizontal stripes from the top, not, say, landmarks.
+        stripes: whether the parts are horizontal stripes from the top, not, say, landmarks.
         input_size: (H, W) that every image is resized to.
-        transform: Turn an RGB PIL image into the model's input, (3, H, W) in 0-255.
+        transform: turn an RGB PIL image into the model's input, (3, H, W) in 0-255.
         precision: ``float32`` or ``bfloat16``, of the forward pass.
         fingerprint: 64 hex digits; never compare features with different fingerprints.
     """
@@ -98,7 +98,7 @@ class Embedder:
             float32 arrays: features (N, D), visibility (N, P).
 
         Raises:
-            UserError: An image is not such an array, or the features are not finite.
+            UserError: an image is not such an array, or the features are not finite.
 
         >>> model = occluded_reid.load("logs/demo")  # doctest: +SKIP
         >>> model.embed([cv2.imread("a.png"), cv2.imread("b.png")]).features.shape  # doctest: +SKIP
@@ -114,14 +114,14 @@ class Embedder:
         """Compare two sets of images by the model's metric; higher is more similar.
 
         Args:
-            a: What :meth:`embed` returned, or (Na, D) features.
-            b: The same for Nb images.
+            a: what :meth:`embed` returned, or (Na, D) features.
+            b: the same for Nb images.
 
         Returns:
             (Na, Nb) float32: cosines, inner products, or negated squared Euclidean distances.
 
         Raises:
-            UserError: The features have another dimension than the model's.
+            UserError: the features have another dimension than the model's.
         """
         from occluded_reid.evaluation.distances import FeatureDistances
 
@@ -135,10 +135,10 @@ class Embedder:
 
         Args:
             image: (H, W, 3) uint8 in BGR order, of any size.
-            index: Its position, for the error message.
+            index: its position, for the error message.
 
         Raises:
-            UserError: It is not such an array.
+            UserError: it is not such an array.
         """
         _check_image(image, index)
         return self.transform(Image.fromarray(np.ascontiguousarray(image[:, :, ::-1])))
@@ -156,13 +156,12 @@ class Embedder:
 
     def concatenate(self, batches: Sequence[Embedding]) -> Embedding:
         """Concatenate what :meth:`embed_batch` returned; no batch gives empty arrays."""
-        empty = (np.empty((0, size), np.float32) for size in (self.dim, self.num_parts))
-        parts = [Embedding(*empty), *batches]
-        return Embedding(
-            np.concatenate([part.features for part in parts]),
-            np.concatenate([part.visibility for part in parts]),
-            self.stripes,
-        )
+        features = [np.empty((0, self.dim), np.float32)]
+        visibility = [np.empty((0, self.num_parts), np.float32)]
+        for batch in batches:
+            features.append(batch.features)
+            visibility.append(batch.visibility)
+        return Embedding(np.concatenate(features), np.concatenate(visibility), self.stripes)
 
     def _check_features(self, given: Embedding | np.ndarray) -> torch.Tensor:
         features = given.features if isinstance(given, Embedding) else given
@@ -190,17 +189,17 @@ def load(
 
     Args:
         weights_or_run: A run's folder, or a weights file.
-        device: Such as ``cpu`` or ``cuda:0``; None takes ``MODEL.DEVICE``, or the CPU where there
+        device: such as ``cpu`` or ``cuda:0``; None takes ``MODEL.DEVICE``, or the CPU where there
             is no GPU.
-        config: The configuration; by default the config.yaml in the run or beside the weights.
-        overrides: Configuration overrides, ``KEY VALUE KEY VALUE ...``.
-        batch_size: Images per forward pass.
-        bf16: Run the forward pass under bfloat16 autocast; features stay float32.
-        trust_checkpoint: Allow pickled Python objects, which can run code.
-        add_keys: The methods' configuration functions; None for all that are installed.
+        config: the configuration; by default the config.yaml in the run or beside the weights.
+        overrides: configuration overrides, ``KEY VALUE KEY VALUE ...``.
+        batch_size: images per forward pass.
+        bf16: run the forward pass under bfloat16 autocast; features stay float32.
+        trust_checkpoint: allow pickled Python objects, which can run code.
+        add_keys: the methods' configuration functions; None for all that are installed.
 
     Raises:
-        UserError: No weights, no configuration, no such device, or weights that do not fit.
+        UserError: no weights, no configuration, no such device, or weights that do not fit.
 
     >>> model = load("logs/demo", "cuda", bf16=True)  # doctest: +SKIP
     """
@@ -220,7 +219,7 @@ def read_bgr(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file as :meth:`Embedder.embed` expects: (H, W, 3) uint8, BGR.
 
     Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: See :data:`images.READ_ERRORS`.
+        OSError, SyntaxError, ValueError, DecompressionBombError: see :data:`images.READ_ERRORS`.
     """
     return np.ascontiguousarray(np.asarray(read_rgb(path))[:, :, ::-1])
 

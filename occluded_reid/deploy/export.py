@@ -58,14 +58,14 @@ def export(
     """Write the model's graph to ``path`` and its description to ``path``.json.
 
     Args:
-        model: On the CPU, in evaluation mode, without the parts that only training needs.
-        cfg: Its configuration.
-        path: Of the graph; OpenVINO's ends in .xml, and its weights are written to .bin beside it.
+        model: on the CPU, in evaluation mode, without the parts that only training needs.
+        cfg: its configuration.
+        path: of the graph; OpenVINO's ends in .xml, and its weights are written to .bin beside it.
         kind: ``onnx``, ``openvino``, or ``torch`` for the format of ``torch.export``.
-        precision: Of OpenVINO's graph: ``fp32``, ``bf16`` or ``int8``.
-        calibration: Images, a folder or a list, that ``int8`` is calibrated by and that the loss
+        precision: of OpenVINO's graph: ``fp32``, ``bf16`` or ``int8``.
+        calibration: images, a folder or a list, that ``int8`` is calibrated by and that the loss
             of a lower precision is measured on; ``""`` measures on rendered pedestrians.
-        evaluate: Also rank ``DATASETS.TESTS`` by model and graph.
+        evaluate: also rank ``DATASETS.TESTS`` by model and graph.
 
     Returns:
         The content of ``path``.json.

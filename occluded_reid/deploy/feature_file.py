@@ -55,7 +55,7 @@ class Job(NamedTuple):
 class UnreadableImage(NamedTuple):
     """Position of an image in the list, and why it cannot be read."""
 
-    index: int
+    position: int
     reason: str
 
 
@@ -73,7 +73,7 @@ class FeatureFile:
         """Whether the file exists; its parts may exist for a moment longer.
 
         Raises:
-            UserError: The file is from another job.
+            UserError: the file is from another job.
         """
         if not self.path.exists():
             return False
@@ -101,7 +101,7 @@ class FeatureFile:
             "features": embedding.features,
             "visibility": embedding.visibility,
             "places": indices.astype(np.int64),
-            "broken": np.array([image.index for image in unreadable], np.int64),
+            "broken": np.array([image.position for image in unreadable], np.int64),
             "reasons": np.array([image.reason for image in unreadable], np.str_),
             "job": np.array(json.dumps(self._job._asdict())),
         }
@@ -115,7 +115,7 @@ class FeatureFile:
         """Join all parts into the file and remove them; memory holds one part at a time.
 
         Args:
-            metric: The metric that the features are compared by.
+            metric: the metric that the features are compared by.
             dim: D.
             num_parts: P.
 
@@ -123,7 +123,7 @@ class FeatureFile:
             The images that could not be read.
 
         Raises:
-            UserError: Not one image could be read, or the disk is full.
+            UserError: not one image could be read, or the disk is full.
         """
         paths = self._images.paths
         readable = sum(len(indices) for indices in self._iterate_parts("places"))

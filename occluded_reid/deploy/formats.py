@@ -143,7 +143,7 @@ def lower_to_bf16(graph: ExportedGraph) -> ExportedGraph:
     """Run OpenVINO's graph in bfloat16; its files stay the same.
 
     Raises:
-        UserError: This processor has no bfloat16 units.
+        UserError: this processor has no bfloat16 units.
     """
     return _compile_openvino(graph.files[""], graph.files[".bin"], "bf16")
 
@@ -156,9 +156,9 @@ def quantize_to_int8(
     Weights are rounded to 8 bits; so are activations, by their ranges on the calibration images.
 
     Args:
-        graph: In float32.
+        graph: in float32.
         images: (N, 3, H, W) in 0-255, for calibration.
-        transformer: Whether the model is a transformer, some of whose layers stay in float32.
+        transformer: whether the model is a transformer, some of whose layers stay in float32.
     """
     import nncf
     import openvino

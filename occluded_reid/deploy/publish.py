@@ -40,11 +40,11 @@ def publish(
 
     Args:
         weights: A run's folder, or a weights file.
-        output: The folder to make.
-        run: The folder of config.yaml and results.json, if they are not beside the weights.
-        name: Of the model; by default that of the run's folder.
-        device: To evaluate on; by default that of the run.
-        trust_checkpoint: Allow pickled Python objects, which can run code.
+        output: the folder to make.
+        run: the folder of config.yaml and results.json, if they are not beside the weights.
+        name: of the model; by default that of the run's folder.
+        device: to evaluate on; by default that of the run.
+        trust_checkpoint: allow pickled Python objects, which can run code.
 
     Returns:
         The table rows for MODEL_ZOO.md, one per data set.
@@ -136,7 +136,7 @@ def add_rows(page: Path, rows: str) -> None:
     """Add rows at the end of the first table of a page.
 
     Raises:
-        UserError: The page has no table.
+        UserError: the page has no table.
     """
     lines = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
     table = [number for number, line in enumerate(lines) if line.startswith("|")]
