@@ -17,6 +17,7 @@ import numpy as np
 from gallery_search.store import KINDS
 from gallery_search.store.exact import BLOCK, resolve_faiss_metric
 from gallery_search.store.info import ApproximationInfo
+from gallery_search.store.vectors import Vectors
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write
@@ -41,7 +42,7 @@ def choose_kind(items: int) -> str:
     return next((kind for limit, kind in limits if items <= limit), "ivfpq")
 
 
-def build_faiss_index(vectors: np.ndarray, dim: int, metric: str, kind: str, seed: int = 0) -> Any:
+def build_faiss_index(vectors: Vectors, dim: int, metric: str, kind: str, seed: int = 0) -> Any:
     """Return a faiss index of prepared vectors (N, D); its ids are the rows.
 
     Args:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from gallery_search.store.vectors import Rows
+from gallery_search.store.vectors import Rows, Vectors
 from occluded_reid.evaluation.distances import METRICS, TINY, split_range
 from occluded_reid.utils.errors import UserError
 
@@ -56,7 +56,7 @@ def compute_similarities(query: np.ndarray, vectors: np.ndarray, metric: str) ->
 
 
 def rank_rows(
-    vectors: np.ndarray, query: np.ndarray, rows: np.ndarray, top: int, metric: str
+    vectors: Vectors, query: np.ndarray, rows: np.ndarray, top: int, metric: str
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return the ``top`` best of some rows and their similarities, best first.
 
@@ -85,7 +85,7 @@ def resolve_faiss_metric(metric: str) -> int:
 
 
 def find_nearest(
-    vectors: np.ndarray, queries: np.ndarray, count: int, metric: str, selected: np.ndarray
+    vectors: Vectors, queries: np.ndarray, count: int, metric: str, selected: np.ndarray
 ) -> np.ndarray:
     """Return the ``count`` nearest rows of each query, unordered: (Q, count) int64, -1 for none.
 

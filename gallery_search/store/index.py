@@ -21,7 +21,7 @@ from gallery_search.store.database import Database, create_database, transaction
 from gallery_search.store.exact import SPARE, find_nearest, prepare_vectors, rank_rows
 from gallery_search.store.info import ApproximationInfo, IndexInfo
 from gallery_search.store.metadata import Filter, Hit, IndexedImage, Item
-from gallery_search.store.vectors import open_vectors
+from gallery_search.store.vectors import Vectors
 from gallery_search.store.writer import Writer, lock_writer
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, explain_write_errors
@@ -60,7 +60,7 @@ class GalleryIndex:
     ):
         self.folder = Path(folder)
         self._lock = threading.Lock()
-        self._vectors: tuple[tuple[int, int], np.ndarray] | None = None
+        self._vectors: Vectors | None = None
         self._faiss_index: tuple[int, Any] | None = None
         self._gallery = str(gallery)
         self._fingerprint = fingerprint
@@ -181,7 +181,7 @@ class GalleryIndex:
         self,
         info: IndexInfo,
         approximation: ApproximationInfo,
-        vectors: np.ndarray,
+        vectors: Vectors,
         queries: np.ndarray,
         top: int,
         selected: np.ndarray,
@@ -226,7 +226,9 @@ class GalleryIndex:
                 row = rows[number]
                 _, item, visibility = items[row]
                 path = self._image_path(info, item)
-                images.append(IndexedImage(number, item, path, vectors[row].copy(), visibility))
+                images.append(
+                    IndexedImage(number, item, path, vectors[np.array([row])][0], visibility)
+                )
         return images
 
     def _image_path(self, info: IndexInfo, item: Item) -> Path:
@@ -256,12 +258,15 @@ class GalleryIndex:
             )
         return info
 
-    def _open_vectors(self, info: IndexInfo) -> np.ndarray:
-        state = (info.generation, info.rows)
+    def _open_vectors(self, info: IndexInfo) -> Vectors:
         with self._lock:
-            if self._vectors is None or self._vectors[0] != state:
-                self._vectors = state, open_vectors(self.folder, *state, info.dim)
-            return self._vectors[1]
+            view = self._vectors
+            same = view is not None and view.generation == info.generation
+            if view is None or not same or len(view) != info.rows:
+                verified = view.verified if view is not None and same else None
+                view = Vectors(self.folder, info.generation, info.rows, info.dim, verified)
+                self._vectors = view
+            return view
 
     def _open_faiss_index(self, approximation: ApproximationInfo, dim: int) -> Any:
         with self._lock:

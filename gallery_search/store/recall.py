@@ -8,6 +8,7 @@ import numpy as np
 
 from gallery_search.store.approximation import propose_rows
 from gallery_search.store.exact import SPARE, find_nearest, rank_rows
+from gallery_search.store.vectors import Vectors
 
 HITS = 10  # recall@10
 QUERIES = 200
@@ -25,7 +26,7 @@ class Recall(NamedTuple):
 
 
 def measure_recall(
-    index: Any, vectors: np.ndarray, metric: str, valid: np.ndarray, seed: int = 0
+    index: Any, vectors: Vectors, metric: str, valid: np.ndarray, seed: int = 0
 ) -> Recall:
     """Double the effort until recall@10 against exact search reaches the goal, or the limit.
 

@@ -16,7 +16,7 @@ from gallery_search.store.exact import BLOCK, prepare_vectors
 from gallery_search.store.info import ApproximationInfo, IndexInfo
 from gallery_search.store.metadata import Item, check_path
 from gallery_search.store.recall import measure_recall
-from gallery_search.store.vectors import append_vectors, delete_other_generations, open_vectors
+from gallery_search.store.vectors import Vectors, append_vectors, delete_other_generations
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import explain_write_errors, remove_unfinished
@@ -128,8 +128,8 @@ class Writer:
             serial = info.approximation.serial if info.approximation else 0
             approximation.delete_other_approximations(self.folder, serial)
 
-    def _open_vectors(self, info: IndexInfo) -> np.ndarray:
-        return open_vectors(self.folder, info.generation, info.rows, info.dim)
+    def _open_vectors(self, info: IndexInfo) -> Vectors:
+        return Vectors(self.folder, info.generation, info.rows, info.dim)
 
 
 @contextlib.contextmanager

@@ -215,7 +215,7 @@ def test_ids_stay_and_are_never_given_again(tmp_path):
         assert len(each) == 3 and each.info().rows == 3
         assert [hits[0].id for hits in each.search(features[:3])] == [ids[0], ids[3] + 1, ids[2]]
     assert sorted(p.name for p in (tmp_path / "index").glob("*-*.*32")) == [
-        "vectors-1.f32"
+        "parity-1.u32", "vectors-1.f32",
     ]  # fmt: skip
     with index.writer() as writer:
         writer.remove(index.select(Filter()).tolist())
@@ -363,17 +363,6 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(tmp_path, monkeypatch):
     assert len(index) == 4 == len(index.search(np.ones((1, 4)))[0])
 
 
-def test_an_index_with_parity_files_opens(tmp_path):
-    """Earlier versions wrote a parity word per row."""
-    index = create(tmp_path / "index")
-    add(index, np.eye(4, dtype=np.float32))
-    parity = tmp_path / "index" / "parity-0.u32"
-    parity.write_bytes(bytes(16))
-    assert len(GalleryIndex(tmp_path / "index").search(np.ones((1, 4)))[0]) == 4
-    add(index, np.eye(4, dtype=np.float32), 10)
-    assert len(index) == 8 and not parity.exists()
-
-
 def test_another_models_query_is_refused(tmp_path):
     create(tmp_path / "index")
     GalleryIndex(tmp_path / "index", "0123abcd")
@@ -416,6 +405,8 @@ def facts_with(word: str, other: str) -> Any:
 
 
 TAMPERED: dict[str, tuple[Any, str]] = {
+    "vector": (lambda f: flip(f / "vectors-0.f32", 15), "damaged at row 0"),
+    "parity": (lambda f: flip(f / "parity-0.u32", 0), "damaged at row 0"),
     "shorter": (lambda f: os.truncate(f / "vectors-0.f32", 15_999), "15999 bytes long instead"),
     "no vectors": (lambda f: (f / "vectors-0.f32").unlink(), "vectors-0.f32 is missing"),
     "faiss flipped": (lambda f: flip(f / "approximation-1.faiss", 99), "its checksum is wrong"),
