@@ -1,4 +1,4 @@
-"""Configuration: fast-reid's keys, ours beside them, and messages a person can act on."""
+"""Read configurations: merge files and overrides into fast-reid's keys and ours, check values."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AddKeys = Callable[[CfgNode], None]
 
 
 def get_cfg(add_keys: Iterable[AddKeys] = ()) -> CfgNode:
-    """Return fast-reid's default configuration with our keys and those of ``add_keys``."""
+    """Return fast-reid's default configuration with our keys and those that ``add_keys`` add."""
     cfg = get_fastreid_cfg()
     for add in (add_occluded_reid_config, *add_keys):
         add(cfg)
@@ -42,19 +42,21 @@ def load_config(
     add_keys: Iterable[AddKeys] = (),
     also: Sequence[str] = (),
 ) -> CfgNode:
-    """Read a configuration file, those beside it, then the overrides; freeze the result.
+    """Merge configuration files and overrides; freeze the result.
 
-    Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu`` and the log says so.
+    Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu`` with a warning.
 
     Args:
         path: a YAML file, possibly with ``_BASE_``; ``""`` for the defaults.
         overrides: ``KEY VALUE KEY VALUE ...``.
         add_keys: functions that add the keys of methods, such as ``add_fed_config``.
-        also: more YAML files, read in this order; the later one wins.
+        also: more YAML files, merged in this order after ``path``.
 
     Raises:
-        UserError: no such file, no YAML, an unknown key (the nearest ones are named), or a value
-            of another type.
+        UserError: a missing or invalid file, an unknown key, or a value of the wrong type or range.
+
+    >>> load_config(overrides=["SOLVER.MAX_EPOCH", "3"]).SOLVER.MAX_EPOCH
+    3
     """
     cfg = get_cfg(add_keys)
     for file in filter(None, (path, *also)):
@@ -62,7 +64,7 @@ def load_config(
     _merge_overrides(cfg, list(overrides))
     _check_choices(cfg)
     if str(cfg.MODEL.DEVICE).startswith("cuda") and not torch.cuda.is_available():
-        logger.warning("No GPU found: going on on the CPU (MODEL.DEVICE cuda -> cpu)")
+        logger.warning("No GPU found, using the CPU (MODEL.DEVICE cuda -> cpu)")
         cfg.MODEL.DEVICE = "cpu"
     cfg.freeze()
     return cfg
@@ -96,15 +98,15 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
         overrides = overrides[1:]
     if options := [word for word in overrides if word.startswith("--")]:
         raise UserError(
-            f"{options[0]} stands behind KEY VALUE pairs, where words are read as such pairs; "
-            "options go before the first KEY"
+            f"{options[0]} comes after KEY VALUE pairs and is read as one of them; put options "
+            "before the first KEY"
         )
     if joined := [word for word in overrides[0::2] if "=" in word]:
         key, _, value = joined[0].partition("=")
-        raise UserError(f"{joined[0]}: key and value stand apart, {key} {value}")
+        raise UserError(f"{joined[0]}: separate key and value by a space: {key} {value}")
     if len(overrides) % 2:
         raise UserError(
-            f"overrides come as KEY VALUE pairs, but {len(overrides)} words were given: "
+            f"overrides are KEY VALUE pairs, but {len(overrides)} words were given: "
             + " ".join(overrides)
         )
     _refuse_unknown_keys(cfg, iter(overrides[0::2]), "the command line")
@@ -112,10 +114,10 @@ def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:
 
 
 def _merge(cfg: CfgNode, pairs: Iterable[tuple[str, Any]], source: str) -> None:
-    """Set keys; a value may be the text of a Python literal."""
+    """Set keys; a value may be a Python literal as text."""
     before = dict(leaves(cfg))
-    for key, given in pairs:
-        present, value = before.get(key), CfgNode._decode_cfg_value(given)
+    for key, text in pairs:
+        present, value = before.get(key), CfgNode._decode_cfg_value(text)
         if type(present) is float and type(value) is int:
             value = float(value)
         try:
@@ -149,7 +151,11 @@ def _refuse_unknown_keys(cfg: CfgNode, keys: Iterator[str], source: str) -> None
 
 @contextlib.contextmanager
 def changed_copy(cfg: CfgNode) -> Iterator[CfgNode]:
-    """Give a copy of ``cfg`` whose keys can be set inside the block; it is frozen after it."""
+    """Yield a copy of ``cfg`` whose keys can be set inside the block; freeze it afterwards.
+
+    >>> with changed_copy(cfg) as cfg:  # doctest: +SKIP
+    ...     cfg.MODEL.EMA.ENABLED = False
+    """
     copy = cfg.clone()
     copy.defrost()
     yield copy
@@ -157,7 +163,7 @@ def changed_copy(cfg: CfgNode) -> Iterator[CfgNode]:
 
 
 def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield each value of a configuration with its whole name, such as ``SOLVER.BASE_LR``."""
+    """Yield each value of a configuration with its full key, such as ``SOLVER.BASE_LR``."""
     for key, value in node.items():
         name = f"{prefix}{key}"
         if isinstance(value, dict) and value:
@@ -167,7 +173,7 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def replays_cuda_graphs(cfg: CfgNode) -> bool:
-    """Whether training steps are recorded and replayed, where there is a GPU."""
+    """Whether training steps are captured in CUDA graphs, if there is a GPU."""
     return cfg.MODEL.COMPILE and cfg.MODEL.COMPILE_MODE in WITH_CUDA_GRAPHS
 
 
@@ -192,9 +198,9 @@ def _check_choices(cfg: CfgNode) -> None:
         )
     if replays_cuda_graphs(cfg) and cfg.SOLVER.ACCUMULATE > 1:
         raise UserError(
-            f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE} replays CUDA graphs, which write over "
-            "the gradients of the iteration before; with SOLVER.ACCUMULATE "
-            f"{cfg.SOLVER.ACCUMULATE} take MODEL.COMPILE_MODE default"
+            f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE} replays CUDA graphs, which overwrite the "
+            f"gradients of the last iteration; with SOLVER.ACCUMULATE {cfg.SOLVER.ACCUMULATE} use "
+            "MODEL.COMPILE_MODE default"
         )
     if not cfg.OUTPUT_DIR:
         raise UserError("OUTPUT_DIR is empty; name the folder of the run")
@@ -238,5 +244,5 @@ def _check_size(key: str, size: Sequence[Any]) -> None:
     height, width = size
     if width > height:
         logger.warning(
-            f"{key} is [height, width]: images {width} wide and {height} high are wider than people"
+            f"{key} is [height, width]: images {width} wide, {height} high are no crops of people"
         )

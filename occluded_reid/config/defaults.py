@@ -1,4 +1,4 @@
-"""Every key that this package adds to fast-reid's, with its choices and its range."""
+"""Every key that this package adds to fast-reid's, with its default, choices and range."""
 
 from __future__ import annotations
 
@@ -10,46 +10,45 @@ WITH_CUDA_GRAPHS = ("reduce-overhead", "max-autotune")
 
 def add_occluded_reid_config(cfg: CfgNode) -> None:
     """Add the keys of this package to fast-reid's configuration."""
-    # Seed of everything random. One seed on one machine gives one run, whatever NUM_WORKERS is.
-    # -1 draws one from the clock; the value used stands in the log and in OUTPUT_DIR/config.yaml.
+    # Seed of all randomness. One seed gives one run on one machine, whatever NUM_WORKERS is. -1 =
+    # from the clock; the log and OUTPUT_DIR/config.yaml hold the value used.
     cfg.SEED = -1
 
-    # Number type of autocast where SOLVER.AMP.ENABLED: bfloat16, or float16 (CUDA only).
+    # Data type of autocast with SOLVER.AMP.ENABLED: bfloat16, or float16 (CUDA only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"
     # Iterations (forward and backward passes of IMS_PER_BATCH images) per optimizer step.
     # Batch statistics, hard mining and memory updates stay per iteration.
     cfg.SOLVER.ACCUMULATE = 1
-    # Iterations between two readings of the losses (log line, metrics.json, TensorBoard).
+    # Iterations between two records of the losses (log, metrics.json, TensorBoard).
     cfg.SOLVER.LOG_PERIOD = 50
-    # Warn where a loss term is above so many times its median of the last 100 iterations; 0 = off.
+    # Warn if a loss term exceeds its median of the last 100 iterations by this factor; 0 = off.
     cfg.SOLVER.SPIKE_FACTOR = 10.0
 
-    # Compile the training step with torch.compile; evaluation stays as it is.
+    # Compile the training step with torch.compile; evaluation is not compiled.
     cfg.MODEL.COMPILE = False
-    # How: default; reduce-overhead, which replays CUDA graphs: the host hands a step to the GPU in
-    # one piece, and inputs and losses stay in the graphs' memory; max-autotune, which tries kernels
-    # for minutes and replays CUDA graphs too. On a CPU there are no graphs; one process only.
+    # Mode of torch.compile: default; reduce-overhead replays CUDA graphs; max-autotune also tunes
+    # kernels for minutes. CUDA graphs need a GPU and a single process.
     cfg.MODEL.COMPILE_MODE = "default"
-    # Lay the weights of convolutions out with their channels last: faster for convolutional
-    # networks of full size, not for transformers.
+    # Store convolution weights channels-last: faster for full-size convolutional networks, not for
+    # transformers.
     cfg.MODEL.CHANNELS_LAST = False
     # Exponential moving average of the weights; evaluated and saved beside the raw ones.
     cfg.MODEL.EMA = CfgNode({"ENABLED": False})
     cfg.MODEL.EMA.DECAY = 0.999
 
-    # Protocol of every data set that is not named as `Name:protocol`; "" is its default one.
+    # Protocol of data sets without one in their name (`Name:protocol`); "" = each set's default.
     cfg.DATASETS.PROTOCOL = ""
-    # Go on with a warning where a data set's counts are not the published ones.
+    # Only warn if a data set's counts differ from the published ones.
     cfg.DATASETS.ALLOW_PARTIAL = False
-    # Test on those of TESTS that are on the disk, and name the others, instead of stopping.
+    # Skip those of TESTS that are not on the disk, with a warning, instead of stopping.
     cfg.DATASETS.SKIP_MISSING = False
-    # The drawn data set: tiny, small or paper; its own seed; where it is kept ("" = data root).
+    # The synthetic data set: size (tiny, small or paper), its own seed, folder ("" = data root).
     cfg.DATASETS.SYNTHETIC = CfgNode({"SIZE": "small", "SEED": 0, "ROOT": ""})
-    # Queries of Occluded<Base>: the occluder set whose test split is pasted over them ("" = drawn
-    # occluders), the seed of the pasting, where the pictures are kept ("" = data root).
+    # Queries of Occluded<Base>: the occluder set whose test split is pasted over them ("" =
+    # synthetic occluders), the seed of the pasting, folder of the images ("" = data root).
     cfg.DATASETS.OCCLUDED = CfgNode({"OCCLUDERS": "", "SEED": 0, "ROOT": ""})
 
-    # An unreadable image: raise (stop and name it) or skip (name it once and go on without it).
+    # For an unreadable image: raise an error, or skip it with a warning.
     cfg.INPUT.ON_ERROR = "raise"
     # How training images are augmented; a seed gives the same images. transforms: image by image,
     # by fast-reid. workers: batch by batch in the loader's workers, several times faster; supports
@@ -70,17 +69,17 @@ def _add_npo_config(cfg: CfgNode) -> None:
     # pair: each sample holds the image and, as `occluded_images`, its occluded copy (FED).
     cfg.INPUT.NPO.MODE = "replace"
     cfg.INPUT.NPO.PROB = 0.5
-    # Folders of patches, opaque pictures of occluders and backgrounds: OS_1 (30 patches of
-    # Occluded-Duke) in the paper, OS_1 and OS_2 (30 of MSMT17) for FED*. [] = the drawn set.
+    # Folders of patches, opaque images of occluders and backgrounds: OS_1 (30 patches of
+    # Occluded-Duke) in the paper, OS_1 and OS_2 (30 of MSMT17) for FED*. [] = synthetic patches.
     cfg.INPUT.NPO.OCCLUDERS = []
     # A patch with alpha = p_h / p_w above this is a vertical occluder. Paper 3, authors' code 2.
     cfg.INPUT.NPO.VERTICAL_RATIO = 3.0
     # Range of the pasted height of a horizontal occluder as a fraction of H, and of the width of a
     # vertical one as a fraction of W. Paper: 1/4 to 1/2.
     cfg.INPUT.NPO.EXTENT = [0.25, 0.5]
-    # The patch's own augmentation; the paper names it without numbers. Least side of its random
-    # crop as a fraction of the patch's side (1: no crop, as in the authors' code), probability of a
-    # flip, and the greatest relative change of brightness, contrast and saturation (authors: 0.5).
+    # Augmentation of the patch itself; the paper gives no values. Minimum side of its random crop
+    # as a fraction of the patch's side (1: no crop, as in the authors' code), flip probability, and
+    # maximum relative change of brightness, contrast and saturation (authors' code: 0.5).
     cfg.INPUT.NPO.CROP = 0.5
     cfg.INPUT.NPO.FLIP = 0.5
     cfg.INPUT.NPO.JITTER = [0.5, 0.5, 0.5]
@@ -96,20 +95,20 @@ def _add_vit_config(cfg: CfgNode) -> None:
     """Add the keys of the transformers (:mod:`occluded_reid.modeling.backbones`) to fast-reid's."""
     # Side of a patch in pixels; the step between patches is fast-reid's STRIDE_SIZE.
     cfg.MODEL.BACKBONE.PATCH_SIZE = [16, 16]
-    # Blocks, heads and width of the hidden layers over FEAT_DIM; read where DEPTH is "custom".
+    # Number of blocks and heads, hidden size of the MLPs over FEAT_DIM; used if DEPTH is "custom".
     cfg.MODEL.BACKBONE.NUM_BLOCKS = 12
     cfg.MODEL.BACKBONE.NUM_HEADS = 12
     cfg.MODEL.BACKBONE.MLP_RATIO = 4.0
-    # Number of cameras with an embedding of their own, added to all tokens with fast-reid's weight
-    # SIE_COE (TransReID's side information). 0 = none.
+    # Number of camera embeddings, added to all tokens with fast-reid's weight SIE_COE (TransReID's
+    # side information). 0 = none.
     cfg.MODEL.BACKBONE.CAMERA_EMBEDDING = 0
-    # Compute the blocks again in the backward pass: less memory, some 1.2 times the time.
+    # Recompute the blocks in the backward pass: less memory, about 1.2 times the time.
     cfg.MODEL.BACKBONE.RECOMPUTE = False
-    # Which weights PRETRAIN downloads where PRETRAIN_PATH is "", by timm's name; "" = those of
-    # DEPTH (base: the ImageNet-21k weights that TransReID and FED start from).
+    # timm's name of the weights that PRETRAIN downloads if PRETRAIN_PATH is ""; "" = those of DEPTH
+    # (base: the ImageNet-21k weights that TransReID and FED start from).
     cfg.MODEL.BACKBONE.PRETRAIN_NAME = ""
-    # How pretrained position embeddings are brought to another grid: bicubic (timm, antialiased) or
-    # bilinear (fast-reid, TransReID).
+    # Interpolation of pretrained position embeddings to another grid: bicubic (timm, antialiased)
+    # or bilinear (fast-reid, TransReID).
     cfg.MODEL.BACKBONE.POSITION_RESIZE = "bicubic"
 
 
@@ -124,8 +123,7 @@ CHOICES = {
     "TEST.METRIC": ("cosine", "euclidean", "dot"),
 }
 
-
-# least and greatest value
+# minimum and maximum
 RANGES = {
     "DATALOADER.NUM_WORKERS": (0, 1024),
     "MODEL.EMA.DECAY": (0, 1),
@@ -140,5 +138,5 @@ RANGES = {
     "TEST.EVAL_PERIOD": (0, 10**9),
     "TEST.IMS_PER_BATCH": (1, 10**9),
 }
-# fast-reid's Baseline leaves out, without a word, a loss whose name it does not know
+# fast-reid's Baseline silently ignores a loss whose name it does not know
 LOSSES = ("CircleLoss", "Cosface", "CrossEntropyLoss", "TripletLoss")

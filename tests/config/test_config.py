@@ -62,7 +62,10 @@ def test_an_unknown_file_suggests_its_neighbours(tmp_path):
     [
         (["SOLVER.MAX_EPOCHS", "5"], "the command line: .* SOLVER.MAX_EPOCHS; did you mean"),
         (["SOLVER.MAX_EPOCH"], "KEY VALUE pairs, but 1 words"),
-        (["SOLVER.MAX_EPOCH=5"], "MAX_EPOCH=5: key and value stand apart, SOLVER.MAX_E.* 5$"),
+        (
+            ["SOLVER.MAX_EPOCH=5"],
+            "=5: separate key and value by a space: SOLVER.MAX_E.* 5$",
+        ),
         (["SOLVER.MAX_EPOCH", "many"], "SOLVER.MAX_EPOCH cannot be 'many'; it takes a whole num"),
         (["SOLVER.MAX_EPOCH", "2.5"], "SOLVER.MAX_EPOCH cannot be 2.5; it takes a whole number"),
         (["DATASETS.NAMES", "Market1501"], "NAMES cannot be 'Market1501'; it takes a list"),
@@ -102,9 +105,9 @@ def test_an_image_size_that_lies_on_its_side_is_said_to(caplog):
     logging.getLogger("occluded_reid").propagate = True
     with caplog.at_level(logging.WARNING):
         load_config("", ["INPUT.SIZE_TRAIN", "[256, 128]"])
-        assert "wider than people" not in caplog.text
+        assert "no crops of people" not in caplog.text
         load_config("", ["INPUT.SIZE_TRAIN", "[128, 256]"])
-    assert "INPUT.SIZE_TRAIN is [height, width]: images 256 wide and 128 high" in caplog.text
+    assert "INPUT.SIZE_TRAIN is [height, width]: images 256 wide, 128 high" in caplog.text
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="says what happens without a GPU")
@@ -112,6 +115,6 @@ def test_without_a_gpu_the_device_becomes_the_cpu_and_the_log_says_so(caplog):
     logging.getLogger("occluded_reid").propagate = True
     with caplog.at_level(logging.WARNING):
         assert load_config().MODEL.DEVICE == "cpu"
-    assert "No GPU found: going on on the CPU" in caplog.text
+    assert "No GPU found, using the CPU" in caplog.text
     with pytest.raises(UserError, match="float16 needs a GPU"):
         load_config("", ["SOLVER.AMP.ENABLED", "True", "SOLVER.AMP.DTYPE", "float16"])

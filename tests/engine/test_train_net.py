@@ -179,7 +179,7 @@ def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, config, capsys, more
 def test_an_option_after_the_overrides_is_named(tmp_path, config, capsys):
     assert train_net.command([*build_arguments(config, tmp_path / "run"), "--eval-only"]) == 2
     error = capsys.readouterr().err
-    assert "--eval-only stands behind KEY VALUE pairs" in error
+    assert "--eval-only comes after KEY VALUE pairs" in error
     assert "options go before the first KEY" in error
 
 
