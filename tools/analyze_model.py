@@ -101,17 +101,12 @@ def print_cost(content: dict[str, Any], table: str) -> None:
         print("\n" + tabulate(rows, heads, "pipe", ".2f"))
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
     options = build_parser(__doc__)
     options.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
     add_config_options(options)
-    return options
-
-
-def command(words: list[str] | None = None) -> int:
-    """Run the command with ``words`` (default: the process's); return the exit code."""
-    args = parser().parse_args(words)
+    args = options.parse_args(words)
     return run_command(lambda: analyze(args), debug=args.debug)
 
 

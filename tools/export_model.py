@@ -58,8 +58,8 @@ def _print_summary(args: argparse.Namespace, description: dict[str, Any]) -> Non
     print(f"{args.output}.json")
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
     options = build_parser(__doc__)
     add = options.add_argument
     add("--weights", required=True, metavar="RUN", help="a run's folder, or a weights file")
@@ -78,12 +78,7 @@ def parser() -> argparse.ArgumentParser:
         help="compare mAP and Rank-1 of model and graph on DATASETS.TESTS",
     )
     add_common_options(options, config_help="default: config.yaml of the run or beside the weights")
-    return options
-
-
-def command(words: list[str] | None = None) -> int:
-    """Run the command with ``words`` (default: the process's); return the exit code."""
-    args = parser().parse_args(words)
+    args = options.parse_args(words)
     return run_command(lambda: export_model(args), debug=args.debug)
 
 

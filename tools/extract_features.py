@@ -49,8 +49,8 @@ def extract(args: argparse.Namespace) -> None:
     )
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
     options = build_parser(__doc__)
     add = options.add_argument
     add("--weights", required=True, metavar="RUN", help="a run's folder, or a weights file")
@@ -62,12 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add("--part-size", type=positive_int, default=2048, metavar="N", help="images in a part (2048)")
     add("--bf16", action="store_true", help="compute in bfloat16; the features stay float32")
     add_common_options(options, config_help="default: config.yaml of the run or beside the weights")
-    return options
-
-
-def command(words: list[str] | None = None) -> int:
-    """Run the command with ``words`` (default: the process's); return the exit code."""
-    args = parser().parse_args(words)
+    args = options.parse_args(words)
     return run_command(lambda: extract(args), debug=args.debug)
 
 

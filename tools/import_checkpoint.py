@@ -107,8 +107,8 @@ def read_memory(args: argparse.Namespace) -> torch.Tensor | None:
     return memory
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
     options = build_parser(__doc__)
     add = options.add_argument
     sources = (OFFICIAL, "fastreid", "transreid", "timm", "torchvision")
@@ -125,12 +125,7 @@ def parser() -> argparse.ArgumentParser:
     )
     add("--memory", default="", metavar="M", help="official-fed: the file of the memory bank")
     add_common_options(options, config_help="the model that the weights are for")
-    return options
-
-
-def command(words: list[str] | None = None) -> int:
-    """Run the command with ``words`` (default: the process's); return the exit code."""
-    args = parser().parse_args(words)
+    args = options.parse_args(words)
     return run_command(lambda: convert(args), debug=args.debug)
 
 

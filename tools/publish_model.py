@@ -33,8 +33,8 @@ def publish_model(args: argparse.Namespace) -> None:
         add_rows(Path(args.zoo), rows)
 
 
-def parser() -> argparse.ArgumentParser:
-    """The command's options."""
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
     options = build_parser(__doc__)
     add = options.add_argument
     add("--weights", metavar="RUN", help="an evaluated run's folder, or its weights file")
@@ -45,12 +45,6 @@ def parser() -> argparse.ArgumentParser:
     add("--device", default="", help="to evaluate on; default: that of the run")
     add("--trust-checkpoint", action="store_true", help="read Python objects: they can run code")
     add("--debug", action="store_true", help="show the traceback of an error")
-    return options
-
-
-def command(words: list[str] | None = None) -> int:
-    """Run the command with ``words`` (default: the process's); return the exit code."""
-    options = parser()
     args = options.parse_args(words)
     if not (args.weights or args.run):
         options.error("--weights is required")

@@ -15,28 +15,20 @@ from occluded_reid.utils.errors import EXIT_CODE, UserError
 def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
     """Run ``main`` and turn a :class:`UserError` into one message on stderr.
 
-    Args:
-        main: the command's body, called without arguments.
-        debug: raise the error with its traceback instead.
-
-    Returns:
-        The process's exit code: 0, 2 after a user's mistake, 130 after Ctrl-C.
+    Returns the process's exit code: 0, 2 after a user's mistake, 130 after Ctrl-C. ``debug`` raises
+    the error with its traceback instead.
 
     >>> run_command(lambda: None)
     0
     """
     try:
         main()
-    except UserError as error:
+    except (UserError, KeyboardInterrupt) as error:
         if debug:
             raise
-        print(f"error: {error}", file=sys.stderr)
-        return EXIT_CODE
-    except KeyboardInterrupt:
-        if debug:
-            raise
-        print("interrupted", file=sys.stderr)
-        return 130
+        is_mistake = isinstance(error, UserError)
+        print(f"error: {error}" if is_mistake else "interrupted", file=sys.stderr)
+        return EXIT_CODE if is_mistake else 130
     return 0
 
 
@@ -58,33 +50,21 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
 def add_common_options(
     parser: argparse.ArgumentParser, *, config_help: str = "a configuration file"
 ) -> None:
-    """Add the options of every command that reads a configuration and weights.
-
-    ``--config-file``, ``--trust-checkpoint``, ``--debug``, and ``KEY VALUE`` overrides as ``opts``.
-    """
+    """Add the options of every command that reads a configuration and weights."""
     add = parser.add_argument
     add("--config-file", default="", metavar="FILE", help=config_help)
-    add(
-        "--trust-checkpoint",
-        action="store_true",
-        help="read checkpoints that hold Python objects: such a file can run code",
-    )
+    trust_help = "read checkpoints that hold Python objects: such a file can run code"
+    add("--trust-checkpoint", action="store_true", help=trust_help)
     add("--debug", action="store_true", help="show the traceback of an error")
     add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help="configuration overrides")
 
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the common options, ``--weights``, and ``--also`` for a second configuration file."""
-    parser.add_argument(
-        "--weights", default="", metavar="RUN|FILE", help="a run's folder or a weights file"
-    )
-    parser.add_argument(
-        "--also",
-        action="append",
-        default=[],
-        metavar="FILE",
-        help="a configuration to read after --config-file, such as configs/test_all.yml",
-    )
+    weights_help = "a run's folder or a weights file"
+    also_help = "a configuration to read after --config-file, such as configs/test_all.yml"
+    parser.add_argument("--weights", default="", metavar="RUN|FILE", help=weights_help)
+    parser.add_argument("--also", action="append", default=[], metavar="FILE", help=also_help)
     add_common_options(parser)
 
 
@@ -93,11 +73,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
-    add(
-        "--dry-run",
-        action="store_true",
-        help="one training and one evaluation step on generated images; no data set is needed",
-    )
+    dry_help = "one training and one evaluation step on generated images; no data set is needed"
+    add("--dry-run", action="store_true", help=dry_help)
     add("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (1)")
     add("--num-machines", type=int, default=1, metavar="N", help="machines of the job (1)")
     add("--machine-rank", type=int, default=0, metavar="R", help="this machine's rank (0)")

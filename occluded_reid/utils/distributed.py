@@ -20,11 +20,10 @@ def unwrapped(model: nn.Module) -> nn.Module:
 
 @torch.no_grad()
 def copy_buffers_from_first_rank(model: nn.Module) -> None:
-    """Give every rank rank 0's buffers.
+    """Give every rank rank 0's buffers, such as batch statistics, which DDP lets drift apart.
 
-    DDP synchronises gradients, not buffers: batch statistics drift apart from rank to rank. Called
-    where the ranks must be equal: after construction, and at the end of each epoch, so that what is
-    evaluated is what is saved, and a resumed run is the one that was interrupted.
+    Called after construction, and at the end of each epoch, so that what is evaluated is what is
+    saved, and a resumed run is the one that was interrupted.
     """
     if comm.get_world_size() == 1:
         return

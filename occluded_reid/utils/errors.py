@@ -11,22 +11,13 @@ EXIT_CODE = 2
 
 
 class UserError(Exception):
-    """A mistake that the user can correct.
-
-    The message names what is wrong, what was expected, and what to do.
-    """
+    """A mistake that the user can correct: what is wrong, what was expected, and what to do."""
 
 
 def suggest(name: str, known: Iterable[str], *, count: int = 3) -> str:
     """Return a hint that names the ``known`` names closest to ``name``, in any case.
 
-    Args:
-        name: what the user wrote.
-        known: the names that exist.
-        count: the most names to suggest.
-
-    Returns:
-        The hint, to be appended to a message; ``""`` if no name is close.
+    The hint is appended to a message; it is ``""`` if no name is close.
 
     >>> suggest("solver.max_epoc", ["SOLVER.MAX_EPOCH", "SEED"])
     '; did you mean SOLVER.MAX_EPOCH?'
@@ -34,9 +25,6 @@ def suggest(name: str, known: Iterable[str], *, count: int = 3) -> str:
     by_lower = {each.lower(): each for each in known}
     close = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
     return f"; did you mean {' or '.join(by_lower[each] for each in close)}?" if close else ""
-
-
-READ_ERRORS = (OSError, ValueError, csv.Error)
 
 
 @contextlib.contextmanager
@@ -47,10 +35,8 @@ def explain_read_errors(
 ) -> Iterator[None]:
     """Turn a failure to read a file into a :class:`UserError`.
 
-    Args:
-        thing: what is read, such as ``"the image a.jpg"``.
-        advice: what was expected, and what to do.
-        errors: what reading may raise; the default is for text files.
+    ``advice`` says what was expected, and what to do. ``errors`` is what reading may raise; the
+    default is for text files.
 
     >>> with explain_read_errors("the list a.txt", "expected one name per line"):
     ...     open("a.txt").read()

@@ -22,8 +22,9 @@ _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EFBIG: "the file is larger than allowed (ulimit -f); choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
-    errno.EACCES: "no permission to write there; choose another folder",
-    errno.EPERM: "no permission to write there; choose another folder",
+    **dict.fromkeys(
+        (errno.EACCES, errno.EPERM), "no permission to write there; choose another folder"
+    ),
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
     errno.EEXIST: "a file is where a folder is needed; choose another folder",
@@ -42,11 +43,7 @@ def explain_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """Create a folder and its parents unless they exist.
-
-    Raises:
-        UserError: the folder cannot be created.
-    """
+    """Create a folder and its parents unless they exist."""
     folder = Path(path)
     with explain_write_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
@@ -58,14 +55,8 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
     """Open a temporary file that is renamed to ``path`` once it is complete.
 
     The content is flushed to the disk before the rename: after a crash at any moment ``path`` holds
-    either its old content or all of the new.
-
-    Args:
-        path: the final name; its folder must exist.
-        mode: ``"wb"``, or ``"w"`` for UTF-8.
-
-    Raises:
-        UserError: no space, no permission, or a read-only file system.
+    either its old content or all of the new. The folder must exist; ``mode`` is ``"wb"``, or
+    ``"w"`` for UTF-8. A failure to write raises a UserError.
 
     >>> with atomic_write("notes.txt", "w") as stream:  # doctest: +SKIP
     ...     stream.write("complete")
@@ -87,7 +78,12 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
             raise
-    _sync_folder(final.parent)
+    with contextlib.suppress(OSError):  # makes the rename itself durable, where that is supported
+        folder = os.open(final.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)
+        finally:
+            os.close(folder)
 
 
 def write_json(
@@ -99,9 +95,7 @@ def write_json(
 ) -> None:
     """Write ``content`` as indented JSON, atomically; create the folder if it is missing.
 
-    Raises:
-        UserError: see :func:`make_folder` and :func:`atomic_write`.
-        ValueError: a number is not finite, without ``allow_nan``.
+    Raises a ValueError if a number is not finite, without ``allow_nan``.
     """
     make_folder(Path(path).parent)
     with atomic_write(path, "w") as stream:
@@ -110,10 +104,7 @@ def write_json(
 
 
 def remove_unfinished(folder: Path) -> None:
-    """Remove what :func:`atomic_write` left in ``folder`` when its process was killed.
-
-    No other process may be writing there.
-    """
+    """Remove what :func:`atomic_write` left when it was killed; nobody else may be writing."""
     for path in folder.glob(".*" + _UNFINISHED):
         path.unlink(missing_ok=True)
 
@@ -131,35 +122,15 @@ def diagnose_zip(path: str | os.PathLike[str]) -> str:
     return f"{part} differs from its checksum" if part else ""
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make the rename itself durable where the file system supports it."""
-    with contextlib.suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-
-
-def _diagnose_folder(folder: Path) -> str:
-    return "" if folder.is_dir() else "it is not a folder"
-
-
 def make_folder_once(
     folder: str | os.PathLike[str],
     fill: Callable[[Path], None],
-    diagnose: Callable[[Path], str] = _diagnose_folder,
+    diagnose: Callable[[Path], str] = lambda path: "" if path.is_dir() else "it is not a folder",
 ) -> Path:
     """Return ``folder``; if it is missing, one process creates it while the others wait.
 
-    Args:
-        folder: its final name.
-        fill: writes the content into the empty folder that it is given.
-        diagnose: returns why an existing folder cannot be used, ``""`` if it can. Such a folder is
-            replaced, with a warning.
-
-    Raises:
-        UserError: the folder cannot be written or locked; or what ``fill`` raises.
+    ``fill`` writes the content into an empty folder. ``diagnose`` returns why an existing folder
+    cannot be used, ``""`` if it can: such a folder is replaced, with a warning.
     """
     folder = Path(folder)
     if not diagnose(folder):
@@ -169,8 +140,7 @@ def make_folder_once(
         if fault := diagnose(folder):
             if folder.exists():
                 logger.warning(f"{folder} is made anew: {fault}")
-            of_killed_processes = folder.parent.glob(f".{folder.name}.tmp-*")
-            for leftover in (folder, *of_killed_processes):
+            for leftover in (folder, *folder.parent.glob(f".{folder.name}.tmp-*")):
                 shutil.rmtree(leftover, ignore_errors=True)
             with atomic_folder(folder) as temporary:
                 fill(temporary)
@@ -181,11 +151,7 @@ def make_folder_once(
 def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield an empty folder that is renamed to ``folder`` if the block ends without an error.
 
-    Args:
-        folder: the final name; it may not exist, or be an empty folder.
-
-    Raises:
-        UserError: the folder holds files already, or cannot be written.
+    ``folder`` may not exist yet, or be an empty folder; anything else is a UserError.
     """
     folder = Path(folder)
     make_folder(folder.parent)

@@ -12,12 +12,9 @@ LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin", "gallery_s
 
 
 def setup_logging(folder: str | None = None) -> None:
-    """Log to the terminal (on rank 0) and to ``folder/log.txt`` (on every rank).
+    """Log to the terminal (on rank 0) and to log.txt in an existing ``folder`` (on every rank).
 
-    Debug messages reach the file only.
-
-    Args:
-        folder: an existing folder; None logs to the terminal only.
+    Debug messages reach the file only; without a folder there is none.
     """
     from torch import distributed  # slow to import
 
@@ -42,10 +39,7 @@ def setup_logging(folder: str | None = None) -> None:
 
 
 class TerminalHandler(logging.Handler):
-    """Prints messages above the progress bars; messages on a data set only once.
-
-    A data set is opened again for each evaluation.
-    """
+    """Prints messages above the progress bars; those on a data set, opened again, only once."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)

@@ -28,15 +28,9 @@ def progress(
     unit: str = "it",
     logger: logging.Logger | None = None,
 ) -> Iterator[T]:
-    """Yield ``items`` and show how far the work is.
+    """Yield ``items``, ``total`` of them, and show how far the work is.
 
-    Args:
-        items: what is worked through.
-        total: the number of items.
-        description: what is being done, such as ``"extracting features"``.
-        unit: the name of one item.
-        logger: receives the lines where stderr is no terminal; one line each 30 seconds and one
-            at the end.
+    Where stderr is no terminal, ``logger`` receives one line each 30 seconds and one at the end.
     """
     if on_terminal():
         yield from tqdm(items, total=total, desc=description, unit=unit, leave=False)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import random
 import time
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -55,12 +54,7 @@ class PrivateRandomness:
         else:
             _restore(self._own)
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._own = _states()
         _restore(self._outer)
 
@@ -73,10 +67,9 @@ def random_states() -> tuple[Any, ...]:
 
 def restore_random_states(states: tuple[Any, ...]) -> None:
     """Set the generators to what :func:`random_states` has returned."""
-    *on_cpu, own_gpu = states
-    _restore(tuple(on_cpu))
-    if own_gpu is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(own_gpu)
+    _restore(states)
+    if states[3] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(states[3])
 
 
 def _states() -> tuple[Any, ...]:

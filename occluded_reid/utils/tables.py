@@ -11,38 +11,22 @@ from occluded_reid.utils.errors import UserError, explain_read_errors
 
 
 class Row(NamedTuple):
-    """A row of a table.
+    """A row of a table."""
 
-    Attributes:
-        line: line number in the file, from 1.
-        cells: text by column, stripped; ``""`` where the row is too short.
-        surplus: whether the row has more cells than the header.
-    """
-
-    line: int
-    cells: dict[str, str]
-    surplus: bool
+    line: int  # number in the file, from 1
+    cells: dict[str, str]  # text by column, stripped; "" where the row is too short
+    surplus: bool  # whether the row has more cells than the header
 
 
 class Table(NamedTuple):
-    """A CSV file.
-
-    Attributes:
-        path: of the file.
-        columns: their names, stripped.
-        rows: without blank lines.
-    """
+    """A CSV file, without blank lines; the names of its columns are stripped."""
 
     path: Path
     columns: list[str]
     rows: list[Row]
 
     def require(self, *columns: str) -> None:
-        """Check that the table has rows with these columns.
-
-        Raises:
-            UserError: it does not.
-        """
+        """Raise a UserError unless the table has rows with these columns."""
         if not self.rows or not set(columns) <= set(self.columns):
             raise UserError(
                 f"{self.path} has the columns {', '.join(self.columns) or '(none)'} and "
@@ -53,27 +37,15 @@ class Table(NamedTuple):
 def read_csv(path: str | os.PathLike[str], thing: str, advice: str) -> Table:
     """Read a CSV file in UTF-8, with or without a byte order mark.
 
-    Args:
-        path: of the file.
-        thing: what it is, for the message.
-        advice: what to do if it cannot be read.
-
-    Raises:
-        UserError: the file is missing or is no CSV in UTF-8.
+    ``thing`` and ``advice`` are for the error: what the file is, and what to do.
     """
-    with (
-        explain_read_errors(thing, advice),
-        Path(path).open(encoding="utf-8-sig", newline="") as stream,
-    ):
+    path = Path(path)
+    with explain_read_errors(thing, advice), path.open(encoding="utf-8-sig", newline="") as stream:
         reader = csv.DictReader(stream, restval="")
-        columns = [name.strip() for name in reader.fieldnames or ()]
-        reader.fieldnames = columns
-        rows = [
-            Row(
-                reader.line_num,
-                {name: text.strip() for name, text in cells.items() if name is not None},
-                None in cells,
-            )
-            for cells in reader
-        ]
-    return Table(Path(path), columns, rows)
+        columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
+        rows = []
+        for cells in reader:
+            surplus = cells.pop(None, None) is not None  # type: ignore[call-overload]
+            stripped = {name: text.strip() for name, text in cells.items()}
+            rows.append(Row(reader.line_num, stripped, surplus))
+    return Table(path, columns, rows)
