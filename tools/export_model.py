@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from occluded_reid.utils.cli import add_common_options, build_parser, run_command
 
@@ -27,19 +26,11 @@ def export_model(args: argparse.Namespace) -> None:
     config, weights = resolve_run(args.weights, args.config_file)
     overrides = [*args.opts, "MODEL.DEVICE", "cpu"]
     cfg = load_config(config, overrides, add_keys=installed_methods())
+    model = build_inference_model(cfg, weights, trust=args.trust_checkpoint)
     description = export(
-        build_inference_model(cfg, weights, trust=args.trust_checkpoint),
-        cfg,
-        args.output,
-        args.format,
-        precision=args.precision,
-        calibration=args.calibration,
-        evaluate=args.evaluate,
-    )
-    _print_summary(args, description)
-
-
-def _print_summary(args: argparse.Namespace, description: dict[str, Any]) -> None:
+        model, cfg, args.output, args.format, precision=args.precision,
+        calibration=args.calibration, evaluate=args.evaluate,
+    )  # fmt: skip
     parity = description["parity"]
     print(
         f"{args.output}: features ({description['dim']},) compared by {description['metric']}, "
@@ -66,17 +57,10 @@ def command(words: list[str] | None = None) -> int:
     add("--format", required=True, choices=("torch", "onnx", "openvino"))
     add("--output", required=True, metavar="F", help="such as model.onnx, model.xml or model.pt2")
     add("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="of OpenVINO's graph")
-    add(
-        "--calibration",
-        default="",
-        metavar="DIR_OR_LIST",
-        help="images for int8; every fifth is held out to measure the loss",
-    )
-    add(
-        "--evaluate",
-        action="store_true",
-        help="compare mAP and Rank-1 of model and graph on DATASETS.TESTS",
-    )
+    calibration = "images for int8; every fifth is held out to measure the loss"
+    add("--calibration", default="", metavar="DIR_OR_LIST", help=calibration)
+    evaluate = "compare mAP and Rank-1 of model and graph on DATASETS.TESTS"
+    add("--evaluate", action="store_true", help=evaluate)
     add_common_options(options, config_help="default: config.yaml of the run or beside the weights")
     args = options.parse_args(words)
     return run_command(lambda: export_model(args), debug=args.debug)

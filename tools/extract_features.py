@@ -30,23 +30,13 @@ def extract(args: argparse.Namespace) -> None:
     rank, world_size = join_job()
     images = list_images(args.input)
     embedder = load(
-        args.weights,
-        None,
-        config=args.config_file,
-        overrides=args.opts,
-        batch_size=args.batch_size,
-        bf16=args.bf16,
-        trust_checkpoint=args.trust_checkpoint,
-    )
+        args.weights, None, config=args.config_file, overrides=args.opts,
+        batch_size=args.batch_size, bf16=args.bf16, trust_checkpoint=args.trust_checkpoint,
+    )  # fmt: skip
     extract_features(
-        embedder,
-        images,
-        args.output,
-        part_size=args.part_size,
-        workers=args.workers,
-        rank=rank,
-        world_size=world_size,
-    )
+        embedder, images, args.output, part_size=args.part_size, workers=args.workers,
+        rank=rank, world_size=world_size,
+    )  # fmt: skip
 
 
 def command(words: list[str] | None = None) -> int:

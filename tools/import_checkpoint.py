@@ -23,17 +23,11 @@ if TYPE_CHECKING:
 OFFICIAL = "official-fed"
 
 
-def convert(args: argparse.Namespace) -> None:
+def convert_checkpoint(args: argparse.Namespace) -> None:
     """Read, rename, fit and write the weights; report every key."""
     from fed_plugin import official_weights
+    from occluded_reid.checkpoint import convert
     from occluded_reid.checkpoint.conversion import join_first
-    from occluded_reid.checkpoint.convert import (
-        build_report,
-        fit_to_model,
-        rename_to_ours,
-        summarize_report,
-        write_weights,
-    )
     from occluded_reid.checkpoint.pretrained import read_weights
     from occluded_reid.checkpoint.resolve import resolve_weights
     from occluded_reid.modeling.build import build_untrained
@@ -52,28 +46,25 @@ def convert(args: argparse.Namespace) -> None:
         if args.target == "FEDOfficial":
             official_weights.add_memory(conversion, read_memory(args))
     else:
-        rename_to_ours(conversion, args.source)
+        convert.rename_to_ours(conversion, args.source)
     faults = []
     if args.config_file or args.opts or args.source == OFFICIAL:
         cfg = load_target_config(args, conversion)
-        faults = fit_to_model(
-            conversion,
-            build_untrained(cfg),
-            resize=cfg.MODEL.BACKBONE.POSITION_RESIZE,
+        faults = convert.fit_to_model(
+            conversion, build_untrained(cfg), resize=cfg.MODEL.BACKBONE.POSITION_RESIZE,
             trust_own=args.source not in ("timm", "torchvision"),
-        )
-    report = build_report(
-        conversion, faults, source=args.source, input=args.input, output=args.output
-    )
+        )  # fmt: skip
+    about = {"source": args.source, "input": args.input, "output": args.output}
+    report = convert.build_report(conversion, faults, **about)
     if args.report:
         write_json(args.report, report)
-    print(summarize_report(report))
+    print(convert.summarize_report(report))
     if faults:
         raise UserError(
             f"{args.input} does not fit the model: {join_first(faults)}. Does the configuration "
             f"describe these weights? Nothing was written to {args.output}"
         )
-    write_weights(args.output, conversion)
+    convert.write_weights(args.output, conversion)
     print(args.output)
 
 
@@ -116,17 +107,13 @@ def command(words: list[str] | None = None) -> int:
     add("--input", required=True, metavar="A", help="a .pth, .npz or .safetensors file, or a run")
     add("--output", required=True, metavar="B", help="what is written, in fast-reid's form")
     add("--report", default="", metavar="R.json", help="what happened to every key")
-    add(
-        "--for",
-        dest="target",
-        default="FED",
-        choices=("FED", "FEDOfficial"),
-        help="official-fed: FED (inference) or FEDOfficial (also its training parts)",
-    )
+    targets = ("FED", "FEDOfficial")
+    target_help = "official-fed: FED (inference) or FEDOfficial (also its training parts)"
+    add("--for", dest="target", default="FED", choices=targets, help=target_help)
     add("--memory", default="", metavar="M", help="official-fed: the file of the memory bank")
     add_common_options(options, config_help="the model that the weights are for")
     args = options.parse_args(words)
-    return run_command(lambda: convert(args), debug=args.debug)
+    return run_command(lambda: convert_checkpoint(args), debug=args.debug)
 
 
 if __name__ == "__main__":

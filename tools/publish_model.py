@@ -21,13 +21,9 @@ def publish_model(args: argparse.Namespace) -> None:
 
     setup_logging()
     rows = publish(
-        args.weights or args.run,
-        args.output,
-        run=args.run,
-        name=args.name,
-        device=args.device,
+        args.weights or args.run, args.output, run=args.run, name=args.name, device=args.device,
         trust_checkpoint=args.trust_checkpoint,
-    )
+    )  # fmt: skip
     print(f"\nEvaluated from {args.output}: the numbers of the run\n{rows}")
     if args.zoo:
         add_rows(Path(args.zoo), rows)

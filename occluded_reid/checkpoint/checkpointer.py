@@ -36,12 +36,8 @@ class Checkpointer(FastreidCheckpointer):
       a run is resumed. Parts that only training needs may be missing or left over when a model is
       only evaluated, that is, when there are no ``checkpointables`` such as an optimizer.
 
-    Args:
-        model: the model.
-        save_dir: folder of the run.
-        num_classes: number of identities the model was built for.
-        trust: allow pickled Python objects, which can run code.
-        checkpointables: further objects with ``state_dict`` and ``load_state_dict``.
+    ``num_classes`` identities is what the model was built for; ``trust`` allows pickled Python
+    objects, which can run code; ``checkpointables`` have a ``state_dict`` and ``load_state_dict``.
     """
 
     def __init__(
@@ -80,8 +76,7 @@ class Checkpointer(FastreidCheckpointer):
     def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
         """Resume the run in ``save_dir`` if it has a checkpoint, else load the weights ``path``.
 
-        Returns:
-            The checkpoint's other content, such as ``epoch``.
+        Returns the checkpoint's other content, such as ``epoch``.
         """
         self._resuming = resume and self.has_checkpoint()
         try:
@@ -92,15 +87,12 @@ class Checkpointer(FastreidCheckpointer):
     def load(
         self, path: str, checkpointables: list[str] | None = None, *, part: str = "model"
     ) -> dict[str, Any]:
-        """Load the checkpoint ``path`` (``""``: nothing).
+        """Load a file in fast-reid's form, or that of a run's folder (``""``: nothing).
 
         Args:
-            path: a file in fast-reid's form, or a run's folder.
+            path: of the file or the folder.
             checkpointables: states to load besides the weights; None for all.
             part: the file's state that becomes the model's weights, ``model`` or ``ema``.
-
-        Raises:
-            UserError: no such file, no checkpoint, or weights that do not fit the model.
         """
         if os.path.isdir(path):
             path = resolve_weights(path)[1]
@@ -141,18 +133,14 @@ class Checkpointer(FastreidCheckpointer):
         faults += [f"{key} is not in the model" for key in unexpected]
         if faults:
             raise UserError(
-                f"{self._path} does not fit the model: {join_first(faults)}"
-                + self._explain_missing(missing)
-                + ". Is it from another architecture or configuration?"
+                f"{self._path} does not fit the model: {join_first(faults)}{self._hint(missing)}. "
+                "Is it from another architecture or configuration?"
             )
 
     def _drop_training_only(self, keys: list[str]) -> list[str]:
         """Return the keys that evaluation needs; log which parts the others belong to."""
-        parts = [
-            part
-            for part in list_training_parts(self.model)
-            if any(is_inside(key, (part,)) for key in keys)
-        ]
+        all_parts = list_training_parts(self.model)
+        parts = [part for part in all_parts if any(is_inside(key, (part,)) for key in keys)]
         if parts:
             logger.info(
                 f"Only in one of {self._path} and the model, and only needed in training: "
@@ -160,7 +148,7 @@ class Checkpointer(FastreidCheckpointer):
             )
         return [key for key in keys if not is_inside(key, parts)]
 
-    def _explain_missing(self, missing: list[str]) -> str:
+    def _hint(self, missing: list[str]) -> str:
         """Return a hint if all that is missing are parts that only training needs."""
         parts = list_training_parts(self.model)
         if missing and all(is_inside(key, parts) for key in missing):
@@ -180,15 +168,8 @@ class Checkpointer(FastreidCheckpointer):
 def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-checkpoint") -> Any:
     """Read a PyTorch file with ``weights_only=True``; numpy numbers and arrays are allowed.
 
-    The checksums of its parts are verified, which PyTorch itself does not do.
-
-    Args:
-        path: the file.
-        trust: allow pickled Python objects, which can run code.
-        if_trusted: what the message advises if the user trusts the file.
-
-    Raises:
-        UserError: the file is missing or damaged, or holds other objects.
+    The checksums of its parts are verified, which PyTorch itself does not do. ``trust`` allows
+    pickled Python objects, which can run code; ``if_trusted`` is the advice to who trusts the file.
     """
     if zipfile.is_zipfile(path) and (fault := diagnose_zip(path)):
         raise UserError(f"{path} is no checkpoint or is damaged ({fault})")
@@ -197,7 +178,12 @@ def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-ch
             return torch.load(path, map_location="cpu", weights_only=False)
         return FastreidCheckpointer(nn.Module())._load_file(path)
     except pickle.UnpicklingError as error:
-        raise UserError(_explain_refusal(path, error, if_trusted)) from error
+        match = re.search(r"GLOBAL ([\w.]+)", str(error))
+        what = f" (it asks for {match.group(1)})" if match else ""
+        raise UserError(
+            f"{path} is no checkpoint, or holds Python objects beside tensors{what}; such a file "
+            f"can run code when it is read. If you trust its source: {if_trusted}"
+        ) from error
     except Exception as error:  # invalid bytes raise almost anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error
@@ -219,11 +205,7 @@ def is_inside(name: str, modules: Sequence[str]) -> bool:
 
 
 def as_checkpoint(loaded: Any, path: str) -> dict[str, Any]:
-    """Return ``loaded`` as a dict with the key ``model``; a bare state dict is wrapped in one.
-
-    Raises:
-        UserError: it holds no weights.
-    """
+    """Return ``loaded`` as a dict with the key ``model``; a bare state dict is wrapped in one."""
     if isinstance(loaded, dict):
         if isinstance(loaded.get("model"), dict):
             return loaded
@@ -239,12 +221,3 @@ def weights_sha256(model: nn.Module) -> str:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
-
-
-def _explain_refusal(path: str, error: Exception, if_trusted: str) -> str:
-    match = re.search(r"GLOBAL ([\w.]+)", str(error))
-    what = f" (it asks for {match.group(1)})" if match else ""
-    return (
-        f"{path} is no checkpoint, or holds Python objects beside tensors{what}; such a file can "
-        f"run code when it is read. If you trust its source: {if_trusted}"
-    )

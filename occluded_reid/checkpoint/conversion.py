@@ -4,52 +4,28 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any
 
 import torch
 
 Weights = dict[str, torch.Tensor]
-Shape = tuple[int, ...]
-
-
-class KeyRecord(NamedTuple):
-    """What happened to one key of a file.
-
-    Attributes:
-        key: the key in the file.
-        shape: shape of its tensor; None if it is no tensor.
-        outcome: ``used`` unchanged, ``renamed``, ``reshaped`` (other values or another shape), or
-            ``left out``.
-        names: its names now.
-        why: how it was reshaped, or why it was left out.
-    """
-
-    key: str
-    shape: Shape | None
-    outcome: str
-    names: tuple[str, ...] = ()
-    why: str = ""
 
 
 class Conversion:
     """Weights whose names and shapes change step by step.
 
-    Args:
-        weights: tensors by the file's keys.
-        beside: keys of the file that hold no weights.
-
-    Attributes:
-        weights: the tensors that are left, by their current names.
+    ``weights`` holds tensors by the file's keys, then those that are left by their current names;
+    ``beside``, keys of the file that hold no weights.
 
     >>> conversion = Conversion({"module.fc.weight": torch.ones(2)})
     >>> conversion.strip("module.")
-    >>> [(record.outcome, record.names) for record in conversion.report()]
-    [('renamed', ('fc.weight',))]
+    >>> [(entry["fate"], entry["now"]) for entry in conversion.report()]
+    [('renamed', {'fc.weight': [2]})]
     """
 
     def __init__(self, weights: Mapping[str, torch.Tensor], beside: Iterable[str] = ()):
         self.weights: Weights = dict(weights)
-        self._shapes = {key: tuple(tensor.shape) for key, tensor in weights.items()}
+        self._shapes = {key: list(tensor.shape) for key, tensor in weights.items()}
         self._sources: dict[str, tuple[str, ...]] = {key: (key,) for key in weights}
         self._changes: dict[str, list[str]] = {key: [] for key in weights}
         self._left_out: dict[str, str] = {}
@@ -96,24 +72,30 @@ class Conversion:
             reasons.setdefault(why, []).append(key)
         return reasons
 
-    def report(self) -> list[KeyRecord]:
-        """Return a record of each key, in the file's order; keys without weights come last."""
+    def report(self) -> list[dict[str, Any]]:
+        """Return what happened to each key, in the file's order; keys without weights come last.
+
+        An entry has the file's ``key``; its ``shape``, None if it is no tensor; as ``fate``
+        ``used`` (unchanged), ``renamed``, ``reshaped`` (other values or another shape) or ``left
+        out``; as ``now`` the shapes by its current names; ``why`` it was reshaped or left out.
+        """
         names_of: dict[str, list[str]] = {key: [] for key in self._shapes}
         for name, sources in self._sources.items():
             for key in sources:
                 names_of[key].append(name)
-        records = [self._record(key, tuple(names)) for key, names in names_of.items()]
-        why = "no weight of the model"
-        return [*records, *(KeyRecord(key, None, "left out", why=why) for key in self._beside)]
-
-    def _record(self, key: str, names: tuple[str, ...]) -> KeyRecord:
-        shape = self._shapes[key]
-        if not names:
-            return KeyRecord(key, shape, "left out", why=self._left_out[key])
-        changes = [change for name in names for change in self._changes[name]]
-        if changes:
-            return KeyRecord(key, shape, "reshaped", names, "; ".join(dict.fromkeys(changes)))
-        return KeyRecord(key, shape, "used" if names == (key,) else "renamed", names)
+        entries: list[dict[str, Any]] = []
+        for key, names in names_of.items():
+            fate = "used" if names == [key] else "renamed"
+            why = "; ".join(dict.fromkeys(how for name in names for how in self._changes[name]))
+            if not names:
+                fate, why = "left out", self._left_out[key]
+            elif why:
+                fate = "reshaped"
+            now = {name: list(self.weights[name].shape) for name in names}
+            entry = {"key": key, "shape": self._shapes[key], "fate": fate, "now": now, "why": why}
+            entries.append(entry)
+        beside = {"shape": None, "fate": "left out", "now": {}, "why": "no weight of the model"}
+        return entries + [{"key": key, **beside} for key in self._beside]
 
 
 def find_mismatches(

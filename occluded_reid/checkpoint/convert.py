@@ -20,7 +20,6 @@ from occluded_reid.utils.files import atomic_write, make_folder
 BACKBONES = ("transreid", "timm", "torchvision")
 """Sources from which only the backbone is taken; ``fastreid`` and others give the whole model."""
 
-_OLD_HEADS = {"heads.classifier.": "heads.", "heads.bnneck.": "heads.bottleneck.0."}
 _COUNTER = ".num_batches_tracked"  # of a batch normalization; old files have none
 
 
@@ -32,24 +31,14 @@ def rename_to_ours(conversion: Conversion, source: str) -> None:
         return
     conversion.strip("module.")
     conversion.leave_out(r"pixel_(mean|std)", "set in the configuration: MODEL.PIXEL_MEAN, _STD")
-    conversion.rename(_rename_old_head)
-
-
-def _rename_old_head(name: str) -> str | None:
-    for old, new in _OLD_HEADS.items():
-        if name.startswith(old):
-            return new + name.removeprefix(old)
-    return None
+    conversion.rename(lambda name: re.sub(r"^heads\.classifier\.", "heads.", name))
+    conversion.rename(lambda name: re.sub(r"^heads\.bnneck\.", "heads.bottleneck.0.", name))
 
 
 def fit_to_model(conversion: Conversion, model: Any, *, resize: str, trust_own: bool) -> list[str]:
-    """Fit the weights to the shapes of ``model``; leave out those it does not have.
+    """Fit the weights, by the names of ``model``, to its shapes; leave out those it does not have.
 
-    Args:
-        conversion: weights by the names of the model.
-        model: the model that the weights are for.
-        resize: how to resize position embeddings, ``bicubic`` or ``bilinear``.
-        trust_own: see :func:`occluded_reid.checkpoint.pretrained.guess_grid`.
+    See :func:`~occluded_reid.checkpoint.pretrained.fit_transformer` for ``resize``, ``trust_own``.
 
     Returns:
         Faults that keep the weights from being the model's or its backbone's: missing weights, and
@@ -97,9 +86,6 @@ def write_weights(path: str, conversion: Conversion) -> None:
 
     A convolutional backbone alone is written as a bare state dict with its own names: fast-reid's
     ``MODEL.BACKBONE.PRETRAIN_PATH`` reads nothing else.
-
-    Raises:
-        UserError: nothing is left to write, or the path cannot be written.
     """
     weights = {name: tensor.contiguous() for name, tensor in conversion.weights.items()}
     if not weights:
@@ -116,26 +102,9 @@ def write_weights(path: str, conversion: Conversion) -> None:
 
 
 def build_report(conversion: Conversion, faults: list[str], **about: Any) -> dict[str, Any]:
-    """Return what happened to every key, for JSON.
-
-    Args:
-        conversion: the finished conversion.
-        faults: what :func:`fit_to_model` returned.
-        about: more entries.
-    """
-    records = conversion.report()
-    shapes = {name: list(tensor.shape) for name, tensor in conversion.weights.items()}
-    keys = [
-        {
-            "key": record.key,
-            "shape": None if record.shape is None else list(record.shape),
-            "fate": record.outcome,
-            "now": {name: shapes[name] for name in record.names},
-            "why": record.why,
-        }
-        for record in records
-    ]
-    counts = Counter(record.outcome for record in records)
+    """Return what happened to every key and the ``faults`` of the fit, for JSON."""
+    keys = conversion.report()
+    counts = Counter(entry["fate"] for entry in keys)
     return {**about, "counts": counts, "faults": faults, "keys": keys}
 
 

@@ -39,15 +39,8 @@ def load_weights(model: nn.Module, source: str | Weights, *, resize: str) -> Non
     """Load a vision transformer's pretrained weights; resize position embeddings to its grid.
 
     Classifiers are left out. A camera embedding that is not in the file keeps its initial values.
-    Both are logged.
-
-    Args:
-        model: the transformer to load into.
-        source: a file, or weights by timm's names.
-        resize: ``bicubic`` or ``bilinear``.
-
-    Raises:
-        UserError: the file is missing, damaged, not safe to read, or does not fit.
+    Both are logged. ``source`` is a file, or weights by timm's names; ``resize``, ``bicubic`` or
+    ``bilinear``.
     """
     name = source if isinstance(source, str) else "the downloaded file"
     conversion = read_weights(source) if isinstance(source, str) else Conversion(source)
@@ -71,12 +64,8 @@ def load_weights(model: nn.Module, source: str | Weights, *, resize: str) -> Non
 def read_weights(path: str, *, trust: bool = False) -> Conversion:
     """Read the tensors of an .npz, .safetensors or PyTorch file; Google's get timm's names.
 
-    Args:
-        path: the file; its tensors may be under ``state_dict`` or ``model``.
-        trust: allow pickled Python objects, which can run code.
-
-    Raises:
-        UserError: the file is missing, damaged, or could run code when it is read.
+    The tensors may be under ``state_dict`` or ``model``. ``trust`` allows pickled Python objects,
+    which can run code.
     """
     if not Path(path).is_file():
         raise UserError(f"there are no pretrained weights {path} (MODEL.BACKBONE.PRETRAIN_PATH)")
@@ -115,8 +104,7 @@ def _read_content(path: str, trust: bool) -> Any:
 def rename_to_backbone(conversion: Conversion) -> bool:
     """Rename the weights to the backbone's own names; leave out what is not in it.
 
-    Returns:
-        Whether the file holds a whole re-identification model.
+    Returns whether the file holds a whole re-identification model.
     """
     conversion.strip("module.")
     inside = False
@@ -140,12 +128,8 @@ def fit_transformer(
 ) -> None:
     """Fit position and patch embeddings to ``model``, a vision transformer.
 
-    Args:
-        conversion: weights by the model's names with ``prefix``.
-        model: the transformer.
-        resize: ``bicubic`` or ``bilinear``.
-        trust_own: see :func:`guess_grid`.
-        prefix: such as ``backbone.``.
+    The weights have the model's names after ``prefix``, such as ``backbone.``; ``resize`` is
+    ``bicubic`` or ``bilinear``; see :func:`guess_grid` for ``trust_own``.
     """
     patches, kernel = conversion.weights.get(prefix + _KERNEL), model.state_dict()[_KERNEL]
     if patches is not None and patches.ndim == 2 and patches.numel() == kernel.numel():
@@ -160,26 +144,18 @@ def fit_transformer(
     if old != new:
         how = f"{old[0]} x {old[1]} -> {new[0]} x {new[1]}, {resize}"
         logger.info(f"Position embeddings: {how}")
-        antialias = resize == "bicubic"
-        made = {
-            prefix + _POSITIONS: resample_abs_pos_embed(
-                positions, list(new), list(old), interpolation=resize, antialias=antialias
-            )
-        }
-        conversion.replace([prefix + _POSITIONS], made, how)
+        resized = resample_abs_pos_embed(
+            positions, list(new), list(old), interpolation=resize, antialias=resize == "bicubic"
+        )
+        conversion.replace([prefix + _POSITIONS], {prefix + _POSITIONS: resized}, how)
 
 
 def guess_grid(count: int, own: Pair, *, trust_own: bool) -> Pair:
     """Guess the (rows, columns) of ``count`` patch tokens, which files do not store.
 
-    Args:
-        count: number of patch tokens in the file.
-        own: the model's grid.
-        trust_own: assume the model's grid whenever the counts agree. A square count is ambiguous,
-            as 196 = 14 x 14 = 28 x 7, and ImageNet files are square.
-
-    Returns:
-        The model's grid, else a square, else the factors closest to the model's aspect ratio.
+    Returns the model's ``own`` grid, else a square, else the factors closest to the model's aspect
+    ratio. ``trust_own`` assumes the model's grid whenever the counts agree: a square count is
+    ambiguous, as 196 = 14 x 14 = 28 x 7, and ImageNet files are square.
 
     >>> guess_grid(196, (28, 7), trust_own=False)
     (14, 14)
@@ -197,8 +173,7 @@ def guess_grid(count: int, own: Pair, *, trust_own: bool) -> Pair:
 def download_weights(name: str) -> Weights:
     """Download weights by timm's name, or read them from its cache.
 
-    Raises:
-        UserError: the download fails; the message names the file and where to put it.
+    The error, if the download fails, names the file and where to put it.
     """
     try:
         return dict(timm.create_model(name, pretrained=True, num_classes=0).state_dict())

@@ -12,17 +12,10 @@ logger = logging.getLogger(__name__)
 
 
 def resolve_weights(path: str | os.PathLike[str]) -> tuple[str, str]:
-    """Find the configuration and the weights file that ``path`` stands for.
+    """Find the config.yaml (``""``: none) and the weights file that ``path`` stands for.
 
-    Args:
-        path: a run's folder, or a weights file. A run's weights are model_final.pth, else the file
-            that last_checkpoint names, else model_best.pth.
-
-    Returns:
-        The config.yaml beside the weights, ``""`` if there is none, and the weights file.
-
-    Raises:
-        UserError: there are no weights.
+    ``path`` is a weights file or a run's folder, whose weights are model_final.pth, else the file
+    that last_checkpoint names, else model_best.pth.
 
     >>> resolve_weights("logs/demo")  # doctest: +SKIP
     ('logs/demo/config.yaml', 'logs/demo/model_final.pth')
@@ -41,8 +34,7 @@ def resolve_weights(path: str | os.PathLike[str]) -> tuple[str, str]:
 def resolve_run(path: str | os.PathLike[str], config_file: str = "") -> tuple[str, str]:
     """Find weights as :func:`resolve_weights` does, with ``config_file`` or their own config.yaml.
 
-    Raises:
-        UserError: there are no weights, or no configuration.
+    Raises a UserError if there are no weights, or no configuration.
     """
     config, weights = resolve_weights(path)
     if not (config_file or config):

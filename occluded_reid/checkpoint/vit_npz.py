@@ -39,7 +39,7 @@ def convert_to_timm(conversion: Conversion) -> None:
     tensor each for query, key and value, with an axis of heads; timm's has one for all three.
     """
     conversion.leave_out(r"opt/(?!target/).*", "of the optimizer")
-    conversion.rename(_timm_name)
+    conversion.rename(_translate_name)
     for name, tensor in list(conversion.weights.items()):
         if re.fullmatch(r"blocks\.\d+\.(query|key|value)\.weight", name):
             made, how = tensor.flatten(1).T, "heads joined and transposed"
@@ -57,7 +57,7 @@ def convert_to_timm(conversion: Conversion) -> None:
     _join_queries_keys_values(conversion)
 
 
-def _timm_name(key: str) -> str | None:
+def _translate_name(key: str) -> str | None:
     bare = _PREFIX.sub("", key)
     for pattern, name in _NAMES.items():
         if match := re.fullmatch(pattern, bare):

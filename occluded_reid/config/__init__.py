@@ -11,16 +11,8 @@ from occluded_reid.config.config import (
     load_config,
     replays_cuda_graphs,
 )
-from occluded_reid.config.defaults import add_occluded_reid_config
 
 __all__ = [
-    "AddKeys",
-    "CfgNode",
-    "add_occluded_reid_config",
-    "changed_copy",
-    "check_ranges",
-    "get_cfg",
-    "leaves",
-    "load_config",
+    "AddKeys", "CfgNode", "changed_copy", "check_ranges", "get_cfg", "leaves", "load_config",
     "replays_cuda_graphs",
-]
+]  # fmt: skip

@@ -13,13 +13,7 @@ import yaml
 from fastreid.config import CfgNode
 from fastreid.config import get_cfg as get_fastreid_cfg
 
-from occluded_reid.config.defaults import (
-    CHOICES,
-    LOSSES,
-    RANGES,
-    WITH_CUDA_GRAPHS,
-    add_occluded_reid_config,
-)
+from occluded_reid.config import defaults
 from occluded_reid.utils.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
@@ -30,7 +24,7 @@ AddKeys = Callable[[CfgNode], None]
 def get_cfg(add_keys: Iterable[AddKeys] = ()) -> CfgNode:
     """Return fast-reid's default configuration with our keys and those that ``add_keys`` add."""
     cfg = get_fastreid_cfg()
-    for add in (add_occluded_reid_config, *add_keys):
+    for add in (defaults.add_occluded_reid_config, *add_keys):
         add(cfg)
     return cfg
 
@@ -51,9 +45,6 @@ def load_config(
         overrides: ``KEY VALUE KEY VALUE ...``.
         add_keys: functions that add the keys of methods, such as ``add_fed_config``.
         also: more YAML files, merged in this order after ``path``.
-
-    Raises:
-        UserError: a missing or invalid file, an unknown key, or a value of the wrong type or range.
 
     >>> load_config(overrides=["SOLVER.MAX_EPOCH", "3"]).SOLVER.MAX_EPOCH
     3
@@ -131,22 +122,17 @@ def _merge(cfg: CfgNode, pairs: Iterable[tuple[str, Any]], source: str) -> None:
 
 
 _KINDS = {
-    bool: "truth value",
-    float: "number with a decimal point",
-    int: "whole number",
-    list: "list",
-    str: "text",
-    tuple: "list",
-}
+    bool: "truth value", float: "number with a decimal point", int: "whole number",
+    list: "list", str: "text", tuple: "list",
+}  # fmt: skip
 
 
 def _refuse_unknown_keys(cfg: CfgNode, keys: Iterator[str], source: str) -> None:
     known = [key for key, _ in leaves(cfg)]
     nodes = {key.rsplit(".", depth)[0] for key in known for depth in range(key.count(".") + 1)}
     for key in keys:
-        if key in nodes or key in known:
-            continue
-        raise UserError(f"{source}: there is no configuration key {key}{suggest(key, known)}")
+        if key not in nodes and key not in known:
+            raise UserError(f"{source}: there is no configuration key {key}{suggest(key, known)}")
 
 
 @contextlib.contextmanager
@@ -174,7 +160,7 @@ def leaves(node: dict[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
 
 def replays_cuda_graphs(cfg: CfgNode) -> bool:
     """Whether training steps are captured in CUDA graphs, if there is a GPU."""
-    return cfg.MODEL.COMPILE and cfg.MODEL.COMPILE_MODE in WITH_CUDA_GRAPHS
+    return cfg.MODEL.COMPILE and cfg.MODEL.COMPILE_MODE in defaults.WITH_CUDA_GRAPHS
 
 
 def _check_choices(cfg: CfgNode) -> None:
@@ -185,17 +171,16 @@ def _check_choices(cfg: CfgNode) -> None:
         raise UserError(
             "INPUT.AUGMENTATION device is gone; INPUT.AUGMENTATION workers gives the same images"
         )
-    for key, choices in CHOICES.items():
+    for key, choices in defaults.CHOICES.items():
         if values[key] not in choices:
             raise UserError(f"{key} is {values[key]!r}; it can be {' or '.join(choices)}")
-    for key, (least, greatest) in RANGES.items():
+    for key, (least, greatest) in defaults.RANGES.items():
         if not least <= values[key] <= greatest:
             raise UserError(f"{key} is {values[key]}; it must be from {least} to {greatest}")
-    unknown = [name for name in cfg.MODEL.LOSSES.NAME if name not in LOSSES]
-    if unknown or not cfg.MODEL.LOSSES.NAME:
-        raise UserError(
-            f"MODEL.LOSSES.NAME is {tuple(cfg.MODEL.LOSSES.NAME)}; it can hold {', '.join(LOSSES)}"
-        )
+    losses = tuple(cfg.MODEL.LOSSES.NAME)
+    if not losses or not set(losses) <= set(defaults.LOSSES):
+        allowed = ", ".join(defaults.LOSSES)
+        raise UserError(f"MODEL.LOSSES.NAME is {losses}; it can hold {allowed}")
     if replays_cuda_graphs(cfg) and cfg.SOLVER.ACCUMULATE > 1:
         raise UserError(
             f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE} replays CUDA graphs, which overwrite the "
@@ -221,17 +206,9 @@ def _check_choices(cfg: CfgNode) -> None:
 
 
 def check_ranges(section: str, node: CfgNode, rules: Mapping[str, tuple[bool, str]]) -> None:
-    """Check the values of a section that its types cannot check.
+    """Check values of a section: ``rules`` holds by key whether it fits, and what it must be.
 
     >>> check_ranges("MODEL.FED", fed, {"NUM_PARTS": (fed.NUM_PARTS >= 1, "at least 1")})
-
-    Args:
-        section: name of the section, for the message.
-        node: the section.
-        rules: by key, whether its value fits, and what it must be.
-
-    Raises:
-        UserError: a value does not fit.
     """
     for key, (fits, expected) in rules.items():
         if not fits:

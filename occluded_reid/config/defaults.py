@@ -33,8 +33,7 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     # transformers.
     cfg.MODEL.CHANNELS_LAST = False
     # Exponential moving average of the weights; evaluated and saved beside the raw ones.
-    cfg.MODEL.EMA = CfgNode({"ENABLED": False})
-    cfg.MODEL.EMA.DECAY = 0.999
+    cfg.MODEL.EMA = CfgNode({"ENABLED": False, "DECAY": 0.999})
 
     # Protocol of data sets without one in their name (`Name:protocol`); "" = each set's default.
     cfg.DATASETS.PROTOCOL = ""
@@ -63,12 +62,10 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
 
 def _add_npo_config(cfg: CfgNode) -> None:
     """Add the keys of NPO augmentation (FED Sec. 3.1, :mod:`occluded_reid.data.transforms.npo`)."""
-    # Paste an occluder from an occlusion set over training images.
-    cfg.INPUT.NPO = CfgNode({"ENABLED": False})
-    # replace: the training image itself is occluded, with probability PROB; any model can use it.
-    # pair: each sample holds the image and, as `occluded_images`, its occluded copy (FED).
-    cfg.INPUT.NPO.MODE = "replace"
-    cfg.INPUT.NPO.PROB = 0.5
+    # Paste an occluder from an occlusion set over training images. replace: the image itself is
+    # occluded, with probability PROB; any model can use it. pair: each sample holds the image and,
+    # as `occluded_images`, its occluded copy (FED).
+    cfg.INPUT.NPO = CfgNode({"ENABLED": False, "MODE": "replace", "PROB": 0.5})
     # Folders of patches, opaque images of occluders and backgrounds: OS_1 (30 patches of
     # Occluded-Duke) in the paper, OS_1 and OS_2 (30 of MSMT17) for FED*. [] = synthetic patches.
     cfg.INPUT.NPO.OCCLUDERS = []
@@ -80,15 +77,13 @@ def _add_npo_config(cfg: CfgNode) -> None:
     # Augmentation of the patch itself; the paper gives no values. Minimum side of its random crop
     # as a fraction of the patch's side (1: no crop, as in the authors' code), flip probability, and
     # maximum relative change of brightness, contrast and saturation (authors' code: 0.5).
-    cfg.INPUT.NPO.CROP = 0.5
-    cfg.INPUT.NPO.FLIP = 0.5
+    cfg.INPUT.NPO.CROP = cfg.INPUT.NPO.FLIP = 0.5
     cfg.INPUT.NPO.JITTER = [0.5, 0.5, 0.5]
     # Jitter vertical occluders as well (authors' code: no).
     cfg.INPUT.NPO.JITTER_VERTICAL = True
     # Number N of horizontal stripes that are labelled (paper 4), and the covered fraction of a
     # stripe above which it counts as occluded (paper 3/4).
-    cfg.INPUT.NPO.NUM_STRIPES = 4
-    cfg.INPUT.NPO.COVERED = 0.75
+    cfg.INPUT.NPO.NUM_STRIPES, cfg.INPUT.NPO.COVERED = 4, 0.75
 
 
 def _add_vit_config(cfg: CfgNode) -> None:
@@ -96,8 +91,7 @@ def _add_vit_config(cfg: CfgNode) -> None:
     # Side of a patch in pixels; the step between patches is fast-reid's STRIDE_SIZE.
     cfg.MODEL.BACKBONE.PATCH_SIZE = [16, 16]
     # Number of blocks and heads, hidden size of the MLPs over FEAT_DIM; used if DEPTH is "custom".
-    cfg.MODEL.BACKBONE.NUM_BLOCKS = 12
-    cfg.MODEL.BACKBONE.NUM_HEADS = 12
+    cfg.MODEL.BACKBONE.NUM_BLOCKS = cfg.MODEL.BACKBONE.NUM_HEADS = 12
     cfg.MODEL.BACKBONE.MLP_RATIO = 4.0
     # Number of camera embeddings, added to all tokens with fast-reid's weight SIE_COE (TransReID's
     # side information). 0 = none.

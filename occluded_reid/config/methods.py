@@ -25,9 +25,6 @@ _OURS = (
 def installed_methods() -> tuple[AddKeys, ...]:
     """Import the installed methods; return the functions that add their keys, by name.
 
-    Raises:
-        UserError: a method cannot be imported.
-
     >>> cfg = load_config("projects/FED/configs/market1501.yml", add_keys=installed_methods())
     """
     methods = {entry.name: entry for entry in _OURS if find_spec(entry.module) is not None}
