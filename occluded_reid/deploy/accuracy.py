@@ -39,14 +39,9 @@ class GraphModel(nn.Module):
 
 
 def read_calibration_images(source: str, cfg: CfgNode) -> torch.Tensor:
-    """Read images as evaluation does: (N, 3, H, W) in 0-255.
+    """Read images of a folder or a list as evaluation does: (N, 3, H, W) in 0-255.
 
-    Args:
-        source: A folder, or a list of paths; of many images, an evenly spaced subset is read.
-        cfg: the configuration, for the transforms.
-
-    Raises:
-        UserError: there are fewer than :data:`MIN_IMAGES`, or one cannot be read.
+    Of many images, an evenly spaced subset is read; fewer than :data:`MIN_IMAGES` are an error.
     """
     images = list_images(source)
     paths = [f"{images.folder or '.'}/{path}" for path in images.paths]
@@ -72,15 +67,9 @@ def split_held_out(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
 
 @torch.no_grad()
 def measure_feature_error(graph: nn.Module, run: Runner, images: torch.Tensor) -> dict[str, Any]:
-    """Compare the outputs of a runner with the float32 model's, for JSON.
+    """Compare the outputs of a runner with those of the float32 model ``graph``, for JSON.
 
-    Args:
-        graph: the model.
-        run: runs the exported graph.
-        images: (N, 3, H, W) that did not calibrate it.
-
-    Raises:
-        UserError: the runner's features are not finite.
+    The images (N, 3, H, W) should not be those that calibrated it.
     """
     pairs = [(graph(batch), run(batch)) for batch in images.split(_BATCH_SIZE)]
     expected, actual = (

@@ -28,17 +28,11 @@ MAX_NAMED = 20
 
 
 class Batch(NamedTuple):
-    """Images that are ready for the model.
+    """Images that are ready for the model."""
 
-    Attributes:
-        indices: their positions in the list.
-        images: (n, 3, H, W); None if no image of the batch can be read.
-        unreadable: the other images of the batch.
-    """
-
-    indices: list[int]
-    images: torch.Tensor | None
-    unreadable: list[UnreadableImage]
+    indices: list[int]  # positions in the list
+    images: torch.Tensor | None  # (n, 3, H, W); None if no image of the batch can be read
+    unreadable: list[UnreadableImage]  # the other images of the batch
 
 
 class _PreparedImages(Dataset[Any]):
@@ -62,18 +56,10 @@ def _collate(samples: list[tuple[int, torch.Tensor] | UnreadableImage]) -> Batch
 
 
 def load_batches(
-    images: ImageList,
-    batches: Sequence[range],
-    embedder: Embedder,
-    *,
-    workers: int,
-    description: str,
-    show_progress: bool = True,
-) -> Iterable[Batch]:
-    """Read the images of each batch, given by positions in the list, and prepare them.
-
-    ``workers`` processes read; 0 reads in this one.
-    """
+    images: ImageList, batches: Sequence[range], embedder: Embedder, *,
+    workers: int, description: str, show_progress: bool = True,
+) -> Iterable[Batch]:  # fmt: skip
+    """Read and prepare the images of each batch in ``workers`` processes; 0 reads in this one."""
     loader: DataLoader[Any] = DataLoader(
         _PreparedImages(images, embedder),
         batch_sampler=batches,  # type: ignore[arg-type]
@@ -113,28 +99,14 @@ def join_job() -> tuple[int, int]:
 
 
 def extract_features(
-    embedder: Embedder,
-    images: ImageList,
-    output: str | os.PathLike[str],
-    *,
-    part_size: int = 2048,
-    workers: int = 0,
-    rank: int = 0,
-    world_size: int = 1,
-) -> None:
+    embedder: Embedder, images: ImageList, output: str | os.PathLike[str], *,
+    part_size: int = 2048, workers: int = 0, rank: int = 0, world_size: int = 1,
+) -> None:  # fmt: skip
     """Write the features of ``images`` to an npz file; rank 0 joins what all ranks wrote.
 
-    An interrupted call goes on where it was when it is repeated. See docs/embedding.md for the
-    arrays in the file.
-
-    Args:
-        embedder: the model.
-        images: from :func:`~occluded_reid.deploy.feature_file.list_images`.
-        output: the file; its parts lie in ``<output>.parts`` meanwhile.
-        part_size: images per part.
-        workers: reader processes; 0 reads in this one.
-        rank: this process does the parts whose number modulo ``world_size`` is its rank.
-        world_size: number of processes.
+    An interrupted call goes on where it was when it is repeated: the parts, of ``part_size`` images
+    each, lie in ``<output>.parts`` meanwhile. This process does those whose number modulo
+    ``world_size`` is its rank. See docs/embedding.md for the arrays in the file.
 
     Raises:
         UserError: the output holds features of another model, list or precision; no image can be
@@ -152,13 +124,11 @@ def extract_features(
     total = len(images.paths)
     parts = [part for part in missing if part % world_size == rank]
     logger.info(f"{total} images; {len(parts)} of {file.num_parts} parts to do")
-    batches = [
-        range(start, min(start + embedder.batch_size, (part + 1) * part_size, total))
-        for part in parts
-        for start in range(
-            part * part_size, min((part + 1) * part_size, total), embedder.batch_size
-        )
-    ]
+    batches = []
+    for part in parts:
+        stop = min((part + 1) * part_size, total)
+        starts = range(part * part_size, stop, embedder.batch_size)
+        batches += [range(start, min(start + embedder.batch_size, stop)) for start in starts]
     loaded = load_batches(
         images, batches, embedder, workers=workers, description="Features", show_progress=rank == 0
     )

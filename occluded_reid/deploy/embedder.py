@@ -10,7 +10,6 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,18 +29,11 @@ from occluded_reid.utils.errors import UserError
 # Training needs these, inference does not, and the files may be missing.
 _INFERENCE_OVERRIDES = ("MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False")
 
-# Keys of MODEL that leave the features unchanged.
+# Prefixes of the MODEL keys that leave the features unchanged; the hash of the weights covers EMA.
 _IRRELEVANT_KEYS = (
-    "BACKBONE.PRETRAIN",  # and PRETRAIN_PATH, PRETRAIN_NAME
-    "BACKBONE.RECOMPUTE",
-    "COMPILE",
-    "DEVICE",
-    "EMA.",  # the hash of the weights covers it
-    "FREEZE_LAYERS",
-    "HEADS.NUM_CLASSES",
-    "LOSSES.",
-    "WEIGHTS",
-)
+    "BACKBONE.PRETRAIN", "BACKBONE.RECOMPUTE", "COMPILE", "DEVICE", "EMA.", "FREEZE_LAYERS",
+    "HEADS.NUM_CLASSES", "LOSSES.", "WEIGHTS",
+)  # fmt: skip
 
 
 class Embedder:
@@ -66,14 +58,9 @@ class Embedder:
     """
 
     def __init__(
-        self,
-        model: nn.Module,
-        cfg: CfgNode,
-        *,
-        fingerprint: str,
-        batch_size: int = 64,
+        self, model: nn.Module, cfg: CfgNode, *, fingerprint: str, batch_size: int = 64,
         bf16: bool = False,
-    ):
+    ):  # fmt: skip
         self.metric: str = cfg.TEST.METRIC
         self.fingerprint = fingerprint
         self.batch_size = batch_size
@@ -119,28 +106,25 @@ class Embedder:
 
         Returns:
             (Na, Nb) float32: cosines, inner products, or negated squared Euclidean distances.
-
-        Raises:
-            UserError: the features have another dimension than the model's.
         """
         from occluded_reid.evaluation.distances import FeatureDistances
 
-        distances = FeatureDistances(
-            self._check_features(a), self._check_features(b), self.metric, self.device
-        )[:, :]
+        features = self._check_features(a), self._check_features(b)
+        distances = FeatureDistances(*features, self.metric, self.device)[:, :]
         return 1 - distances if self.metric == "cosine" else -distances
 
     def prepare(self, image: np.ndarray, index: int = 0) -> torch.Tensor:
         """Turn an image into the model's input: (3, H, W) in 0-255, RGB.
 
-        Args:
-            image: (H, W, 3) uint8 in BGR order, of any size.
-            index: its position, for the error message.
-
-        Raises:
-            UserError: it is not such an array.
+        ``image`` is (H, W, 3) uint8 in BGR order, of any size; ``index`` names it in the error.
         """
-        _check_image(image, index)
+        expected = "expected a BGR array (H, W, 3) of uint8, as cv2 reads"
+        if not isinstance(image, np.ndarray):
+            raise UserError(f"image {index} is a {type(image).__name__}; {expected}")
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise UserError(f"image {index} has shape {image.shape} of {image.dtype}; {expected}")
+        if not image.size:
+            raise UserError(f"image {index} is empty, {image.shape}; is its box outside the frame?")
         return self.transform(Image.fromarray(np.ascontiguousarray(image[:, :, ::-1])))
 
     @torch.inference_mode()
@@ -175,16 +159,11 @@ class Embedder:
 
 
 def load(
-    weights_or_run: str | os.PathLike[str],
-    device: str | None = "cpu",
-    *,
-    config: str | os.PathLike[str] = "",
-    overrides: Sequence[str] = (),
-    batch_size: int = 64,
-    bf16: bool = False,
-    trust_checkpoint: bool = False,
+    weights_or_run: str | os.PathLike[str], device: str | None = "cpu", *,
+    config: str | os.PathLike[str] = "", overrides: Sequence[str] = (), batch_size: int = 64,
+    bf16: bool = False, trust_checkpoint: bool = False,
     add_keys: Iterable[AddKeys] | None = None,
-) -> Embedder:
+) -> Embedder:  # fmt: skip
     """Load a trained model, without the parts that only training needs.
 
     Args:
@@ -218,8 +197,7 @@ def load(
 def read_bgr(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file as :meth:`Embedder.embed` expects: (H, W, 3) uint8, BGR.
 
-    Raises:
-        OSError, SyntaxError, ValueError, DecompressionBombError: see :data:`images.READ_ERRORS`.
+    Raises the :data:`~occluded_reid.data.images.READ_ERRORS`.
     """
     return np.ascontiguousarray(np.asarray(read_rgb(path))[:, :, ::-1])
 
@@ -236,28 +214,17 @@ def _check_device(device: str) -> None:
         )
 
 
-def _check_image(image: Any, index: int) -> None:
-    expected = "expected a BGR array (H, W, 3) of uint8, as cv2 reads"
-    if not isinstance(image, np.ndarray):
-        raise UserError(f"image {index} is a {type(image).__name__}; {expected}")
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-        raise UserError(f"image {index} has shape {image.shape} of {image.dtype}; {expected}")
-    if not image.size:
-        raise UserError(f"image {index} is empty, {image.shape}; is its box outside the frame?")
-
-
 def _compute_fingerprint(model: nn.Module, cfg: CfgNode, defaults: CfgNode) -> str:
     """Hash the weights and every setting that affects the features.
 
     The weights are those of inference, so a run and its published file share a fingerprint. MODEL
     keys at their default are left out, so a new method or key leaves other fingerprints unchanged.
     """
-    default_values = dict(leaves(defaults.MODEL))
+    unchanged = list(leaves(defaults.MODEL))
     changed = {
         key: value
         for key, value in leaves(cfg.MODEL)
-        if not key.startswith(_IRRELEVANT_KEYS)
-        and not (key in default_values and value == default_values[key])
+        if not key.startswith(_IRRELEVANT_KEYS) and (key, value) not in unchanged
     }
     description = {
         "weights": weights_sha256(model),

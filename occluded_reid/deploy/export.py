@@ -16,24 +16,8 @@ from PIL import Image
 from torch import nn
 
 from occluded_reid.config import CfgNode
-from occluded_reid.deploy.accuracy import (
-    measure_feature_error,
-    measure_ranking_loss,
-    read_calibration_images,
-    split_held_out,
-)
-from occluded_reid.deploy.formats import (
-    OUTPUTS,
-    ExportedGraph,
-    InferenceGraph,
-    Runner,
-    check_packages,
-    export_onnx,
-    export_openvino,
-    export_torch,
-    lower_to_bf16,
-    quantize_to_int8,
-)
+from occluded_reid.deploy import accuracy, formats
+from occluded_reid.deploy.formats import OUTPUTS, ExportedGraph, InferenceGraph, Runner
 from occluded_reid.synthetic.plan import get_size, plan_images
 from occluded_reid.synthetic.scene.composition import render
 from occluded_reid.utils.errors import UserError
@@ -42,19 +26,15 @@ from occluded_reid.utils.files import atomic_write, make_folder, write_json
 TOLERANCE = 1e-4
 RANDOM_BATCHES, RENDERED_BATCHES = (1, 3, 8), (2, 5)
 MAX_RENDERED = 12
-_EXPORTERS = {"torch": export_torch, "onnx": export_onnx, "openvino": export_openvino}
+_EXPORTERS = {
+    "torch": formats.export_torch, "onnx": formats.export_onnx, "openvino": formats.export_openvino
+}  # fmt: skip
 
 
 def export(
-    model: nn.Module,
-    cfg: CfgNode,
-    path: str,
-    kind: str,
-    *,
-    precision: str = "fp32",
-    calibration: str = "",
-    evaluate: bool = False,
-) -> dict[str, Any]:
+    model: nn.Module, cfg: CfgNode, path: str, kind: str, *,
+    precision: str = "fp32", calibration: str = "", evaluate: bool = False,
+) -> dict[str, Any]:  # fmt: skip
     """Write the model's graph to ``path`` and its description to ``path``.json.
 
     Args:
@@ -68,20 +48,17 @@ def export(
         evaluate: also rank ``DATASETS.TESTS`` by model and graph.
 
     Returns:
-        The content of ``path``.json.
-
-    Raises:
-        UserError: A package is missing, options exclude each other, images or test sets cannot be
-            read, or the graph does not compute what the model does. Nothing is written then.
+        The content of ``path``.json. Nothing is written if the graph does not compute what the
+        model does, or after another error.
 
     >>> export(model, cfg, "model.onnx", "onnx")["metric"]  # doctest: +SKIP
     'cosine'
     """
     _check_options(kind, path, precision, calibration)
-    check_packages(kind)
+    formats.check_packages(kind)
     graph = InferenceGraph(model).eval()
     size = tuple(cfg.INPUT.SIZE_TEST)
-    images = read_calibration_images(calibration, cfg) if calibration else None
+    images = accuracy.read_calibration_images(calibration, cfg) if calibration else None
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported = _EXPORTERS[kind](trace(graph, size))
@@ -95,7 +72,7 @@ def export(
     if precision != "fp32":
         exported, loss["accuracy"] = _lower_precision(graph, exported, precision, images, size)
     if evaluate:
-        loss["results"] = measure_ranking_loss(cfg, model, exported.run)
+        loss["results"] = accuracy.measure_ranking_loss(cfg, model, exported.run)
     first = next(iter(exported.files.values()))
     description = {
         "format": kind,
@@ -115,11 +92,9 @@ def export(
 
 def trace(graph: InferenceGraph, size: tuple[int, ...]) -> torch.export.ExportedProgram:
     """Trace the model for batches of any number of images of ``size`` (H, W)."""
-    return torch.export.export(
-        graph,
-        (torch.zeros(2, 3, *size),),
-        dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
-    )
+    batch = torch.export.Dim("batch", min=1)
+    example = torch.zeros(2, 3, *size)
+    return torch.export.export(graph, (example,), dynamic_shapes={"images": {0: batch}})
 
 
 def _check_options(kind: str, path: str, precision: str, calibration: str) -> None:
@@ -137,23 +112,20 @@ def _check_options(kind: str, path: str, precision: str, calibration: str) -> No
 
 
 def _lower_precision(
-    graph: nn.Module,
-    exported: ExportedGraph,
-    precision: str,
-    images: torch.Tensor | None,
+    graph: nn.Module, exported: ExportedGraph, precision: str, images: torch.Tensor | None,
     size: tuple[int, ...],
-) -> tuple[ExportedGraph, dict[str, Any]]:
+) -> tuple[ExportedGraph, dict[str, Any]]:  # fmt: skip
     """Return OpenVINO's graph in another precision, and the error of its outputs."""
     if precision == "int8":
         assert images is not None  # _check_options
-        calibrating, held_out = split_held_out(images)
+        calibrating, held_out = accuracy.split_held_out(images)
         transformer = any(isinstance(module, nn.LayerNorm) for module in graph.modules())
-        lowered = quantize_to_int8(exported, calibrating, transformer=transformer)
+        lowered = formats.quantize_to_int8(exported, calibrating, transformer=transformer)
     else:
         held_out = render_pedestrians(MAX_RENDERED, size, 0) if images is None else images
-        lowered = lower_to_bf16(exported)
-    error = {"drawn": images is None, **measure_feature_error(graph, lowered.run, held_out)}
-    return lowered, error
+        lowered = formats.lower_to_bf16(exported)
+    error = accuracy.measure_feature_error(graph, lowered.run, held_out)
+    return lowered, {"drawn": images is None, **error}
 
 
 def describe_graph(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:

@@ -70,11 +70,7 @@ class FeatureFile:
         self._images = images
 
     def is_finished(self) -> bool:
-        """Whether the file exists; its parts may exist for a moment longer.
-
-        Raises:
-            UserError: the file is from another job.
-        """
+        """Whether the file exists; its parts may exist for a moment longer."""
         if not self.path.exists():
             return False
         self._check_job(self.path, "delete it")
@@ -90,12 +86,9 @@ class FeatureFile:
             self._check_job(part, f"delete the folder {self.folder}")
 
     def write_part(
-        self,
-        number: int,
-        indices: np.ndarray,
-        embedding: Embedding,
+        self, number: int, indices: np.ndarray, embedding: Embedding,
         unreadable: Sequence[UnreadableImage],
-    ) -> None:
+    ) -> None:  # fmt: skip
         """Write part k atomically: the readable images at ``indices`` (n,), and the others."""
         arrays: dict[str, Any] = {
             "features": embedding.features,
@@ -114,16 +107,7 @@ class FeatureFile:
     def assemble(self, metric: str, dim: int, num_parts: int) -> list[UnreadableImage]:
         """Join all parts into the file and remove them; memory holds one part at a time.
 
-        Args:
-            metric: the metric that the features are compared by.
-            dim: D.
-            num_parts: P.
-
-        Returns:
-            The images that could not be read.
-
-        Raises:
-            UserError: not one image could be read, or the disk is full.
+        Returns the images that could not be read; it is an error if not one could.
         """
         paths = self._images.paths
         readable = sum(len(indices) for indices in self._iterate_parts("places"))
@@ -193,9 +177,6 @@ def list_images(source: str | os.PathLike[str]) -> ImageList:
     Paths in the file are relative to its folder and may contain spaces. In a folder, hidden files
     and links to folders are skipped.
 
-    Raises:
-        UserError: ``source`` is neither, or names no image.
-
     >>> list_images("crops").paths  # doctest: +SKIP
     array(['0001.jpg', 'camera2/0001.jpg'], dtype='<U16')
     """
@@ -214,12 +195,9 @@ def list_images(source: str | os.PathLike[str]) -> ImageList:
 
 
 def write_array(
-    archive: zipfile.ZipFile,
-    name: str,
-    dtype: Any,
-    shape: tuple[int, ...],
+    archive: zipfile.ZipFile, name: str, dtype: Any, shape: tuple[int, ...],
     chunks: Iterable[np.ndarray],
-) -> None:
+) -> None:  # fmt: skip
     """Write one array, given as consecutive chunks, into an npz file.
 
     ``np.savez`` would need the whole array in memory. The bytes depend on the array alone.

@@ -89,22 +89,14 @@ def export_torch(program: torch.export.ExportedProgram) -> ExportedGraph:
 
 
 def export_onnx(program: torch.export.ExportedProgram) -> ExportedGraph:
-    """Export to ONNX; ONNX Runtime runs it.
-
-    Raises:
-        UserError: PyTorch is too old.
-    """
+    """Export to ONNX; ONNX Runtime runs it."""
     import onnx
 
     try:
         model = torch.onnx.export(
-            program,
-            dynamo=True,
-            external_data=False,
-            input_names=["images"],
-            output_names=list(OUTPUTS),
-            verbose=False,
-        )
+            program, dynamo=True, external_data=False, input_names=["images"],
+            output_names=list(OUTPUTS), verbose=False,
+        )  # fmt: skip
     except TypeError as error:
         raise UserError("--format onnx needs PyTorch 2.6 or newer") from error
     assert model is not None
@@ -140,11 +132,7 @@ def export_openvino(program: torch.export.ExportedProgram) -> ExportedGraph:
 
 
 def lower_to_bf16(graph: ExportedGraph) -> ExportedGraph:
-    """Run OpenVINO's graph in bfloat16; its files stay the same.
-
-    Raises:
-        UserError: this processor has no bfloat16 units.
-    """
+    """Run OpenVINO's graph in bfloat16, if the processor can; its files stay the same."""
     return _compile_openvino(graph.files[""], graph.files[".bin"], "bf16")
 
 
@@ -153,12 +141,8 @@ def quantize_to_int8(
 ) -> ExportedGraph:
     """Quantize the heavy layers of OpenVINO's graph after training (NNCF).
 
-    Weights are rounded to 8 bits; so are activations, by their ranges on the calibration images.
-
-    Args:
-        graph: in float32.
-        images: (N, 3, H, W) in 0-255, for calibration.
-        transformer: whether the model is a transformer, some of whose layers stay in float32.
+    Weights are rounded to 8 bits; so are activations, by their ranges on the calibration images
+    (N, 3, H, W) in 0-255. Some layers of a transformer stay in float32.
     """
     import nncf
     import openvino

@@ -26,14 +26,9 @@ _METRICS = ("Rank-1", "mAP", "mINP")
 
 
 def publish(
-    weights: str,
-    output: str,
-    *,
-    run: str = "",
-    name: str = "",
-    device: str = "",
+    weights: str, output: str, *, run: str = "", name: str = "", device: str = "",
     trust_checkpoint: bool = False,
-) -> str:
+) -> str:  # fmt: skip
     """Write weights for inference, configuration and results of a run into a new folder.
 
     The folder appears only if evaluating the published weights gives the numbers of the run.
@@ -48,9 +43,6 @@ def publish(
 
     Returns:
         The table rows for MODEL_ZOO.md, one per data set.
-
-    Raises:
-        UserError: A file of the run is missing, the numbers differ, or ``output`` is not empty.
     """
     file = Path(weights)
     if file.is_dir():  # only a finished run: no fallback to the last or the best checkpoint
@@ -133,11 +125,7 @@ def _format_rows(name: str, weights: Path, results: dict[str, Any]) -> str:
 
 
 def add_rows(page: Path, rows: str) -> None:
-    """Add rows at the end of the first table of a page.
-
-    Raises:
-        UserError: the page has no table.
-    """
+    """Add rows at the end of the first table of a page."""
     lines = page.read_text(encoding="utf-8").splitlines() if page.is_file() else []
     table = [number for number, line in enumerate(lines) if line.startswith("|")]
     if not table:
