@@ -23,7 +23,7 @@ def suggest(name: str, known: Iterable[str], *, count: int = 3) -> str:
     '; did you mean SOLVER.MAX_EPOCH?'
     """
     by_lower = {each.lower(): each for each in known}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.5)
+    close = difflib.get_close_matches(name.lower(), by_lower, n=count, cutoff=0.6)
     return f"; did you mean {' or '.join(by_lower[each] for each in close)}?" if close else ""
 
 

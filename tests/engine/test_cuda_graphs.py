@@ -145,7 +145,7 @@ def test_all_of_a_step_is_on_the_gpu(build, batch, cfg):
 
 
 def test_graphs_are_refused_where_gradients_outlive_a_replay():
-    with pytest.raises(UserError, match="SOLVER.ACCUMULATE 2 take MODEL.COMPILE_MODE default"):
+    with pytest.raises(UserError, match="SOLVER.ACCUMULATE 2 use MODEL.COMPILE_MODE default"):
         fed_cfg(*GRAPHS, "SOLVER.ACCUMULATE", 2)
     fed_cfg("MODEL.COMPILE_MODE", "reduce-overhead", "SOLVER.ACCUMULATE", 2)  # nothing is compiled
     with pytest.raises(UserError, match="MODEL.COMPILE_MODE is 'fast'; it can be default or red"):

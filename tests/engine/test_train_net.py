@@ -180,7 +180,7 @@ def test_an_option_after_the_overrides_is_named(tmp_path, config, capsys):
     assert train_net.command([*build_arguments(config, tmp_path / "run"), "--eval-only"]) == 2
     error = capsys.readouterr().err
     assert "--eval-only comes after KEY VALUE pairs" in error
-    assert "options go before the first KEY" in error
+    assert "put options before the first KEY" in error
 
 
 def test_missing_data_is_named_with_its_folder(tmp_path, config, monkeypatch, capsys):
