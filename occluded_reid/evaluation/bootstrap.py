@@ -22,7 +22,7 @@ class Interval(NamedTuple):
 
 
 def bootstrap_means(per_query: dict[str, np.ndarray]) -> dict[str, Interval]:
-    """Return the mean of each metric over the queries, with its 95 % bootstrap interval.
+    """Return the mean of each metric over the queries, (V,) each, with its 95 % bootstrap interval.
 
     The interval is the 2.5th and 97.5th percentile of the mean over 1,000 resamples of the V
     queries, drawn with replacement from a fixed seed. All metrics share the resamples. Applied to
@@ -30,9 +30,6 @@ def bootstrap_means(per_query: dict[str, np.ndarray]) -> dict[str, Interval]:
 
     >>> bootstrap_means({"mAP": np.array([100.0, 100.0])})
     {'mAP': Interval(value=100.0, low=100.0, high=100.0)}
-
-    Args:
-        per_query: (V,) values of each of M metrics by name.
     """
     values = np.stack(list(per_query.values()), axis=1)  # (V, M)
     queries = len(values)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +12,7 @@ import numpy as np
 
 from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.evaluation.results import AGAIN, PerQuery, read_per_query
+from occluded_reid.evaluation.results import AGAIN, PerQuery, format_table, read_per_query
 from occluded_reid.utils.errors import UserError, explain_read_errors
 from occluded_reid.utils.files import write_json
 
@@ -31,11 +32,7 @@ class Run(NamedTuple):
         return self.content["data_sets"]
 
     def read_per_query(self) -> dict[str, PerQuery]:
-        """Read the results of each query, by test set.
-
-        Raises:
-            UserError: they are missing.
-        """
+        """Read the results of each query, by test set."""
         if "per_query" not in self.content:
             raise UserError(f"{self.path} is of a version without per-query results; {AGAIN}")
         entry = self.content["per_query"]
@@ -46,29 +43,21 @@ class Run(NamedTuple):
 
 
 def compare_runs(paths: Sequence[str], *, seeds: bool = False, json_path: str = "") -> str:
-    """Compare runs; return the tables for a terminal.
+    """Compare two runs, each a results.json or a folder; return the tables for a terminal.
+
+    With ``seeds``, report mean and standard deviation of any number of runs instead of paired
+    differences. The numbers are also written to ``json_path``, if there is one.
 
     >>> print(compare_runs(["logs/fed", "logs/aonet"]))
-
-    Args:
-        paths: two results.json or run folders; any number with ``seeds``.
-        seeds: report mean and standard deviation instead of paired differences.
-        json_path: where to write the numbers; empty for nowhere.
-
-    Raises:
-        UserError: the runs cannot be read or compared.
     """
     runs = [read_run(path) for path in paths]
     if not seeds and len(runs) != 2:
         raise UserError(f"expected two runs, got {len(runs)}; for several seeds add --seeds")
     metrics = compare_seeds(runs) if seeds else compare_pair(*runs)
     if json_path:
-        content = {
-            "runs": [str(run.path) for run in runs],
-            "seeds": [run.content.get("seed") for run in runs],
-            "data_sets": metrics,
-        }
-        write_json(json_path, content)
+        seeds_of_runs = [run.content.get("seed") for run in runs]
+        files = [str(run.path) for run in runs]
+        write_json(json_path, {"runs": files, "seeds": seeds_of_runs, "data_sets": metrics})
     table = _format_seeds(runs, metrics) if seeds else _format_pair(runs, metrics)
     if skipped := sorted({name for run in runs for name in run.reports}.difference(metrics)):
         table += f"\n\nNot in all runs, left out: {', '.join(skipped)}"
@@ -76,35 +65,26 @@ def compare_runs(paths: Sequence[str], *, seeds: bool = False, json_path: str = 
 
 
 def read_run(path: str | Path) -> Run:
-    """Read a results.json, or the one in a run's folder.
-
-    Raises:
-        UserError: it is missing or not a results file.
-    """
+    """Read a results.json, or the one in a run's folder."""
     file = Path(path)
     file = file / "results.json" if file.is_dir() else file
     with explain_read_errors(file, "expected a results.json or the folder of an evaluated run"):
         content = json.loads(file.read_text(encoding="utf-8"))
     if not isinstance(content, dict) or not isinstance(content.get("data_sets"), dict):
         raise UserError(f"{file} is no results file: it has no data_sets; {AGAIN}")
-    try:
-        _check_content(content)
+    try:  # every value that a comparison needs, so that a broken file fails here
+        for report in content["data_sets"].values():
+            for key in COUNTS:
+                float(report["counts"][key])
+            for metric in report["metrics"].values():
+                float(metric["value"])
+        if "per_query" in content:
+            Path(content["per_query"]["file"], content["per_query"]["sha256"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{file} is not as an evaluation writes it ({type(error).__name__}: {error}); {AGAIN}"
         ) from error
     return Run(file, content)
-
-
-def _check_content(content: dict[str, Any]) -> None:
-    """Read every value that a comparison needs, so that a broken file fails here."""
-    for report in content["data_sets"].values():
-        for key in COUNTS:
-            float(report["counts"][key])
-        for metric in report["metrics"].values():
-            float(metric["value"])
-    if "per_query" in content:
-        Path(content["per_query"]["file"], content["per_query"]["sha256"])
 
 
 def compare_pair(a: Run, b: Run) -> dict[str, Any]:
@@ -113,15 +93,11 @@ def compare_pair(a: Run, b: Run) -> dict[str, Any]:
     Returns:
         By shared test set, by metric: ``a``, ``b`` and ``difference`` b - a in per cent (points),
         with the paired 95 % bootstrap interval ``low``, ``high`` over queries.
-
-    Raises:
-        UserError: no shared test set, or different queries or galleries under one name.
     """
     comparison = {}
     names = _list_shared([a, b])
     queries_a, queries_b = a.read_per_query(), b.read_per_query()
     for name in names:
-        _check_counts(name, [a, b])
         metrics_a = queries_a[name].ranking.compute_metrics()
         metrics_b = _pair_queries(name, queries_a[name], queries_b[name], [a, b]).compute_metrics()
         differences = {metric: metrics_b[metric] - metrics_a[metric] for metric in metrics_a}
@@ -144,26 +120,25 @@ def compare_seeds(runs: Sequence[Run]) -> dict[str, Any]:
     Returns:
         By shared test set, by metric: ``mean``, ``std`` (of a sample: n - 1) and the runs'
         ``values``, in per cent.
-
-    Raises:
-        UserError: fewer than two runs, the same run twice, no shared test set, or different queries
-            or galleries under one name.
     """
     if len(runs) < 2:
         raise UserError("a standard deviation needs at least two runs; one was given")
-    _check_distinct(runs)
+    paths: dict[str, Path] = {}
+    for run in runs:
+        weights = str(run.content.get("weights_sha256", run.path))
+        if weights in paths:
+            raise UserError(
+                f"{run.path} and {paths[weights]} have the same weights: they are one run, not two"
+            )
+        paths[weights] = run.path
     comparison: dict[str, Any] = {}
     for name in _list_shared(runs):
-        _check_counts(name, runs)
         comparison[name] = {}
         metrics = [run.reports[name]["metrics"] for run in runs]
         for metric in sorted(set(metrics[0]).intersection(*metrics), key=_by_number):
             values = [each[metric]["value"] for each in metrics]
-            comparison[name][metric] = {
-                "mean": float(np.mean(values)),
-                "std": float(np.std(values, ddof=1)),
-                "values": values,
-            }
+            mean, std = float(np.mean(values)), float(np.std(values, ddof=1))
+            comparison[name][metric] = {"mean": mean, "std": std, "values": values}
     return comparison
 
 
@@ -174,35 +149,19 @@ def _by_number(metric: str) -> tuple[str, int]:
 
 
 def _list_shared(runs: Sequence[Run]) -> list[str]:
+    """List the test sets of all runs; one of a name must not differ in size, protocol or images."""
     names = [name for name in runs[0].reports if all(name in run.reports for run in runs)]
     if not names:
         tested = "; ".join(f"{run.path}: {', '.join(run.reports) or 'none'}" for run in runs)
         raise UserError(f"the runs have no data set in common ({tested})")
-    return names
-
-
-def _check_distinct(runs: Sequence[Run]) -> None:
-    paths: dict[str, Path] = {}
-    for run in runs:
-        weights = str(run.content.get("weights_sha256", run.path))
-        if weights in paths:
+    for name, run, key in itertools.product(names, runs[1:], COUNTS):
+        expected, count = (each.reports[name]["counts"][key] for each in (runs[0], run))
+        if count != expected:
             raise UserError(
-                f"{run.path} and {paths[weights]} have the same weights: they are one run, not two"
+                f"{name} is not the same test set in both: {key} is {expected} in "
+                f"{runs[0].path} and {count} in {run.path}; evaluate both on one set"
             )
-        paths[weights] = run.path
-
-
-def _check_counts(name: str, runs: Sequence[Run]) -> None:
-    """Check the sizes: sets of one name may still differ in size, protocol or broken images."""
-    expected = runs[0].reports[name]["counts"]
-    for run in runs[1:]:
-        counts = run.reports[name]["counts"]
-        for key in COUNTS:
-            if counts[key] != expected[key]:
-                raise UserError(
-                    f"{name} is not the same test set in both: {key} is {expected[key]} in "
-                    f"{runs[0].path} and {counts[key]} in {run.path}; evaluate both on one set"
-                )
+    return names
 
 
 def _pair_queries(name: str, a: PerQuery, b: PerQuery, runs: Sequence[Run]) -> Ranking:
@@ -227,19 +186,14 @@ def _pair_queries(name: str, a: PerQuery, b: PerQuery, runs: Sequence[Run]) -> R
 def _format_pair(runs: Sequence[Run], comparison: dict[str, Any]) -> str:
     lines = [f"{letter}: {run.path}" for letter, run in zip("AB", runs, strict=True)]
     for name, metrics in comparison.items():
-        rows = [
-            [
-                metric,
-                f"{each['a']:.1f}",
-                f"{each['b']:.1f}",
-                f"{each['difference']:+.1f} [{each['low']:+.1f}, {each['high']:+.1f}]",
-                "B" if each["low"] > 0 else "A" if each["high"] < 0 else "-",
-            ]
-            for metric, each in metrics.items()
-        ]
+        rows = []
+        for metric, each in metrics.items():
+            interval = f"{each['difference']:+.1f} [{each['low']:+.1f}, {each['high']:+.1f}]"
+            better = "B" if each["low"] > 0 else "A" if each["high"] < 0 else "-"
+            rows.append([metric, f"{each['a']:.1f}", f"{each['b']:.1f}", interval, better])
         queries = runs[0].reports[name]["counts"]["queries"]
         lines += ["", f"{name}, {queries} queries, per cent", ""]
-        lines.append(_tabulate(rows, ["Metric", "A", "B", "B - A [95 %]", "Better"]))
+        lines.append(format_table(rows, ["Metric", "A", "B", "B - A [95 %]", "Better"]))
     lines += ["", "The interval is the paired bootstrap's over queries; it does not cover seeds."]
     return "\n".join(lines)
 
@@ -255,11 +209,5 @@ def _format_seeds(runs: Sequence[Run], comparison: dict[str, Any]) -> str:
         ]
         lines += ["", f"{name}, per cent", ""]
         headers = ["Metric", "Mean +- std", *(run.path.parent.name for run in runs)]
-        lines.append(_tabulate(rows, headers))
+        lines.append(format_table(rows, headers))
     return "\n".join(lines)
-
-
-def _tabulate(rows: list[list[str]], headers: list[str]) -> str:
-    from tabulate import tabulate
-
-    return tabulate(rows, headers, "pipe", disable_numparse=True)

@@ -41,22 +41,12 @@ class FeatureDistances:
         gallery: (G, D), likewise.
         metric: ``cosine`` (1 - cosine), ``euclidean`` (squared) or ``dot`` (minus inner product).
         device: computes the products; the features may stay elsewhere.
-
-    Attributes:
-        query, gallery, metric, device: as given.
-        dtype: of the distances.
-
-    Raises:
-        ValueError: an unknown metric.
     """
 
     def __init__(
-        self,
-        query: torch.Tensor,
-        gallery: torch.Tensor,
-        metric: str,
+        self, query: torch.Tensor, gallery: torch.Tensor, metric: str,
         device: torch.device | str = "cpu",
-    ):
+    ):  # fmt: skip
         if metric not in METRICS:
             raise ValueError(f"unknown metric {metric!r}; expected cosine, euclidean or dot")
         self.shape = len(query), len(gallery)

@@ -17,21 +17,14 @@ import torch
 
 
 def find_duplicates(
-    paths: np.ndarray,
-    identities: np.ndarray,
-    cameras: np.ndarray,
-    queries: int,
+    paths: np.ndarray, identities: np.ndarray, cameras: np.ndarray, queries: int,
     declared: Mapping[str, str] | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Return the gallery index of each query's duplicate: (Q,), -1 where there is none.
 
-    Args:
-        paths: (N,), queries first.
-        identities: (N,).
-        cameras: (N,).
-        queries: Q.
-        declared: the duplicate's path by the query's path, if the data set has them; may be
-            empty. None: a duplicate has the query's file name, identity and camera.
+    ``paths``, ``identities`` and ``cameras`` are (N,), queries first. ``declared`` is the
+    duplicate's path by the query's path, if the data set has them; it may be empty. None: a
+    duplicate has the query's file name, identity and camera.
     """
     if declared is not None:
         index = {path: number for number, path in enumerate(paths[queries:])}
@@ -43,12 +36,7 @@ def find_duplicates(
 
 
 def assign_images(duplicates: np.ndarray, gallery: int) -> torch.Tensor:
-    """Return (N,): the index of each entry's image, for a duplicate that of its query.
-
-    Args:
-        duplicates: (Q,) as :func:`find_duplicates` returns them.
-        gallery: G.
-    """
+    """Return (N,): the index of each entry's image, for a duplicate (Q,) that of its query."""
     queries = len(duplicates)
     images = torch.arange(queries + gallery)
     columns = torch.from_numpy(duplicates)

@@ -10,21 +10,10 @@ import numpy as np
 import torch
 
 import occluded_reid.compat  # noqa: F401
+from occluded_reid.evaluation import gather, occlusion_metrics
 from occluded_reid.evaluation.distances import FeatureDistances, Tiles
 from occluded_reid.evaluation.duplicates import assign_images, find_duplicates
-from occluded_reid.evaluation.gather import (
-    Batch,
-    FeatureTable,
-    gather_table,
-    merge_batches,
-    select_rows,
-)
-from occluded_reid.evaluation.occlusion_metrics import (
-    TRUTH_STRIPES,
-    measure_by_occlusion,
-    measure_image_visibility,
-    measure_stripe_visibility,
-)
+from occluded_reid.evaluation.gather import Batch, FeatureTable
 from occluded_reid.evaluation.query_expansion import expand_features
 from occluded_reid.evaluation.ranking import Ranking, rank_queries
 from occluded_reid.evaluation.reranking import RerankedDistances
@@ -44,30 +33,23 @@ class Evaluator:
     An image that several ranks read counts once.
 
     Args:
-        cfg: reads ``TEST.METRIC``, ``TEST.AQE``, ``TEST.RERANK``, ``TEST.ROC`` and
-            ``MODEL.DEVICE``.
+        cfg: reads ``TEST.METRIC``, ``TEST.AQE``, ``TEST.RERANK``, ``TEST.ROC``, ``MODEL.DEVICE``.
         num_query: number of queries, which are the first images of the data set.
         truth: occlusion truth by image path, if the data set has it.
         duplicates: the gallery path of a query's own image by the query's path, if the data set
             declares them; see :func:`duplicates.find_duplicates`.
-
-    Attributes:
-        stripes: whether the model's parts are stripes, as ``Embedding.stripes``.
     """
 
     def __init__(
-        self,
-        cfg: CfgNode,
-        num_query: int,
-        truth: Mapping[str, Any] | None = None,
+        self, cfg: CfgNode, num_query: int, truth: Mapping[str, Any] | None = None,
         duplicates: Mapping[str, str] | None = None,
-    ):
+    ):  # fmt: skip
         self._test = copy.deepcopy(cfg.TEST)
         self._device = torch.device(cfg.MODEL.DEVICE)
         self._num_query = num_query
         self._truth = truth
         self._duplicates = duplicates
-        self.stripes = True
+        self.stripes = True  # whether the model's parts are stripes, as Embedding.stripes
         self._batches: list[Batch] = []
 
     def reset(self) -> None:
@@ -78,16 +60,12 @@ class Evaluator:
         """Collect the embedding of a batch."""
         embedding = as_embedding(outputs)
         self.stripes = embedding.stripes
-        self._batches.append(select_rows(inputs, embedding))
+        self._batches.append(gather.select_rows(inputs, embedding))
 
     def gather(self) -> FeatureTable | None:
-        """Return the features of all ranks on rank 0; None elsewhere.
-
-        Raises:
-            UserError: features that are not finite.
-        """
-        self._batches = [merge_batches(self._batches)]
-        return gather_table(self._batches[0], self._num_query)
+        """Return the features of all ranks on rank 0; None elsewhere."""
+        self._batches = [gather.merge_batches(self._batches)]
+        return gather.gather_table(self._batches[0], self._num_query)
 
     def evaluate(self) -> dict[str, Any]:
         """Return the report on rank 0, an empty dict elsewhere.
@@ -97,9 +75,6 @@ class Evaluator:
             gallery, identities, positives and duplicates; ``metrics`` in per cent with intervals;
             ``per_query`` results by name and ``worst_queries``; ``roc`` if ``TEST.ROC``;
             ``by_occlusion`` and the metrics of visibility if the truth is known.
-
-        Raises:
-            UserError: no query has a positive, or features are not finite.
         """
         table = self.gather()
         if table is None:
@@ -132,8 +107,11 @@ class Evaluator:
         if self._test.ROC.ENABLED:
             report["roc"] = _compute_roc(distances[:, :], *labels)
         if self._truth is not None:
-            report["by_occlusion"] = measure_by_occlusion(ranking, query_paths, self._truth)
-            report |= self._measure_visibility(table.visibility[:queries], query_paths, self._truth)
+            of_queries = query_paths, self._truth
+            report["by_occlusion"] = occlusion_metrics.measure_by_occlusion(ranking, *of_queries)
+            report |= occlusion_metrics.measure_visibility(
+                table.visibility[:queries], *of_queries, stripes=self.stripes
+            )
         return report
 
     def compute_distances(self, table: FeatureTable) -> Tiles:
@@ -162,26 +140,6 @@ class Evaluator:
         return find_duplicates(
             table.paths, table.identities, table.cameras, table.queries, self._duplicates
         )
-
-    def _measure_visibility(
-        self, visibility: np.ndarray, paths: np.ndarray, truth: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the report's entries on the queries' visibility; none if the model predicts none.
-
-        Args:
-            visibility: (Q, P).
-            paths: (Q,).
-            truth: by path.
-        """
-        parts = visibility.shape[1]
-        if not parts:
-            return {}
-        image_visibility = measure_image_visibility(visibility, paths, truth)
-        of_stripes = self.stripes and TRUTH_STRIPES % parts == 0
-        return {
-            "image_visibility": image_visibility,
-            **(measure_stripe_visibility(visibility, paths, truth) if of_stripes else {}),
-        }
 
 
 def _list_worst_queries(paths: np.ndarray, ranking: Ranking) -> list[dict[str, Any]]:

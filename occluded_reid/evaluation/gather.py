@@ -27,32 +27,20 @@ Batch = dict[str, Any]
 
 
 class FeatureTable(NamedTuple):
-    """The features of a test set, one row per image, queries first.
+    """The features of a test set, one row per image, queries first."""
 
-    Attributes:
-        features: (N, D) float32.
-        visibility: (N, P) in [0, 1]; P is 0 if the model predicts none.
-        identities: (N,).
-        cameras: (N,).
-        paths: (N,).
-        queries: number of queries.
-    """
-
-    features: torch.Tensor
-    visibility: np.ndarray
-    identities: np.ndarray
+    features: torch.Tensor  # (N, D) float32
+    visibility: np.ndarray  # (N, P) in [0, 1]; P is 0 if the model predicts none
+    identities: np.ndarray  # (N,), as are cameras and paths
     cameras: np.ndarray
     paths: np.ndarray
-    queries: int
+    queries: int  # number of queries
 
     @property
     def labels(self) -> list[np.ndarray]:
         """Identities of queries and gallery, then their cameras, as ``rank_queries`` takes them."""
-        return [
-            part
-            for labels in (self.identities, self.cameras)
-            for part in np.split(labels, [self.queries])
-        ]
+        identities, cameras = (np.split(x, [self.queries]) for x in (self.identities, self.cameras))
+        return [*identities, *cameras]
 
 
 def select_rows(inputs: Mapping[str, Any], embedding: Embedding) -> Batch:
@@ -82,12 +70,7 @@ def merge_batches(batches: list[Batch]) -> Batch:
 def gather_table(batch: Batch, num_query: int) -> FeatureTable | None:
     """Return the rows of all ranks in the data set's order on rank 0; None elsewhere.
 
-    Args:
-        batch: the rows of this rank; an image on several ranks counts once.
-        num_query: number of queries, which are the first images of the data set.
-
-    Raises:
-        UserError: features that are not finite.
+    An image on several ranks counts once; the first ``num_query`` of the data set are queries.
     """
     rows = {key: gather_rows(values) for key, values in batch.items() if key != "paths"}
     all_paths = comm.gather(batch["paths"])
@@ -102,23 +85,15 @@ def gather_table(batch: Batch, num_query: int) -> FeatureTable | None:
     bad = sum(int((~chunk.isfinite().all(dim=1)).sum()) for chunk in features.split(CHUNK))
     if bad:
         raise UserError(f"the features of {bad} images are not finite: broken weights")
-    return FeatureTable(
-        features,
-        rows["visibility"].numpy(),
-        rows["identities"].numpy(),
-        rows["cameras"].numpy(),
-        paths,
-        int(np.count_nonzero(index < num_query)),
-    )
+    columns = (rows[key].numpy() for key in ("visibility", "identities", "cameras"))
+    return FeatureTable(features, *columns, paths, int(np.count_nonzero(index < num_query)))
 
 
 def gather_rows(rows: torch.Tensor) -> Any:
     """Return all ranks' rows, rank after rank, on rank 0; None elsewhere.
 
-    Rank 0 receives them in place: it holds neither a second copy nor a pickle.
-
-    Args:
-        rows: (n, ...) on the CPU; n may differ between ranks and may be 0.
+    Rank 0 receives them in place: it holds neither a second copy nor a pickle. Rows are (n, ...) on
+    the CPU; n may differ between ranks and may be 0.
     """
     if comm.get_world_size() == 1:
         return rows

@@ -32,12 +32,9 @@ def run_inference(
     Args:
         model: the unwrapped model; its mode is restored afterwards, even after an error.
         loader: batches with ``images`` (B, 3, H, W) in 0-255.
-        evaluator: collects the embeddings and reports.
+        evaluator: collects the embeddings; its report is returned, empty on ranks other than 0.
         name: of the test set, shown beside the progress.
         flip: average the embeddings of an image and its mirror image.
-
-    Returns:
-        The evaluator's report; empty on ranks other than 0.
     """
     evaluator.reset()
     with inference_context(model):

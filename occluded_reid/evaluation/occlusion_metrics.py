@@ -20,17 +20,11 @@ BINS = 10
 
 
 class StripeTruth(NamedTuple):
-    """The true visibility of each stripe.
+    """The true visibility of each stripe."""
 
-    Attributes:
-        visible: (N, P) bool, at least a quarter of the person's pixels in the stripe is visible.
-        valid: (N, P) bool, the stripe holds a part of the person.
-        kinds: (N,) kinds of occlusion.
-    """
-
-    visible: np.ndarray
-    valid: np.ndarray
-    kinds: np.ndarray
+    visible: np.ndarray  # (N, P) bool: at least a quarter of the person's pixels is visible
+    valid: np.ndarray  # (N, P) bool: the stripe holds a part of the person
+    kinds: np.ndarray  # (N,) kinds of occlusion
 
 
 def measure_by_occlusion(
@@ -38,10 +32,8 @@ def measure_by_occlusion(
 ) -> dict[str, dict[str, Any]]:
     """Return Rank-1 and mAP (per cent) by visible fraction and by kind of occlusion.
 
-    Args:
-        ranking: of the valid queries.
-        query_paths: (Q,) image paths of all queries.
-        truth: records with ``visible_fraction`` in [0, 1] and ``occlusion``, by path.
+    ``query_paths`` are those of all Q queries; ``truth`` holds by path the records, with
+    ``visible_fraction`` in [0, 1] and ``occlusion``.
 
     Returns:
         By group ``queries``, ``Rank-1``, ``mAP`` and their 95 % ``intervals`` [low, high].
@@ -62,6 +54,21 @@ def measure_by_occlusion(
     }
 
 
+def measure_visibility(
+    visibility: np.ndarray, paths: np.ndarray, truth: Mapping[str, Any], *, stripes: bool
+) -> dict[str, Any]:
+    """Return the report's entries on (Q, P) visibility of ``stripes`` or other parts."""
+    parts = visibility.shape[1]
+    if not parts:  # the model predicts none
+        return {}
+    report: dict[str, Any] = {
+        "image_visibility": measure_image_visibility(visibility, paths, truth)
+    }
+    if stripes and TRUTH_STRIPES % parts == 0:
+        report |= measure_stripe_visibility(visibility, paths, truth)
+    return report
+
+
 def _summarize_group(rank_1: np.ndarray, precision: np.ndarray) -> dict[str, Any]:
     means = bootstrap_means({"Rank-1": rank_1, "mAP": precision})
     return {
@@ -72,13 +79,10 @@ def _summarize_group(rank_1: np.ndarray, precision: np.ndarray) -> dict[str, Any
 
 
 def read_stripe_truth(paths: Iterable[str], truth: Mapping[str, Any], stripes: int) -> StripeTruth:
-    """Return the truth of P stripes.
+    """Return the truth of P stripes, a divisor of 16, of N images.
 
-    Args:
-        paths: (N,) image paths.
-        truth: records with ``stripe_person_pixels`` and ``stripe_visible_pixels`` (16 each) and
-            ``occlusion``, by path.
-        stripes: P, a divisor of 16.
+    ``truth`` holds by path the records, with ``occlusion`` and 16 ``stripe_person_pixels`` and
+    ``stripe_visible_pixels`` each.
     """
     records = [truth[path] for path in paths]
     shape = (len(records), stripes, -1)
@@ -93,10 +97,7 @@ def measure_stripe_visibility(
 ) -> dict[str, Any]:
     """Return the report's entries on how well predicted visibility fits the stripes' truth.
 
-    Args:
-        visibility: (N, P) in [0, 1], of P stripes; P divides 16.
-        paths: (N,) image paths.
-        truth: as for :func:`read_stripe_truth`.
+    See :func:`measure_visibility_auc` for the arguments.
     """
     stripes = read_stripe_truth(paths, truth, visibility.shape[1])
     columns = zip(stripes.visible.T, visibility.T, stripes.valid.T, strict=True)
@@ -137,30 +138,21 @@ def measure_visibility_auc(
 
 
 def measure_calibration(predicted: np.ndarray, visible: np.ndarray) -> dict[str, Any]:
-    """Return how well predicted visibility can be read as a probability.
+    """Return how well predicted visibility, (n,) in [0, 1], can be read as a probability.
 
-    Ten bins of equal width; the expected calibration error is ``sum_b n_b / n |v_b - p_b|`` with
-    the fraction v_b of visible stripes and the mean prediction p_b in bin b: 0 is perfect.
-
-    Args:
-        predicted: (n,) in [0, 1].
-        visible: (n,) bool.
-
-    Returns:
-        ``expected_error`` and the non-empty ``bins``: ``low``, ``high``, ``stripes``, ``predicted``
-        and ``visible``.
+    Ten ``bins`` of equal width, without the empty ones; the ``expected_error`` of the calibration
+    is ``sum_b n_b / n |v_b - p_b|`` with the fraction v_b of ``visible`` stripes, (n,) bool, and
+    the mean prediction p_b in bin b: 0 is perfect.
     """
     indices = np.clip((predicted * BINS).astype(int), 0, BINS - 1)
-    bins = [
-        {
-            "low": index / BINS,
-            "high": (index + 1) / BINS,
-            "stripes": int((indices == index).sum()),
-            "predicted": float(predicted[indices == index].mean()),
-            "visible": float(visible[indices == index].mean()),
-        }
-        for index in np.unique(indices)
-    ]
+    bins = []
+    for index in np.unique(indices):
+        inside = indices == index
+        means = {"predicted": predicted[inside].mean(), "visible": visible[inside].mean()}
+        bins.append(
+            {"low": index / BINS, "high": (index + 1) / BINS, "stripes": int(inside.sum())}
+            | {name: float(mean) for name, mean in means.items()}
+        )
     gaps = sum(b["stripes"] * abs(b["visible"] - b["predicted"]) for b in bins)
     return {"expected_error": gaps / max(1, len(visible)), "bins": bins}
 
@@ -170,12 +162,7 @@ def measure_image_visibility(
 ) -> dict[str, float]:
     """Return how well the mean visibility of an image's parts predicts its visible fraction.
 
-    Works for parts of any kind, such as AONet's landmarks.
-
-    Args:
-        visibility: (N, P) in [0, 1].
-        paths: (N,) image paths.
-        truth: records with ``visible_fraction`` by path.
+    Works for parts (N, P) of any kind, such as AONet's landmarks.
 
     Returns:
         ``auc`` (images with at least 90 % visible against the others) and ``rank_correlation`` with

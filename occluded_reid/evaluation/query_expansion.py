@@ -15,15 +15,9 @@ from occluded_reid.evaluation.knn import find_neighbors
 
 @torch.no_grad()
 def expand_features(
-    features: torch.Tensor,
-    metric: str,
-    *,
-    times: int,
-    count: int,
-    alpha: float,
-    images: torch.Tensor | None = None,
-    device: torch.device | str = "cpu",
-) -> torch.Tensor:
+    features: torch.Tensor, metric: str, *, times: int, count: int, alpha: float,
+    images: torch.Tensor | None = None, device: torch.device | str = "cpu",
+) -> torch.Tensor:  # fmt: skip
     """Return (N, D) expanded features; ``features`` stays unchanged.
 
     ``f_i <- sum_j s_ij^alpha f_j / sum_j s_ij^alpha`` over the image itself and its K - 1 nearest

@@ -24,21 +24,13 @@ if TYPE_CHECKING:
 
 
 class Ranking(NamedTuple):
-    """The result of each valid query, which is one with a positive.
+    """The result of each valid query, which is one with a positive: arrays of (V,)."""
 
-    Attributes:
-        query: (V,) indices of the valid queries among all Q.
-        positives: (V,) number of positives.
-        first_match: (V,) rank of the first positive, from 1.
-        average_precision: (V,) in (0, 1].
-        inverse_negative_penalty: (V,) in (0, 1].
-    """
-
-    query: np.ndarray
-    positives: np.ndarray
-    first_match: np.ndarray
-    average_precision: np.ndarray
-    inverse_negative_penalty: np.ndarray
+    query: np.ndarray  # indices of the valid queries among all Q
+    positives: np.ndarray  # number of positives
+    first_match: np.ndarray  # rank of the first positive, from 1
+    average_precision: np.ndarray  # in (0, 1]
+    inverse_negative_penalty: np.ndarray  # in (0, 1]
 
     def rank_k(self, k: int) -> np.ndarray:
         """Return (V,) float: 1 where a positive is among the first ``k`` images."""
@@ -52,12 +44,9 @@ class Ranking(NamedTuple):
 
 
 def rank_queries(
-    distances: Tiles,
-    query_ids: np.ndarray,
-    gallery_ids: np.ndarray,
-    query_cameras: np.ndarray,
-    gallery_cameras: np.ndarray,
-) -> Ranking:
+    distances: Tiles, query_ids: np.ndarray, gallery_ids: np.ndarray,
+    query_cameras: np.ndarray, gallery_cameras: np.ndarray,
+) -> Ranking:  # fmt: skip
     """Rank the gallery for each query; the rules are those of the module.
 
     >>> ids, cameras = np.array([7, 5, 7]), np.array([2, 2, 3])
@@ -67,13 +56,8 @@ def rank_queries(
 
     Args:
         distances: (Q, G), an array or tiles computed on demand.
-        query_ids: (Q,) identities.
-        gallery_ids: (G,).
-        query_cameras: (Q,).
-        gallery_cameras: (G,).
-
-    Returns:
-        One entry per query with a positive.
+        query_ids, query_cameras: (Q,).
+        gallery_ids, gallery_cameras: (G,).
     """
     # imports PyTorch, which reading a Ranking does not need
     from occluded_reid.evaluation.distances import choose_tile_rows, split_range
@@ -101,12 +85,7 @@ def rank_queries(
 def _rank_positives(row: np.ndarray, positives: np.ndarray, junk: np.ndarray) -> np.ndarray:
     """Return the ranks of the positives, from 1, ascending.
 
-    A rank is found by its distance among the sorted distances: no indices are sorted.
-
-    Args:
-        row: (G,) distances of the gallery to one query.
-        positives: gallery indices.
-        junk: gallery indices.
+    A rank is found by its distance among the sorted distances (G,): no indices are sorted.
     """
     row = row.copy()
     row[junk] = np.inf

@@ -50,17 +50,9 @@ class RerankedDistances:
     """
 
     def __init__(
-        self,
-        features: torch.Tensor,
-        queries: int,
-        metric: str,
-        *,
-        k1: int,
-        k2: int,
-        weight: float,
-        images: torch.Tensor | None = None,
-        device: torch.device | str = "cpu",
-    ):
+        self, features: torch.Tensor, queries: int, metric: str, *, k1: int, k2: int, weight: float,
+        images: torch.Tensor | None = None, device: torch.device | str = "cpu",
+    ):  # fmt: skip
         images = torch.arange(len(features)) if images is None else images
         redundant = list_redundant(images)
         self._original = FeatureDistances(features, features, metric, device)
@@ -121,9 +113,7 @@ class RerankedDistances:
 def _expand_reciprocal_sets(nearest: np.ndarray, half: int) -> SparseMatrix:
     """Return the expanded reciprocal neighbors of each image as the non-zeros of (N, N).
 
-    Args:
-        nearest: (N, K) neighbors of each image, itself first.
-        half: how many of them, the image itself included, make up the set of a member.
+    ``nearest`` are K neighbors of each image, itself first; ``half`` of them are a member's set.
     """
     neighbors, near = _mark(nearest), _mark(nearest[:, :half])
     reciprocal, small = neighbors.multiply(neighbors.T), near.multiply(near.T)  # symmetric

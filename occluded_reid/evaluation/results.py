@@ -32,19 +32,15 @@ if TYPE_CHECKING:
 
 PER_QUERY = "per_query.npz"
 PACKAGES = ("torch", "torchvision", "fastreid", "timm", "numpy", "faiss-cpu")
+MAJOR_METRICS = ("Rank-1", "mAP")
 MINOR_METRICS = ("Rank-3", "Rank-5", "Rank-10", "mINP")  # shown without intervals
 AGAIN = "evaluate it again: tools/train_net.py --eval-only"
 
 
 class PerQuery(NamedTuple):
-    """The ranking of each valid query, and its name.
+    """The ranking of each of V valid queries, and its name."""
 
-    Attributes:
-        names: (V,) image paths below the common folder of all queries.
-        ranking: of the V queries.
-    """
-
-    names: list[str]
+    names: list[str]  # image paths below the common folder of all queries
     ranking: Ranking
 
 
@@ -55,38 +51,28 @@ def summarize_ranking(ranking: Ranking) -> dict[str, dict[str, float]]:
 
 
 def format_results(reports: Mapping[str, Any]) -> str:
-    """Return a table with one row per report.
-
-    Args:
-        reports: by test set, as :func:`testing.test` returns them.
-    """
-    from tabulate import tabulate
-
+    """Return a table with one row per report; :func:`testing.test` returns them by test set."""
     rows = []
     for name, report in reports.items():
         counts, metrics = report["counts"], report["metrics"]
-        rows.append(
-            [name, counts["queries"], counts["gallery"]]
-            + [
-                f"{metrics[key]['value']:.1f} [{metrics[key]['low']:.1f}, "
-                f"{metrics[key]['high']:.1f}]"
-                for key in ("Rank-1", "mAP")
-            ]
-            + [f"{metrics[key]['value']:.1f}" for key in MINOR_METRICS]
-        )
-    headers = ["Data set", "Queries", "Gallery", "Rank-1 [95 %]", "mAP [95 %]", *MINOR_METRICS]
+        major = ["{value:.1f} [{low:.1f}, {high:.1f}]".format(**metrics[m]) for m in MAJOR_METRICS]
+        minor = [f"{metrics[metric]['value']:.1f}" for metric in MINOR_METRICS]
+        rows.append([name, counts["queries"], counts["gallery"], *major, *minor])
+    intervals = [f"{metric} [95 %]" for metric in MAJOR_METRICS]
+    return format_table(rows, ["Data set", "Queries", "Gallery", *intervals, *MINOR_METRICS])
+
+
+def format_table(rows: list[list[Any]], headers: list[str]) -> str:
+    """Return a Markdown table; numbers stay as they are written."""
+    from tabulate import tabulate
+
     return tabulate(rows, headers, "pipe", disable_numparse=True)
 
 
 def write_results(
-    cfg: CfgNode,
-    model: nn.Module,
-    reports: Mapping[str, Any],
-    *,
-    seconds: float,
-    epoch: int | None = None,
-    missing: Iterable[str] = (),
-) -> Path:
+    cfg: CfgNode, model: nn.Module, reports: Mapping[str, Any], *,
+    seconds: float, epoch: int | None = None, missing: Iterable[str] = (),
+) -> Path:  # fmt: skip
     """Write results.json and per_query.npz into ``OUTPUT_DIR``; return the path of the former.
 
     Args:
@@ -148,23 +134,16 @@ def strip_common_folder(paths: np.ndarray) -> list[str]:
 
 
 def report_queries(paths: np.ndarray, ranking: Ranking) -> dict[str, list[Any]]:
-    """Return the results of each valid query as plain lists of length V, for a report.
-
-    Args:
-        paths: (Q,) image paths of all queries.
-        ranking: of the V valid ones.
-    """
+    """Return the results of V valid queries as plain lists, for a report; ``paths`` is (Q,)."""
     names = strip_common_folder(paths)
     columns = {field: values.tolist() for field, values in ranking._asdict().items()}
     return {"names": [names[query] for query in ranking.query], **columns}
 
 
 def write_per_query(folder: Path, queries: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, str]:
-    """Write ``folder/per_query.npz``; return its name and SHA-256, for results.json.
+    """Write per_query.npz beside results.json; return its name and SHA-256.
 
-    Args:
-        folder: of results.json.
-        queries: by test set, as :func:`report_queries` returns them.
+    ``queries`` holds by test set what :func:`report_queries` returns.
     """
     arrays: dict[str, Any] = {
         f"{test_set}/{field}": np.array(values)
@@ -179,11 +158,7 @@ def write_per_query(folder: Path, queries: Mapping[str, Mapping[str, list[Any]]]
 
 
 def read_per_query(path: Path, sha256: str) -> dict[str, PerQuery]:
-    """Read what :func:`write_per_query` wrote, by test set.
-
-    Raises:
-        UserError: the file is missing, or is not the one named by its results.json.
-    """
+    """Read what :func:`write_per_query` wrote, by test set; ``sha256`` is from its results.json."""
     advice = f"keep it beside its results.json, or {AGAIN}"
     with explain_read_errors(f"the results of each query {path}", advice):
         content = path.read_bytes()

@@ -28,21 +28,14 @@ from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+TestSet = tuple[ReidLoader, Evaluator]
+
 
 def evaluate_weights(cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[str, Any]:
     """Build the model, load ``MODEL.WEIGHTS`` (their average if ``MODEL.EMA.ENABLED``), and test.
 
-    Pretrained backbone weights are not loaded.
-
-    Args:
-        cfg: the configuration.
-        trust_checkpoint: allow checkpoints with pickled Python objects, which can run code.
-
-    Returns:
-        What :func:`test` returns.
-
-    Raises:
-        UserError: no weights are named, or they do not fit.
+    Pretrained backbone weights are not loaded. ``trust_checkpoint`` allows checkpoints with pickled
+    Python objects, which can run code. Returns what :func:`test` returns.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError("--eval-only needs weights: MODEL.WEIGHTS path/to/model_final.pth")
@@ -67,9 +60,6 @@ def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[st
     Returns:
         On rank 0 the report of each test set by name, with the protocol in use; elsewhere an empty
         dict.
-
-    Raises:
-        UserError: as for :func:`open_test_sets`, before anything is computed.
     """
     start = time.perf_counter()
     test_sets, missing = open_test_sets(cfg)
@@ -90,17 +80,10 @@ def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[st
     return reports
 
 
-def open_test_sets(
-    cfg: CfgNode,
-) -> tuple[dict[str, tuple[ReidLoader, Evaluator]], dict[str, str]]:
+def open_test_sets(cfg: CfgNode) -> tuple[dict[str, TestSet], dict[str, str]]:
     """Open all of ``DATASETS.TESTS`` at once, so that a mistake in the last one shows early.
 
-    Returns:
-        Loader and evaluator by name; for each missing test set the reason, if
-        ``DATASETS.SKIP_MISSING``.
-
-    Raises:
-        UserError: a test set cannot be used, or none of them exists.
+    Returns the opened ones by name; for each missing one the reason, if ``DATASETS.SKIP_MISSING``.
     """
     test_sets, missing = {}, {}
     for name in cfg.DATASETS.TESTS:
@@ -115,12 +98,8 @@ def open_test_sets(
     return test_sets, missing
 
 
-def build_evaluator(cfg: CfgNode, name: str) -> tuple[ReidLoader, Evaluator]:
-    """Return the loader and the evaluator of one test set, ``Name`` or ``Name:protocol``.
-
-    Raises:
-        UserError: the test set has no usable query or gallery image.
-    """
+def build_evaluator(cfg: CfgNode, name: str) -> TestSet:
+    """Return the loader and the evaluator of one test set, ``Name`` or ``Name:protocol``."""
     dataset = open_dataset(cfg, name)
     if not (dataset.query and dataset.gallery):
         raise UserError(
