@@ -16,16 +16,14 @@ import statistics
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
 import torch.distributed as dist
-from cases import aonet_case, fed_case
 from cases.aonet_case import AONetCase
 from cases.fed_case import FEDCase
-from cases.training import SGD
+from cases.training import SGD, build_step
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from harness.comparison import Work
@@ -37,8 +35,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from occluded_reid.config import load_config
 from occluded_reid.engine.interruption import StopRequest
 from occluded_reid.engine.launch import launch
-from occluded_reid.engine.optimizer import build_optimizer
-from occluded_reid.engine.train_step import TrainingStep, wrap_model
+from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.utils.cli import positive_int, run_command
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank
 from occluded_reid.utils.errors import UserError
@@ -57,11 +54,11 @@ WARM_UP = 3  # iterations; DDP lays its buckets out anew in the second or third
 
 
 class Message(NamedTuple):
-    """One collective: its purpose in ``FREQUENCY``, its kind, and the bytes that one rank sends."""
+    """One collective."""
 
-    purpose: str
+    purpose: str  # a key of FREQUENCY
     kind: str
-    bytes: int
+    bytes: int  # that one rank sends
 
 
 class MessageCounter(TorchDispatchMode):
@@ -116,8 +113,7 @@ def start(args: argparse.Namespace) -> None:
     gpus, under_torchrun = torch.cuda.device_count(), "TORCHELASTIC_RUN_ID" in os.environ
     if args.device == "cuda" and not under_torchrun and gpus < args.ranks:
         raise UserError(f"--ranks {args.ranks} on --device cuda: this machine has {gpus} GPUs")
-    if args.json:
-        check_writable(Path(args.json))
+    check_writable(args.json)
     launch(run, args, device=args.device, processes=args.ranks)
 
 
@@ -135,9 +131,8 @@ def run(args: argparse.Namespace) -> None:
     if not comm.is_main_process():
         return
     print(format_tables(results))
-    if args.json:
-        job = {"method": args.method, "ranks": comm.get_world_size()}
-        write_results(Path(args.json), {**job, "backend": dist.get_backend(), **results})
+    job = {"method": args.method, "ranks": comm.get_world_size(), "backend": dist.get_backend()}
+    write_results(args.json, {**job, **results})
 
 
 def measure(case: FEDCase | AONetCase, rounds: int, device: str) -> dict[str, Any]:
@@ -145,15 +140,11 @@ def measure(case: FEDCase | AONetCase, rounds: int, device: str) -> dict[str, An
 
     ``case`` holds the batch of one rank. On a GPU the step runs in bf16 autocast.
     """
-    if isinstance(case, FEDCase):
-        model, batch = fed_case.build_fed(case, device), fed_case.build_batch(case, device)
-    else:
-        model, batch = aonet_case.build_aonet(case, device), aonet_case.build_batch(case, device)
+    model, batch = case.build_model(device), case.build_batch(device)
     options = [*SGD, "SOLVER.BASE_LR", "0.0", "MODEL.DEVICE", device]
     cfg = load_config("", [*options, "SOLVER.AMP.ENABLED", str(device != "cpu")])
-    wrapped: Any = wrap_model(cfg, model)
-    optimizer = build_optimizer(cfg, model)
-    step = TrainingStep(cfg, wrapped, itertools.repeat(batch), optimizer, iters_per_epoch=1)
+    step = build_step(cfg, model, itertools.repeat(batch))
+    wrapped: Any = step.model
 
     def run_alone() -> None:
         with disable_synchronization(wrapped):

@@ -14,9 +14,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Iterable
-from pathlib import Path
-from types import ModuleType
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import faiss
@@ -38,20 +36,20 @@ class Terminated(BaseException):
 
 @dataclasses.dataclass
 class Results:
-    """Results by name, rewritten to ``path`` (if any) with each change.
+    """Results of the wanted figures by name, rewritten to ``path`` (if any) with each change.
 
     ``left_out`` names the figures for which an extra, a compiler or a GPU is missing.
     """
 
-    names: list[str]
-    path: Path | None
+    wanted: list[str]
+    path: str
     figures: dict[str, Figure] = dataclasses.field(default_factory=dict)
     failed: dict[str, str] = dataclasses.field(default_factory=dict)
     left_out: list[str] = dataclasses.field(default_factory=list)
 
     def add(self, name: str, figure: Figure) -> None:
         """Keep a figure if it was asked for."""
-        if name in self.names:
+        if name in self.wanted:
             self.figures[name] = figure
             self.write()
 
@@ -71,14 +69,13 @@ class Results:
 
     def _find_missing(self, names: Iterable[str]) -> list[str]:
         known = {*self.figures, *self.failed, *self.left_out}
-        return [name for name in names if name in self.names and name not in known]
+        return [name for name in names if name in self.wanted and name not in known]
 
     def write(self) -> None:
         """Write everything as JSON, if asked for."""
-        if self.path is not None:
-            figures = {name: dataclasses.asdict(each) for name, each in self.figures.items()}
-            reasons = {"failed": self.failed, "left_out": self.left_out}
-            write_results(self.path, {"figures": figures, **reasons})
+        figures = {name: dataclasses.asdict(each) for name, each in self.figures.items()}
+        reasons = {"failed": self.failed, "left_out": self.left_out}
+        write_results(self.path, {"figures": figures, **reasons})
 
 
 def run(args: argparse.Namespace) -> bool:
@@ -88,40 +85,41 @@ def run(args: argparse.Namespace) -> bool:
         UserError: An unknown or unavailable figure, no GPU for the suite gpu, or a file that cannot
             be written.
     """
-    modules = select_modules(args.suite, args.only)
+    owners = {name: names for names in SUITES[args.suite] for name in names}
+    if args.only:
+        check_name(args.suite, args.only)
+        owners = {args.only: owners[args.only]}
     if args.suite != "gpu":
         torch.set_num_threads(args.threads)
         faiss.omp_set_num_threads(args.threads)
     elif not torch.cuda.is_available():
         raise UserError("the suite gpu needs a GPU, and PyTorch finds none; --suite cpu needs none")
-    if args.json:
-        check_writable(Path(args.json))
-    names = [name for module in modules for name in module.NAMES]
-    results = Results([args.only] if args.only else names, Path(args.json) if args.json else None)
+    check_writable(args.json)
+    results = Results([*owners], args.json)
     try:
-        for module in modules:
-            measure(module, results)
+        for names in dict.fromkeys(owners.values()):
+            measure(names, SUITES[args.suite][names], results)
     except Terminated:
-        results.fail(names, "the time was up")
+        results.fail(owners, "the time was up")
     if args.only in results.left_out:
         raise UserError(f"--only {args.only}: {OPTIONAL}")
     print(format_table(results.figures))
     return not results.failed
 
 
-def measure(module: ModuleType, results: Results) -> None:
-    """Measure a module's figures."""
-    print(f"{', '.join(module.NAMES)} ...", file=sys.stderr, flush=True)
+def measure(names: tuple[str, ...], function: Callable[[], Any], results: Results) -> None:
+    """Measure the figures of one function."""
+    print(f"{', '.join(names)} ...", file=sys.stderr, flush=True)
     start = time.perf_counter()
     try:
-        figures = module.measure()
+        figures = function()
         for name, figure in figures.items() if isinstance(figures, dict) else figures:
             results.add(name, figure)
-        results.leave_out(module.NAMES)
+        results.leave_out(names)
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        results.fail(module.NAMES, f"{type(error).__name__}: {error}")
+        results.fail(names, f"{type(error).__name__}: {error}")
     print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -131,40 +129,31 @@ def terminate(number: int, frame: Any) -> None:
     raise Terminated
 
 
-def select_modules(suite: str, only: str) -> tuple[ModuleType, ...]:
-    """Return the suite's modules, or the one that measures ``only``.
-
-    Raises:
-        UserError: The suite has no such figure.
-    """
-    modules = SUITES[suite]
-    if not only:
-        return modules
-    owners = {name: module for module in modules for name in module.NAMES}
-    if only in owners:
-        return (owners[only],)
-    for other in SUITES:
-        if any(only in module.NAMES for module in SUITES[other]):
-            raise UserError(f"--only {only}: not in the suite {suite}; use --suite {other}")
-    names = difflib.get_close_matches(only, owners, cutoff=0.4) or sorted(owners)
-    raise UserError(f"--only {only}: no such figure; did you mean {', '.join(names)}?")
+def check_name(suite: str, only: str) -> None:
+    """Raise UserError if the suite has no such figure."""
+    suites = {name: other for other in SUITES for names in SUITES[other] for name in names}
+    own = sorted(name for names in SUITES[suite] for name in names)
+    if only not in own:
+        if only in suites:
+            raise UserError(f"--only {only}: not in the suite {suite}; use --suite {suites[only]}")
+        names = difflib.get_close_matches(only, own, cutoff=0.4) or own
+        raise UserError(f"--only {only}: no such figure; did you mean {', '.join(names)}?")
 
 
 def format_table(figures: dict[str, Figure]) -> str:
     """Return the figures as a Markdown table."""
     rows = [
-        [
-            name,
-            f"{each.ours:.4g}",
-            f"{each.reference:.4g}",
-            "-" if each.ratio is None else f"{each.ratio:.2f}",
-            " - ".join(f"{ratio:.2f}" for ratio in each.spread),
-            each.unit,
-        ]
+        {
+            "Figure": name,
+            "Ours": f"{each.ours:.4g}",
+            "Reference": f"{each.reference:.4g}",
+            "Times better": "-" if each.ratio is None else f"{each.ratio:.2f}",
+            "Spread": " - ".join(f"{ratio:.2f}" for ratio in each.spread),
+            "Unit": each.unit,
+        }
         for name, each in figures.items()
     ]
-    headers = ["Figure", "Ours", "Reference", "Times better", "Spread", "Unit"]
-    return tabulate(rows, headers, "pipe", disable_numparse=True)
+    return tabulate(rows, "keys", "pipe", disable_numparse=True)
 
 
 def command(words: list[str] | None = None) -> int:

@@ -1,11 +1,4 @@
-"""FED's 120 epochs with the real loader over as many images as Occluded-Duke has.
-
-``gpu_schedule``: minutes of 120 epochs, from one epoch, against the steps alone.
-``gpu_loading``: pairs per second of the loader alone, against fast-reid's transforms.
-``gpu_waiting``: share of an epoch in which the host waits for data, likewise.
-
-All of them have ``INPUT.AUGMENTATION workers`` and the cache of decoded images.
-"""
+"""FED's 120 epochs with the real loader over as many images as Occluded-Duke has."""
 
 from __future__ import annotations
 
@@ -17,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from cases.engine_steps import build_step, run_steps
+from cases.training import build_step, run_steps
 from fastreid.config import CfgNode
 from harness.comparison import Figure, make_figure, measure_seconds
 from torch import nn
@@ -29,7 +22,6 @@ from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.reid_dataset import Item
 from occluded_reid.modeling.build import build_model
 
-NAMES = ("gpu_schedule", "gpu_loading", "gpu_waiting")
 CONFIG = Path(__file__).parents[2] / "projects/FED/configs/occ_duke.yml"
 DISTINCT = 256  # images; decoding them repeatedly costs as much as decoding 15,618
 WARM_UP = 10  # steps
@@ -43,15 +35,16 @@ class Epoch(NamedTuple):
     rate: float
 
 
-def measure(
+def measure_schedule(
     images: int = 15618,
     identities: int = 702,
     workers: int = os.cpu_count() or 1,
     options: tuple[str, ...] = (),
     device: str = "cuda",
 ) -> Iterator[tuple[str, Figure]]:
-    """Measure an epoch with our loader and with fast-reid's transforms; the cache is full.
+    """Measure an epoch: ``INPUT.AUGMENTATION workers`` from a full cache of decoded images.
 
+    ``gpu_schedule`` is compared with the steps alone, the other two with fast-reid's transforms.
     The model is that of occ_duke.yml, from random weights, in bf16 autocast.
     """
     with tempfile.TemporaryDirectory() as folder:

@@ -1,7 +1,4 @@
-"""``loading``: from cached training images to both views of a sample at 256 x 128, on one core.
-
-``loading_files``: the same as ``loading``, without a cache: from JPEG files of 128 x 64.
-"""
+"""From training images to both views of a sample, on one core."""
 
 from __future__ import annotations
 
@@ -12,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from fastreid.data.transforms import build_transforms
-from harness.comparison import Figure, MismatchError, make_figure, time_alternately
+from harness.comparison import Figure, make_figure, require_equal, time_alternately
 from PIL import Image
 from references.pil_pairs import PairsInPIL
 
@@ -25,18 +21,19 @@ from occluded_reid.data.reid_dataset import BatchDataset, SampleIndex, collate
 from occluded_reid.data.transforms.augmentation import build_augmentation
 from occluded_reid.data.transforms.npo import build_npo
 
-NAMES = ("loading", "loading_files")
 OPTIONS = (
     "MODEL.DEVICE", "cpu", "INPUT.FLIP.ENABLED", "True", "INPUT.PADDING.ENABLED", "True",
     "INPUT.NPO.ENABLED", "True", "INPUT.NPO.MODE", "pair",
 )  # fmt: skip
-Batch = dict[str, Any]
 
 
-def measure(
+def measure_loading(
     images: int = 64, size: tuple[int, int] = (256, 128), rounds: int = 7
 ) -> dict[str, Figure]:
-    """Compare samples per second; all sides use the same seeds."""
+    """Compare samples per second with PIL, from a cache and from JPEG files of 128 x 64.
+
+    All sides use the same seeds.
+    """
     options = [*OPTIONS, "INPUT.SIZE_TRAIN", str(list(size))]
     cfg = load_config("", options, add_keys=[add_fed_config])
     npo = build_npo(cfg)
@@ -53,31 +50,28 @@ def measure(
         for name, source in (("loading", cache), ("loading_files", decoded)):
             ours = BatchDataset(items, source, augmentation)
             check(ours.__getitems__(indices), expected)
-            times = time_alternately(
+            works = (
                 partial(ours.__getitems__, indices),
                 lambda: collate([reference[index] for index in indices]),
-                rounds=rounds,
             )
+            times = time_alternately(*works, rounds=rounds)
             rate, reference_rate = ([images / spent for spent in each] for each in times)
             unit = f"pairs of {size[0]} x {size[1]} per s and core"
             figures[name] = make_figure((rate, reference_rate), unit, rate=True)
     return figures
 
 
-def check(ours: Batch, reference: Batch) -> None:
+def check(ours: dict[str, Any], reference: dict[str, Any]) -> None:
     """Raise MismatchError if a view or a label differs.
 
     The pasted patch may differ by a few gray levels: PIL clips after each color change, ours after
     the last. Another patch or position differs by more.
     """
-    if not torch.equal(ours["images"].float(), reference["images"]):
-        raise MismatchError("loading: the whole views differ")
-    if not torch.equal(ours["part_visibility"], reference["part_visibility"]):
-        raise MismatchError("loading: the labels of the stripes differ")
+    for name in ("images", "part_visibility"):
+        require_equal(f"loading: {name}", ours[name].float(), reference[name], atol=0)
     off = (ours["occluded_images"].float() - reference["occluded_images"]).abs()
-    worst = float(off.mean(dim=(1, 2, 3)).max())
-    if worst > 8:
-        raise MismatchError(f"loading: the occluded views differ by {worst:.1f} of 255")
+    worst = off.mean(dim=(1, 2, 3)).max()
+    require_equal("loading: mean difference of an occluded view", worst, 0.0, atol=8)
 
 
 def write_images(
@@ -85,11 +79,7 @@ def write_images(
 ) -> list[tuple[str, int, int]]:
     """Write smooth random JPEG images of 128 x 64; return path, identity and camera of each.
 
-    Args:
-        folder: Where to write them.
-        images: Number of files.
-        identities: Number of identities; 0 for four images each.
-        distinct: Number of different images, which repeat; 0 for all.
+    ``identities`` 0 means four images each; ``distinct`` images repeat, 0 means that none does.
     """
     rng = np.random.default_rng(0)
     identities, distinct = identities or -(-images // 4), distinct or images

@@ -1,48 +1,131 @@
-"""``step`` and ``step_bf16``: the time of FED's forward and backward pass and of its banks.
-
-``head_share`` and ``head_share_bf16``: the share of that time outside the backbone.
-
-The default is a sixteenth of the paper's batch and identities, so that backbone and head keep their
-shares.
-"""
+"""FED's training step against the same in loops: operations, memory, time, and the optimizer."""
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
-from cases.fed_case import FEDCase, build_batch, build_fed
-from cases.fed_step import check_steps
-from cases.training import Batch, clear_gradients, our_step
-from harness.comparison import Figure, make_figure, measure_seconds
+from cases.fed_case import THIN, FEDCase
+from cases.training import SGD, Batch, our_step
+from harness.comparison import (
+    Figure,
+    Work,
+    make_figure,
+    measure_seconds,
+    require_equal,
+    time_alternately,
+)
+from harness.dispatch import OperationCounter
 from references import fed_in_loops
+from references.group_per_tensor import build_sgd
+from torch import nn
 
-from figures.head import replace_backbone
-
-NAMES = ("step", "step_bf16", "head_share", "head_share_bf16")
-CASE = FEDCase(pairs=4, identities=44)
+from occluded_reid.config import load_config
+from occluded_reid.engine.optimizer import build_optimizer
 
 
-def measure(case: FEDCase = CASE, rounds: int = 2) -> dict[str, Figure]:
-    """Compare float32 and bf16 autocast with float32 in loops, in turn."""
-    check_steps()
-    batch = build_batch(case)
+def count_operations(case: FEDCase = THIN) -> dict[str, Figure]:
+    """Count operations and waits of forward and backward pass and bank update.
+
+    They do not depend on channels or pixels, so the network has the paper's depth and batch, but
+    thin layers.
+    """
+    fed_in_loops.check_steps()
+    counters = []
+    for work in build_works(case.build_model(), case.build_batch())[:2]:
+        with OperationCounter() as counter:
+            work()
+        counters.append(counter)
+    launches, syncs = zip(*((each.launches, each.syncs) for each in counters), strict=True)
+    step = f"per FED step, {case.pairs} pairs"
+    return {
+        "launches": make_figure([[each] for each in launches], f"operations {step}"),
+        "syncs": make_figure([[each] for each in syncs], f"waits {step}"),
+    }
+
+
+def measure_activations(
+    case: FEDCase = FEDCase(pairs=4, instances=1, identities=32),  # noqa: B008
+) -> dict[str, Figure]:
+    """Compare the memory per image that bf16 autocast and float32 in loops keep for backward.
+
+    The memory per image does not depend on the case's batch and identities, so they are small.
+    """
+    fed_in_loops.check_steps()
+    model = case.build_model()
+    reference = fed_in_loops.plain_copy(model)
+    kept = (
+        measure_kept(lambda batch: our_step(model, batch, torch.bfloat16), model, case),
+        measure_kept(lambda batch: fed_in_loops.training_step(reference, batch), reference, case),
+    )
+    return {"activations": make_figure([[each] for each in kept], "MB kept per image, FED")}
+
+
+def measure_kept(step: Callable[[Batch], Any], model: nn.Module, case: FEDCase) -> float:
+    """Return megabytes per image: the difference of the case's batch and half of it.
+
+    PyTorch's hooks count each storage once, without parameters and banks.
+    """
+    own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
+    held: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            held[storage.data_ptr()] = storage
+        return tensor
+
+    totals = []
+    for pairs in (case.pairs, case.pairs // 2):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            step(case.smaller(pairs=pairs).build_batch())
+        model.zero_grad()
+        totals.append(sum(storage.nbytes() for storage in held.values()))
+        held.clear()
+    return (totals[0] - totals[1]) / (2 * (case.pairs - case.pairs // 2)) / 1e6
+
+
+def measure_head(
+    case: FEDCase = FEDCase(blocks=1),  # noqa: B008
+    rounds: int = 3,
+) -> dict[str, Figure]:
+    """Compare FED without its backbone in float32; both sides read the same tokens."""
+    fed_in_loops.check_steps()
+    batch = case.smaller(image=(32, 16)).build_batch()  # the images are not used
+    ours, loops, _ = build_works(replace_backbone(case.build_model(), case), batch)
+    times = time_alternately(ours, loops, rounds=rounds)
+    return {"head": make_figure(times, f"s per FED step without backbone, {case.pairs} pairs")}
+
+
+def measure_step(
+    case: FEDCase = FEDCase(pairs=4, identities=44),  # noqa: B008
+    rounds: int = 2,
+) -> dict[str, Figure]:
+    """Compare whole steps, and the share of the step's time outside the backbone.
+
+    The default is a sixteenth of the paper's batch and identities, so that backbone and head keep
+    their shares.
+    """
+    fed_in_loops.check_steps()
+    batch = case.build_batch()
     works = [
         work
-        for model in (build_fed(case), replace_backbone(build_fed(case), case))
+        for model in (case.build_model(), replace_backbone(case.build_model(), case))
         for work in build_works(model, batch)
     ]
-    times: list[list[float]] = [
-        [measure_seconds(work) for work in works] for _ in range(rounds + 1)
-    ]
+    times = [[measure_seconds(work) for work in works] for _ in range(rounds + 1)]
     exact, loops, half, *heads = zip(*times[1:], strict=True)  # the first round warms up
-    unit = f"s per FED step, {case.pairs} pairs"
     shares = [
         [part / whole for part, whole in zip(head, step, strict=True)]
         for head, step in zip(heads, (exact, loops, half), strict=True)
     ]
-    share = "of a FED step's time is not the backbone's"
+    unit, share = (
+        f"s per FED step, {case.pairs} pairs",
+        "of a FED step's time is not the backbone's",
+    )
     return {
         "step": make_figure((exact, loops), unit),
         "step_bf16": make_figure((half, loops), f"{unit}, ours in bf16"),
@@ -51,16 +134,65 @@ def measure(case: FEDCase = CASE, rounds: int = 2) -> dict[str, Figure]:
     }
 
 
-def build_works(model: Any, batch: Batch) -> list[Callable[[], None]]:
+def build_works(model: Any, batch: Batch) -> list[Work]:
     """Return our step in float32, the step in loops, and ours in bf16."""
     reference = fed_in_loops.plain_copy(model)
 
     def ours(dtype: torch.dtype | None = None) -> None:
         our_step(model, batch, dtype)
-        clear_gradients(model)
+        model.zero_grad()
 
     def loops() -> None:
         fed_in_loops.training_step(reference, batch)
-        clear_gradients(reference)
+        reference.zero_grad()
 
-    return [ours, loops, lambda: ours(torch.bfloat16)]
+    return [ours, loops, partial(ours, torch.bfloat16)]
+
+
+class GivenTokens(nn.Module):
+    """Replace the backbone: return given tokens in turn, whatever the images.
+
+    Args:
+        tokens: (2 B, 1 + T, C); a parameter, so that its gradient is computed like a backbone's.
+        grid: Rows and columns of the patches.
+    """
+
+    def __init__(self, tokens: torch.Tensor, grid: tuple[int, int]):
+        super().__init__()
+        self.tokens, self.grid = nn.Parameter(tokens), grid
+        self._next = 0
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        """Return the next (len(images), 1 + T, C)."""
+        first, self._next = self._next, (self._next + len(images)) % len(self.tokens)
+        return self.tokens[first : first + len(images)]
+
+
+def replace_backbone(model: Any, case: FEDCase) -> Any:
+    """Return the model with random tokens instead of a backbone."""
+    grid = model.backbone.grid
+    rng = torch.Generator().manual_seed(2)
+    tokens = torch.randn(2 * case.pairs, 1 + grid[0] * grid[1], case.channels, generator=rng)
+    model.backbone = GivenTokens(tokens, grid)
+    return model
+
+
+def measure_optimizer(case: FEDCase = FEDCase(), rounds: int = 7) -> dict[str, Figure]:  # noqa: B008
+    """Compare an SGD step over all parameters with one group per tensor, from equal gradients."""
+    cfg, ours = load_config("", SGD), case.build_model()
+    reference = copy.deepcopy(ours)
+    torch.manual_seed(3)
+    for pair in zip(ours.parameters(), reference.parameters(), strict=True):
+        gradient = 0.01 * torch.randn_like(pair[0])
+        for parameter in pair:
+            if parameter.requires_grad:
+                parameter.grad = gradient  # no step writes to it
+    steps = build_optimizer(cfg, ours).step, build_sgd(reference, cfg).step
+    for step in (*steps, *steps):
+        step()
+    others = dict(reference.named_parameters())
+    for name, parameter in ours.named_parameters():
+        require_equal(name, parameter, others[name], atol=1e-6)
+    millions = sum(p.numel() for p in ours.parameters()) / 1e6
+    unit = f"s per SGD step, {millions:.0f} M parameters"
+    return {"optimizer": make_figure(time_alternately(*steps, rounds=rounds), unit)}

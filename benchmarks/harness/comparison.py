@@ -21,21 +21,13 @@ class MismatchError(Exception):
 
 @dataclasses.dataclass(frozen=True)
 class Figure:
-    """The result of one comparison.
+    """The result of one comparison."""
 
-    Attributes:
-        ours: Median cost, or rate.
-        reference: The same for the reference.
-        ratio: How many times better ours is; None if ours costs nothing.
-        unit: Of ``ours`` and ``reference``, with the size of the work.
-        spread: Minimum and maximum ratio of a round; empty for counts.
-    """
-
-    ours: float
+    ours: float  # median cost, or rate
     reference: float
-    ratio: float | None
-    unit: str
-    spread: list[float]
+    ratio: float | None  # how many times better ours is; None if ours costs nothing
+    unit: str  # of ours and reference, with the size of the work
+    spread: list[float]  # minimum and maximum ratio of a round; empty for counts
 
 
 def make_figure(values: Sequence[Sequence[float]], unit: str, *, rate: bool = False) -> Figure:
@@ -63,19 +55,19 @@ def _ratio(ours: float, reference: float, rate: bool) -> float | None:
 
 
 def time_alternately(
-    ours: Work, reference: Work, *, rounds: int, device: str = "cpu"
-) -> tuple[list[float], list[float]]:
+    ours: Work, reference: Work, *, rounds: int, device: str = "cpu", in_a_row: int = 1
+) -> list[list[float]]:
     """Return the seconds of each round: ours, reference, ours, reference, ...
 
-    Both run once before, untimed.
+    A round runs each ``in_a_row`` times and divides; the host waits for a GPU only after the last.
+    The first round is not in the result.
     """
-    for work in (ours, reference):
-        measure_seconds(work, device)
-    pairs = [
-        (measure_seconds(ours, device), measure_seconds(reference, device)) for _ in range(rounds)
-    ]
-    first, second = zip(*pairs, strict=True)
-    return list(first), list(second)
+
+    def measure(work: Work) -> float:
+        return measure_seconds(lambda: [work() for _ in range(in_a_row)], device) / in_a_row
+
+    pairs = [(measure(ours), measure(reference)) for _ in range(rounds + 1)]
+    return [list(each) for each in zip(*pairs[1:], strict=True)]
 
 
 def measure_seconds(work: Work, device: str = "cpu") -> float:

@@ -23,17 +23,11 @@ class OperationCounter(TorchDispatchMode):
     """Count operations below autograd, including those of the backward pass.
 
     A composite operation (fused attention, cross entropy) counts once: a lower bound of kernels,
-    the same for both sides.
-
-    Attributes:
-        launches: Operations that compute.
-        syncs: Operations that make a GPU's host wait. A CPU does not show ``.cpu()``, ``.numpy()``
-            and ``.tolist()``.
+    the same for both sides. ``launches`` compute; ``syncs`` make a GPU's host wait, but a CPU does
+    not show ``.cpu()``, ``.numpy()`` and ``.tolist()``.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.launches = self.syncs = 0
+    launches = syncs = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
 import os
 import platform
@@ -20,7 +21,6 @@ PACKAGES = (
     "torch", "torchvision", "numpy", "timm", "pillow", "opencv-python-headless", "faiss-cpu",
     "fastreid", "openvino", "nncf", "onnxruntime",
 )  # fmt: skip
-ROOT = Path(__file__).resolve().parent.parent
 
 
 def build_parser(description: str | None) -> argparse.ArgumentParser:
@@ -31,18 +31,20 @@ def build_parser(description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def check_writable(path: Path) -> None:
-    """Raise UserError before anything is measured if the file cannot be written."""
-    make_folder(path.parent)
-    with explain_write_errors(path):
-        if path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        tempfile.TemporaryFile(dir=path.parent).close()
+def check_writable(path: str) -> None:
+    """Raise UserError before anything is measured if the file, if any, cannot be written."""
+    if path:
+        folder = make_folder(Path(path).parent)
+        with explain_write_errors(path):
+            if Path(path).is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            tempfile.TemporaryFile(dir=folder).close()
 
 
-def write_results(path: Path, content: dict[str, Any]) -> None:
-    """Write results and the machine as JSON."""
-    write_json(path, {"machine": describe_machine(), **content}, allow_nan=False)
+def write_results(path: str, content: dict[str, Any]) -> None:
+    """Write results and the machine as JSON, if there is a path."""
+    if path:
+        write_json(Path(path), {"machine": describe_machine(), **content}, allow_nan=False)
 
 
 def describe_machine() -> dict[str, Any]:
@@ -53,7 +55,7 @@ def describe_machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "vector_units": torch.backends.cpu.get_cpu_capability(),
-        "matrix_units": "AMX" if "amx_tile" in (_read_cpuinfo("flags") or "").split() else None,
+        "matrix_units": "AMX" if "amx_tile" in _read_cpuinfo("flags").split() else None,
         "load": list(os.getloadavg()),
         "gpu": gpu,
         "cuda": torch.version.cuda if gpu else None,
@@ -64,26 +66,24 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
-def _read_cpuinfo(key: str) -> str | None:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return None
-    values = (line.split(":", 1)[1].strip() for line in lines if line.startswith(key))
-    return next(values, None)
+def _read_cpuinfo(key: str) -> str:
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith(key):
+                return line.split(":", 1)[1].strip()
+    return ""
 
 
 def _read_version(package: str) -> str | None:
-    try:
+    with contextlib.suppress(metadata.PackageNotFoundError):
         return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
+    return None
 
 
 def _read_commit() -> str | None:
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
-    try:
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return done.stdout.strip()
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    with contextlib.suppress(OSError, subprocess.CalledProcessError):
+        return subprocess.check_output(
+            words, cwd=Path(__file__).parent, stderr=subprocess.DEVNULL, text=True
+        ).strip()
+    return None

@@ -9,18 +9,22 @@ matrices: 10 GB.
 from __future__ import annotations
 
 import argparse
+import ctypes
 import json
+import multiprocessing
+import resource
 import sys
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+import faiss
 import numpy as np
 import torch
-from figures import rerank
-from harness.comparison import MismatchError
-from harness.forked import Cost, run_forked
+from figures.evaluation import build_reranking
+from harness.comparison import MismatchError, Work, measure_seconds
 from harness.machine import build_parser, check_writable, write_results
 
 from occluded_reid.utils.cli import positive_int, run_command
@@ -32,29 +36,63 @@ TIES = 1e-6  # fraction of results that may differ: ties between neighbors are b
 
 def run(args: argparse.Namespace) -> None:
     """Measure both, compare the results, print, and write the numbers to ``--json``."""
-    if args.json:
-        check_writable(Path(args.json))
+    check_writable(args.json)
     torch.set_num_threads(1)  # until both have run
-    works = rerank.build_pair(args.queries, args.gallery, args.channels, K1, K2)
+    works = build_reranking(args.queries, args.gallery, args.channels, K1, K2)
     ours, reference = (run_forked(work, args.threads) for work in works)
     torch.set_num_threads(args.threads)
     content = {
         "size": {**{key: vars(args)[key] for key in ("queries", "gallery", "channels")},
                  "k1": K1, "k2": K2},
-        "ours": summarize(ours),
-        "reference": summarize(reference),
+        "ours": {"seconds": ours.seconds, "peak_mb": ours.peak_bytes / 1e6},
+        "reference": {"seconds": reference.seconds, "peak_mb": reference.peak_bytes / 1e6},
         "times_faster": reference.seconds / ours.seconds,
         "times_less_memory": reference.peak_bytes / ours.peak_bytes,
         "agreement": check_agreement(ours.result, reference.result),
     }  # fmt: skip
     print(json.dumps(content, indent=2))
-    if args.json:
-        write_results(Path(args.json), content)
+    write_results(args.json, content)
 
 
-def summarize(taken: Cost) -> dict[str, float]:
-    """Return seconds and megabytes."""
-    return {"seconds": taken.seconds, "peak_mb": taken.peak_bytes / 1e6}
+class Cost(NamedTuple):
+    """The result of some work, its time, and its peak memory beyond what the process held."""
+
+    result: np.ndarray
+    seconds: float
+    peak_bytes: int
+
+
+def run_forked(work: Work, threads: int = 1) -> Cost:
+    """Run the work in a fork of this process (Linux), with so many threads.
+
+    This process must have used one thread only: a fork does not copy PyTorch's threads.
+
+    Raises:
+        EOFError: The process died; its message is on stderr.
+    """
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+    if trim:
+        trim(0)  # otherwise work that reuses freed memory would seem to need none
+    context = multiprocessing.get_context("fork")
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_run, args=(work, threads, sender))
+    process.start()
+    sender.close()
+    try:
+        return Cost(*receiver.recv())
+    finally:
+        process.join()
+
+
+def _run(work: Work, threads: int, sender: Connection) -> None:
+    torch.set_num_threads(threads)
+    faiss.omp_set_num_threads(threads)
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    before = pages * resource.getpagesize()
+    results: list[np.ndarray] = []
+    seconds = measure_seconds(lambda: results.append(work()))
+    peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    sender.send((results[0], seconds, peak - before))
 
 
 def check_agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:

@@ -45,10 +45,7 @@ def run(args: argparse.Namespace) -> None:
         UserError: Too few items or dimensions.
     """
     if min(args.items) < 1000 or args.dim < 8:
-        raise UserError(
-            f"--items {min(args.items)} --dim {args.dim}: expected at least 1000 items and 8 "
-            "dimensions"
-        )
+        raise UserError("--items must be at least 1000, --dim at least 8")
     torch.set_num_threads(1)
     faiss.omp_set_num_threads(1)
     rows: list[dict[str, Any]] = []
@@ -57,8 +54,7 @@ def run(args: argparse.Namespace) -> None:
             for row in measure(Path(folder) / "index", items, args.dim, args.kinds):
                 print(f"{items} x {args.dim} {row['kind']}: done", file=sys.stderr, flush=True)
                 rows.append(row)
-                if args.json:
-                    write_results(Path(args.json), {"rows": rows})
+                write_results(args.json, {"rows": rows})
     print(tabulate(rows, "keys", "pipe", floatfmt=".4g"))
 
 
@@ -68,7 +64,7 @@ def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[di
     adding = fill_index(folder, items, dim, vectors)
     index = GalleryIndex(folder)
     queries = vectors.sample_queries(QUERIES + BATCH)
-    truth = [collect_ids(hits) for hits in index.search(queries[:QUERIES], TOP, exact=True)]
+    truth = index.search(queries[:QUERIES], TOP, exact=True)
     exact_size = measure_size(folder)
     for kind in kinds:
         with index.writer() as writer:
@@ -78,8 +74,10 @@ def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[di
             measure_time(partial(index.search, query[None], TOP)) for query in queries[:QUERIES]
         ]
         batch, _ = measure_time(partial(index.search, queries[QUERIES:], TOP))
-        found = [collect_ids(hits) for _, (hits,) in answers]
-        shares = [len(own & other) / TOP for own, other in zip(truth, found, strict=True)]
+        recalls = [
+            len({hit.id for hit in hits} & {hit.id for hit in expected}) / TOP
+            for (_, (hits,)), expected in zip(answers, truth, strict=True)
+        ]
         approximation = index.info().approximation
         yield {
             "items": items,
@@ -88,7 +86,7 @@ def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[di
             "ms_one": 1e3 * statistics.median(seconds for seconds, _ in answers),
             "ms_in_batch": 1e3 * batch / BATCH,
             "recall_built": approximation.recall if approximation else 1.0,
-            "recall_queries": statistics.mean(shares),
+            "recall_queries": statistics.mean(recalls),
             "build_s": building if approximation else adding,
             "bytes_per_item": (measure_size(folder) - (exact_size if approximation else 0)) / items,
         }
@@ -137,11 +135,6 @@ def measure_time(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
-
-
-def collect_ids(hits: list[Any]) -> set[int]:
-    """Return the ids of hits."""
-    return {hit.id for hit in hits}
 
 
 def measure_size(folder: Path) -> int:

@@ -14,8 +14,45 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from cases.fed_case import THIN
+from cases.training import Batch, our_step
+from harness.comparison import require_equal
 from timm.models.vision_transformer import Attention
 from torch import nn
+
+
+def check_steps(device: str = "cpu") -> None:
+    """Raise MismatchError if losses, gradients or banks of both steps differ.
+
+    They must agree if both views are equal, which makes batch statistics equal, and if no identity
+    occurs twice, which makes the order of bank updates irrelevant. Thin layers keep rounding small.
+    A GPU sums in varying order, so its bounds are wider; TF32 is off because it depends on the
+    batch size.
+    """
+    tolerance = 1 if device == "cpu" else 10
+    case = THIN.smaller(pairs=8, drop_path=0.0, instances=1)
+    ours, batch = case.build_model(device), case.build_batch(device)
+    reference = plain_copy(ours)
+    batch["occluded_images"] = batch["images"]
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        our_terms, terms = our_step(ours, batch), training_step(reference, batch)
+    require_equal("number of loss terms", len(our_terms), len(terms), atol=0)
+    for name, value in terms.items():
+        require_equal(name, our_terms[name], value, atol=tolerance * 1e-4)
+    parameters = dict(reference.named_parameters())
+    for name, parameter in ours.named_parameters():
+        other = parameters[name].grad
+        if parameter.grad is not None and other is not None:
+            # before a neck, some gradients are 0 up to rounding
+            atol = 1e-6 + tolerance * 1e-3 * float(other.abs().max())
+            require_equal(f"gradient of {name}", parameter.grad, other, atol=atol)
+        else:
+            require_equal(f"no gradient of {name}", parameter.grad is None, other is None, atol=0)
+    for name, memory in banks(reference).items():
+        centres = banks(ours)[name].centres
+        require_equal(
+            f"the bank of {name} features", centres, memory.centres, atol=tolerance * 1e-4
+        )
 
 
 def plain_copy(model: nn.Module) -> Any:
@@ -28,7 +65,7 @@ def plain_copy(model: nn.Module) -> Any:
 
 
 def training_step(
-    model: Any, batch: dict[str, torch.Tensor], dtype: torch.dtype | None = None
+    model: Any, batch: Batch, dtype: torch.dtype | None = None
 ) -> dict[str, torch.Tensor]:
     """Run forward and backward pass and bank update; return the loss terms.
 
@@ -42,9 +79,7 @@ def training_step(
     return terms
 
 
-def losses(
-    model: Any, batch: dict[str, torch.Tensor]
-) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
+def losses(model: Any, batch: Batch) -> tuple[dict[str, torch.Tensor], dict[str, torch.Tensor]]:
     """Return the weighted loss terms, and the features of the holistic view by name."""
     terms: dict[str, torch.Tensor] = {}
     of_view: dict[str, dict[str, torch.Tensor]] = {}

@@ -11,39 +11,23 @@ import signal
 import subprocess
 import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import run
 import torch
-from cases import fed_step
 from cases.aonet_case import AONetCase
-from cases.fed_case import THIN, FEDCase, build_batch, build_fed
-from cases.fed_step import check_steps
+from cases.fed_case import THIN, FEDCase
 from cases.training import our_step
 from figures import (
     SUITES,
-    activations,
-    counts,
     evaluation,
-    gpu_aonet,
-    gpu_compiled,
-    gpu_evaluation,
-    gpu_fed,
     gpu_schedule,
-    gpu_search,
-    head,
-    importing,
+    gpu_training,
+    imports,
     latency,
-    levers,
     loading,
-    optimizer,
-    ranking,
-    rerank,
-    runtimes,
     search,
-    similarity,
     step,
 )
 from harness.comparison import (
@@ -55,12 +39,9 @@ from harness.comparison import (
     time_alternately,
 )
 from harness.dispatch import OperationCounter
-from harness.forked import run_forked
-from large import (
-    rerank_large,
-    search_scale,
-)
+from large import rerank_large, search_scale
 from references import fed_in_loops, pil_pairs
+from references.fed_in_loops import check_steps
 from runs import in_a_child
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
 from torch.func import functional_call
@@ -76,33 +57,35 @@ SCHEDULE = (
     "MODEL.BACKBONE.DEPTH", "custom", "MODEL.BACKBONE.FEAT_DIM", "16",
     "MODEL.BACKBONE.NUM_BLOCKS", "1", "MODEL.BACKBONE.NUM_HEADS", "2",
 )  # fmt: skip
+GPU = dict(device="cpu", rounds=1, in_a_row=1)
 SIZES = {
-    activations: dict(case=TINY),
-    counts: dict(case=THIN),
-    evaluation: dict(queries=8, gallery=60, channels=5, rounds=1),
-    gpu_aonet: dict(case=TINY_AONET, device="cpu", rounds=1, in_a_row=1, peak_side=64),
-    gpu_compiled: dict(
-        fed=TINY.smaller(drop_path=0.0), aonet=TINY_AONET, device="cpu", rounds=1, in_a_row=1
+    evaluation.measure_evaluation: dict(queries=8, gallery=60, channels=5, rounds=1),
+    evaluation.measure_gpu_evaluation: dict(
+        queries=8, gallery=60, channels=5, device="cpu", rounds=1
     ),
-    gpu_evaluation: dict(queries=8, gallery=60, channels=5, device="cpu", rounds=1),
-    gpu_fed: dict(case=TINY, device="cpu", rounds=1, in_a_row=1, peak_side=64),
-    gpu_schedule: dict(images=20, identities=5, workers=0, options=SCHEDULE, device="cpu"),
-    gpu_search: dict(items=150, channels=8, batch=3, device="cpu", rounds=1),
-    head: dict(case=TINY, rounds=1),
-    importing: dict(rounds=1),
-    latency: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
-    levers: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
-    loading: dict(images=4, size=(64, 32), rounds=1),
-    optimizer: dict(case=TINY, rounds=1),
-    ranking: dict(queries=20, gallery=150, rounds=1),
-    rerank: dict(queries=8, gallery=60, channels=8, k1=6, k2=3, rounds=1),
-    runtimes: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
-    search: dict(items=150, channels=8, batch=3, rounds=1),
-    similarity: dict(queries=8, gallery=9, landmarks=3, channels=5, rounds=1),
-    step: dict(case=TINY, rounds=1),
-}  # fmt: skip
-MODULES = {module for suite in SUITES.values() for module in suite}
-SLOW = {gpu_compiled, importing, runtimes}
+    evaluation.measure_ranking: dict(queries=20, gallery=150, rounds=1),
+    evaluation.measure_reranking: dict(queries=8, gallery=60, channels=8, k1=6, k2=3, rounds=1),
+    evaluation.measure_similarity: dict(queries=8, gallery=9, landmarks=3, channels=5, rounds=1),
+    gpu_schedule.measure_schedule: dict(
+        images=20, identities=5, workers=0, options=SCHEDULE, device="cpu"
+    ),
+    gpu_training.measure_aonet: dict(case=TINY_AONET, peak_side=64, **GPU),
+    gpu_training.measure_compiled: dict(fed=TINY.smaller(drop_path=0.0), aonet=TINY_AONET, **GPU),
+    gpu_training.measure_fed: dict(case=TINY, peak_side=64, **GPU),
+    imports.measure_imports: dict(rounds=1),
+    latency.measure_latency: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
+    latency.measure_runtimes: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
+    loading.measure_loading: dict(images=4, size=(64, 32), rounds=1),
+    search.measure_gpu_search: dict(items=150, channels=8, batch=3, device="cpu", rounds=1),
+    search.measure_search: dict(items=150, channels=8, batch=3, rounds=1),
+    step.count_operations: dict(case=THIN),
+    step.measure_activations: dict(case=TINY),
+    step.measure_head: dict(case=TINY, rounds=1),
+    step.measure_optimizer: dict(case=TINY, rounds=1),
+    step.measure_step: dict(case=TINY, rounds=1),
+}
+NAMES = {measure: names for suite in SUITES.values() for names, measure in suite.items()}
+SLOW = {gpu_training.measure_compiled, imports.measure_imports, latency.measure_runtimes}
 # What only a GPU, an extra or a compiler can give.
 OPTIONAL = re.compile("gpu_.*memory|latency_aonet_int8|latency_.*(compiled|openvino|onnxruntime).*")
 
@@ -116,27 +99,26 @@ def no_compiler(monkeypatch):
 @pytest.fixture(autouse=True)
 def one_check(monkeypatch):
     """The steps are checked once, in a test of their own; nothing is compiled."""
-    for module in (activations, counts, gpu_fed, head, step):
-        monkeypatch.setattr(module, "check_steps", lambda *_: None)
+    monkeypatch.setattr(fed_in_loops, "check_steps", lambda *_: None)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: None)
-    monkeypatch.setattr(gpu_compiled, "FIRST", 1)
+    monkeypatch.setattr(gpu_training, "FIRST", 1)
 
 
-def test_every_module_is_in_a_suite_and_here():
-    assert set(SIZES) == MODULES
-    names = [name for module in MODULES for name in module.NAMES]
+def test_every_figure_is_in_a_suite_and_here():
+    assert set(SIZES) == set(NAMES)
+    names = [name for each in NAMES.values() for name in each]
     assert len(names) == len(set(names))
 
 
 @pytest.mark.parametrize(
-    "module",
+    "measure",
     [pytest.param(each, marks=[pytest.mark.slow] * (each in SLOW)) for each in SIZES],
-    ids=lambda module: module.__name__,
+    ids=lambda measure: measure.__name__,
 )
-def test_a_figure_at_a_tiny_size(module):
-    found = dict(module.measure(**SIZES[module]))
-    missing = set(module.NAMES) - set(found)
-    assert set(found) <= set(module.NAMES)
+def test_a_figure_at_a_tiny_size(measure):
+    found = dict(measure(**SIZES[measure]))
+    missing = set(NAMES[measure]) - set(found)
+    assert set(found) <= set(NAMES[measure])
     assert all(map(OPTIONAL.fullmatch, missing))
     for each in found.values():
         assert isinstance(each, Figure) and each.unit
@@ -144,11 +126,11 @@ def test_a_figure_at_a_tiny_size(module):
 
 
 @pytest.mark.extras
-def test_one_image_by_all_that_is_installed(monkeypatch):
-    monkeypatch.setattr(runtimes, "has_compiler", lambda: False)
-    found = latency.measure(**SIZES[latency]) | runtimes.measure(**SIZES[runtimes])
-    assert {name for name in latency.NAMES + runtimes.NAMES if "compiled" not in name} == set(found)
-    assert all("int8 by OpenVINO" in found[name].unit for name in latency.NAMES if "int8" in name)
+def test_one_image_by_all_that_is_installed():
+    own, others = latency.measure_latency, latency.measure_runtimes
+    found = dict(own(**SIZES[own])) | dict(others(**SIZES[others]))
+    assert {name for name in NAMES[own] + NAMES[others] if "compiled" not in name} == set(found)
+    assert all("int8 by OpenVINO" in found[name].unit for name in NAMES[own] if "int8" in name)
     assert "int8 by ONNX Runtime" in found["latency_onnxruntime_int8"].unit
 
 
@@ -159,13 +141,13 @@ def test_both_steps_agree(monkeypatch):
         tf32.append(torch.backends.cudnn.allow_tf32)
         return our_step(*args)
 
-    monkeypatch.setattr(fed_step, "our_step", noted_step)
+    monkeypatch.setattr(fed_in_loops, "our_step", noted_step)
     check_steps()
     assert tf32 == [False] and torch.backends.cudnn.allow_tf32
 
 
 def test_a_step_does_not_wait_and_launches_little():
-    found = counts.measure()
+    found = step.count_operations()
     assert (found["syncs"].ours, found["syncs"].ratio) == (0, None)
     assert found["syncs"].reference > 2 * THIN.pairs
     assert found["launches"].ours <= 950
@@ -174,7 +156,7 @@ def test_a_step_does_not_wait_and_launches_little():
 
 def forward_on_a_pretended_gpu(then):
     """Count the forward pass, and ``then`` with its terms, where tensors hold no numbers."""
-    model, batch = build_fed(THIN), build_batch(THIN)
+    model, batch = THIN.build_model(), THIN.build_batch()
     state = {**dict(model.named_parameters()), **dict(model.named_buffers())}
     with FakeTensorMode(allow_non_fake_inputs=True):
         state, batch = (
@@ -213,47 +195,50 @@ def test_what_waits_is_counted(wait):
 
 def test_bf16_and_one_pass_keep_less_for_the_backward_pass():
     case = FEDCase(pairs=4, instances=1, identities=8, channels=192, heads=3, blocks=2)
-    found = activations.measure(case)["activations"]
+    found = step.measure_activations(case)["activations"]
     assert found.ratio > 1.6
 
 
-@pytest.mark.parametrize("change, most", [(levers.keep_model, 42), (levers.recompute, 6)])
-def test_what_an_image_of_the_paper_keeps(change, most):
+@pytest.mark.parametrize("recompute, most", [(False, 42), (True, 6)])
+def test_what_an_image_of_the_paper_keeps(recompute, most):
     """In megabytes; the blocks are alike, so that two of them tell what twelve keep."""
     kept = []
     for blocks in (1, 2):
         case = FEDCase(pairs=2, instances=1, identities=8, blocks=blocks)
-        model = change(build_fed(case))
-        step = functools.partial(our_step, model, dtype=torch.bfloat16)
-        kept.append(activations.kept_per_image(step, model, case))
+        model = case.build_model()
+        model.backbone.set_grad_checkpointing(recompute)
+        bf16_step = functools.partial(our_step, model, dtype=torch.bfloat16)
+        kept.append(step.measure_kept(bf16_step, model, case))
     first, second = kept
     assert first + 11 * (second - first) <= most
 
 
 def test_memories_that_a_compiled_step_leaves_are_found():
     moved, left = torch.nn.BatchNorm1d(4), torch.nn.BatchNorm1d(4)
-    gpu_compiled.require_equal_buffers(moved, left)
+    gpu_training.require_equal_buffers(moved, left)
     moved(torch.randn(8, 4) + 9)
     with pytest.raises(MismatchError, match="running_mean"):
-        gpu_compiled.require_equal_buffers(left, moved)
+        gpu_training.require_equal_buffers(left, moved)
 
 
 def test_a_step_is_not_said_to_be_in_graphs_where_it_is_not(monkeypatch):
     found = collections.Counter()
-    monkeypatch.setitem(gpu_compiled.counters, "inductor", found)
+    monkeypatch.setitem(gpu_training.counters, "inductor", found)
     with pytest.raises(RuntimeError, match="no part of the step"):
-        gpu_compiled.describe_graphs()
+        gpu_training.describe_graphs()
     found["cudagraph_recorded_non_static_inputs"] = 4
-    assert gpu_compiled.describe_graphs() == "all in CUDA graphs"
+    assert gpu_training.describe_graphs() == "all in CUDA graphs"
     for name in ("cudagraph_skips", "cudagraph_partitions"):
         with monkeypatch.context() as patch:
             patch.setitem(found, name, 2)
-            assert gpu_compiled.describe_graphs().startswith("not all in CUDA graphs")
+            assert gpu_training.describe_graphs().startswith("not all in CUDA graphs")
 
 
-def test_losses_that_a_lever_changes_are_found():
-    with pytest.raises(MismatchError, match="attention: loss"):
-        levers.check("attention", lambda: {"loss": 1.0}, lambda: {"loss": 1.1})
+def test_memory_of_a_gpu_is_beyond_what_was_there(monkeypatch):
+    for name, held in (("memory_allocated", 3), ("max_memory_allocated", 10)):
+        monkeypatch.setattr(torch.cuda, name, lambda held=held: held)
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    assert gpu_training.measure_memory(lambda: None) == 7
 
 
 def test_different_losses_gradients_and_banks_are_found(monkeypatch):
@@ -284,27 +269,33 @@ def changed(function, by):
 
 
 @pytest.mark.parametrize(
-    ("module", "holder", "name", "by"),
+    ("measure", "holder", "name", "by"),
     [
-        (similarity, similarity, "similarities", lambda x: 1.01 * x),
-        (rerank, rerank, "re_ranking", lambda x: x + 0.01),
-        (search, search.faiss.IndexFlatIP, "search", lambda x: (x[0] + 0.01, x[1])),
-        (ranking, ranking, "evaluate_rank", lambda x: (x[0], [0.9 * y for y in x[1]], x[2])),
-        (ranking, ranking, "evaluate_rank", lambda x: (x[0], x[1], [0.9 * y for y in x[2]])),
-        (ranking, ranking, "evaluate_rank", lambda x: (0.9 * x[0], x[1], x[2])),
-        (gpu_evaluation, gpu_evaluation, "evaluate_rank", lambda x: (x[0], [0.0])),
-        (loading, pil_pairs, "read_image", lambda image: image.rotate(180)),
-        (loading, pil_pairs.PairsInPIL, "_labels", lambda labels: 1 - labels),
-        (loading, pil_pairs.PairsInPIL, "_occluded", lambda image: image.rotate(180)),
-        (latency, latency, "in_bf16", backwards),
-        (optimizer, optimizer, "build_sgd", lambda sgd: (sgd.param_groups[0].update(lr=1), sgd)[1]),
+        (evaluation.measure_similarity, evaluation, "similarities", lambda x: 1.01 * x),
+        (evaluation.measure_reranking, evaluation, "re_ranking", lambda x: x + 0.01),
+        (search.measure_search, search.faiss.IndexFlatIP, "search",
+         lambda x: (x[0] + 0.01, x[1])),
+        (evaluation.measure_ranking, evaluation, "evaluate_rank",
+         lambda x: (x[0], [0.9 * y for y in x[1]], x[2])),
+        (evaluation.measure_ranking, evaluation, "evaluate_rank",
+         lambda x: (x[0], x[1], [0.9 * y for y in x[2]])),
+        (evaluation.measure_ranking, evaluation, "evaluate_rank",
+         lambda x: (0.9 * x[0], x[1], x[2])),
+        (evaluation.measure_gpu_evaluation, evaluation, "evaluate_rank", lambda x: (x[0], [0.0])),
+        (loading.measure_loading, pil_pairs, "read_image", lambda image: image.rotate(180)),
+        (loading.measure_loading, pil_pairs.PairsInPIL, "_labels", lambda labels: 1 - labels),
+        (loading.measure_loading, pil_pairs.PairsInPIL, "_occluded",
+         lambda image: image.rotate(180)),
+        (latency.measure_latency, latency, "in_bf16", backwards),
+        (step.measure_optimizer, step, "build_sgd",
+         lambda sgd: (sgd.param_groups[0].update(lr=1), sgd)[1]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
 )  # fmt: skip
-def test_a_reference_with_another_result_is_not_timed(module, holder, name, by, monkeypatch):
+def test_a_reference_with_another_result_is_not_timed(measure, holder, name, by, monkeypatch):
     monkeypatch.setattr(holder, name, changed(getattr(holder, name), by))
     with pytest.raises(MismatchError):
-        dict(module.measure(**SIZES[module]))
+        dict(measure(**SIZES[measure]))
 
 
 def test_arrays_of_other_shapes_are_not_equal():
@@ -328,7 +319,7 @@ def test_the_sides_take_turns():
 
 
 def test_json_and_table(tmp_path, capsys, monkeypatch):
-    measured_by((counts,), monkeypatch)
+    measured_by({("launches", "syncs"): step.count_operations}, monkeypatch)
     file = tmp_path / "new" / "cpu.json"
     assert run.command(["--only", "syncs", "--json", str(file)]) == 0
     content = json.loads(file.read_text())
@@ -351,22 +342,18 @@ def unusable():
     raise UserError("disk full")
 
 
-def stand_in(names, measure):
-    return SimpleNamespace(NAMES=names, measure=measure)
-
-
-def measured_by(modules, monkeypatch):
-    monkeypatch.setitem(SUITES, "cpu", modules)
+def measured_by(suite, monkeypatch):
+    monkeypatch.setitem(SUITES, "cpu", suite)
     monkeypatch.setattr(torch, "set_num_threads", lambda _: None)
 
 
 def test_a_figure_that_fails_loses_no_other(tmp_path, capsys, monkeypatch):
-    modules = (
-        stand_in(("first", "second"), lambda: one_by_one(lambda: 1 / 0)),
-        stand_in(("unusable",), unusable),
-        stand_in(("third",), lambda: {"third": make_figure(([3], [3]), "s")}),
-    )
-    measured_by(modules, monkeypatch)
+    suite = {
+        ("first", "second"): lambda: one_by_one(lambda: 1 / 0),
+        ("unusable",): unusable,
+        ("third",): lambda: {"third": make_figure(([3], [3]), "s")},
+    }
+    measured_by(suite, monkeypatch)
     file = tmp_path / "found.json"
     assert run.command(["--json", str(file)]) == 1
     content = json.loads(file.read_text())
@@ -380,8 +367,8 @@ def test_a_figure_that_fails_loses_no_other(tmp_path, capsys, monkeypatch):
 
 
 def test_several_threads_are_timed_on_the_wall(monkeypatch):
-    module, asked = stand_in(("first",), lambda: {"first": make_figure(([1], [1]), "s")}), []
-    measured_by((module,), monkeypatch)
+    asked = []
+    measured_by({("first",): lambda: {"first": make_figure(([1], [1]), "s")}}, monkeypatch)
     for library, name in ((torch, "set_num_threads"), (run.faiss, "omp_set_num_threads")):
         monkeypatch.setattr(library, name, asked.append)
     assert run.command([]) == 0 and run.command(["--threads", "2"]) == 0
@@ -394,19 +381,16 @@ def test_several_threads_are_timed_on_the_wall(monkeypatch):
 def test_what_was_measured_is_there_when_the_time_is_up(tmp_path, capsys, monkeypatch):
     seen = []
     file = tmp_path / "found.json"
-    modules = (
-        stand_in(("broken",), lambda: 1 / 0),
-        stand_in(
-            ("first", "second"),
-            lambda: one_by_one(
-                lambda: seen.append(json.loads(file.read_text())),
-                lambda: os.kill(os.getpid(), signal.SIGTERM),
-                lambda: time.sleep(5),
-            ),
+    suite = {
+        ("broken",): lambda: 1 / 0,
+        ("first", "second"): lambda: one_by_one(
+            lambda: seen.append(json.loads(file.read_text())),
+            lambda: os.kill(os.getpid(), signal.SIGTERM),
+            lambda: time.sleep(5),
         ),
-        stand_in(("third",), lambda: 1 / 0),
-    )
-    measured_by(modules, monkeypatch)
+        ("third",): lambda: 1 / 0,
+    }
+    measured_by(suite, monkeypatch)
     assert run.command(["--json", str(file)]) == 1
     assert set(seen[0]["figures"]) == {"first"}
     content = json.loads(file.read_text())
@@ -417,7 +401,7 @@ def test_what_was_measured_is_there_when_the_time_is_up(tmp_path, capsys, monkey
 
 
 def test_a_result_that_cannot_be_written_ends_in_one_message(tmp_path, capsys, monkeypatch):
-    measured_by((stand_in(("first",), one_by_one),), monkeypatch)
+    measured_by({("first",): one_by_one}, monkeypatch)
     (tmp_path / "file").touch()
     assert run.command(["--json", str(tmp_path / "file" / "found.json")]) == 2
     assert "error: " in capsys.readouterr().err
@@ -476,8 +460,7 @@ def test_a_mistyped_figure_ends_in_one_message(capsys):
 
 
 def test_what_is_optional_is_named_where_it_is_left_out(tmp_path, capsys, monkeypatch):
-    some = SimpleNamespace(NAMES=("one", "two"), measure=lambda: {"one": Figure(1, 2, 2, "s", [])})
-    monkeypatch.setitem(run.SUITES, "cpu", (some,))
+    measured_by({("one", "two"): lambda: {"one": Figure(1, 2, 2, "s", [])}}, monkeypatch)
     file = tmp_path / "found.json"
     assert run.command(["--json", str(file)]) == 0
     content = json.loads(file.read_text())
@@ -497,7 +480,7 @@ def test_committed_results_have_the_form():
     assert files
     for file in files:
         content = json.loads(file.read_text(encoding="utf-8"))
-        names = {name for module in SUITES[file.stem] for name in module.NAMES}
+        names = {name for each in SUITES[file.stem] for name in each}
         assert set(content["figures"]) <= names
         for each in content["figures"].values():
             assert set(each) == {"ours", "reference", "ratio", "unit", "spread"}
@@ -542,8 +525,8 @@ def test_work_apart_is_measured_with_its_memory():
     pieces = [np.ones(2**14, np.float32) for _ in range(2**12)]
     held = pieces.pop()  # behind the others: their memory is free and stays with the process
     pieces.clear()
-    taken = run_forked(lambda: np.ones(2**25, np.float32)[:5].copy())
+    taken = rerank_large.run_forked(lambda: np.ones(2**25, np.float32)[:5].copy())
     assert taken.result.tolist() == [1] * 5
     assert 2**27 <= taken.peak_bytes < 2**28 and taken.seconds > 0 and held.all()
     with pytest.raises(EOFError):
-        run_forked(lambda: 1 / 0)
+        rerank_large.run_forked(lambda: 1 / 0)

@@ -9,8 +9,8 @@ import pickle
 import distributed
 import numpy as np
 import pytest
-from cases.aonet_case import AONetCase, build_aonet
-from cases.fed_case import FEDCase, build_fed
+from cases.aonet_case import AONetCase
+from cases.fed_case import FEDCase
 from documented import ROOT
 from ranks import on_ranks
 
@@ -25,17 +25,17 @@ def count_pickled(value: object) -> int:
 
 @pytest.mark.distributed
 @pytest.mark.parametrize(
-    ("case", "build", "memories", "terms"),
+    ("case", "memories", "terms"),
     [
-        (FED, build_fed, [4 * 8 * (4 * 16 + 1)] * 2, 12),  # I sums of D values, and counts
+        (FED, [4 * 8 * (4 * 16 + 1)] * 2, 12),  # I sums of D values, and counts
         pytest.param(
-            AONET, build_aonet, [4 * 6 * (512 + 1)], 3,  # P sums of C values, and counts
+            AONET, [4 * 6 * (512 + 1)], 3,  # P sums of C values, and counts
             marks=pytest.mark.slow,
         ),
     ],
     ids=["FED", "AONet"],
 )  # fmt: skip
-def test_bytes_follow_from_the_shapes(case, build, memories, terms, tmp_path, monkeypatch, capfd):
+def test_bytes_follow_from_the_shapes(case, memories, terms, tmp_path, monkeypatch, capfd):
     file = tmp_path / "new" / "two.json"
     monkeypatch.setattr(distributed, "build_case", lambda *_: case)
     args = argparse.Namespace(
@@ -43,7 +43,7 @@ def test_bytes_follow_from_the_shapes(case, build, memories, terms, tmp_path, mo
     )  # fmt: skip
     on_ranks(2, lambda rank: distributed.run(args))
     results = json.loads(file.read_text())
-    model = build(case)
+    model = case.build_model()
     gradients = 4 * sum(p.numel() for p in model.parameters() if p.requires_grad)
     buffers = [4 * b.numel() if b.is_floating_point() else b.nbytes for b in model.buffers()]
     rows = {row["purpose"]: (row["number"], row["bytes"]) for row in results["messages"]}

@@ -1,11 +1,4 @@
-"""``import*``: processor time of imports and ``--help``, each against ``import torch``.
-
-Fresh interpreters run in turn; a ratio above 1 means less time than ``import torch`` takes.
-
-``import``: ``import occluded_reid``.
-``import_embed``: also load a small run and embed one image.
-``import_help``: ``--help`` of the slowest command in ``tools/``.
-"""
+"""Processor time of fresh interpreters, each in turn with ``import torch``."""
 
 from __future__ import annotations
 
@@ -16,14 +9,12 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cases.fed_case import THIN, build_fed, build_fed_cfg
+from cases.fed_case import THIN
 from harness.comparison import Figure, make_figure
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 
-NAMES = ("import", "import_embed", "import_help")
 ROOT = Path(__file__).parents[2]
-TORCH = ("-c", "import torch")
 EMBED = """
 import sys
 import numpy
@@ -32,24 +23,25 @@ load(sys.argv[1]).embed([numpy.zeros((64, 32, 3), numpy.uint8)])
 """
 
 
-def measure(rounds: int = 5) -> dict[str, Figure]:
-    """Compare processor seconds."""
+def measure_imports(rounds: int = 5) -> dict[str, Figure]:
+    """Compare processor seconds; a ratio above 1 means less time than ``import torch``."""
     tools = sorted(str(path) for path in (ROOT / "tools").glob("*.py"))
     with tempfile.TemporaryDirectory() as folder:
-        save_run(Path(folder))
+        case = THIN.smaller(blocks=1, identities=8)  # a small run
+        Checkpointer(case.build_model(), folder).save("model_final")
+        Path(folder, "config.yaml").write_text(case.build_cfg().dump(), encoding="utf-8")
         works = {
+            "torch": ("-c", "import torch"),
             "import": ("-c", "import occluded_reid"),
             "import_embed": ("-c", EMBED, folder),
             **{tool: (tool, "--help") for tool in tools},
         }
-        for words in (TORCH, *works.values()):
-            run_interpreter(words)  # writes bytecode and fills the page cache
-        seconds: dict[str, list[float]] = {name: [] for name in works}
-        reference = []
-        for _ in range(rounds):
-            reference.append(run_interpreter(TORCH))
-            for name, words in works.items():
-                seconds[name].append(run_interpreter(words))
+        # the first round writes bytecode and fills the page cache
+        measured = [
+            {name: run_interpreter(words) for name, words in works.items()}
+            for _ in range(rounds + 1)
+        ][1:]
+    seconds = {name: [each[name] for each in measured] for name in works}
     slowest = max(tools, key=lambda tool: sorted(seconds[tool])[rounds // 2])
     rows = {
         "import": ("import", "import occluded_reid"),
@@ -57,7 +49,9 @@ def measure(rounds: int = 5) -> dict[str, Figure]:
         "import_help": (slowest, f"--help of {Path(slowest).name}, the slowest of {len(tools)}"),
     }
     return {
-        name: make_figure((seconds[key], reference), f"processor s, {text}, against import torch")
+        name: make_figure(
+            (seconds[key], seconds["torch"]), f"processor s, {text}, against import torch"
+        )
         for name, (key, text) in rows.items()
     }
 
@@ -72,10 +66,3 @@ def run_interpreter(words: tuple[str, ...]) -> float:
     )  # fmt: skip
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-
-
-def save_run(folder: Path) -> None:
-    """Write the weights and configuration of a small FED model."""
-    case = THIN.smaller(blocks=1, identities=8)
-    Checkpointer(build_fed(case), str(folder)).save("model_final")
-    (folder / "config.yaml").write_text(build_fed_cfg(case).dump(), encoding="utf-8")
