@@ -10,7 +10,7 @@ from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from torch.utils.data import BatchSampler
 
-from occluded_reid.data.cache import DecodedImages, Images, open_cache
+from occluded_reid.data.cache import CachedImages, DecodedImages, open_cache
 from occluded_reid.data.datasets.registry import build_dataset, get_dataset_root
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.data.reid_dataset import BatchDataset, Item, ReidDataset
@@ -23,36 +23,25 @@ from occluded_reid.utils.errors import UserError
 def open_dataset(cfg: CfgNode, name: str, **options: Any) -> Any:
     """Open the data set ``Name`` or ``Name:protocol`` with the options of ``DATASETS``.
 
-    Args:
-        cfg: the configuration.
-        name: of the data set.
-        options: arguments of :func:`~occluded_reid.data.datasets.registry.build_dataset` that
-            override ``cfg``.
+    ``options`` are arguments of :func:`~occluded_reid.data.datasets.registry.build_dataset` that
+    override ``cfg``.
 
     >>> open_dataset(cfg, "OccludedREID").query[0]  # doctest: +SKIP
     LabeledImage(path='.../occluded_body_images/001/001_01.tif', pid=1, camid=0)
     """
+    keys, synthetic, occluded = cfg.DATASETS, cfg.DATASETS.SYNTHETIC, cfg.DATASETS.OCCLUDED
     configured = {
-        "root": get_dataset_root(),
-        "protocol": cfg.DATASETS.PROTOCOL,
-        "allow_partial": cfg.DATASETS.ALLOW_PARTIAL,
-        "synthetic_size": cfg.DATASETS.SYNTHETIC.SIZE,
-        "synthetic_seed": cfg.DATASETS.SYNTHETIC.SEED,
-        "synthetic_root": cfg.DATASETS.SYNTHETIC.ROOT,
-        "occluders": cfg.DATASETS.OCCLUDED.OCCLUDERS,
-        "occluded_seed": cfg.DATASETS.OCCLUDED.SEED,
-        "occluded_root": cfg.DATASETS.OCCLUDED.ROOT,
-        "combineall": cfg.DATASETS.COMBINEALL,
-    }
+        "root": get_dataset_root(), "protocol": keys.PROTOCOL,
+        "allow_partial": keys.ALLOW_PARTIAL, "combineall": keys.COMBINEALL,
+        "synthetic_size": synthetic.SIZE, "synthetic_seed": synthetic.SEED,
+        "synthetic_root": synthetic.ROOT, "occluders": occluded.OCCLUDERS,
+        "occluded_seed": occluded.SEED, "occluded_root": occluded.ROOT,
+    }  # fmt: skip
     return build_dataset(name, **(configured | options))
 
 
 def build_train_loader(cfg: CfgNode, items: list[Item] | None = None) -> ReidLoader:
     """Build the endless loader of ``DATASETS.NAMES``, or of ``items`` (path, identity, camera).
-
-    Raises:
-        UserError: the data cannot fill a batch, or the occlusion set (INPUT.NPO), the augmentation
-            or the cache of decoded images cannot be used.
 
     >>> loader = build_train_loader(cfg)  # doctest: +SKIP
     >>> next(iter(loader))["images"].shape  # doctest: +SKIP
@@ -81,7 +70,7 @@ def _build_train_dataset(cfg: CfgNode, items: list[Item]) -> ReidDataset:
         return ReidDataset(items, build_transforms(cfg, is_train=True), npo=npo)
     augmentation = build_augmentation(cfg, npo)
     decoded = DecodedImages([item[0] for item in items], augmentation.resize)
-    images: Images = decoded
+    images: DecodedImages | CachedImages = decoded
     if folder:
         threads = max(1, cfg.DATALOADER.NUM_WORKERS)
         images = open_cache(decoded, augmentation.size, folder, threads=threads)

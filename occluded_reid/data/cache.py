@@ -1,13 +1,11 @@
-"""Training images as uint8 pixels of one size: decoded on demand, or once into a cache.
-
-Shapes: N images, H, W of the training size.
-"""
+"""Training images as (3, H, W) uint8 RGB of one size: decoded on demand, or once into a cache."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import zlib
@@ -15,32 +13,20 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from occluded_reid.data.images import READ_ERRORS, read_rgb
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import (
-    explain_write_errors,
-    make_folder,
-    make_folder_once,
-    write_json,
-)
+from occluded_reid.utils.files import explain_write_errors, make_folder_once, write_json
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
 _PIXELS, _INFO = "pixels.bin", "about.json"
 _BLOCK = 1024  # images that threads decode ahead of the writer
-
-
-class Images(Protocol):
-    """A list of images of one size."""
-
-    def __getitem__(self, position: int) -> np.ndarray | str:
-        """Return (3, H, W) uint8 RGB, or why the image cannot be read."""
 
 
 class DecodedImages:
@@ -51,7 +37,7 @@ class DecodedImages:
         self._resize = resize
 
     def __getitem__(self, position: int) -> np.ndarray | str:
-        """See :class:`Images`."""
+        """Return (3, H, W) uint8 RGB, or why the image cannot be read."""
         try:
             image = self._resize(read_rgb(self.paths[position]))
         except READ_ERRORS as error:
@@ -70,7 +56,7 @@ class CachedImages:
         self._unreadable: dict[int, str] = dict(info["unreadable"])
 
     def __getitem__(self, position: int) -> np.ndarray | str:
-        """See :class:`Images`."""
+        """Return (3, H, W) uint8 RGB, or why the image cannot be read."""
         return self._unreadable.get(position) or self._pixels[position]
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -88,12 +74,9 @@ def open_cache(
 
     Args:
         images: what is cached.
-        size: (H, W) that they are resized to.
-        folder: of all caches.
-        threads: number of threads that decode.
-
-    Raises:
-        UserError: the disk is too small or cannot be written.
+        size: (H, W) of the images.
+        folder: holds all caches.
+        threads: how many of them decode.
     """
     shape = (len(images.paths), 3, *size)
     name = hashlib.sha256("\n".join(map(os.path.abspath, images.paths)).encode()).hexdigest()
@@ -101,11 +84,16 @@ def open_cache(
     state = _digest_files(images.paths)
 
     def fill(empty: Path) -> None:
-        _require_space(home, int(np.prod(shape)))
+        needed, free = math.prod(shape), shutil.disk_usage(home.parent).free
+        if free < needed:
+            raise UserError(
+                f"the decoded training images need {needed / 1e9:.1f} GB in {home.parent} "
+                f"(INPUT.CACHE), but {free / 1e9:.1f} GB are free; free some space, choose another "
+                'folder, or turn the cache off: INPUT.CACHE ""'
+            )
         unreadable, checksum = _write_pixels(empty / _PIXELS, images, shape, threads)
         write_json(empty / _INFO, {"state": state, "checksum": checksum, "unreadable": unreadable})
 
-    make_folder(folder)
     make_folder_once(home, fill, lambda made: _find_fault(made, state))
     logger.info(f"Decoded training images are read from {home}")
     return CachedImages(home, shape)
@@ -144,26 +132,11 @@ def _compute_checksum(file: Path) -> int:
     return checksum
 
 
-def _require_space(home: Path, size: int) -> None:
-    free = shutil.disk_usage(home.parent).free
-    if free < size:
-        raise UserError(
-            f"the decoded training images need {size / 1e9:.1f} GB in {home.parent} "
-            f"(INPUT.CACHE), but {free / 1e9:.1f} GB are free; free some space, choose another "
-            'folder, or turn the cache off: INPUT.CACHE ""'
-        )
-
-
 def _write_pixels(
     file: Path, images: DecodedImages, shape: tuple[int, int, int, int], threads: int
 ) -> tuple[list[tuple[int, str]], int]:
-    """Write all pixels in order.
-
-    Returns:
-        Position and reason of each unreadable image; the CRC-32 of the file.
-    """
+    """Write all pixels in order; return (position, reason) of unreadable images, and the CRC-32."""
     unreadable, checksum = [], 0
-    blank = np.zeros(shape[1:], np.uint8)
     with (
         explain_write_errors(file),
         open(file, "wb") as stream,  # not a memmap: a full disk would kill the process
@@ -178,7 +151,7 @@ def _write_pixels(
         for position, pixels in enumerate(tracked):
             if isinstance(pixels, str):
                 unreadable.append((position, pixels))
-                pixels = blank
+                pixels = np.zeros(shape[1:], np.uint8)
             content = np.ascontiguousarray(pixels).data
             stream.write(content)
             checksum = zlib.crc32(content, checksum)

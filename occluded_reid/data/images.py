@@ -28,16 +28,12 @@ def explain_image_errors(thing: str, advice: str) -> AbstractContextManager[None
 def find_images(folder: Path, advice: str) -> list[Path]:
     """List the visible images directly in a folder of occluders or frames, sorted by name.
 
-    Raises:
-        UserError: the folder cannot be read or holds none; the message ends in ``advice``.
+    Without any, a UserError ends in ``advice``.
     """
     with explain_read_errors(folder, advice):
         files = sorted(folder.iterdir())
-    images = [
-        path
-        for path in files
-        if path.suffix.lower() in OCCLUDER_SUFFIXES and not path.name.startswith(".")
-    ]
+    visible = (path for path in files if not path.name.startswith("."))
+    images = [path for path in visible if path.suffix.lower() in OCCLUDER_SUFFIXES]
     if not images:
         raise UserError(f"{folder} holds no images ({', '.join(OCCLUDER_SUFFIXES)}); {advice}")
     return images
@@ -47,12 +43,6 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     """Read an image as 8-bit RGB, upright according to its EXIF data.
 
     Gray, CMYK, palette and transparent images are converted; of 16 bits the upper 8 are kept.
-
-    Args:
-        path: a file of any format that Pillow reads.
-
-    Returns:
-        An image of mode RGB; the file is closed.
 
     Raises:
         OSError, SyntaxError, ValueError, DecompressionBombError: see :data:`READ_ERRORS`.

@@ -24,12 +24,8 @@ MAX_EMPTY_BATCHES = 10
 class ReidLoader(DeviceLoader):
     """A loader with batches on ``MODEL.DEVICE``; ``INPUT.ON_ERROR`` handles unreadable images.
 
-    On a GPU the next batch is copied while the model works on the current one.
-
-    Args:
-        cfg: the configuration.
-        dataset: what is read.
-        batches: the indices of each batch.
+    On a GPU the next batch is copied while the model works on the current one. ``batches`` yields
+    the indices of each batch of ``dataset``.
     """
 
     def __init__(self, cfg: CfgNode, dataset: ReidDataset, batches: Sampler[Any]):

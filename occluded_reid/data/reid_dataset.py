@@ -13,8 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from fastreid.data.common import CommDataset
+from torch.utils.data import default_collate
 
-from occluded_reid.data.cache import Images
+from occluded_reid.data.cache import CachedImages, DecodedImages
 from occluded_reid.data.images import READ_ERRORS, read_rgb
 from occluded_reid.data.transforms.augmentation import Augmentation
 from occluded_reid.data.transforms.npo import NpoAugmentation
@@ -90,13 +91,15 @@ class ReidDataset(CommDataset):
 class BatchDataset(ReidDataset):
     """Reads and augments a whole batch at once, with the same pixels as sample by sample.
 
-    Args:
-        items: (path, identity, camera) of each image.
-        images: uint8 images of one size, in the order of the items.
-        augmentation: applied to them.
+    ``images`` are in the order of the items (path, identity, camera).
     """
 
-    def __init__(self, items: list[Item], images: Images, augmentation: Augmentation):
+    def __init__(
+        self,
+        items: list[Item],
+        images: DecodedImages | CachedImages,
+        augmentation: Augmentation,
+    ):
         super().__init__(items, augmentation.resize)
         self._images = images
         self._augmentation = augmentation
@@ -114,43 +117,23 @@ class BatchDataset(ReidDataset):
         if not readable:
             return {"unreadable": unreadable}
         batch = collate([self.describe(index.position) for index, _ in readable])
-        return batch | self._augment(readable) | {"unreadable": unreadable}
-
-    def _augment(self, samples: Sequence[tuple[SampleIndex, np.ndarray]]) -> dict[str, Any]:
         params = []
-        crops = np.zeros((len(samples), 3, *self._augmentation.size), np.uint8)
-        with PrivateRandomness(samples[0][0].seed):
-            for (index, image), crop in zip(samples, crops, strict=True):
+        crops = np.zeros((len(readable), 3, *self._augmentation.size), np.uint8)
+        with PrivateRandomness(readable[0][0].seed):
+            for (index, image), crop in zip(readable, crops, strict=True):
                 params.append(self._augmentation.sample_params(index.seed))
                 self._augmentation.crop(image, params[-1], crop)
-        return self._augmentation.finish(torch.from_numpy(crops), params)
+        augmented = self._augmentation.finish(torch.from_numpy(crops), params)
+        return batch | augmented | {"unreadable": unreadable}
 
 
 def collate(samples: Sequence[dict[str, Any] | Unreadable] | dict[str, Any]) -> dict[str, Any]:
     """Merge samples into a batch; ``unreadable`` lists those without an image.
 
-    Tensors, arrays and numbers are stacked, strings become a list. A batch is returned as it is.
-
-    Raises:
-        TypeError: a value of another type.
+    Tensors and numbers are stacked, strings become a list. A batch is returned as it is.
     """
     if isinstance(samples, dict):
         return samples
     readable = [sample for sample in samples if isinstance(sample, dict)]
-    batch: dict[str, Any] = {
-        key: _stack(key, [sample[key] for sample in readable]) for key in (readable or [{}])[0]
-    }
-    batch["unreadable"] = [sample for sample in samples if isinstance(sample, Unreadable)]
-    return batch
-
-
-def _stack(key: str, values: list[Any]) -> Any:
-    first = values[0]
-    if torch.is_tensor(first):
-        return torch.stack(values)
-    if isinstance(first, str):
-        return values
-    if isinstance(first, (bool, int, float, np.ndarray, np.generic)):
-        tensor = torch.as_tensor(np.stack(values))
-        return tensor.float() if tensor.is_floating_point() else tensor
-    raise TypeError(f"a sample's {key!r} is a {type(first).__name__}, which cannot be batched")
+    unreadable = [sample for sample in samples if isinstance(sample, Unreadable)]
+    return {**(default_collate(readable) if readable else {}), "unreadable": unreadable}

@@ -63,11 +63,7 @@ class EpochBatches(Sampler[list[SampleIndex]]):
 
 
 def build_sampler(cfg: CfgNode, items: list[Item], seed: int) -> Sampler[int]:
-    """Build fast-reid's sampler ``DATALOADER.SAMPLER_TRAIN`` with a seed.
-
-    Raises:
-        UserError: there is no sampler of that name.
-    """
+    """Build fast-reid's sampler ``DATALOADER.SAMPLER_TRAIN`` with a seed."""
     name = cfg.DATALOADER.SAMPLER_TRAIN
     batch = (cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), cfg.DATALOADER.NUM_INSTANCE)
     arguments = {
@@ -82,11 +78,7 @@ def build_sampler(cfg: CfgNode, items: list[Item], seed: int) -> Sampler[int]:
 
 
 def check_batch_size(cfg: CfgNode, items: list[Item]) -> None:
-    """Check that ``items`` can fill a batch; else fast-reid's samplers never return.
-
-    Raises:
-        UserError: too few images or identities, or sizes that do not divide each other.
-    """
+    """Check that ``items`` can fill a batch; else fast-reid's samplers never return."""
     batch, ranks = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if batch % ranks:
         raise UserError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {ranks} processes")

@@ -59,21 +59,11 @@ def is_image_name(name: str) -> bool:
 
 
 def read_images(folder: Path, pattern: re.Pattern[str], *, num_cameras: int) -> list[LabeledImage]:
-    """Parse identity and camera of each image in ``folder`` from its file name.
+    """Parse identity and camera of each image directly in ``folder`` from its file name.
 
-    Other files, names that do not match, and negative identities (junk detections) are skipped.
-
-    Args:
-        folder: only its own files are read, and only their names are parsed.
-        pattern: matched at the start of the name; group 1 is the identity, group 2 the camera,
-            counted from 1.
-        num_cameras: number of cameras of the set.
-
-    Returns:
-        The images, sorted by file name.
-
-    Raises:
-        UserError: a name has a camera that the set does not have.
+    ``pattern`` is matched at the start of the name; group 1 is the identity, group 2 the camera,
+    counted from 1. Other files, names that do not match, and negative identities (junk detections)
+    are skipped. The images are sorted by name.
     """
     images = []
     for name in list_names(folder):
@@ -132,18 +122,15 @@ class FolderDataset(ImageDataset):
     _junk_pids: ClassVar[list[int]] = [-1]
 
     def __init__(
-        self,
-        root: str = "datasets",
-        protocol: str = "",
-        allow_partial: bool = False,
-        **kwargs: Any,
+        self, root: str = "datasets", protocol: str = "", allow_partial: bool = False, **kwargs: Any
     ) -> None:
         self.root = os.path.abspath(os.path.expanduser(root))
         self.home = self.root  # the folder of the images, once it is known
         self.image_folders: list[Path] = []  # the folders in it whose file names are parsed
         self.protocol = self.resolve_protocol(protocol)
+        self.allow_partial = allow_partial
         subsets = self.read_subsets()
-        self._check_counts(subsets, allow_partial)
+        self._check_counts(subsets)
         super().__init__(
             label_training_items(subsets.train, self.dataset_name),
             subsets.query,
@@ -153,11 +140,7 @@ class FolderDataset(ImageDataset):
 
     @classmethod
     def resolve_protocol(cls, protocol: str) -> str:
-        """Return ``protocol``, or the default one for ``""``.
-
-        Raises:
-            UserError: the set has no such protocol.
-        """
+        """Return ``protocol``, or the default one for ``""``."""
         if not protocol:
             return cls.protocols[0] if cls.protocols else ""
         if protocol in cls.protocols:
@@ -181,22 +164,22 @@ class FolderDataset(ImageDataset):
 
     def read_subsets(self) -> Subsets:
         """Find and read the images; by default one folder per subset."""
-        home = self.find_home()
-        images = {s: self.read_folder(resolve_case(home, name)) for s, name in self.folders.items()}
+        folders = zip(self.folders, self.find_folders(), strict=True)
+        images = {subset: self.read_folder(folder) for subset, folder in folders}
         return Subsets(
             train=self.remove_junk(images.get("train", [])),
             query=self.remove_junk(images.get("query", [])),
             gallery=images.get("gallery", []),
         )
 
-    def find_home(self) -> Path:
-        """Return the first candidate that has all of :attr:`folders`."""
+    def find_folders(self) -> list[Path]:
+        """Return all of :attr:`folders` in the first candidate that has them."""
         wanted = list(self.folders.values())
         for home in self.list_candidates():
             folders = [resolve_case(home, name) for name in wanted]
             if all(folder.is_dir() for folder in folders):
                 self.home, self.image_folders = str(home), folders
-                return home
+                return folders
         raise self.missing_error(f"folders {', '.join(wanted)}")
 
     def read_folder(self, folder: Path) -> list[LabeledImage]:
@@ -219,7 +202,7 @@ class FolderDataset(ImageDataset):
             "FASTREID_DATASETS to the folder of your data sets"
         )
 
-    def _check_counts(self, subsets: Subsets, allow_partial: bool) -> None:
+    def _check_counts(self, subsets: Subsets) -> None:
         faults = []
         for subset, expected in self.expected.items():
             counts = count_images(getattr(subsets, subset), self._junk_pids)
@@ -228,7 +211,7 @@ class FolderDataset(ImageDataset):
         if not faults:
             return
         message = f"{type(self).__name__} in {self.home}: {'; '.join(faults)}"
-        if not allow_partial:
+        if not self.allow_partial:
             raise UserError(
                 f"{message}. Get the complete data set (tools/check_dataset.py shows what is "
                 "missing), or continue without it: DATASETS.ALLOW_PARTIAL True"
@@ -236,9 +219,9 @@ class FolderDataset(ImageDataset):
         logger.warning(f"{message}. Results are not comparable with published ones")
 
 
-def count_images(images: Iterable[LabeledImage], junk_pids: Iterable[int] = ()) -> Counts:
-    """Count images, and identities that are not junk."""
-    pids = [image.pid for image in images]
+def count_images(images: Iterable[Sequence[Any]], junk_pids: Iterable[int]) -> Counts:
+    """Count images (path, identity, ...), and identities that are not junk."""
+    pids = [image[1] for image in images]
     return Counts(len(pids), len(set(pids).difference(junk_pids)))
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
 from occluded_reid.data.datasets.base import FolderDataset, LabeledImage, Subsets, logger
-from occluded_reid.data.datasets.layout import resolve_case
+from occluded_reid.data.datasets.layout import list_candidates, resolve_case
 from occluded_reid.data.datasets.lists import check_inside
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.tables import read_csv
@@ -35,12 +35,8 @@ class CSV(FolderDataset):
     The table has the columns ``path``, ``identity``, ``camera`` and ``split`` (train, query or
     gallery) in any order; other columns are ignored. Identities and cameras are any text. Gallery
     images of the query's identity and camera are not scored. Without the column ``camera``, queries
-    and gallery count as two cameras, so that every match is scored.
-
-    Args:
-        root: the folder of all data sets.
-        protocol: FOLDER.
-        allow_partial: warn about missing images instead of failing.
+    and gallery count as two cameras, so that every match is scored. ``allow_partial`` warns about
+    missing images instead of failing.
     """
 
     example = "any name in images.csv"
@@ -50,26 +46,18 @@ class CSV(FolderDataset):
     )
     _junk_pids = [-1, _DISTRACTOR]
 
-    def __init__(
-        self, root: str = "datasets", protocol: str = "", allow_partial: bool = False, **kwargs: Any
-    ) -> None:
-        self._allow_partial = allow_partial
-        self.layouts = (self.resolve_protocol(protocol),)  # type: ignore[misc]
-        self.dataset_name = protocol.replace("/", "_")
-        super().__init__(root, protocol, allow_partial, **kwargs)
-
     @classmethod
     def resolve_protocol(cls, protocol: str) -> str:
-        """Return the name of the folder.
-
-        Raises:
-            UserError: there is none.
-        """
+        """Return the name of the folder."""
         if not protocol:
             raise UserError(
                 f"CSV needs the folder of your data, CSV:FOLDER, with {TABLE} and the images"
             )
         return check_inside(protocol, Path("CSV:FOLDER"))
+
+    def list_candidates(self) -> list[Path]:
+        """Return the folders in which FOLDER may be."""
+        return list(list_candidates(Path(self.root), [self.protocol]))
 
     def read_subsets(self) -> Subsets:
         """Read the table; number identities (from 1) and cameras in the order of their names."""
@@ -78,6 +66,7 @@ class CSV(FolderDataset):
         if table is None:
             raise self.missing_error(TABLE)
         self.home = str(table.parent)
+        self.dataset_name = self.protocol.replace("/", "_")
         rows = self._select_present(table, read_image_rows(table))
         identities = _number_names(row.identity for row in rows if row.identity)
         cameras = _number_names(row.camera for row in rows)
@@ -98,7 +87,7 @@ class CSV(FolderDataset):
             f"{table} names {len(missing)} missing images, such as {missing[0].path} in line "
             f"{missing[0].line}"
         )
-        if not self._allow_partial:
+        if not self.allow_partial:
             raise UserError(
                 f"{message}. Paths are relative to the table's folder. Continue without these "
                 "images: DATASETS.ALLOW_PARTIAL True"
@@ -109,42 +98,31 @@ class CSV(FolderDataset):
 
 
 def read_image_rows(path: Path) -> list[ImageRow]:
-    """Read and check a table of images.
-
-    Raises:
-        UserError: it cannot be read, lacks columns or rows, or a row is invalid; the message names
-            the line.
-    """
+    """Read and check a table of images; messages name the line."""
     table = read_csv(path, f"the table {path}", "expected CSV in UTF-8")
     table.require("path", "identity", "split")
-    rows = []
-    for line, cells, _ in table.rows:
-        values = (cells.get(name, "") for name in ("identity", "camera", "split"))
-        rows.append(ImageRow(line, cells["path"].replace("\\", "/"), *values))
-    _check_rows(path, rows, "camera" in table.columns)
-    return rows
-
-
-def _check_rows(path: Path, rows: list[ImageRow], has_cameras: bool) -> None:
+    rows: list[ImageRow] = []
     seen: set[tuple[str, str]] = set()
-    for row in rows:
-        check_inside(row.path, path)
-        faults = {
-            "has no path": not row.path,
-            f"has the split {row.split!r}; it can be {', '.join(Subsets._fields)}": (
-                row.split not in Subsets._fields
-            ),
-            "has no identity; only gallery images may have none": (
-                not row.identity and row.split != "gallery"
-            ),
-            "has no camera; give one to all rows, or remove the column": (
-                has_cameras and not row.camera
-            ),
-            f"repeats {row.path} in {row.split}": (row.path, row.split) in seen,
-        }
-        if fault := next((text for text, is_true in faults.items() if is_true), ""):
-            raise UserError(f"{path}, line {row.line}: this row {fault}")
-        seen.add((row.path, row.split))
+    for line, cells, _ in table.rows:
+        image = cells["path"].replace("\\", "/")
+        identity, camera, split = (cells.get(key, "") for key in ("identity", "camera", "split"))
+        check_inside(image, path)
+        fault = ""
+        if not image:
+            fault = "has no path"
+        elif split not in Subsets._fields:
+            fault = f"has the split {split!r}; it can be {', '.join(Subsets._fields)}"
+        elif not identity and split != "gallery":
+            fault = "has no identity; only gallery images may have none"
+        elif "camera" in table.columns and not camera:
+            fault = "has no camera; give one to all rows, or remove the column"
+        elif (image, split) in seen:
+            fault = f"repeats {image} in {split}"
+        if fault:
+            raise UserError(f"{path}, line {line}: this row {fault}")
+        seen.add((image, split))
+        rows.append(ImageRow(line, image, identity, camera, split))
+    return rows
 
 
 def _number_names(names: Iterable[str]) -> dict[str, int]:

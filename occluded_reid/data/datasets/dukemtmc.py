@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
-from collections.abc import Sequence
-from typing import ClassVar
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
@@ -24,8 +21,7 @@ class DukeMTMC(FolderDataset):
     """
 
     dataset_name = "dukemtmc"
-    layouts: ClassVar[Sequence[str]] = ("DukeMTMC-reID", "dukemtmcreid/DukeMTMC-reID", "DukeMTMC")
-    pattern = re.compile(r"(-?\d+)_c(\d+)")
+    layouts = ("DukeMTMC-reID", "dukemtmcreid/DukeMTMC-reID", "DukeMTMC")
     example = "0001_c2_f0046182.jpg"
     num_cameras = 8
     expected = {

@@ -12,11 +12,7 @@ _SYSTEM_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume informat
 
 
 def list_names(folder: Path) -> list[str]:
-    """Return the sorted names of all files and folders in ``folder``.
-
-    Raises:
-        UserError: it cannot be listed.
-    """
+    """Return the sorted names of all files and folders in ``folder``."""
     try:
         return sorted(os.listdir(folder))
     except OSError as error:
@@ -52,11 +48,10 @@ def resolve_case(parent: Path, relative: str) -> Path:
 
 
 def list_candidates(root: Path, layouts: Iterable[str]) -> Iterator[Path]:
-    """Yield the folders below ``root`` that may hold a data set, the most likely one first.
+    """Yield the folders that may hold a data set, the most likely one first.
 
-    Args:
-        root: the folder of all data sets, or the data set's own folder if it has a layout's name.
-        layouts: folders below ``root``; ``""`` is ``root`` itself.
+    They are the ``layouts`` below ``root``, the folder of all data sets, and ``root`` itself if its
+    name is that of a layout or a layout is ``""``.
     """
     layouts = list(layouts)
     homes = [resolve_case(root, layout) for layout in layouts]

@@ -8,11 +8,7 @@ from occluded_reid.utils.errors import UserError, explain_read_errors
 
 
 def read_list(path: Path) -> list[str]:
-    """Return the lines of ``path`` without blank ones, with ``/`` as separator.
-
-    Raises:
-        UserError: the file is missing or is no text.
-    """
+    """Return the lines of ``path`` without blank ones, with ``/`` as separator."""
     with explain_read_errors(f"the list {path}", "expected one name per line"):
         text = path.read_text(encoding="utf-8-sig")
     lines = (line.strip().replace("\\", "/") for line in text.splitlines())
@@ -20,11 +16,7 @@ def read_list(path: Path) -> list[str]:
 
 
 def check_inside(name: str, source: Path) -> str:
-    """Return ``name``, a path in a list or an archive, if it stays inside its folder.
-
-    Raises:
-        UserError: it is absolute or contains ``..``; ``source`` is the file that names it.
-    """
+    """Return ``name``, a path in the list or archive ``source``, if it stays inside its folder."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or ":" in name:
         raise UserError(

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from occluded_reid.data.datasets.base import (
     Counts,
@@ -20,6 +18,7 @@ from occluded_reid.data.datasets.lists import check_inside, read_list
 from occluded_reid.utils.errors import UserError
 
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
+_VERSIONS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))  # V1 and V2
 
 
 class MSMT17(FolderDataset):
@@ -35,17 +34,7 @@ class MSMT17(FolderDataset):
     """
 
     dataset_name = "msmt17"
-    layouts: ClassVar[Sequence[str]] = (
-        "MSMT17_V1",
-        "MSMT17_V2",
-        "MSMT17/MSMT17_V1",
-        "MSMT17/MSMT17_V2",
-        "MSMT17",
-    )
-    versions: ClassVar[Sequence[tuple[str, str]]] = (
-        ("train", "test"),
-        ("mask_train_v2", "mask_test_v2"),
-    )
+    layouts = ("MSMT17_V1", "MSMT17_V2", "MSMT17/MSMT17_V1", "MSMT17/MSMT17_V2", "MSMT17")
     pattern = re.compile(r"\d+_\d+_(\d+)_")  # the camera; identities are in the lists
     example = "0000_000_01_0303morning_0008_0.jpg"
     num_cameras = 15
@@ -81,7 +70,7 @@ class MSMT17(FolderDataset):
         for home in self.list_candidates():
             if not all(resolve_case(home, name).is_file() for name in _LISTS):
                 continue
-            for names in self.versions:
+            for names in _VERSIONS:
                 train, test = (resolve_case(home, name) for name in names)
                 if train.is_dir() and test.is_dir():
                     self.home, self.image_folders = str(home), [train, test]

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
@@ -16,11 +14,8 @@ from occluded_reid.data.datasets.base import (
     Subsets,
     read_images,
 )
-from occluded_reid.data.datasets.layout import list_folders, resolve_case
+from occluded_reid.data.datasets.layout import list_folders
 from occluded_reid.data.datasets.two_sided import GALLERY_CAMERA, QUERY_CAMERA, read_side
-
-_OCCLUDED, _WHOLE = "occluded_body_images", "whole_body_images"
-_SIDES = {_OCCLUDED: QUERY_CAMERA, _WHOLE: GALLERY_CAMERA}
 
 
 @DATASET_REGISTRY.register()
@@ -42,17 +37,17 @@ class PDukeMTMC(FolderDataset):
 
     dataset_name = "pdukemtmc"
     protocols = ("binary", "cameras")
-    layouts: ClassVar[Sequence[str]] = (
+    layouts = (
         "P-DukeMTMC-reID",
         "P_DukeMTMC",
         "PDukeMTMC",
         "ICME2018_Occluded-Person-Reidentification_datasets/P-DukeMTMC-reID",
     )
     folders = {
-        "train": f"train/{_WHOLE}",
-        "occluded_train": f"train/{_OCCLUDED}",
-        "query": f"test/{_OCCLUDED}",
-        "gallery": f"test/{_WHOLE}",
+        "occluded_train": "train/occluded_body_images",
+        "train": "train/whole_body_images",
+        "query": "test/occluded_body_images",
+        "gallery": "test/whole_body_images",
     }
     pattern = re.compile(r"(\d+)_c(\d+)")
     example = "0019_c1_f0051230.jpg"
@@ -69,20 +64,13 @@ class PDukeMTMC(FolderDataset):
 
     def read_subsets(self) -> Subsets:
         """Read both sides for training, and one side each for queries and gallery."""
-        home = self.find_home()
-        return Subsets(
-            train=[
-                *self._read_side(home, "train", _OCCLUDED),
-                *self._read_side(home, "train", _WHOLE),
-            ],
-            query=self._read_side(home, "test", _OCCLUDED),
-            gallery=self._read_side(home, "test", _WHOLE),
-        )
+        cameras = (QUERY_CAMERA, GALLERY_CAMERA) * 2
+        occluded, whole, query, gallery = map(self._read_side, self.find_folders(), cameras)
+        return Subsets(occluded + whole, query, gallery)
 
-    def _read_side(self, home: Path, part: str, name: str) -> list[LabeledImage]:
-        folder = resolve_case(home, f"{part}/{name}")
+    def _read_side(self, folder: Path, camera: int) -> list[LabeledImage]:
         if self.protocol == "binary":
-            return read_side(folder, self.pattern, _SIDES[name])
+            return read_side(folder, self.pattern, camera)
         return [
             image
             for each in (folder, *list_folders(folder))

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
 from pathlib import Path
-from typing import ClassVar
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
@@ -38,7 +36,7 @@ class PartialiLIDS(TwoSided):
     dataset_name = "partialilids"
     protocols = ("whole", "crop")
     example = "001.jpg"
-    layouts: ClassVar[Sequence[str]] = ("Partial_iLIDS", "PartialiLIDS", "Partial-iLIDS")
+    layouts = ("Partial_iLIDS", "PartialiLIDS", "Partial-iLIDS")
     sides = {
         "whole": ((_NOCROP, "Gallery"), *_AMBIGUOUS),
         "crop": ((_CROP, "Gallery"), *_AMBIGUOUS),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from occluded_reid.data.datasets.market1501 import Market1501, MarketSplit
 from occluded_reid.data.datasets.msmt17 import MSMT17
 from occluded_reid.data.images import explain_image_errors, read_rgb
 from occluded_reid.data.transforms.occluder_cutouts import Cutout, read_cutouts, render_cutouts
-from occluded_reid.data.transforms.paste import SHARES, OccludedImage, paste_cutout, person_zone
+from occluded_reid.data.transforms.paste import SHARES, paste_cutout, person_zone
 from occluded_reid.synthetic.truth import Occluder, Truth, bound_mask, measure_masks, read_truth
 from occluded_reid.utils.errors import UserError, explain_read_errors
 from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder_once
@@ -78,7 +79,6 @@ class PastedQueries(FolderDataset):
         super().__init__(root, protocol, **kwargs)
         self.pasted: Path | None = None
         self.pasted_queries: list[LabeledImage] = []
-        self._truth: dict[str, Any] | None = None
         if self.protocol != "occluded":
             return
         if occluded_seed < 0:
@@ -93,29 +93,22 @@ class PastedQueries(FolderDataset):
         if paste:
             make_folder_once(folder, lambda empty: _paste_all(empty, base, cutouts, occluded_seed))
             self._query = self.pasted_queries
-            self._check_complete(folder)
+            missing = [image.path for image in self.query if not os.path.isfile(image.path)]
+            if missing:
+                raise UserError(
+                    f"{folder} lacks {len(missing)} of its {len(self.query)} images, such as "
+                    f"{os.path.basename(missing[0])}; {_REMEDY}"
+                )
 
-    def _check_complete(self, folder: Path) -> None:
-        missing = [image.path for image in self.query if not os.path.isfile(image.path)]
-        if missing:
-            raise UserError(
-                f"{folder} lacks {len(missing)} of its {len(self.query)} images, such as "
-                f"{os.path.basename(missing[0])}; {_REMEDY}"
-            )
-
-    @property
-    def truth(self) -> dict[str, Any] | None:
-        """The occlusion of each pasted query by its absolute path; None for ``holistic``.
-
-        Raises:
-            UserError: the file is missing or damaged.
-        """
-        if self._truth is None and self.pasted is not None:
-            errors = (OSError, KeyError, TypeError, ValueError)
-            with explain_read_errors(self.pasted / "truth.jsonl", _REMEDY, errors):
-                records = read_truth(self.pasted)
-            self._truth = {str(self.pasted / path): truth for path, truth in records.items()}
-        return self._truth
+    @cached_property
+    def truth(self) -> dict[str, Any] | None:  # type: ignore[override]
+        """The occlusion of each pasted query by its absolute path; None for ``holistic``."""
+        if self.pasted is None:
+            return None
+        errors = (OSError, KeyError, TypeError, ValueError)
+        with explain_read_errors(self.pasted / "truth.jsonl", _REMEDY, errors):
+            records = read_truth(self.pasted)
+        return {str(self.pasted / path): truth for path, truth in records.items()}
 
 
 @DATASET_REGISTRY.register()
@@ -181,21 +174,14 @@ def _paste_all(
         with explain_write_errors(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             Image.fromarray(occluded.pixels).save(path, quality=95)
-        truths.append(_build_truth(name, image, occluded))
+        covered, cutout = occluded.covered, occluded.cutout
+        height, width = covered.shape
+        truth = Truth(
+            path=name, identity=image.pid, camera=image.camid + 1, split="query",
+            size=(width, height), occlusion=cutout.occlusion,
+            occluders=(Occluder(cutout.kind, cutout.orientation, bound_mask(covered)),),
+            **measure_masks(person_zone((height, width)), covered),
+        )  # fmt: skip
+        truths.append(truth)
     with atomic_write(folder / "truth.jsonl", "w") as stream:
         stream.writelines(truth.to_json() + "\n" for truth in truths)
-
-
-def _build_truth(name: str, image: LabeledImage, occluded: OccludedImage) -> Truth:
-    covered, cutout = occluded.covered, occluded.cutout
-    zone = person_zone((covered.shape[0], covered.shape[1]))
-    return Truth(
-        path=name,
-        identity=image.pid,
-        camera=image.camid + 1,
-        split="query",
-        size=(covered.shape[1], covered.shape[0]),
-        occluders=(Occluder(cutout.kind, cutout.orientation, bound_mask(covered)),),
-        occlusion=cutout.occlusion,
-        **measure_masks(zone, covered),
-    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import logging
 import os
 from operator import itemgetter
@@ -20,7 +19,7 @@ from occluded_reid.data.datasets import (  # noqa: F401  (importing them registe
     synthetic,
     two_sided,
 )
-from occluded_reid.data.datasets.base import DatasetNotFound, FolderDataset
+from occluded_reid.data.datasets.base import DatasetNotFound, FolderDataset, count_images
 from occluded_reid.data.datasets.dukemtmc import DukeMTMC
 from occluded_reid.data.datasets.market1501 import Market1501
 from occluded_reid.data.datasets.msmt17 import MSMT17
@@ -29,11 +28,7 @@ from occluded_reid.utils.errors import UserError, suggest
 logger = logging.getLogger(__name__)
 
 # fast-reid has registered these names already, and its registry cannot be overridden
-_REPLACED: dict[str, type[FolderDataset]] = {
-    "DukeMTMC": DukeMTMC,
-    "MSMT17": MSMT17,
-    "Market1501": Market1501,
-}
+_REPLACED = {each.__name__: each for each in (DukeMTMC, MSMT17, Market1501)}
 
 
 def get_dataset_root() -> str:
@@ -74,7 +69,6 @@ def build_dataset(
 
     Raises:
         DatasetNotFound: the set is not on the disk.
-        UserError: the name or the protocol is unknown, or counts differ from the published ones.
 
     >>> build_dataset("Market1501", root="datasets").query[0]  # doctest: +SKIP
     LabeledImage(path='.../query/0001_c1s1_001051_00.jpg', pid=1, camid=0)
@@ -86,8 +80,6 @@ def build_dataset(
         used["protocol"] = _resolve(factory, named_protocol, protocol)
         used["allow_partial"] = allow_partial
         used |= {key: options[key] for key in factory.options if key in options}
-    elif "protocol" in inspect.signature(factory).parameters:
-        used["protocol"] = named_protocol or protocol
     elif named_protocol:
         raise UserError(f"{name} has no protocol {named_protocol!r}; it has only one")
     dataset = _read(name, factory, root, used)
@@ -99,15 +91,7 @@ def build_dataset(
 
 
 def resolve_protocol(name: str, protocol: str = "") -> str:
-    """Return the protocol that :func:`build_dataset` would use, without reading the set.
-
-    Args:
-        name: a registered name, or ``Name:protocol``.
-        protocol: as for :func:`build_dataset`.
-
-    Raises:
-        UserError: the name or the protocol is unknown.
-    """
+    """Return the protocol that :func:`build_dataset` would use, without reading the set."""
     name, _, named_protocol = name.partition(":")
     factory = find_factory(name)
     if issubclass(factory, FolderDataset):
@@ -117,15 +101,11 @@ def resolve_protocol(name: str, protocol: str = "") -> str:
 
 def summarize(dataset: ImageDataset) -> dict[str, dict[str, int]]:
     """Count images, identities (without distractors) and cameras of each subset."""
-    junk = set(dataset._junk_pids)
     rows = {}
     for subset in ("train", "query", "gallery"):
         items = getattr(dataset, subset)
-        rows[subset] = {
-            "images": len(items),
-            "identities": len({item[1] for item in items} - junk),
-            "cameras": len({item[2] for item in items}),
-        }
+        counts = count_images(items, dataset._junk_pids)._asdict()
+        rows[subset] = {**counts, "cameras": len({item[2] for item in items})}
     return rows
 
 
@@ -140,11 +120,7 @@ def _resolve(factory: type[FolderDataset], named: str, default: str) -> str:
 
 
 def find_factory(name: str) -> type[ImageDataset]:
-    """Return the class of a data set, ours before fast-reid's.
-
-    Raises:
-        UserError: no data set has this name; similar names are suggested.
-    """
+    """Return the class of a data set, ours before fast-reid's; suggest similar names."""
     if name in _REPLACED:
         return _REPLACED[name]
     names = list_dataset_names()

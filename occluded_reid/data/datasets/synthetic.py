@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ class SyntheticOccluded(FolderDataset):
     ) -> None:
         self.size = synthetic_size
         self.seed = synthetic_seed
-        self._truth: dict[str, Any] | None = None
         super().__init__(synthetic_root or root, protocol, **kwargs)
 
     def read_subsets(self) -> Subsets:
@@ -59,10 +59,8 @@ class SyntheticOccluded(FolderDataset):
         self.image_folders = [home / name for name in names]
         return Subsets(*map(self.read_folder, self.image_folders))
 
-    @property
-    def truth(self) -> dict[str, Any]:
+    @cached_property
+    def truth(self) -> dict[str, Any]:  # type: ignore[override]
         """The occlusion of each image by its absolute path; read on first access."""
-        if self._truth is None:
-            records = read_truth(self.home)
-            self._truth = {str(Path(self.home, path)): truth for path, truth in records.items()}
-        return self._truth
+        records = read_truth(self.home)
+        return {str(Path(self.home, path)): truth for path, truth in records.items()}

@@ -27,15 +27,10 @@ QUERY_CAMERA, GALLERY_CAMERA = 0, 1
 
 
 def read_side(folder: Path, pattern: re.Pattern[str], camid: int) -> list[LabeledImage]:
-    """Read one side: images in ``folder`` and in the folders directly below it.
+    """Read one side, sorted by path: images in ``folder`` and in the folders directly below it.
 
-    Args:
-        folder: the side's folder.
-        pattern: matched at the start of the file name; group 1 is the identity.
-        camid: the camera of all images of this side, from 0.
-
-    Returns:
-        The images, sorted by path. Folder names are never parsed.
+    ``pattern`` is matched at the start of the file name; group 1 is the identity. Folder names are
+    never parsed. All images get the camera ``camid``, counted from 0.
     """
     return [
         LabeledImage(str(home / name), int(match[1]), camid)
@@ -81,7 +76,7 @@ class OccludedREID(TwoSided):
     """
 
     dataset_name = "occludedreid"
-    layouts: ClassVar[Sequence[str]] = (
+    layouts = (
         "Occluded_REID",
         "OccludedREID",
         "Occluded-REID",
@@ -114,7 +109,7 @@ class PartialREID(TwoSided):
 
     dataset_name = "partialreid"
     protocols = ("occluded", "partial")
-    layouts: ClassVar[Sequence[str]] = ("Partial-REID_Dataset", "Partial_REID", "PartialREID")
+    layouts = ("Partial-REID_Dataset", "Partial_REID", "PartialREID")
     sides = {
         "occluded": (("occluded_body_images", "whole_body_images"),),
         "partial": (("partial_body_images", "whole_body_images"),),

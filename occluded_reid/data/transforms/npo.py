@@ -53,10 +53,7 @@ class PasteParams(NamedTuple):
 
 
 def sample_rectangle(
-    vertical: bool,
-    image_size: tuple[int, int],
-    extent: Sequence[float],
-    rng: np.random.Generator,
+    vertical: bool, image_size: tuple[int, int], extent: Sequence[float], rng: np.random.Generator
 ) -> Rectangle:
     """Choose where to paste a patch: in a corner, along the whole of one side.
 
