@@ -53,19 +53,14 @@ def _advise(dataset: Any) -> str:
 def parser() -> argparse.ArgumentParser:
     """Return the command line's parser."""
     options = build_parser(__doc__)
-    options.add_argument("name", help="a data set, Name or Name:protocol, such as OccludedDuke")
-    options.add_argument(
-        "--root",
-        help="folder of all data sets, or of this set; default $FASTREID_DATASETS or datasets",
-    )
-    options.add_argument("--decode", action="store_true", help="decode the pixels of every image")
-    options.add_argument("--debug", action="store_true", help="show the traceback of an error")
-    options.add_argument(
-        "opts",
-        nargs="*",
-        metavar="KEY VALUE",
-        help="configuration overrides, such as DATASETS.OCCLUDED.OCCLUDERS FOLDER",
-    )
+    add = options.add_argument
+    add("name", help="a data set, Name or Name:protocol, such as OccludedDuke")
+    root = "folder of all data sets, or of this set; default $FASTREID_DATASETS or datasets"
+    add("--root", help=root)
+    add("--decode", action="store_true", help="decode the pixels of every image")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    overrides = "configuration overrides, such as DATASETS.OCCLUDED.OCCLUDERS FOLDER"
+    add("opts", nargs="*", metavar="KEY VALUE", help=overrides)
     return options
 
 

@@ -28,7 +28,7 @@ def make(args: argparse.Namespace) -> None:
     """Write the set and print how many occluders of each class it has."""
     from tabulate import tabulate
 
-    from occluded_reid.data.prepare import box_window, occluder_sets
+    from occluded_reid.data.prepare import occluder_sets
 
     def cut(folder: Path) -> list[Any]:
         if args.mode == "masks":
@@ -38,7 +38,7 @@ def make(args: argparse.Namespace) -> None:
         if args.mode == "boxes":
             boxes = occluder_sets.read_boxes(Path(args.csv))
         else:
-            boxes = list(box_window.select_boxes(Path(args.images)))
+            boxes = list(occluder_sets.select_boxes(Path(args.images)))
         return occluder_sets.cut_boxes(boxes, folder)
 
     rows = occluder_sets.write_occluder_set(Path(args.output), cut)
@@ -90,27 +90,14 @@ def parser() -> argparse.ArgumentParser:
     add = masks.add_argument
     add("--frames", nargs="+", required=True, metavar="DIR", help="folders of images")
     add("--labels", nargs="+", required=True, metavar="DIR", help="their label images, same stems")
-    add(
-        "--classes",
-        nargs="+",
-        required=True,
-        metavar="NAME=INDEX",
-        help="what to cut out; pedestrian and bicyclist are pasted beside persons as persons",
-    )
+    persons = "what to cut out; pedestrian and bicyclist are pasted beside persons as persons"
+    add("--classes", nargs="+", required=True, metavar="NAME=INDEX", help=persons)
     add("--min-area", type=int, default=1000, help="in pixels (1000)")
-    add(
-        "--min-thickness",
-        type=float,
-        default=6.0,
-        help="2 area / perimeter, in pixels; excludes slivers and bare branches (6)",
-    )
+    thickness = "2 area / perimeter, in pixels; excludes slivers and bare branches (6)"
+    add("--min-thickness", type=float, default=6.0, help=thickness)
     add("--per-class", type=int, default=100, help="maximum number per class; 0: all (100)")
-    add(
-        "--sequence",
-        default=r"(.*)_",
-        metavar="REGEX",
-        help="its first group, matched at the start of a name, is the sequence (all before last _)",
-    )
+    group = "its first group, matched at the start of a name, is the sequence (all before last _)"
+    add("--sequence", default=r"(.*)_", metavar="REGEX", help=group)
     add("--test", nargs="*", default=[], metavar="SEQ", help="held-out sequences (every second)")
     boxes = modes.add_parser("boxes", help="patches from boxes in a CSV file")
     boxes.add_argument("--csv", required=True, metavar="F", help="image, x0, y0, x1, y1")

@@ -10,7 +10,7 @@ from fastreid.data.transforms import build_transforms
 from fastreid.utils import comm
 from torch.utils.data import BatchSampler
 
-from occluded_reid.data.cache import CachedImages, DecodedImages, open_cache
+from occluded_reid.data.cache import DecodedImages, Images, open_cache
 from occluded_reid.data.datasets.registry import build_dataset, get_dataset_root
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.data.reid_dataset import BatchDataset, Item, ReidDataset
@@ -70,7 +70,7 @@ def _build_train_dataset(cfg: CfgNode, items: list[Item]) -> ReidDataset:
         return ReidDataset(items, build_transforms(cfg, is_train=True), npo=npo)
     augmentation = build_augmentation(cfg, npo)
     decoded = DecodedImages([item[0] for item in items], augmentation.resize)
-    images: DecodedImages | CachedImages = decoded
+    images: Images = decoded
     if folder:
         threads = max(1, cfg.DATALOADER.NUM_WORKERS)
         images = open_cache(decoded, augmentation.size, folder, threads=threads)

@@ -63,6 +63,10 @@ class CachedImages:
         return CachedImages, self._arguments  # a spawned worker maps the file, not a copy of it
 
 
+Images = DecodedImages | CachedImages
+"""A list of images of one size."""
+
+
 def open_cache(
     images: DecodedImages, size: tuple[int, int], folder: str, *, threads: int = 1
 ) -> CachedImages:

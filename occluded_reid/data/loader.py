@@ -58,7 +58,10 @@ class ReidLoader(DeviceLoader):
                 )
             if batch:
                 batch = self.move_batch(batch)
-                yield {name: _convert_image(value) for name, value in batch.items()}
+                for name, value in batch.items():  # workers send bytes where they can
+                    if torch.is_tensor(value) and value.dtype == torch.uint8:
+                        batch[name] = value.float()
+                yield batch
 
     def _handle_unreadable(self, unreadable: list[Unreadable]) -> None:
         for path, reason in unreadable:
@@ -70,11 +73,6 @@ class ReidLoader(DeviceLoader):
             if path not in self._logged:
                 self._logged.add(path)
                 logger.warning(f"Skipped an image that cannot be read: {path} ({reason})")
-
-
-def _convert_image(value: Any) -> Any:
-    """Convert uint8 images to float32; workers send bytes where they can."""
-    return value.float() if torch.is_tensor(value) and value.dtype == torch.uint8 else value
 
 
 def prefetch(batches: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:

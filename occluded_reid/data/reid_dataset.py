@@ -15,7 +15,7 @@ import torch
 from fastreid.data.common import CommDataset
 from torch.utils.data import default_collate
 
-from occluded_reid.data.cache import CachedImages, DecodedImages
+from occluded_reid.data.cache import Images
 from occluded_reid.data.images import READ_ERRORS, read_rgb
 from occluded_reid.data.transforms.augmentation import Augmentation
 from occluded_reid.data.transforms.npo import NpoAugmentation
@@ -42,20 +42,14 @@ class Unreadable(NamedTuple):
 class ReidDataset(CommDataset):
     """fast-reid's data set with seeded augmentation; it reports unreadable images.
 
-    Args:
-        items: (path, identity, camera) of each image.
-        transform: maps a PIL image to a (3, H, W) tensor.
-        relabel: renumber identities and cameras from 0.
-        npo: occludes the transformed image wherever the index brings a seed.
+    ``transform`` maps a PIL image to a (3, H, W) tensor; ``npo`` occludes it wherever the index
+    brings a seed. ``relabel`` renumbers identities and cameras from 0.
     """
 
     def __init__(
-        self,
-        items: list[Item],
-        transform: Callable[[Any], torch.Tensor],
-        relabel: bool = True,
+        self, items: list[Item], transform: Callable[[Any], torch.Tensor], relabel: bool = True,
         npo: NpoAugmentation | None = None,
-    ):
+    ):  # fmt: skip
         super().__init__(items, transform, relabel)
         self._npo = npo
 
@@ -94,12 +88,7 @@ class BatchDataset(ReidDataset):
     ``images`` are in the order of the items (path, identity, camera).
     """
 
-    def __init__(
-        self,
-        items: list[Item],
-        images: DecodedImages | CachedImages,
-        augmentation: Augmentation,
-    ):
+    def __init__(self, items: list[Item], images: Images, augmentation: Augmentation):
         super().__init__(items, augmentation.resize)
         self._images = images
         self._augmentation = augmentation

@@ -20,27 +20,20 @@ _IDENTITY_SAMPLERS = ("BalancedIdentitySampler", "NaiveIdentitySampler")
 class EpochBatches(Sampler[list[SampleIndex]]):
     """An endless stream of batches in which epoch ``e`` depends on ``(seed, e)`` alone.
 
+    A resumed run begins with batch ``start_batch`` of epoch ``start_epoch``.
+
     Args:
         build: builds one of fast-reid's samplers from a seed that all ranks share.
         batch_size: images per batch on this rank.
-        batches_per_epoch: number of batches after which the next epoch begins.
+        length: number of batches in an epoch.
         seed: the run's seed.
-
-    Attributes:
-        start_epoch: the first epoch to yield, for a resumed run.
-        start_batch: the first batch of that epoch.
     """
 
     def __init__(
-        self,
-        build: Callable[[int], Sampler[int]],
-        batch_size: int,
-        batches_per_epoch: int,
-        seed: int,
+        self, build: Callable[[int], Sampler[int]], batch_size: int, length: int, seed: int
     ):
         self._build = build
-        self._batch_size = batch_size
-        self._batches_per_epoch = batches_per_epoch
+        self._batch_size, self._length = batch_size, length
         self._seed = seed
         self._rank = comm.get_rank()
         self.start_epoch, self.start_batch = 0, 0
@@ -51,7 +44,7 @@ class EpochBatches(Sampler[list[SampleIndex]]):
             positions = iter(self._build(shared_seed))
             # fast-reid's samplers seed the global generators and draw from them
             randomness = PrivateRandomness(shared_seed)
-            for batch in range(self._batches_per_epoch):
+            for batch in range(self._length):
                 with randomness:
                     chosen = list(itertools.islice(positions, self._batch_size))
                 if (epoch, batch) < (self.start_epoch, self.start_batch):

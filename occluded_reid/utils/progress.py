@@ -23,15 +23,16 @@ def on_terminal() -> bool:
 def progress(
     items: Iterable[T],
     *,
-    total: int,
+    total: int | None = None,
     description: str,
     unit: str = "it",
     logger: logging.Logger | None = None,
 ) -> Iterator[T]:
-    """Yield ``items``, ``total`` of them, and show how far the work is.
+    """Yield ``items``, ``total`` of them if they have no length, and show how far the work is.
 
     Where stderr is no terminal, ``logger`` receives one line each 30 seconds and one at the end.
     """
+    total = len(items) if total is None else total  # type: ignore[arg-type]
     if on_terminal():
         yield from tqdm(items, total=total, desc=description, unit=unit, leave=False)
         return

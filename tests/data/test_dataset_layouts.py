@@ -366,7 +366,7 @@ def test_folders_that_cannot_be_listed_are_named(tmp_path: Path) -> None:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "listdir", refuse)
-        with pytest.raises(UserError, match=r"cannot list .*query \(Permission denied\)"):
+        with pytest.raises(UserError, match=r"cannot read .*query \(Permission denied\)"):
             read("OccludedDuke", tmp_path)
 
 

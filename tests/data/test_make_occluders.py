@@ -127,7 +127,7 @@ def test_components_touching_at_a_corner_are_one() -> None:
     labels = np.zeros((60, 60), np.uint8)
     labels[0:20, 0:20] = labels[20:40, 20:40] = 1
     labels[45:60, 45:60] = 1
-    boxes = [one.box for one in find_components(labels, {1: "car"}, 1, 0)]
+    boxes = [box for _, box, _ in find_components(labels, {1: "car"}, 1, 0)]
     assert boxes == [(0, 0, 40, 40), (45, 45, 60, 60)]
 
 

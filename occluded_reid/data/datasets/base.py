@@ -15,7 +15,12 @@ from typing import Any, ClassVar, NamedTuple
 
 from fastreid.data.datasets.bases import ImageDataset
 
-from occluded_reid.data.datasets.layout import list_candidates, list_names, resolve_case
+from occluded_reid.data.datasets.layout import (
+    list_candidates,
+    list_folders,
+    list_names,
+    resolve_case,
+)
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -58,27 +63,33 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
-def read_images(folder: Path, pattern: re.Pattern[str], *, num_cameras: int) -> list[LabeledImage]:
+def read_images(
+    folder: Path, pattern: re.Pattern[str], *, num_cameras: int, camid: int | None = None,
+    nested: bool = False,
+) -> list[LabeledImage]:  # fmt: skip
     """Parse identity and camera of each image directly in ``folder`` from its file name.
 
     ``pattern`` is matched at the start of the name; group 1 is the identity, group 2 the camera,
-    counted from 1. Other files, names that do not match, and negative identities (junk detections)
-    are skipped. The images are sorted by name.
+    counted from 1 to ``num_cameras``; ``camid`` replaces it. Other files, names that do not match,
+    and negative identities (junk detections) are skipped. The images are sorted by name. With
+    ``nested``, those in the folders directly below follow; folder names are never parsed.
     """
     images = []
-    for name in list_names(folder):
-        match = pattern.match(name)
-        if match is None or not is_image_name(name):
+    homes = [folder, *list_folders(folder)] if nested else [folder]
+    for path in (home / name for home in homes for name in list_names(home)):
+        match = pattern.match(path.name)
+        if match is None or not is_image_name(path.name):
             continue
-        pid, camera = int(match[1]), int(match[2])
+        pid = int(match[1])
         if pid < 0:
             continue
-        if not 1 <= camera <= num_cameras:
+        camera = int(match[2]) if camid is None else camid + 1
+        if camid is None and not 1 <= camera <= num_cameras:
             raise UserError(
-                f"{folder / name}: the name has camera {camera}, but the set has cameras 1 to "
+                f"{path}: the name has camera {camera}, but the set has cameras 1 to "
                 f"{num_cameras}; rename or remove the file"
             )
-        images.append(LabeledImage(str(folder / name), pid, camera - 1))
+        images.append(LabeledImage(str(path), pid, camera - 1))
     return images
 
 
@@ -94,29 +105,21 @@ class FolderDataset(ImageDataset):
         allow_partial: warn instead of failing where counts differ from :attr:`expected`.
     """
 
-    #: Prefix of training labels; sets that share identities share it.
-    dataset_name: str = ""
-    #: Evaluation protocols, the default first; empty if there is only one.
-    protocols: ClassVar[Sequence[str]] = ()
+    dataset_name: str = ""  # prefix of training labels; sets that share identities share it
+    protocols: ClassVar[Sequence[str]] = ()  # the default first; empty if there is only one
     #: Folders below ``root`` that are tried in order; ``""`` is ``root`` itself.
     layouts: ClassVar[Sequence[str]] = ("",)
     #: Folder of each subset below the layout's folder.
     folders: ClassVar[Mapping[str, str]] = {
-        "train": "bounding_box_train",
-        "query": "query",
-        "gallery": "bounding_box_test",
-    }
-    pattern: ClassVar[re.Pattern[str]] = re.compile(r"(-?\d+)_c(\d+)")
-    #: A file name that :attr:`pattern` matches, for messages.
-    example: ClassVar[str] = "0001_c1_000001.jpg"
+        "train": "bounding_box_train", "query": "query", "gallery": "bounding_box_test",
+    }  # fmt: skip
+    pattern: ClassVar[re.Pattern[str]] = re.compile(r"(-?\d+)_c(\d+)")  # see read_images
+    example: ClassVar[str] = "0001_c1_000001.jpg"  # a name that matches, for messages
     num_cameras: ClassVar[int] = 1
-    #: Published counts by subset; a missing subset is not checked.
-    expected: ClassVar[Mapping[str, Counts]] = {}
-    #: Further arguments of the class that ``build_dataset`` passes on.
-    options: ClassVar[Sequence[str]] = ()
+    expected: ClassVar[Mapping[str, Counts]] = {}  # published counts; other subsets go unchecked
+    options: ClassVar[Sequence[str]] = ()  # further arguments that build_dataset passes on
     #: What to do if the set is missing.
     advice: ClassVar[str] = "Download the data set and unpack it there"
-
     #: Identities that are no persons: excluded from training and queries, but kept in the gallery
     #: unless negative. The name is fast-reid's.
     _junk_pids: ClassVar[list[int]] = [-1]
@@ -131,12 +134,8 @@ class FolderDataset(ImageDataset):
         self.allow_partial = allow_partial
         subsets = self.read_subsets()
         self._check_counts(subsets)
-        super().__init__(
-            label_training_items(subsets.train, self.dataset_name),
-            subsets.query,
-            subsets.gallery,
-            **kwargs,
-        )
+        train = label_training_items(subsets.train, self.dataset_name)
+        super().__init__(train, subsets.query, subsets.gallery, **kwargs)
 
     @classmethod
     def resolve_protocol(cls, protocol: str) -> str:
@@ -164,23 +163,28 @@ class FolderDataset(ImageDataset):
 
     def read_subsets(self) -> Subsets:
         """Find and read the images; by default one folder per subset."""
-        folders = zip(self.folders, self.find_folders(), strict=True)
-        images = {subset: self.read_folder(folder) for subset, folder in folders}
+        folders = self.find_folders([tuple(self.folders.values())])
+        images = dict(zip(self.folders, map(self.read_folder, folders), strict=True))
         return Subsets(
             train=self.remove_junk(images.get("train", [])),
             query=self.remove_junk(images.get("query", [])),
             gallery=images.get("gallery", []),
         )
 
-    def find_folders(self) -> list[Path]:
-        """Return all of :attr:`folders` in the first candidate that has them."""
-        wanted = list(self.folders.values())
+    def find_folders(
+        self, choices: Sequence[Sequence[str]], files: Sequence[str] = ()
+    ) -> list[Path]:
+        """Return the first choice of folders that a candidate has, together with ``files``."""
         for home in self.list_candidates():
-            folders = [resolve_case(home, name) for name in wanted]
-            if all(folder.is_dir() for folder in folders):
-                self.home, self.image_folders = str(home), folders
-                return folders
-        raise self.missing_error(f"folders {', '.join(wanted)}")
+            if not all(resolve_case(home, name).is_file() for name in files):
+                continue
+            for names in choices:
+                folders = [resolve_case(home, name) for name in names]
+                if all(folder.is_dir() for folder in folders):
+                    self.home, self.image_folders = str(home), folders
+                    return folders
+        wanted = " or ".join((" and " if choices[1:] else ", ").join(names) for names in choices)
+        raise self.missing_error(f"folders {wanted}{' with ' * bool(files)}{', '.join(files)}")
 
     def read_folder(self, folder: Path) -> list[LabeledImage]:
         """Parse the image names of one folder."""

@@ -25,10 +25,8 @@ class DukeMTMC(FolderDataset):
     example = "0001_c2_f0046182.jpg"
     num_cameras = 8
     expected = {
-        "train": Counts(16522, 702),
-        "query": Counts(2228, 702),
-        "gallery": Counts(17661, 1110),
-    }
+        "train": Counts(16522, 702), "query": Counts(2228, 702), "gallery": Counts(17661, 1110),
+    }  # fmt: skip
     advice = (
         "Its authors have withdrawn DukeMTMC, and nobody distributes it any more. If you have "
         "DukeMTMC-reID, unpack it in the first of these folders"
@@ -49,10 +47,8 @@ class OccludedDuke(DukeMTMC):
 
     layouts = ("Occluded_Duke", "dukemtmcreid/Occluded_Duke", "OccludedDuke", "Occluded-Duke")
     expected = {
-        "train": Counts(15618, 702),
-        "query": Counts(2210, 519),
-        "gallery": Counts(17661, 1110),
-    }
+        "train": Counts(15618, 702), "query": Counts(2210, 519), "gallery": Counts(17661, 1110),
+    }  # fmt: skip
     advice = (
         "Build it from DukeMTMC-reID (withdrawn by its authors) and the public name lists: "
         "tools/build_occluded_duke.py"

@@ -6,19 +6,15 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import explain_read_errors
 
 _SYSTEM_FOLDERS = frozenset({"__macosx", "$recycle.bin", "system volume information"})
 
 
 def list_names(folder: Path) -> list[str]:
     """Return the sorted names of all files and folders in ``folder``."""
-    try:
+    with explain_read_errors(folder, "check that it is a readable folder"):
         return sorted(os.listdir(folder))
-    except OSError as error:
-        raise UserError(
-            f"cannot list {folder} ({error.strerror}); check that it is a readable folder"
-        ) from error
 
 
 def list_folders(folder: Path) -> list[Path]:
@@ -60,12 +56,7 @@ def list_candidates(root: Path, layouts: Iterable[str]) -> Iterator[Path]:
     for home in homes:
         yield home
         if home != root or "" not in layouts:
-            yield from _list_nested(home)
-
-
-def _list_nested(home: Path) -> list[Path]:
-    """Return the folder in ``home`` into which the archive may have been unpacked again."""
-    nested = list_folders(home) if home.is_dir() else []
-    if len(nested) == 1:
-        return nested
-    return [folder for folder in nested if folder.name.lower() == home.name.lower()]
+            # the archive may have been unpacked into a folder of its own
+            nested = list_folders(home) if home.is_dir() else []
+            one = len(nested) == 1
+            yield from (each for each in nested if one or each.name.lower() == home.name.lower())

@@ -27,10 +27,8 @@ class Market1501(FolderDataset):
     example = "0002_c1s1_000451_03.jpg"
     num_cameras = 6
     expected = {
-        "train": Counts(12936, 751),
-        "query": Counts(3368, 750),
-        "gallery": Counts(15913, 750),
-    }
+        "train": Counts(12936, 751), "query": Counts(3368, 750), "gallery": Counts(15913, 750),
+    }  # fmt: skip
     advice = (
         "Get Market-1501 from its authors (for research only, not to be redistributed) and unpack "
         "it in the first of these folders"
@@ -62,7 +60,13 @@ class MarketSplit(Market1501):
 
     def read_subsets(self) -> Subsets:
         """Split the images of the first folder that has any."""
-        images = self._read_first_folder()
+        for folder in self.list_candidates():
+            images = self.remove_junk(self.read_folder(folder)) if folder.is_dir() else []
+            if images:
+                self.home, self.image_folders = str(folder), [folder]
+                break
+        else:
+            raise self.missing_error(f"images of bounding_box_train (names such as {self.example})")
         pids = sorted({image.pid for image in images})
         training = set(pids[: round(len(pids) * 500 / 751)])
         queries: dict[tuple[int, int], LabeledImage] = {}
@@ -75,11 +79,3 @@ class MarketSplit(Market1501):
             query=[image for image in images if image.path in query_paths],
             gallery=[i for i in images if i.pid not in training and i.path not in query_paths],
         )
-
-    def _read_first_folder(self) -> list[LabeledImage]:
-        for folder in self.list_candidates():
-            images = self.remove_junk(self.read_folder(folder)) if folder.is_dir() else []
-            if images:
-                self.home, self.image_folders = str(folder), [folder]
-                return images
-        raise self.missing_error(f"images of bounding_box_train (names such as {self.example})")

@@ -39,19 +39,17 @@ class MSMT17(FolderDataset):
     example = "0000_000_01_0303morning_0008_0.jpg"
     num_cameras = 15
     expected = {
-        "train": Counts(30248, 1041),
-        "query": Counts(11659, 3060),
-        "gallery": Counts(82161, 3060),
-    }
+        "train": Counts(30248, 1041), "query": Counts(11659, 3060), "gallery": Counts(82161, 3060),
+    }  # fmt: skip
     advice = "Get MSMT17 from its authors and unpack it in the first of these folders"
 
     def read_subsets(self) -> Subsets:
         """Read the images in the lists."""
-        home, train_folder, test_folder = self._find()
+        train_folder, test_folder = self.find_folders(_VERSIONS, _LISTS)
         folders = (train_folder, train_folder, test_folder, test_folder)
         present = _list_files(train_folder) | _list_files(test_folder)
         train, validation, query, gallery = (
-            self._read_listed(resolve_case(home, name), folder, present)
+            self._read_listed(resolve_case(Path(self.home), name), folder, present)
             for name, folder in zip(_LISTS, folders, strict=True)
         )
         self._validation = label_training_items(validation, self.dataset_name)
@@ -65,18 +63,6 @@ class MSMT17(FolderDataset):
         """Train on the validation images, queries and gallery too."""
         self._train = self.train + self._validation
         super().combine_all()
-
-    def _find(self) -> tuple[Path, Path, Path]:
-        for home in self.list_candidates():
-            if not all(resolve_case(home, name).is_file() for name in _LISTS):
-                continue
-            for names in _VERSIONS:
-                train, test = (resolve_case(home, name) for name in names)
-                if train.is_dir() and test.is_dir():
-                    self.home, self.image_folders = str(home), [train, test]
-                    return home, train, test
-        wanted = "folders train and test (or mask_train_v2 and mask_test_v2) with list_train.txt, "
-        raise self.missing_error(wanted + "list_val.txt, list_query.txt, ...")
 
     def _read_listed(self, source: Path, folder: Path, present: set[str]) -> list[LabeledImage]:
         images = []

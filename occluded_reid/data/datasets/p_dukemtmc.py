@@ -3,19 +3,11 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from occluded_reid.data.datasets.base import (
-    Counts,
-    FolderDataset,
-    LabeledImage,
-    Subsets,
-    read_images,
-)
-from occluded_reid.data.datasets.layout import list_folders
-from occluded_reid.data.datasets.two_sided import GALLERY_CAMERA, QUERY_CAMERA, read_side
+from occluded_reid.data.datasets.base import Counts, FolderDataset, Subsets, read_images
+from occluded_reid.data.datasets.two_sided import GALLERY_CAMERA, QUERY_CAMERA
 
 
 @DATASET_REGISTRY.register()
@@ -38,25 +30,19 @@ class PDukeMTMC(FolderDataset):
     dataset_name = "pdukemtmc"
     protocols = ("binary", "cameras")
     layouts = (
-        "P-DukeMTMC-reID",
-        "P_DukeMTMC",
-        "PDukeMTMC",
+        "P-DukeMTMC-reID", "P_DukeMTMC", "PDukeMTMC",
         "ICME2018_Occluded-Person-Reidentification_datasets/P-DukeMTMC-reID",
-    )
+    )  # fmt: skip
     folders = {
-        "occluded_train": "train/occluded_body_images",
-        "train": "train/whole_body_images",
-        "query": "test/occluded_body_images",
-        "gallery": "test/whole_body_images",
-    }
+        "occluded_train": "train/occluded_body_images", "train": "train/whole_body_images",
+        "query": "test/occluded_body_images", "gallery": "test/whole_body_images",
+    }  # fmt: skip
     pattern = re.compile(r"(\d+)_c(\d+)")
     example = "0019_c1_f0051230.jpg"
     num_cameras = 8
     expected = {
-        "train": Counts(12927, 665),
-        "query": Counts(2163, 634),
-        "gallery": Counts(9053, 634),
-    }
+        "train": Counts(12927, 665), "query": Counts(2163, 634), "gallery": Counts(9053, 634),
+    }  # fmt: skip
     advice = (
         "It is made of DukeMTMC, which its authors have withdrawn. If you have "
         "P-DukeMTMC-reid.zip, unpack it in the first of these folders"
@@ -64,15 +50,11 @@ class PDukeMTMC(FolderDataset):
 
     def read_subsets(self) -> Subsets:
         """Read both sides for training, and one side each for queries and gallery."""
-        cameras = (QUERY_CAMERA, GALLERY_CAMERA) * 2
-        occluded, whole, query, gallery = map(self._read_side, self.find_folders(), cameras)
+        folders = self.find_folders([tuple(self.folders.values())])
+        sides: list[int | None] = [QUERY_CAMERA, GALLERY_CAMERA] * 2
+        camids = sides if self.protocol == "binary" else [None] * 4
+        occluded, whole, query, gallery = (
+            read_images(folder, self.pattern, num_cameras=8, camid=camid, nested=True)
+            for folder, camid in zip(folders, camids, strict=True)
+        )
         return Subsets(occluded + whole, query, gallery)
-
-    def _read_side(self, folder: Path, camera: int) -> list[LabeledImage]:
-        if self.protocol == "binary":
-            return read_side(folder, self.pattern, camera)
-        return [
-            image
-            for each in (folder, *list_folders(folder))
-            for image in read_images(each, self.pattern, num_cameras=self.num_cameras)
-        ]

@@ -48,8 +48,6 @@ class PastedQueries(FolderDataset):
     occluders, the seed and :data:`VERSION`. They have the base's file names.
 
     Args:
-        root: the folder of all data sets.
-        protocol: ``occluded`` (default) or ``holistic``.
         occluders: an occluder set, see :mod:`~occluded_reid.data.transforms.occluder_cutouts`;
             ``""`` uses synthetic occluders.
         occluded_seed: decides what is pasted where; not negative.
@@ -66,16 +64,9 @@ class PastedQueries(FolderDataset):
     options = ("occluders", "occluded_seed", "occluded_root", "paste")
 
     def __init__(
-        self,
-        root: str = "datasets",
-        protocol: str = "",
-        *,
-        occluders: str = "",
-        occluded_seed: int = 0,
-        occluded_root: str = "",
-        paste: bool = True,
-        **kwargs: Any,
-    ) -> None:
+        self, root: str = "datasets", protocol: str = "", *, occluders: str = "",
+        occluded_seed: int = 0, occluded_root: str = "", paste: bool = True, **kwargs: Any,
+    ) -> None:  # fmt: skip
         super().__init__(root, protocol, **kwargs)
         self.pasted: Path | None = None
         self.pasted_queries: list[LabeledImage] = []
@@ -161,9 +152,7 @@ def _paste_all(
     by_occlusion = {name: [c for c in cutouts if c.occlusion == name] for name in SHARES}
     candidates = {name: same for name, same in by_occlusion.items() if same}
     truths = []
-    for name, image in progress(
-        base.items(), total=len(base), description="Pasting over queries", logger=logger
-    ):
+    for name, image in progress(base.items(), description="Pasting over queries", logger=logger):
         with explain_image_errors(f"the image {image.path}", "replace or remove it"):
             pixels = np.asarray(read_rgb(image.path))
         # seeded by the name, so that a query does not depend on the rest of the set

@@ -42,20 +42,14 @@ def list_dataset_names() -> list[str]:
 
 
 def build_dataset(
-    name: str,
-    *,
-    root: str,
-    protocol: str = "",
-    allow_partial: bool = False,
-    combineall: bool = False,
-    verbose: bool = True,
-    **options: Any,
-) -> ImageDataset:
+    name: str, *, root: str, protocol: str = "", allow_partial: bool = False,
+    combineall: bool = False, verbose: bool = True, **options: Any,
+) -> ImageDataset:  # fmt: skip
     """Read a data set.
 
     Args:
         name: a registered name, or ``Name:protocol``.
-        root: the folder of all data sets, see :func:`get_dataset_root`.
+        root: the folder of all data sets.
         protocol: used by sets with several protocols where ``name`` gives none; ``""`` is the
             set's default.
         allow_partial: warn instead of failing where counts differ from the published ones.
@@ -73,15 +67,15 @@ def build_dataset(
     >>> build_dataset("Market1501", root="datasets").query[0]  # doctest: +SKIP
     LabeledImage(path='.../query/0001_c1s1_001051_00.jpg', pid=1, camid=0)
     """
-    name, _, named_protocol = name.partition(":")
+    protocol = resolve_protocol(name, protocol)
+    name = name.partition(":")[0]
     factory = find_factory(name)
     used: dict[str, Any] = {"combineall": combineall, "verbose": verbose}
     if issubclass(factory, FolderDataset):
-        used["protocol"] = _resolve(factory, named_protocol, protocol)
-        used["allow_partial"] = allow_partial
+        used |= {"protocol": protocol, "allow_partial": allow_partial}
         used |= {key: options[key] for key in factory.options if key in options}
-    elif named_protocol:
-        raise UserError(f"{name} has no protocol {named_protocol!r}; it has only one")
+    elif protocol:
+        raise UserError(f"{name} has no protocol {protocol!r}; it has only one")
     dataset = _read(name, factory, root, used)
     if verbose:
         of_protocol = getattr(dataset, "protocol", "")
@@ -94,9 +88,9 @@ def resolve_protocol(name: str, protocol: str = "") -> str:
     """Return the protocol that :func:`build_dataset` would use, without reading the set."""
     name, _, named_protocol = name.partition(":")
     factory = find_factory(name)
-    if issubclass(factory, FolderDataset):
-        return _resolve(factory, named_protocol, protocol)
-    return named_protocol
+    if not issubclass(factory, FolderDataset):
+        return named_protocol
+    return factory.resolve_protocol(named_protocol or (protocol if factory.protocols else ""))
 
 
 def summarize(dataset: ImageDataset) -> dict[str, dict[str, int]]:
@@ -113,10 +107,6 @@ def format_summary(dataset: ImageDataset) -> str:
     """Return :func:`summarize` as a table for the log."""
     rows = [{"subset": subset, **counts} for subset, counts in summarize(dataset).items()]
     return tabulate(rows, headers="keys", tablefmt="pipe")
-
-
-def _resolve(factory: type[FolderDataset], named: str, default: str) -> str:
-    return factory.resolve_protocol(named or (default if factory.protocols else ""))
 
 
 def find_factory(name: str) -> type[ImageDataset]:

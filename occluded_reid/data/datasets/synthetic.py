@@ -21,8 +21,6 @@ class SyntheticOccluded(FolderDataset):
     the same gallery. The images depend on size, seed and version of the generator only.
 
     Args:
-        root: the folder of all data sets.
-        protocol: ``occluded`` (default) or ``holistic``.
         synthetic_size: a name in :data:`occluded_reid.synthetic.SIZES`.
         synthetic_seed: of all random choices.
         synthetic_root: where the images are kept; ``""`` is ``root``.
@@ -35,17 +33,10 @@ class SyntheticOccluded(FolderDataset):
     options = ("synthetic_size", "synthetic_seed", "synthetic_root")
 
     def __init__(
-        self,
-        root: str = "datasets",
-        protocol: str = "",
-        *,
-        synthetic_size: str = "small",
-        synthetic_seed: int = 0,
-        synthetic_root: str = "",
-        **kwargs: Any,
-    ) -> None:
-        self.size = synthetic_size
-        self.seed = synthetic_seed
+        self, root: str = "datasets", protocol: str = "", *, synthetic_size: str = "small",
+        synthetic_seed: int = 0, synthetic_root: str = "", **kwargs: Any,
+    ) -> None:  # fmt: skip
+        self.size, self.seed = synthetic_size, synthetic_seed
         super().__init__(synthetic_root or root, protocol, **kwargs)
 
     def read_subsets(self) -> Subsets:

@@ -9,35 +9,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import ClassVar
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from occluded_reid.data.datasets.base import (
-    Counts,
-    FolderDataset,
-    LabeledImage,
-    Subsets,
-    is_image_name,
-)
-from occluded_reid.data.datasets.layout import list_folders, list_names, resolve_case
+from occluded_reid.data.datasets.base import Counts, FolderDataset, Subsets, read_images
 
 QUERY_CAMERA, GALLERY_CAMERA = 0, 1
-
-
-def read_side(folder: Path, pattern: re.Pattern[str], camid: int) -> list[LabeledImage]:
-    """Read one side, sorted by path: images in ``folder`` and in the folders directly below it.
-
-    ``pattern`` is matched at the start of the file name; group 1 is the identity. Folder names are
-    never parsed. All images get the camera ``camid``, counted from 0.
-    """
-    return [
-        LabeledImage(str(home / name), int(match[1]), camid)
-        for home in (folder, *list_folders(folder))
-        for name in list_names(home)
-        if is_image_name(name) and (match := pattern.match(name))
-    ]
 
 
 class TwoSided(FolderDataset):
@@ -51,18 +29,11 @@ class TwoSided(FolderDataset):
 
     def read_subsets(self) -> Subsets:
         """Read the first pair of folders that exists."""
-        for home in self.list_candidates():
-            for names in self.sides[self.protocol]:
-                query, gallery = (resolve_case(home, name) for name in names)
-                if query.is_dir() and gallery.is_dir():
-                    self.home, self.image_folders = str(home), [query, gallery]
-                    return Subsets(
-                        train=[],
-                        query=read_side(query, self.pattern, QUERY_CAMERA),
-                        gallery=read_side(gallery, self.pattern, GALLERY_CAMERA),
-                    )
-        wanted = " or ".join(" and ".join(names) for names in self.sides[self.protocol])
-        raise self.missing_error(f"folders {wanted}")
+        query, gallery = (
+            read_images(folder, self.pattern, num_cameras=2, camid=camid, nested=True)
+            for camid, folder in enumerate(self.find_folders(self.sides[self.protocol]))
+        )
+        return Subsets([], query, gallery)
 
 
 @DATASET_REGISTRY.register()
@@ -77,18 +48,15 @@ class OccludedREID(TwoSided):
 
     dataset_name = "occludedreid"
     layouts = (
-        "Occluded_REID",
-        "OccludedREID",
-        "Occluded-REID",
+        "Occluded_REID", "OccludedREID", "Occluded-REID",
         "ICME2018_Occluded-Person-Reidentification_datasets/Occluded_REID",
-    )
+    )  # fmt: skip
     sides = {
         "": (
-            ("occluded_body_images", "whole_body_images"),
-            ("query", "bounding_box_test"),
+            ("occluded_body_images", "whole_body_images"), ("query", "bounding_box_test"),
             ("query", "gallery"),
         )
-    }
+    }  # fmt: skip
     expected = {"query": Counts(1000, 200), "gallery": Counts(1000, 200)}
     advice = (
         "Get Occluded_REID.zip from its authors (github.com/tinajia2012/"

@@ -23,34 +23,22 @@ _THREADS_PER_CORE = 2  # one waits for the disk while the other computes
 
 
 class FileReport(NamedTuple):
-    """The result of a check of one file.
-
-    Attributes:
-        path: of the file.
-        digest: of its bytes; equal for exact duplicates.
-        format: its pixel format if that is not 8-bit RGB, else ``""``.
-        fault: why it cannot be read, ``""`` if it can.
-    """
+    """The result of a check of one file."""
 
     path: str
-    digest: bytes = b""
-    format: str = ""
-    fault: str = ""
+    digest: bytes = b""  # of its content; equal for exact duplicates
+    format: str = ""  # its pixel format if that is not 8-bit RGB
+    fault: str = ""  # why it cannot be read
 
 
 def inspect_files(paths: Sequence[str], *, decode: bool = False) -> list[FileReport]:
     """Inspect files in threads, with a progress bar; see :func:`inspect_file`."""
     with ThreadPoolExecutor(_THREADS_PER_CORE * (os.cpu_count() or 1)) as pool:
         reports = pool.map(lambda path: inspect_file(path, decode=decode), paths)
-        return list(
-            progress(
-                reports,
-                total=len(paths),
-                description="Checking images",
-                unit="images",
-                logger=logger,
-            )
+        tracked = progress(
+            reports, total=len(paths), description="Checking images", unit="images", logger=logger
         )
+        return list(tracked)
 
 
 def inspect_file(path: str, *, decode: bool = False) -> FileReport:

@@ -1,9 +1,7 @@
 """Builds Occluded-Duke from DukeMTMC-reID and the public name lists.
 
-The images must not be redistributed, so the authors publish three lists of file names:
-``train.list``, ``query.list`` and ``gallery.list``, one name per line. An image of Occluded-Duke is
-in DukeMTMC-reID's folder of the same subset or in another one: many queries come from
-``bounding_box_test``.
+An image of Occluded-Duke is in DukeMTMC-reID's folder of the same subset or in another one: many
+queries come from ``bounding_box_test``.
 """
 
 from __future__ import annotations
@@ -45,13 +43,9 @@ def build_occluded_duke(
 
     Args:
         source: the folder of DukeMTMC-reID, or its zip archive.
-        lists: the folder of the three lists.
+        lists: the folder of ``train.list``, ``query.list`` and ``gallery.list``, a name per line.
         target: the folder to create, such as ``datasets/Occluded_Duke``.
         allow_partial: accept lists of other lengths than the published ones.
-
-    Raises:
-        UserError: the lists are not the published ones, images are missing from the source, the
-            archive is damaged or has members outside its folder, or ``target`` exists.
     """
     if target.is_dir() and target.resolve() == lists.resolve():
         raise UserError(
@@ -64,10 +58,8 @@ def build_occluded_duke(
         with atomic_folder(target) as temporary:
             for folder in FOLDERS.values():
                 (temporary / folder).mkdir()
-            for relative, read in progress(
-                chosen.items(), total=len(chosen), description="Copying", unit="images",
-                logger=logger,
-            ):  # fmt: skip
+            tracked = progress(chosen.items(), description="Copying", unit="images", logger=logger)
+            for relative, read in tracked:
                 content = read()
                 with explain_write_errors(temporary / relative):
                     (temporary / relative).write_bytes(content)

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import csv
 import logging
+import os
 import re
+import sys
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,8 +20,6 @@ from occluded_reid.data.transforms.occluder_cutouts import (
     COLUMNS,
     LIST,
     PERSON_KINDS,
-    Component,
-    cut_out,
     find_components,
 )
 from occluded_reid.data.transforms.occluder_patches import render_patches
@@ -37,19 +37,19 @@ Row = tuple[str, str, str, int, int, int, int, str]
 
 
 class Occluder(NamedTuple):
-    """A component of a frame that is worth cutting out."""
+    """A region of a frame that is worth cutting out; ``mask`` is (h, w) bool in its box."""
 
     frame: Path
     sequence: str
-    component: Component
+    kind: str
+    box: Box
+    mask: np.ndarray
 
 
 def write_occluder_set(output: Path, cut: Callable[[Path], list[Row]]) -> list[Row]:
-    """Write an occluder set, completely or not at all; return the rows of its list.
+    """Write an occluder set to a new folder, completely or not at all; return the rows of its list.
 
-    Args:
-        output: a new folder.
-        cut: writes the images into a folder and returns their rows.
+    ``cut`` writes the images into a folder and returns their rows.
     """
     with atomic_folder(output) as folder:
         rows = cut(folder)
@@ -60,36 +60,22 @@ def write_occluder_set(output: Path, cut: Callable[[Path], list[Row]]) -> list[R
     return rows
 
 
-# --------------------------------------------------------------------------------- by masks
-
-
 def find_occluders(
-    frames: Sequence[str],
-    labels: Sequence[str],
-    classes: Mapping[int, str],
-    sequence: str,
-    *,
-    min_area: int,
-    min_thickness: float,
-) -> list[Occluder]:
-    """Find the components of some classes in all label images.
+    frames: Sequence[str], labels: Sequence[str], classes: Mapping[int, str], sequence: str, *,
+    min_area: int, min_thickness: float,
+) -> list[Occluder]:  # fmt: skip
+    """Find the regions of some classes in all label images, see ``find_components``.
 
-    Args:
-        frames: folders of frames.
-        labels: folders of their label images, with the same stems.
-        classes: name of each class to look for.
-        sequence: regular expression matched at the start of a stem; its first group, or all of it,
-            names the sequence.
-        min_area: in pixels.
-        min_thickness: as ``occluder_cutouts.measure_thickness`` measures it, in pixels.
+    ``frames`` and ``labels`` are pairs of folders with the same stems. ``sequence`` is a regular
+    expression matched at the start of a stem; its first group, or all of it, names the sequence.
     """
     pairs = _pair_frames(frames, labels)
     occluders = []
-    for frame, label in progress(
-        pairs, total=len(pairs), description="Looking for occluders", logger=logger
-    ):
-        for component in find_components(_read_labels(label), classes, min_area, min_thickness):
-            occluders.append(Occluder(frame, _parse_sequence(frame, sequence), component))
+    for frame, label in progress(pairs, description="Looking for occluders", logger=logger):
+        components = find_components(_read_labels(label), classes, min_area, min_thickness)
+        occluders += [
+            Occluder(frame, _parse_sequence(frame, sequence), *each) for each in components
+        ]
     if not occluders:
         raise UserError(
             f"no occluder of {', '.join(classes.values())} in {len(pairs)} frames has "
@@ -142,7 +128,7 @@ def _read_labels(path: Path) -> np.ndarray:
     return labels
 
 
-def read_image(path: Path) -> np.ndarray:
+def _read_image(path: Path) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, not rotated by EXIF data: boxes and labels refer to it."""
     with explain_image_errors(str(path), "replace or remove it"), Image.open(path) as file:
         return np.asarray(file.convert("RGB"))
@@ -151,12 +137,7 @@ def read_image(path: Path) -> np.ndarray:
 def split_occluders(
     occluders: Sequence[Occluder], test_sequences: Sequence[str]
 ) -> dict[str, list[Occluder]]:
-    """Split by sequence into ``train`` and ``test``.
-
-    Args:
-        occluders: of at least two sequences.
-        test_sequences: names of the held-out sequences; empty for every second one.
-    """
+    """Split by sequence into ``train`` and ``test``; by default every second one is held out."""
     sequences = sorted({occluder.sequence for occluder in occluders})
     test = set(test_sequences) or set(sequences[1::2])
     if len(sequences) < 2:
@@ -183,49 +164,42 @@ def cut_occluders(
 ) -> list[Row]:
     """Write the cut-outs of one split; for training also their opaque boxes.
 
-    Args:
-        folder: of the set.
-        split: ``train`` or ``test``.
-        occluders: of this split.
-        per_class: maximum number per class, evenly spaced; 0 keeps all.
+    At most ``per_class`` of each class are chosen, evenly spaced; 0 keeps all.
     """
     chosen = _thin_out(occluders, per_class)
     patches = "train_patches" if split == "train" else None
     for name in filter(None, (split, patches)):
         (folder / name).mkdir()
     rows: list[Row] = []
-    for number, (frame, _, component) in enumerate(
-        progress(chosen, total=len(chosen), description=f"Cutting out for {split}", logger=logger)
-    ):
-        image = read_image(frame)
-        x0, y0, x1, y1 = component.box
+    tracked = progress(chosen, description=f"Cutting out for {split}", logger=logger)
+    for number, (frame, _, kind, box, mask) in enumerate(tracked):
+        image = _read_image(frame)
+        x0, y0, x1, y1 = box
         if y1 > image.shape[0] or x1 > image.shape[1]:
             raise UserError(f"{frame} is smaller than its label image")
-        name = f"{frame.stem}_{component.kind}_{number:04d}.png"
-        _save(folder / split / name, cut_out(image, component))
-        if patches and component.kind not in PERSON_KINDS:  # NPO is non-pedestrian occlusion
-            _save(folder / patches / name, image[y0:y1, x0:x1])
-        rows.append((f"{split}/{name}", frame.name, component.kind, x0, y0, x1, y1, split))
+        name = f"{frame.stem}_{kind}_{number:04d}.png"
+        patch = image[y0:y1, x0:x1]
+        _save(folder / split / name, np.dstack([patch, mask * np.uint8(255)]))
+        if patches and kind not in PERSON_KINDS:  # NPO is non-pedestrian occlusion
+            _save(folder / patches / name, patch)
+        rows.append((f"{split}/{name}", frame.name, kind, *box, split))
     return rows
 
 
 def _thin_out(occluders: Sequence[Occluder], per_class: int) -> list[Occluder]:
     by_kind = defaultdict(list)
     for occluder in occluders:
-        by_kind[occluder.component.kind].append(occluder)
+        by_kind[occluder.kind].append(occluder)
     chosen = []
     for same in by_kind.values():
         count = min(per_class or len(same), len(same))
         chosen += [same[round(index)] for index in np.linspace(0, len(same) - 1, count)]
-    return sorted(chosen, key=lambda o: (o.frame.name, o.component.kind, o.component.box))
+    return sorted(chosen, key=lambda each: (each.frame.name, each.kind, each.box))
 
 
 def _save(path: Path, pixels: np.ndarray) -> None:
     with explain_write_errors(path):
         Image.fromarray(np.ascontiguousarray(pixels)).save(path)
-
-
-# --------------------------------------------------------------------------------- patches
 
 
 def read_boxes(path: Path) -> list[tuple[Path, Box]]:
@@ -249,10 +223,9 @@ def cut_boxes(boxes: Sequence[tuple[Path, Box]], folder: Path) -> list[Row]:
     if not boxes:
         raise UserError("no box was drawn; nothing is written")
     rows: list[Row] = []
-    for number, (path, box) in enumerate(
-        progress(boxes, total=len(boxes), description="Cutting patches", logger=logger)
-    ):
-        image = read_image(path)
+    tracked = progress(boxes, description="Cutting patches", logger=logger)
+    for number, (path, box) in enumerate(tracked):
+        image = _read_image(path)
         height, width = image.shape[:2]
         x0, y0, x1, y1 = box
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
@@ -275,3 +248,26 @@ def write_synthetic_patches(folder: Path) -> list[Row]:
         _save(folder / name, patch.pixels)
         rows.append((name, "drawn", "patch", 0, 0, width, height, "train"))
     return rows
+
+
+def select_boxes(folder: Path) -> Iterator[tuple[Path, Box]]:
+    """Show each image of a folder in a window; yield its path and a box for each one drawn."""
+    import cv2
+
+    advice = "use `make_occluders.py boxes` with a CSV file instead"
+    has_display = os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    if sys.platform == "linux" and not has_display:
+        raise UserError(f"there is no display for a window; {advice}")
+    print("Draw boxes with the mouse, Enter after each one; Esc: next image")
+    for path in find_images(folder, "expected images to cut patches from"):
+        image = _read_image(path)
+        try:
+            boxes = cv2.selectROIs("occluders", image[..., ::-1])
+            cv2.destroyAllWindows()
+        except cv2.error as error:
+            raise UserError(
+                "this OpenCV has no windows (opencv-python-headless); install opencv-python "
+                f"instead, or {advice}"
+            ) from error
+        for x, y, width, height in np.reshape(boxes, (-1, 4)).tolist():
+            yield path, (x, y, x + width, y + height)

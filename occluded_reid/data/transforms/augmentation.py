@@ -1,11 +1,8 @@
-"""Augmentation of a batch of uint8 images, in place of fast-reid's image by image.
+"""Augmentation of a batch of B uint8 images (3, H, W), in place of fast-reid's image by image.
 
-The random numbers are drawn by fast-reid's transforms and NPO augmentation themselves, in their
-order, so that a seed gives the same pixels there and here. What they decide is applied in two
-steps. Crop and flip happen while an image is copied into its batch, which costs little more than
-the copy. Color, erasing and pasting follow.
-
-Shapes: B images of (3, H, W), P stripes.
+Fast-reid's transforms and NPO augmentation draw the random numbers themselves, in their order, so
+that a seed gives the same pixels there and here. Crop and flip happen while an image is copied into
+its batch, which costs little more than the copy. Color, erasing and pasting follow.
 """
 
 from __future__ import annotations
@@ -27,34 +24,21 @@ from occluded_reid.utils.errors import UserError
 _UNSUPPORTED = ("AFFINE", "AUGMIX", "AUTOAUG", "CROP", "RPT")
 
 
-class Enhancement(NamedTuple):
-    """Arguments of :func:`~occluded_reid.data.transforms.color.enhance`."""
-
-    order: tuple[int, ...]
-    factors: tuple[float, ...]
-
-
 class AugmentationParams(NamedTuple):
     """Random choices for one image; ``top`` and ``left`` locate the crop in the padded image."""
 
     top: int
     left: int
     mirrored: bool
-    enhancement: Enhancement | None
+    enhancement: tuple[Sequence[int], Sequence[float]] | None  # arguments of enhance
     erased: Rectangle | None
     paste: PasteParams | None
 
 
 class Augmentation:
-    """The augmentation that ``INPUT`` describes.
+    """The augmentation that ``INPUT`` describes, made of fast-reid's ``transforms``.
 
-    Args:
-        transforms: fast-reid's, in its order, as :func:`build_augmentation` accepts them.
-        npo: adds occluded views; None for none.
-
-    Attributes:
-        size: (H, W).
-        resize: fast-reid's first transform, from a PIL image to a PIL image.
+    ``size`` is (H, W); ``resize``, their first, maps a PIL image to a PIL image of this size.
     """
 
     def __init__(self, transforms: Sequence[Any], npo: NpoAugmentation | None):
@@ -72,31 +56,24 @@ class Augmentation:
         self._image = torch.empty(3, *self.size, device="meta")
 
     def sample_params(self, seed: int) -> AugmentationParams:
-        """Choose how to augment one image.
-
-        Args:
-            seed: of this image; PyTorch's global generator is seeded with it.
-        """
+        """Choose how to augment one image; PyTorch's global generator is seeded with ``seed``."""
         torch.default_generator.manual_seed(seed)
         top, left = T.RandomCrop.get_params(self._padded, self.size)[:2]
         mirrored = self._flip is not None and bool(torch.rand(1) < self._flip.p)
         enhancement, erased = self._sample_enhancement(), self._sample_erasing()
-        paste = None
-        if self._npo is not None:
-            paste = self._npo.sample_params(self.size, np.random.default_rng(seed))
+        rng = np.random.default_rng(seed)
+        paste = self._npo.sample_params(self.size, rng) if self._npo is not None else None
         return AugmentationParams(top, left, mirrored, enhancement, erased, paste)
 
-    def _sample_enhancement(self) -> Enhancement | None:
+    def _sample_enhancement(self) -> tuple[list[int], list[float]] | None:
         if self._jitter is None or self._jitter.p < torch.rand(1):
             return None
         (jitter,) = self._jitter.transforms
         order, *factors = jitter.get_params(
             jitter.brightness, jitter.contrast, jitter.saturation, jitter.hue
         )
-        return Enhancement(
-            tuple(kind for kind in order.tolist() if kind < 3),  # 3 is the hue
-            tuple(1.0 if factor is None else factor for factor in factors[:3]),
-        )
+        order = [kind for kind in order.tolist() if kind < 3]  # 3 is the hue
+        return order, [1.0 if factor is None else factor for factor in factors[:3]]
 
     def _sample_erasing(self) -> Rectangle | None:
         erasing = self._erasing
@@ -108,12 +85,9 @@ class Augmentation:
         return None if value is self._image else Rectangle(*rectangle)  # ten attempts have failed
 
     def crop(self, image: np.ndarray, params: AugmentationParams, out: np.ndarray) -> None:
-        """Copy an image (3, H, W) into ``out``, cropped from the padded image and flipped.
+        """Copy a uint8 image into ``out``, cropped from the padded image and flipped.
 
-        Args:
-            image: (3, H, W) uint8.
-            params: where to crop, and whether to flip.
-            out: (3, H, W) zeros, contiguous.
+        Both are (3, H, W); ``out`` is contiguous and holds zeros.
         """
         (from_rows, to_rows), (from_columns, to_columns) = (
             _overlap(first - self._padding, side)
@@ -128,14 +102,10 @@ class Augmentation:
     def finish(
         self, images: torch.Tensor, params: Sequence[AugmentationParams]
     ) -> dict[str, torch.Tensor]:
-        """Adjust colors, erase and paste.
-
-        Args:
-            images: (B, 3, H, W) uint8, cropped; they may be changed in place.
-            params: one per image.
+        """Adjust colors of (B, 3, H, W) uint8 crops, possibly in place; erase and paste.
 
         Returns:
-            ``images``; with NPO augmentation ``part_visibility`` (B, P) and, in pairs,
+            ``images``; with NPO augmentation ``part_visibility`` (B, P) of P stripes and, in pairs,
             ``occluded_images``. Images are float32 where erasing is on, whose value need not be a
             whole number, else uint8.
         """
@@ -156,13 +126,9 @@ class Augmentation:
                 # by way of int: a copy from float32 to uint8 takes six times as long
                 patch = self._npo.prepare_patch(each.paste).int()
                 each.paste.rectangle.select(image).copy_(patch)
-        batch = (
-            {"images": images, "occluded_images": occluded}
-            if self._npo.pair
-            else {"images": images}
-        )
-        batch["part_visibility"] = self._npo.label([each.paste for each in params], self.size)
-        return batch
+        visibility = self._npo.label([each.paste for each in params], self.size)
+        views = {"occluded_images": occluded} if self._npo.pair else {}
+        return {"images": images, **views, "part_visibility": visibility}
 
 
 def _overlap(shift: int, side: int) -> tuple[slice, slice]:
@@ -172,11 +138,7 @@ def _overlap(shift: int, side: int) -> tuple[slice, slice]:
 
 
 def build_augmentation(cfg: CfgNode, npo: NpoAugmentation | None) -> Augmentation:
-    """Build the augmentation that ``INPUT`` describes.
-
-    Raises:
-        UserError: something is on that only fast-reid's transforms can do.
-    """
+    """Build the augmentation that ``INPUT`` describes; refuse what only fast-reid's can do."""
     keys = cfg.INPUT
     refused = [f"INPUT.{name}.ENABLED" for name in _UNSUPPORTED if keys[name].ENABLED]
     if keys.CJ.ENABLED and keys.CJ.HUE:

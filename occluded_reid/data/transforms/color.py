@@ -14,11 +14,7 @@ def adjust_color(image: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
 
     The three adjustments are one affine map of RGB: brightness ``x -> b x``, contrast
     ``x -> c x + (1 - c) mean gray``, saturation ``x -> s x + (1 - s) gray(x)``. Pixels are clipped
-    once, after the last of them.
-
-    Args:
-        image: (3, H, W) uint8.
-        factors: b, c and s; 1 leaves the image as it is.
+    once, after the last of them. A factor of 1 changes nothing.
 
     Returns:
         (3, H, W) float32, whole numbers in 0-255.
@@ -44,12 +40,9 @@ def enhance(image: torch.Tensor, order: Sequence[int], factors: Sequence[float])
     truncates the pixels to whole numbers in 0-255.
 
     Args:
-        image: (3, H, W) uint8.
+        image: (3, H, W) uint8, as is the result.
         order: a permutation of 0 (brightness), 1 (contrast) and 2 (saturation).
         factors: of brightness, contrast and saturation; 1 leaves the image as it is.
-
-    Returns:
-        (3, H, W) uint8.
     """
     values = image.int()
     for kind in order:

@@ -37,10 +37,6 @@ class Rectangle(NamedTuple):
         return image[:, top : top + height, left : left + width]
 
 
-Factors = tuple[float, float, float]
-"""Of brightness, contrast and saturation."""
-
-
 class PasteParams(NamedTuple):
     """Random choices for an occluded view: ``window`` of a patch goes over ``rectangle``."""
 
@@ -49,7 +45,7 @@ class PasteParams(NamedTuple):
     rectangle: Rectangle
     window: Rectangle
     mirrored: bool
-    factors: Factors
+    factors: Sequence[float]  # of brightness, contrast and saturation
 
 
 def sample_rectangle(
@@ -57,11 +53,8 @@ def sample_rectangle(
 ) -> Rectangle:
     """Choose where to paste a patch: in a corner, along the whole of one side.
 
-    Args:
-        vertical: (H, U[lo W, hi W]) for a vertical occluder, else (U[lo H, hi H], W).
-        image_size: (H, W).
-        extent: lo and hi, 1/4 and 1/2 in the paper; rounded inwards to whole pixels.
-        rng: source of randomness.
+    A vertical occluder is (H, U[lo W, hi W]), a horizontal one (U[lo H, hi H], W). ``extent`` is
+    lo and hi, 1/4 and 1/2 in the paper; they are rounded inwards to whole pixels.
     """
     height, width = image_size
     whole = width if vertical else height
@@ -82,10 +75,9 @@ def sample_window(
     return Rectangle(top, left, rows, columns)
 
 
-def sample_factors(strength: Sequence[float], rng: np.random.Generator) -> Factors:
+def sample_factors(strength: Sequence[float], rng: np.random.Generator) -> tuple[float, ...]:
     """Choose factors of brightness, contrast and saturation, each from U[1 - s, 1 + s]."""
-    brightness, contrast, saturation = (rng.uniform(max(0.0, 1 - s), 1 + s) for s in strength)
-    return brightness, contrast, saturation
+    return tuple(rng.uniform(max(0.0, 1 - s), 1 + s) for s in strength)
 
 
 def resize(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
@@ -95,24 +87,14 @@ def resize(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
 
 
 def label_stripes(
-    rectangles: np.ndarray | Rectangle,
-    image_size: tuple[int, int],
-    num_stripes: int,
+    rectangles: np.ndarray | Rectangle, image_size: tuple[int, int], num_stripes: int,
     covered: float = 0.75,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Label each stripe: 0 where more than ``covered`` of its area is pasted over, else 1.
 
     The paper measures the area on ``|x - x'|``. The rectangle gives the same area without the holes
     where patch and image happen to be equal. Stripe ``i`` is the rows ``[i H / P, (i + 1) H / P)``.
-
-    Args:
-        rectangles: (..., 4) pasted rectangles of horizontal occluders.
-        image_size: (H, W).
-        num_stripes: P.
-        covered: fraction of a stripe.
-
-    Returns:
-        (..., P) float32.
+    ``rectangles`` (..., 4) of horizontal occluders give (..., P) float32; ``image_size`` is (H, W).
 
     >>> label_stripes(Rectangle(0, 0, 64, 128), (256, 128), 4)
     tensor([0., 1., 1., 1.])
@@ -127,43 +109,26 @@ def label_stripes(
 
 @dataclass(frozen=True)
 class NpoAugmentation:
-    """Adds an occluded view and its labels to a sample: NPO augmentation (FED Sec. 3.1).
+    """Adds an occluded view and its labels to a sample: NPO augmentation (FED Sec. 3.1)."""
 
-    Args:
-        patches: the occlusion set.
-        pair: keep the image and add ``occluded_images``; else the image itself is occluded.
-        prob: probability of an occlusion; in a pair, one view is always occluded.
-        vertical_ratio: a patch with a larger alpha = p_h / p_w is a vertical occluder.
-        extent: range of the pasted fraction of H (horizontal) or W (vertical).
-        crop: smallest side of the patch's random crop, as a fraction.
-        flip: probability that the patch is flipped.
-        jitter: strength of the patch's brightness, contrast and saturation jitter.
-        jitter_vertical: whether vertical patches are jittered too.
-        num_stripes: P.
-        covered: a stripe is occluded if more than this fraction of it is covered.
-    """
-
-    patches: Sequence[Patch]
-    pair: bool = True
-    prob: float = 1.0
-    vertical_ratio: float = 3.0
-    extent: Sequence[float] = (0.25, 0.5)
-    crop: float = 0.5
-    flip: float = 0.5
-    jitter: Sequence[float] = (0.5, 0.5, 0.5)
-    jitter_vertical: bool = True
-    num_stripes: int = 4
-    covered: float = 0.75
+    patches: Sequence[Patch]  # the occlusion set
+    pair: bool = True  # keep the image and add occluded_images; else occlude the image itself
+    prob: float = 1.0  # probability of an occlusion; in a pair, one view is always occluded
+    vertical_ratio: float = 3.0  # a patch with a larger alpha = p_h / p_w is a vertical occluder
+    extent: Sequence[float] = (0.25, 0.5)  # pasted fraction of H (horizontal) or W (vertical)
+    crop: float = 0.5  # smallest side of the patch's random crop, as a fraction
+    flip: float = 0.5  # probability that the patch is flipped
+    jitter: Sequence[float] = (0.5, 0.5, 0.5)  # strength for brightness, contrast and saturation
+    jitter_vertical: bool = True  # whether vertical patches are jittered too
+    num_stripes: int = 4  # P
+    covered: float = 0.75  # a stripe is occluded if more than this fraction of it is covered
 
     def __call__(self, sample: dict[str, Any], seed: int) -> dict[str, Any]:
-        """Return the sample with its occluded view and ``part_visibility`` (P,) float32.
+        """Return a sample with ``images`` (3, H, W) and its occluded view and ``part_visibility``.
 
-        Args:
-            sample: holds ``images`` (3, H, W); it is not modified.
-            seed: the only source of randomness.
+        ``part_visibility`` is (P,) float32; ``seed`` is the only source of randomness.
         """
-        image = sample["images"]
-        occluded, visibility = self.occlude(image, np.random.default_rng(seed))
+        occluded, visibility = self.occlude(sample["images"], np.random.default_rng(seed))
         view = "occluded_images" if self.pair else "images"
         return {**sample, view: occluded, "part_visibility": visibility}
 
@@ -181,10 +146,7 @@ class NpoAugmentation:
         return occluded, visibility
 
     def sample_params(self, size: tuple[int, int], rng: np.random.Generator) -> PasteParams | None:
-        """Choose what to paste over an image of (H, W), or None for nothing.
-
-        All patches are equally likely.
-        """
+        """Choose what to paste over an image of (H, W), or None; all patches are equally likely."""
         if not self.pair and rng.random() >= self.prob:
             return None
         index = int(rng.integers(len(self.patches)))
@@ -207,13 +169,10 @@ class NpoAugmentation:
         return label_stripes(np.array(covering), size, self.num_stripes, self.covered)
 
     def prepare_patch(self, params: PasteParams) -> torch.Tensor:
-        """Crop, flip, resize and recolor a patch.
+        """Crop, flip, resize and recolor a patch to (3, h, w) float32, whole numbers in 0-255.
 
         The paper changes colors before it resizes. Both are linear, so the order only decides how
         many pixels are changed.
-
-        Returns:
-            (3, h, w) float32, whole numbers in 0-255, of the size of the rectangle.
         """
         top, left, rows, columns = params.window
         window = self.patches[params.patch].pixels[top : top + rows, left : left + columns]
@@ -224,20 +183,10 @@ class NpoAugmentation:
 
 
 def build_npo(cfg: CfgNode) -> NpoAugmentation | None:
-    """Build what ``INPUT.NPO`` describes, or None where it is off. Reads the occlusion set.
-
-    Raises:
-        UserError: a value is out of range, or the occlusion set cannot be used.
-    """
+    """Build what ``INPUT.NPO`` describes, or None where it is off. Reads the occlusion set."""
     npo = cfg.INPUT.NPO
     if not npo.ENABLED:
         return None
-    _check(npo)
-    options = {field.name: npo[field.name.upper()] for field in fields(NpoAugmentation)[2:]}
-    return NpoAugmentation(load_occlusion_sets(npo.OCCLUDERS), npo.MODE == "pair", **options)
-
-
-def _check(npo: CfgNode) -> None:
     extent, jitter = list(npo.EXTENT), list(npo.JITTER)
     rules = {
         "PROB": (0 <= npo.PROB <= 1, "a probability in [0, 1]"),
@@ -253,3 +202,5 @@ def _check(npo: CfgNode) -> None:
         "COVERED": (0 <= npo.COVERED <= 1, "a fraction in [0, 1]"),
     }
     check_ranges("INPUT.NPO", npo, rules)
+    options = {field.name: npo[field.name.upper()] for field in fields(NpoAugmentation)[2:]}
+    return NpoAugmentation(load_occlusion_sets(npo.OCCLUDERS), npo.MODE == "pair", **options)

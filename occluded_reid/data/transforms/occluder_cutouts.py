@@ -1,10 +1,7 @@
 """Occluders with a transparent background: cut out by label masks, or synthetic.
 
 An occluder set is a folder made by ``tools/make_occluders.py masks``. ``train/`` and ``test/`` hold
-RGBA images of occluders from different sequences, ``train_patches/`` the opaque boxes of the
-training occluders (no persons) for NPO augmentation. ``occluders.csv`` lists what each file shows.
-
-Shapes: frames are (H, W, 3), labels and masks (H, W), cut-outs (h, w, 4).
+RGBA images of occluders from different sequences; ``occluders.csv`` lists what each file shows.
 """
 
 from __future__ import annotations
@@ -52,24 +49,14 @@ class Cutout(NamedTuple):
         return "pedestrian" if self.kind in PERSON_KINDS else self.orientation
 
 
-class Component(NamedTuple):
-    """A connected region of one class in a label image; ``mask`` is (h, w) bool in its box."""
-
-    kind: str
-    box: Box
-    mask: np.ndarray
-
-
 def find_components(
     labels: np.ndarray, classes: Mapping[int, str], min_area: int, min_thickness: float
-) -> Iterator[Component]:
-    """Find the connected regions (8 neighbors) that are large enough to be pasted.
+) -> Iterator[tuple[str, Box, np.ndarray]]:
+    """Find the connected regions (8 neighbors) of some classes that are large enough to be pasted.
 
-    Args:
-        labels: (H, W) uint8, the class of each pixel.
-        classes: name of each class to look for.
-        min_area: in pixels.
-        min_thickness: see :func:`measure_thickness`; excludes slivers and bare branches.
+    ``labels`` (H, W) uint8 is the class of each pixel. ``min_thickness`` (see
+    :func:`measure_thickness`) excludes slivers and bare branches. Yields the name of the class, the
+    box, and the mask (h, w) bool in this box.
     """
     for index, kind in classes.items():
         of_class = (labels == index).astype(np.uint8)
@@ -80,7 +67,7 @@ def find_components(
                 continue
             mask = regions[y : y + height, x : x + width] == region
             if measure_thickness(mask) >= min_thickness:
-                yield Component(kind, (x, y, x + width, y + height), mask)
+                yield kind, (x, y, x + width, y + height), mask
 
 
 def measure_thickness(mask: np.ndarray) -> float:
@@ -90,23 +77,10 @@ def measure_thickness(mask: np.ndarray) -> float:
     return 2 * float(mask.sum()) / max(sum(cv2.arcLength(edge, True) for edge in edges), 1.0)
 
 
-def cut_out(frame: np.ndarray, component: Component) -> np.ndarray:
-    """Return a component of a frame (H, W, 3) as (h, w, 4) RGBA; alpha is its mask."""
-    x0, y0, x1, y1 = component.box
-    alpha = np.where(component.mask, np.uint8(255), np.uint8(0))
-    return np.dstack([frame[y0:y1, x0:x1], alpha])
-
-
 def read_cutouts(folder: Path, split: str) -> list[Cutout]:
-    """Read the cut-outs of one split of an occluder set.
+    """Read the cut-outs of one split, ``"train"`` or ``"test"``, of the occluder set ``folder``.
 
-    Args:
-        folder: holds ``occluders.csv`` with at least the columns ``file``, ``class``, ``split``.
-        split: ``"train"`` or ``"test"``.
-
-    Raises:
-        UserError: the set or the split is missing, or a file is missing, unreadable, fully
-            transparent or fully opaque.
+    Its ``occluders.csv`` has at least the columns ``file``, ``class`` and ``split``.
     """
     path = folder / LIST
     advice = f"it needs {LIST}, as tools/make_occluders.py masks writes it"

@@ -39,11 +39,7 @@ class Patch(NamedTuple):
 
 
 def load_occlusion_sets(folders: Sequence[str]) -> list[Patch]:
-    """Load the patches of all ``folders``, or the synthetic set where there are none.
-
-    Raises:
-        UserError: a folder is missing, unreadable or empty, or an image is broken or not opaque.
-    """
+    """Load the patches of all ``folders``, or the synthetic set where there are none."""
     if not folders:
         patches = render_patches()
         logger.info(
@@ -60,11 +56,7 @@ def load_occlusion_sets(folders: Sequence[str]) -> list[Patch]:
 
 
 def load_patches(folder: Path) -> list[Patch]:
-    """Decode the images directly in ``folder``, in the order of their names.
-
-    Raises:
-        UserError: as for :func:`load_occlusion_sets`.
-    """
+    """Decode the opaque images directly in ``folder``, in the order of their names."""
     advice = "INPUT.NPO.OCCLUDERS expects folders with images directly in them"
     return [_decode_patch(path) for path in find_images(folder, advice)]
 
@@ -110,12 +102,5 @@ def _render_patch(kind: str, rng: np.random.Generator) -> Patch:
     light = occluder[..., :3] * alpha + background * (1 - alpha)
     camera = build_camera(_PLACE_SEED, number)
     pixels = develop(light.astype(np.float32), camera, rng.uniform(0.92, 1.08), rng)
-    return Patch(_compress(pixels, camera.quality), height / width)
-
-
-def _compress(pixels: np.ndarray, quality: int) -> np.ndarray:
-    """Return RGB pixels with the artifacts of JPEG."""
-    _, data = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])
-    decoded = cv2.imdecode(data, cv2.IMREAD_COLOR)
-    assert decoded is not None
-    return np.ascontiguousarray(decoded[..., ::-1])
+    _, jpeg = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
+    return Patch(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1].copy(), height / width)

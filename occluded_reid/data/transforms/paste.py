@@ -49,30 +49,24 @@ def paste_cutout(
 ) -> OccludedImage:
     """Paste a cut-out, and retry until a suitable part of the person zone is covered.
 
-    Args:
-        image: (H, W, 3) uint8.
-        cutouts: candidates by occlusion (a key of :data:`SHARES`); all kinds are equally likely.
-        rng: source of randomness.
-
-    Returns:
-        The first attempt within :data:`COVERED_RANGE`, else the closest one.
+    ``cutouts`` are candidates by occlusion (a key of :data:`SHARES`); all kinds are equally likely.
+    The result is the first attempt within :data:`COVERED_RANGE`, else the closest one.
     """
     shares = np.array([SHARES[occlusion] for occlusion in cutouts])
     candidates = list(cutouts.values())[int(rng.choice(len(shares), p=shares / shares.sum()))]
     kinds = sorted({cutout.kind for cutout in candidates})
     zone = person_zone(image.shape[:2])
-    best, smallest_miss = None, np.inf
+    smallest_miss = np.inf
     for _ in range(_MAX_ATTEMPTS):
         kind = kinds[int(rng.integers(len(kinds)))]
         same_kind = [cutout for cutout in candidates if cutout.kind == kind]
         occluded = _paste(image, same_kind[int(rng.integers(len(same_kind)))], rng)
         fraction = float(occluded.covered[zone].mean())
         miss = max(COVERED_RANGE[0] - fraction, fraction - COVERED_RANGE[1])
-        if best is None or miss < smallest_miss:
+        if miss < smallest_miss:
             best, smallest_miss = occluded, miss
         if miss <= 0:
             break
-    assert best is not None
     return best
 
 
@@ -82,17 +76,11 @@ def _paste(image: np.ndarray, cutout: Cutout, rng: np.random.Generator) -> Occlu
     pixels = cutout.pixels[:, ::-1] if rng.random() < 0.5 else cutout.pixels
     layer = _build_layer(pixels, target, size)
     alpha = layer[..., 3:]
-    layer[..., :3] *= _match_brightness(image, cutout)
-    blended = image * (1 - alpha) + layer[..., :3]
-    return OccludedImage(
-        np.rint(blended).clip(0, 255).astype(np.uint8), alpha[..., 0] > 0.5, cutout
-    )
-
-
-def _match_brightness(image: np.ndarray, cutout: Cutout) -> float:
-    """Return the gain that brings a cut-out halfway to the image's mean brightness."""
-    own = cutout.pixels[..., :3][cutout.pixels[..., 3] > 127].mean()
-    return float(np.clip(np.sqrt(image.mean() / max(own, 1.0)), *_GAIN_RANGE))
+    # the gain brings the cut-out halfway to the image's mean brightness
+    brightness = cutout.pixels[..., :3][cutout.pixels[..., 3] > 127].mean()
+    layer[..., :3] *= float(np.clip(np.sqrt(image.mean() / max(brightness, 1.0)), *_GAIN_RANGE))
+    blended = np.rint(image * (1 - alpha) + layer[..., :3]).clip(0, 255).astype(np.uint8)
+    return OccludedImage(blended, alpha[..., 0] > 0.5, cutout)
 
 
 def _place_low(mask: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> Rectangle:
@@ -142,12 +130,8 @@ def _build_layer(pixels: np.ndarray, target: Rectangle, size: tuple[int, int]) -
     top, left, height, width = target  # may extend beyond the image
     alpha = pixels[..., 3:] / np.float32(255)
     premultiplied = np.dstack([pixels[..., :3] * alpha, alpha])
-    shrinks = height < pixels.shape[0]
-    scaled = cv2.resize(
-        premultiplied,
-        (width, height),
-        interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,
-    )
+    method = cv2.INTER_AREA if height < pixels.shape[0] else cv2.INTER_LINEAR
+    scaled = cv2.resize(premultiplied, (width, height), interpolation=method)
     layer = np.zeros((*size, 4), np.float32)
     y0, y1 = max(top, 0), min(top + height, size[0])
     x0, x1 = max(left, 0), min(left + width, size[1])
