@@ -94,8 +94,10 @@ class Conversion:
             now = {name: list(self.weights[name].shape) for name in names}
             entry = {"key": key, "shape": self._shapes[key], "fate": fate, "now": now, "why": why}
             entries.append(entry)
-        beside = {"shape": None, "fate": "left out", "now": {}, "why": "no weight of the model"}
-        return entries + [{"key": key, **beside} for key in self._beside]
+        why = "no weight of the model"
+        for key in self._beside:
+            entries.append({"key": key, "shape": None, "fate": "left out", "now": {}, "why": why})
+        return entries
 
 
 def find_mismatches(

@@ -85,8 +85,9 @@ def gather_table(batch: Batch, num_query: int) -> FeatureTable | None:
     bad = sum(int((~chunk.isfinite().all(dim=1)).sum()) for chunk in features.split(CHUNK))
     if bad:
         raise UserError(f"the features of {bad} images are not finite: broken weights")
-    columns = (rows[key].numpy() for key in ("visibility", "identities", "cameras"))
-    return FeatureTable(features, *columns, paths, int(np.count_nonzero(index < num_query)))
+    columns = {key: rows[key].numpy() for key in ("visibility", "identities", "cameras")}
+    queries = int(np.count_nonzero(index < num_query))
+    return FeatureTable(features, **columns, paths=paths, queries=queries)
 
 
 def gather_rows(rows: torch.Tensor) -> Any:

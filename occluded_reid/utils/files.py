@@ -22,9 +22,8 @@ _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or choose another folder",
     errno.EFBIG: "the file is larger than allowed (ulimit -f); choose another folder",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another folder",
-    **dict.fromkeys(
-        (errno.EACCES, errno.EPERM), "no permission to write there; choose another folder"
-    ),
+    errno.EACCES: "no permission to write there; choose another folder",
+    errno.EPERM: "no permission to write there; choose another folder",
     errno.EROFS: "the file system is read-only; choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder; choose another folder",
     errno.EEXIST: "a file is where a folder is needed; choose another folder",
@@ -87,12 +86,9 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
 
 
 def write_json(
-    path: str | os.PathLike[str],
-    content: Mapping[str, Any],
-    *,
-    sort_keys: bool = False,
-    allow_nan: bool = True,
-) -> None:
+    path: str | os.PathLike[str], content: Mapping[str, Any], *,
+    sort_keys: bool = False, allow_nan: bool = True,
+) -> None:  # fmt: skip
     """Write ``content`` as indented JSON, atomically; create the folder if it is missing.
 
     Raises a ValueError if a number is not finite, without ``allow_nan``.

@@ -45,7 +45,7 @@ def read_csv(path: str | os.PathLike[str], thing: str, advice: str) -> Table:
         columns = reader.fieldnames = [name.strip() for name in reader.fieldnames or ()]
         rows = []
         for cells in reader:
-            surplus = cells.pop(None, None) is not None  # type: ignore[call-overload]
+            surplus = cells.pop(None, None) is not None
             stripped = {name: text.strip() for name, text in cells.items()}
             rows.append(Row(reader.line_num, stripped, surplus))
     return Table(path, columns, rows)
