@@ -1,8 +1,5 @@
 """Generate the data set on first use: once, whole, and the same each time.
 
-:func:`~occluded_reid.utils.files.make_folder_once` lets one process draw while the others wait,
-and gives the folder its name only when it is complete. The manifest is written last.
-
 The pixels depend on size, seed and :data:`~occluded_reid.synthetic.streams.VERSION`, not on the
 number of workers. Other versions of OpenCV or NumPy may round a pixel differently, and other
 versions of OpenCV encode the same pixels to different bytes.
@@ -30,9 +27,7 @@ from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
-_MAX_WORKERS = 16
-_IMAGES_PER_WORKER = 150
-_JPEG_END = b"\xff\xd9"
+_MAX_WORKERS, _IMAGES_PER_WORKER = 16, 150
 
 
 def generate(
@@ -51,10 +46,6 @@ def generate(
 
     Returns:
         The folder ``<root>/SyntheticOccluded/<size>-seed<seed>-v<VERSION>``.
-
-    Raises:
-        UserError: the size is unknown, the seed negative, the folder cannot be written, or files of
-            an existing set are missing or truncated.
     """
     num_images = get_size(size).num_images
     if seed < 0:
@@ -67,14 +58,7 @@ def generate(
 
 
 def verify(folder: str | os.PathLike[str]) -> list[str]:
-    """Read every file of a generated set and report what is broken.
-
-    Args:
-        folder: what :func:`generate` returned.
-
-    Returns:
-        One message for each broken or missing file; empty if there are none.
-    """
+    """Read every file of the set in ``folder``; return one message for each that is broken."""
     folder = Path(folder)
     advice = f"delete {folder} and generate the set again"
     try:
@@ -102,9 +86,8 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
 def _is_jpeg_of(content: bytes, truth: Truth) -> bool:
     # OpenCV 4 decodes a truncated file and fills the rest with gray, so check its end, too.
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    if image is None or not content.endswith(_JPEG_END):
-        return False
-    return (image.shape[1], image.shape[0]) == truth.size
+    whole = image is not None and content.endswith(b"\xff\xd9")
+    return whole and image.shape[1::-1] == truth.size
 
 
 def _choose_workers(num_images: int) -> int:
@@ -124,11 +107,7 @@ def _read_manifest(folder: Path) -> dict[str, Any]:
 
 
 def _find_fault(folder: Path) -> str:
-    """Return why the set has to be drawn, judged by its manifest and file sizes; ``""`` if not.
-
-    Raises:
-        UserError: it was complete once, but files are missing or have other sizes.
-    """
+    """Return why the set has to be drawn, or ``""``; raise if a once complete set is damaged."""
     if not (folder / "manifest.json").is_file():
         return "it has no manifest.json"
     manifest = _read_manifest(folder)
@@ -148,12 +127,9 @@ def _fill_folder(folder: Path, name: str, size: str, seed: int, workers: int) ->
         make_folder(folder / split)
     counts = get_size(size)
     reports = progress(
-        store_images(folder, size, seed, workers),
-        total=counts.num_images,
-        description=f"drawing {name}",
-        unit="images",
-        logger=logger,
-    )
+        store_images(folder, size, seed, workers), total=counts.num_images,
+        description=f"drawing {name}", unit="images", logger=logger,
+    )  # fmt: skip
     digests, sizes = [], dict.fromkeys(SPLITS, 0)
     with atomic_write(folder / "truth.jsonl", "w") as stream:
         for report in reports:
@@ -161,19 +137,17 @@ def _fill_folder(folder: Path, name: str, size: str, seed: int, workers: int) ->
             digests.append(report["digest"])
             sizes[json.loads(report["truth"])["split"]] += report["bytes"]
     manifest = {
-        "size": size,
-        "seed": seed,
-        "version": VERSION,
+        "size": size, "seed": seed, "version": VERSION,
         "counts": counts.count_images(),
         "bytes": sizes,
         "truth_sha256": _hash_file(folder / "truth.jsonl"),
         "images_sha256": _hash_digests(digests),
-    }
+    }  # fmt: skip
     write_json(folder / "manifest.json", manifest, sort_keys=True)
 
 
 def _hash_digests(digests: list[str]) -> str:
-    """Return one SHA-256 over those of all images in the order of their numbers."""
+    # in the order of the images' numbers
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

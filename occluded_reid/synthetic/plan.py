@@ -28,24 +28,14 @@ _MIN_IMAGES = {"bounding_box_train": 4, "query": 1, "query_holistic": 1, "boundi
 
 @dataclass(frozen=True)
 class Size:
-    """Numbers of identities and images.
+    """Numbers of identities and images."""
 
-    Attributes:
-        train_ids: training identities; none of them is tested.
-        train_images: training images.
-        query_ids: identities with queries.
-        query_images: occluded queries.
-        holistic_images: unoccluded queries of the same identities.
-        gallery_ids: identities in the gallery: those of the queries, and distractors.
-        gallery_images: gallery images.
-    """
-
-    train_ids: int
+    train_ids: int  # training identities; none of them is tested
     train_images: int
-    query_ids: int
-    query_images: int
-    holistic_images: int
-    gallery_ids: int
+    query_ids: int  # identities with queries
+    query_images: int  # occluded queries
+    holistic_images: int  # unoccluded queries of the same identities
+    gallery_ids: int  # identities in the gallery: those of the queries, and distractors
     gallery_images: int
 
     def count_images(self) -> dict[str, int]:
@@ -68,11 +58,7 @@ SIZES: dict[str, Size] = {
 
 
 def get_size(name: str) -> Size:
-    """Look up a size.
-
-    Raises:
-        UserError: no size has that name.
-    """
+    """Look up a size by its name; raise a UserError if there is none."""
     if name not in SIZES:
         raise UserError(f"no synthetic set has the size {name!r}; choose one of {', '.join(SIZES)}")
     return SIZES[name]
@@ -80,23 +66,14 @@ def get_size(name: str) -> Size:
 
 @dataclass(frozen=True)
 class PlannedImage:
-    """One image to draw.
+    """One image to draw."""
 
-    Attributes:
-        split: its folder, one of :data:`SPLITS`.
-        identity: the person shown.
-        camera: number from 1.
-        index: number among the images of this identity in this split.
-        occlusion: what stands in front.
-        number: number in the whole data set.
-    """
-
-    split: str
+    split: str  # its folder, one of SPLITS
     identity: int
-    camera: int
-    index: int
+    camera: int  # number from 1
+    index: int  # number among the images of this identity in this split
     occlusion: Occlusion
-    number: int
+    number: int  # number in the whole data set
 
     @property
     def path(self) -> str:
@@ -137,15 +114,10 @@ def _plan_identity(
 ) -> Iterator[tuple[int, Occlusion]]:
     """Yield camera and occlusion of each image of an identity in a split."""
     offset = SPLITS.index(split)
+    rng = make_rng(seed, Stream.PLAN, 200, identity)  # of the identity's three to six cameras
+    order = rng.permutation(NUM_CAMERAS) + 1
+    cameras = [int(camera) for camera in order[: int(rng.integers(3, 7))]]
     rng = make_rng(seed, Stream.PLAN, 100 + offset, identity)
-    cameras = _choose_cameras(identity, seed)
     for index in range(count):
         occlusion = OCCLUSIONS[int(rng.choice(4, p=_OCCLUSION_SHARES[split]))]
         yield cameras[(index + offset) % len(cameras)], occlusion
-
-
-def _choose_cameras(identity: int, seed: int) -> list[int]:
-    """Choose the three to six cameras that see an identity, in random order."""
-    rng = make_rng(seed, Stream.PLAN, 200, identity)
-    order = rng.permutation(NUM_CAMERAS) + 1
-    return [int(camera) for camera in order[: int(rng.integers(3, 7))]]

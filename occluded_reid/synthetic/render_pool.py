@@ -14,7 +14,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypedDict
+from typing import Any
 
 import cv2
 
@@ -32,27 +32,14 @@ main()
 """
 
 
-class Report(TypedDict, total=False):
-    """A stored image: its size in bytes, SHA-256 and truth; or the error that ends the work."""
-
-    bytes: int
-    digest: str
-    truth: str
-    error: str
+Report = dict[str, Any]
+"""A stored image: its size in "bytes", SHA-256 "digest" and "truth"; or the final "error"."""
 
 
 def store_images(folder: Path, size: str, seed: int, workers: int) -> Iterator[Report]:
     """Draw and write all images of a data set; report them in the order of their numbers.
 
-    Args:
-        folder: holds a folder for each split.
-        size: name of the size.
-        seed: the data set's seed.
-        workers: number of processes; 1 works in this one.
-
-    Raises:
-        UserError: an image cannot be written, for example because the disk is full.
-        RuntimeError: a worker died.
+    ``folder`` holds a folder for each split; one worker is this process.
     """
     if workers > 1:
         return _store_in_workers(folder, size, seed, workers)
@@ -72,7 +59,12 @@ def _store_image(folder: Path, planned: PlannedImage, seed: int) -> Report:
 
 def _store_in_workers(folder: Path, size: str, seed: int, workers: int) -> Iterator[Report]:
     """Start the workers and read a line of each in turn, as they share out the images."""
-    processes = [_start_worker(folder, size, seed, part, workers) for part in range(workers)]
+    code = _WORKER.format(path=[str(entry) for entry in sys.path])
+    command = [sys.executable, "-c", code, str(folder), size, str(seed), str(workers)]
+    processes = [
+        subprocess.Popen([*command, str(part)], stdout=subprocess.PIPE, text=True)
+        for part in range(workers)
+    ]
     try:
         for number in range(get_size(size).num_images):
             process = processes[number % workers]
@@ -81,7 +73,7 @@ def _store_in_workers(folder: Path, size: str, seed: int, workers: int) -> Itera
                 raise RuntimeError(
                     f"a worker that draws the synthetic set died (exit code {process.wait()})"
                 )
-            report: Report = json.loads(line)
+            report = json.loads(line)
             if "error" in report:
                 raise UserError(report["error"])
             yield report
@@ -93,17 +85,9 @@ def _store_in_workers(folder: Path, size: str, seed: int, workers: int) -> Itera
                 process.stdout.close()
 
 
-def _start_worker(
-    folder: Path, size: str, seed: int, part: int, parts: int
-) -> subprocess.Popen[str]:
-    code = _WORKER.format(path=[str(entry) for entry in sys.path])
-    command = [sys.executable, "-c", code, str(folder), size, str(seed), str(part), str(parts)]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-
-
 def main() -> None:
-    """Store every ``parts``-th image; the command line holds folder, size, seed, part, parts."""
-    folder, size, seed, part, parts = sys.argv[1:]
+    """Store every ``parts``-th image; the command line holds folder, size, seed, parts, part."""
+    folder, size, seed, parts, part = sys.argv[1:]
     cv2.setNumThreads(1)
     try:
         for planned in plan_images(get_size(size), int(seed))[int(part) :: int(parts)]:

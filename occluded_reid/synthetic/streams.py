@@ -19,27 +19,12 @@ VERSION = 2
 """Version of the drawings. Raise it whenever the same seed would give other pixels."""
 
 
-class Stream(IntEnum):
-    """The purpose of a generator: the first number of its address."""
-
-    CAMERA = 1
-    SCENE = 2
-    GROUP = 3
-    IDENTITY = 4
-    TRACK = 5
-    IMAGE = 6
-    PLAN = 7
-    NOISE_FIELD = 8
+# The purpose of a generator, 1 to 8: the first number of its address.
+Stream = IntEnum("Stream", "CAMERA SCENE GROUP IDENTITY TRACK IMAGE PLAN NOISE_FIELD")
 
 
 def make_rng(seed: int, purpose: Stream, *address: int) -> Rng:
-    """Return the generator at an address.
-
-    Args:
-        seed: the data set's seed, not negative.
-        purpose: what is drawn.
-        address: integers that identify the thing among its kind, such as identity and camera.
-    """
+    """Return the generator of what is drawn: ``address`` is, for example, identity and camera."""
     return np.random.default_rng(np.random.SeedSequence([VERSION, seed, int(purpose), *address]))
 
 

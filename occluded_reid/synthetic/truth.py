@@ -19,50 +19,29 @@ Box = tuple[int, int, int, int]
 
 @dataclass(frozen=True)
 class Occluder:
-    """An object in front of the person.
+    """An object in front of the person."""
 
-    Attributes:
-        kind: one of :data:`.occluders.styles.OCCLUDER_KINDS`, or ``"pedestrian"``.
-        orientation: ``"horizontal"`` or ``"vertical"``.
-        box: x0, y0, x1, y1 in pixels of the stored image, clipped to it; x1 and y1 excluded.
-    """
-
-    kind: str
-    orientation: str
-    box: Box
+    kind: str  # one of occluders.styles.OCCLUDER_KINDS, or "pedestrian"
+    orientation: str  # "horizontal" or "vertical"
+    box: Box  # x0, y0, x1, y1 in pixels of the stored image, clipped to it; x1 and y1 excluded
 
 
 @dataclass(frozen=True)
 class Truth:
-    """One line of ``truth.jsonl``; its keys are these names.
+    """One line of ``truth.jsonl``; its keys are these names."""
 
-    Attributes:
-        path: path of the image relative to the data set's folder.
-        identity: the person shown.
-        camera: number of the camera from 1.
-        split: the image's folder.
-        size: width and height in pixels.
-        person_box: box of the person's whole silhouette inside the image, as in `Occluder.box`.
-        visible_fraction: visible share of the silhouette's pixels inside the image.
-        stripe_person_pixels: pixels of the silhouette in each of 16 stripes from top to bottom.
-        stripe_visible_pixels: the visible ones among them.
-        stripe_coverage: covered share of the area of each of 4 stripes from top to bottom.
-        occluders: what stands in front.
-        occlusion: ``"none"``, ``"horizontal"``, ``"vertical"`` or ``"pedestrian"``.
-    """
-
-    path: str
+    path: str  # path of the image relative to the data set's folder
     identity: int
-    camera: int
-    split: str
-    size: tuple[int, int]
-    person_box: Box
-    visible_fraction: float
-    stripe_person_pixels: tuple[int, ...]
-    stripe_visible_pixels: tuple[int, ...]
-    stripe_coverage: tuple[float, ...]
+    camera: int  # number of the camera from 1
+    split: str  # the image's folder
+    size: tuple[int, int]  # width and height in pixels
+    person_box: Box  # box of the person's whole silhouette inside the image, as in Occluder.box
+    visible_fraction: float  # visible share of the silhouette's pixels inside the image
+    stripe_person_pixels: tuple[int, ...]  # the silhouette in 16 stripes from top to bottom
+    stripe_visible_pixels: tuple[int, ...]  # the visible ones among them
+    stripe_coverage: tuple[float, ...]  # covered share of the area of each of 4 stripes
     occluders: tuple[Occluder, ...]
-    occlusion: str
+    occlusion: str  # "none", "horizontal", "vertical" or "pedestrian"
 
     def to_json(self) -> str:
         """Return one line of JSON with sorted keys."""
@@ -81,16 +60,12 @@ class Truth:
 
 
 def count_stripe_pixels(mask: np.ndarray, stripes: int) -> tuple[int, ...]:
-    """Count the pixels of a mask in stripes of equal height.
+    """Count the pixels of an (h, w) bool mask in stripes of equal height; their number divides 16.
 
     A row belongs to the stripe that holds its middle, so 4 stripes are sums over 4 of 16 each.
 
     >>> count_stripe_pixels(np.tri(4, dtype=bool), 2)
     (3, 7)
-
-    Args:
-        mask: (h, w) bool.
-        stripes: their number, a divisor of 16.
     """
     height = mask.shape[0]
     stripe_of_row = (2 * np.arange(height) + 1) * STRIPES // (2 * height) * stripes // STRIPES
@@ -107,12 +82,7 @@ def bound_mask(mask: np.ndarray) -> Box:
 
 
 def measure_visible_fraction(person: np.ndarray, covered: np.ndarray) -> float:
-    """Return the visible share of a person's silhouette, to 4 decimals.
-
-    Args:
-        person: (h, w) bool, the whole silhouette as if nothing stood in front.
-        covered: (h, w) bool, pixels of the occluders.
-    """
+    """Return the visible share of the (h, w) bool silhouette of a person, to 4 decimals."""
     return round(float((person & ~covered).sum() / max(int(person.sum()), 1)), 4)
 
 
@@ -130,17 +100,7 @@ def measure_masks(person: np.ndarray, covered: np.ndarray) -> dict[str, Any]:
 
 
 def read_truth(folder: str | Path) -> dict[str, Truth]:
-    """Read the truth of a generated data set.
-
-    Args:
-        folder: what :func:`occluded_reid.synthetic.generate` returned.
-
-    Returns:
-        The truth by path relative to the folder.
-
-    Raises:
-        UserError: the folder holds no truth file.
-    """
+    """Read the truth of a generated data set, by the path relative to its folder."""
     file = Path(folder) / "truth.jsonl"
     if not file.is_file():
         raise UserError(f"{folder} holds no truth.jsonl; generate the set again")

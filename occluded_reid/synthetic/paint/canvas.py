@@ -9,7 +9,7 @@ of the layer is an empty region, which paints nothing.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
@@ -23,21 +23,13 @@ _SUBPIXEL_BITS = 4
 
 @dataclass(frozen=True)
 class Region:
-    """A shape's box on a layer, with its mask and coordinates.
+    """A shape's box on a layer, with its mask and coordinates."""
 
-    Attributes:
-        top: first row of the box.
-        left: first column of the box.
-        mask: (h, w) float32 in [0, 1], the share of each pixel that the shape covers.
-        across: (h, w) float32 in [-1, 1], from the left edge of the shape to its right edge.
-        along: (h, w) float32 in [0, 1], from its upper end (or start) to its lower end.
-    """
-
-    top: int
-    left: int
-    mask: np.ndarray
-    across: np.ndarray
-    along: np.ndarray
+    top: int  # first row of the box
+    left: int  # first column of the box
+    mask: np.ndarray  # (h, w) float32 in [0, 1], the share of each pixel that the shape covers
+    across: np.ndarray  # (h, w) float32 in [-1, 1], from the left edge to its right edge
+    along: np.ndarray  # (h, w) float32 in [0, 1], from its upper end (or start) to its lower end
 
     def with_mask(self, mask: np.ndarray) -> Region:
         """Return the same box and coordinates with another mask."""
@@ -49,23 +41,13 @@ def _make_region(box: Box, mask: np.ndarray, across: np.ndarray, along: np.ndarr
     return Region(box[0], box[2], mask.astype(np.float32, copy=False), across, along)
 
 
-@dataclass
 class Layer:
     """A transparent image: premultiplied color (H, W, 3) and alpha (H, W) in [0, 1]."""
 
-    height: int
-    width: int
-    color: np.ndarray = field(init=False)
-    alpha: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.color = np.zeros((self.height, self.width, 3), np.float32)
-        self.alpha = np.zeros((self.height, self.width), np.float32)
-
-    @property
-    def size(self) -> tuple[int, int]:
-        """(H, W)"""
-        return self.height, self.width
+    def __init__(self, height: int, width: int) -> None:
+        self.size = self.height, self.width = height, width
+        self.color = np.zeros((height, width, 3), np.float32)
+        self.alpha = np.zeros((height, width), np.float32)
 
     def paint(
         self, region: Region, color: Color, opacity: float = 1.0, inside: bool = False
@@ -124,7 +106,7 @@ class Layer:
 
 
 def _clip_box(size: tuple[int, int], points: Sequence[Point], rx: float, ry: float) -> Box:
-    """Return the box around points, with margins rx and ry, clipped to the layer."""
+    # with the margins rx and ry
     xs, ys = zip(*points, strict=True)
     left, top = max(int(np.floor(min(xs) - rx)) - 1, 0), max(int(np.floor(min(ys) - ry)) - 1, 0)
     right = min(int(np.ceil(max(xs) + rx)) + 2, size[1])
@@ -135,10 +117,8 @@ def _clip_box(size: tuple[int, int], points: Sequence[Point], rx: float, ry: flo
 def _pixel_grid(box: Box) -> tuple[np.ndarray, np.ndarray]:
     """Return the coordinates of the box's pixels: x as (1, w), y as (h, 1)."""
     top, bottom, left, right = box
-    return (
-        np.arange(left, right, dtype=np.float32)[None, :],
-        np.arange(top, bottom, dtype=np.float32)[:, None],
-    )
+    x, y = (np.arange(*ends, dtype=np.float32) for ends in ((left, right), (top, bottom)))
+    return x[None, :], y[:, None]
 
 
 def limb(
@@ -151,13 +131,8 @@ def limb(
 ) -> Region:
     """Shape a tapered tube with round ends: an arm, a leg, a strap, a pole.
 
-    Args:
-        size: (H, W) of the layer.
-        start: center of the first end.
-        end: center of the second end.
-        start_radius: half the thickness at the start, in pixels.
-        end_radius: half the thickness at the end.
-        flat_end: cut the second end straight, like a sleeve.
+    ``start`` and ``end`` are the centers of its ends, the radii half its thickness there in pixels;
+    ``flat_end`` cuts the second end straight, like a sleeve.
     """
     reach = max(start_radius, end_radius)
     box = _clip_box(size, (start, end), reach, reach)
@@ -185,11 +160,7 @@ def loft(
 ) -> Region:
     """Shape an upright outline by its width at some heights: a torso, a skirt, a head of hair.
 
-    Args:
-        size: (H, W) of the layer.
-        levels: y of each given height in pixels, rising.
-        centers: x of the middle at each height.
-        half_widths: half the width at each height.
+    ``levels`` are the heights, y rising; ``centers`` x of the middle at each, all in pixels.
     """
     ends = (min(centers), levels[0]), (max(centers), levels[-1])
     box = _clip_box(size, ends, max(half_widths), 0)
@@ -225,8 +196,7 @@ def polygon(size: tuple[int, int], points: Sequence[Point]) -> Region:
     """Shape a polygon; its coordinates run over its bounding box."""
     corners = np.asarray(points, np.float64)
     low, high = corners.min(axis=0), corners.max(axis=0)
-    box = _clip_box(size, points, 0, 0)
-    top, bottom, left, right = box
+    top, bottom, left, right = box = _clip_box(size, points, 0, 0)
     filled = np.zeros((bottom - top, right - left), np.uint8)
     shifted = np.rint((corners - (left, top)) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
     if filled.size:

@@ -20,24 +20,17 @@ _FIELD = 1024
 
 @dataclass(frozen=True)
 class Light:
-    """Direction and contrast of the light.
+    """Direction and contrast of the light."""
 
-    Attributes:
-        side: -1 from the left, 1 from the right of the image.
-        contrast: 0 for an overcast sky, about 0.6 for low sun.
-    """
-
-    side: float
-    contrast: float
+    side: float  # -1 from the left, 1 from the right of the image
+    contrast: float  # 0 for an overcast sky, about 0.6 for low sun
 
 
 @functools.cache
 def build_noise_field(cell: int, stretch: int = 1) -> np.ndarray:
     """Build (1024, 1024) float32 smooth noise of mean 0 and deviation 1, equal in all processes.
 
-    Args:
-        cell: width of its spots in pixels.
-        stretch: height of the spots over their width, for folds and wood.
+    Its spots are ``cell`` pixels wide and ``stretch`` times as high, for folds and wood.
     """
     rng = make_rng(0, Stream.NOISE_FIELD, cell, stretch)
     rows, columns = max(_FIELD // (cell * stretch), 2), max(_FIELD // cell, 2)
@@ -76,25 +69,20 @@ def _square_wave(phase: np.ndarray) -> np.ndarray:
 
 
 def _sample_spots(u: np.ndarray, v: np.ndarray, frequency: float) -> np.ndarray:
-    field = build_noise_field(32)
-    rows = (np.asarray(v * frequency * 40).astype(np.int32)) % _FIELD
-    columns = (np.asarray(u * frequency * 40).astype(np.int32)) % _FIELD
-    return np.clip(field[rows, columns] * 3 + 0.3, 0, 1)
+    rows, columns = (np.asarray(x * frequency * 40).astype(np.int32) % _FIELD for x in (v, u))
+    return np.clip(build_noise_field(32)[rows, columns] * 3 + 0.3, 0, 1)
 
 
 def weigh_pattern(
     pattern: str, u: np.ndarray, v: np.ndarray, frequency: float
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Return the weights of the second and of the third color at each point.
+    """Return the (h, w) weights in [0, 1] of the second and third color, None for one color.
 
     Args:
         pattern: such as ``"stripes"``; an unknown name means one color.
         u: (h, w) meters around the body.
         v: (h, w) meters below the shoulder line or the waist.
         frequency: repeats per meter, 5 (broad) to 25 (fine).
-
-    Returns:
-        Two (h, w) arrays in [0, 1], or None for a pattern of one color.
     """
     zero = np.zeros((1, 1), np.float32)
     if pattern == "stripes":
@@ -105,11 +93,8 @@ def weigh_pattern(
         return 0.5 * (_square_wave(v * frequency) + _square_wave(u * frequency)), zero
     if pattern == "plaid":
         broad = 0.5 * (_square_wave(v * frequency * 0.6) + _square_wave(u * frequency * 0.6))
-        lines = np.maximum(
-            np.clip(np.sin(v * np.float32(7.5 * frequency)) * 5 - 4, 0, 1),
-            np.clip(np.sin(u * np.float32(7.5 * frequency)) * 5 - 4, 0, 1),
-        )
-        return broad, lines * 0.8
+        rows, columns = (np.sin(axis * np.float32(7.5 * frequency)) * 5 - 4 for axis in (v, u))
+        return broad, np.maximum(np.clip(rows, 0, 1), np.clip(columns, 0, 1)) * 0.8
     if pattern == "dots":
         product = np.sin(u * np.float32(7 * frequency)) * np.sin(v * np.float32(7 * frequency))
         return np.clip(product * 5 - 2.2, 0, 1), zero
@@ -127,15 +112,9 @@ def weigh_pattern(
 
 
 def weigh_print(kind: str, across: np.ndarray, down: np.ndarray) -> np.ndarray | None:
-    """Return the opacity of a print at each point.
+    """Return the (h, w) opacity of a print in [0, 1], or None if the kind is ``"none"``.
 
-    Args:
-        kind: such as ``"disc"``, or ``"none"``.
-        across: (h, w) meters from the middle of the print.
-        down: (h, w) meters below its middle.
-
-    Returns:
-        (h, w) in [0, 1], or None for ``"none"``.
+    ``across`` and ``down`` are (h, w) meters from the middle of the print.
     """
     if kind == "box":
         return _soft_step(0.085 - np.abs(across)) * _soft_step(0.055 - np.abs(down))

@@ -34,48 +34,28 @@ class Cloth:
 
 @dataclass(frozen=True)
 class Upper:
-    """The upper garment.
+    """The upper garment."""
 
-    Attributes:
-        kind: such as ``"coat"``; :mod:`.wardrobe` lists them, as it does other names.
-        cloth: its main cloth.
-        sleeve: 0 without sleeves, 0.5 to the elbow, 1 to the wrist.
-        sleeve_color: color of the sleeves where it differs, else None.
-        hem: meters below the waist.
-        open_front: whether a jacket stands open.
-        inner: color of the shirt under an open jacket.
-        chest_print: print on the front, or ``"none"``.
-        back_print: print on the back.
-        print_color: color of both.
-    """
-
-    kind: str
+    kind: str  # such as "coat"; wardrobe lists them, as it does other names
     cloth: Cloth
-    sleeve: float
-    sleeve_color: RGB | None
-    hem: float
-    open_front: bool
-    inner: RGB
-    chest_print: str
-    back_print: str
-    print_color: RGB
+    sleeve: float  # 0 without sleeves, 0.5 to the elbow, 1 to the wrist
+    sleeve_color: RGB | None  # color of the sleeves where it differs, else None
+    hem: float  # meters below the waist
+    open_front: bool  # whether a jacket stands open
+    inner: RGB  # color of the shirt under an open jacket
+    chest_print: str  # print on the front, or "none"
+    back_print: str  # print on the back
+    print_color: RGB  # color of both prints
 
 
 @dataclass(frozen=True)
 class Lower:
-    """Trousers or a skirt.
+    """Trousers or a skirt."""
 
-    Attributes:
-        kind: such as ``"jeans"``.
-        cloth: its cloth.
-        length: 1 reaches the ankles, 0.5 the knees.
-        side_stripe: color of a stripe down the side, or None.
-    """
-
-    kind: str
+    kind: str  # such as "jeans"
     cloth: Cloth
-    length: float
-    side_stripe: RGB | None
+    length: float  # 1 reaches the ankles, 0.5 the knees
+    side_stripe: RGB | None  # color of a stripe down the side, or None
 
 
 @dataclass(frozen=True)

@@ -16,23 +16,14 @@ from occluded_reid.synthetic.streams import Rng
 
 @dataclass(frozen=True)
 class Figure:
-    """The state that all parts of the drawing share.
-
-    Attributes:
-        layer: where the person is painted.
-        look: the person's appearance.
-        joints: see :func:`occluded_reid.synthetic.person.pose.build_skeleton`.
-        projection: the camera's view of the body.
-        light: direction and contrast of the light.
-        rng: random generator for folds and the like.
-    """
+    """The state that all parts of the drawing share."""
 
     layer: Layer
     look: Appearance
-    joints: dict[str, Joint]
+    joints: dict[str, Joint]  # see pose.build_skeleton
     projection: Projection
     light: Light
-    rng: Rng
+    rng: Rng  # for folds and the like
 
     @property
     def yaw(self) -> float:

@@ -19,23 +19,14 @@ _ARM_WEIGHTS = (0.62, 0.12, 0.1, 0.05, 0.11)
 
 @dataclass(frozen=True)
 class Pose:
-    """One moment of a walk.
+    """One moment of a walk."""
 
-    Attributes:
-        yaw: 0 faces the camera, pi/2 walks to the right, pi shows the back (radians).
-        pitch: how far the camera looks down (radians).
-        phase: phase of the gait cycle (radians).
-        stride: swing of the thighs (radians); about 0.05 for a standing person.
-        lean: forward lean of the trunk (radians).
-        arms: modes of the left and the right arm, of :data:`ARM_MODES`.
-    """
-
-    yaw: float
-    pitch: float
-    phase: float
-    stride: float
-    lean: float
-    arms: tuple[str, str]
+    yaw: float  # 0 faces the camera, pi/2 walks to the right, pi shows the back (radians)
+    pitch: float  # how far the camera looks down (radians)
+    phase: float  # phase of the gait cycle (radians)
+    stride: float  # swing of the thighs (radians); about 0.05 for a standing person
+    lean: float  # forward lean of the trunk (radians)
+    arms: tuple[str, str]  # modes of the left and the right arm, of ARM_MODES
 
 
 @dataclass(frozen=True)
@@ -54,17 +45,11 @@ class Joint:
 
 @dataclass(frozen=True)
 class Projection:
-    """Projection from body axes to the screen.
+    """Projection from body axes to the screen."""
 
-    Attributes:
-        foot: point on the ground between the feet, in pixels.
-        scale: pixels per meter.
-        yaw: as in :class:`Pose`; likewise pitch.
-    """
-
-    foot: tuple[float, float]
-    scale: float
-    yaw: float
+    foot: tuple[float, float]  # point on the ground between the feet, in pixels
+    scale: float  # pixels per meter
+    yaw: float  # as in Pose; likewise pitch
     pitch: float
 
     def project(self, left: float, up: float, forward: float) -> Joint:

@@ -16,36 +16,20 @@ NUM_CAMERAS = 8
 
 @dataclass(frozen=True)
 class Camera:
-    """One fixed camera.
+    """One fixed camera."""
 
-    Attributes:
-        pitch: how far it looks down (radians).
-        walk: main direction in which people pass, as a yaw (radians); they walk both ways.
-        height: mean height of its crops in pixels.
-        light: the light of its scene.
-        gains: (3,) white balance and exposure, factors on R, G, B.
-        gamma: above 1 darkens the midtones.
-        contrast: factor around middle gray.
-        saturation: 0 is gray, 1 leaves colors as they are.
-        haze: gray levels of stray light.
-        blur: standard deviation of its optics in pixels.
-        noise: standard deviation of the sensor's noise in gray levels.
-        motion: longest motion blur in pixels.
-        quality: JPEG quality.
-    """
-
-    pitch: float
-    walk: float
-    height: float
+    pitch: float  # how far it looks down (radians)
+    walk: float  # main direction in which people pass, as a yaw (radians); they walk both ways
+    height: float  # mean height of its crops in pixels
     light: Light
-    gains: np.ndarray
-    gamma: float
-    contrast: float
-    saturation: float
-    haze: float
-    blur: float
-    noise: float
-    motion: int
+    gains: np.ndarray  # (3,) white balance and exposure, factors on R, G, B
+    gamma: float  # above 1 darkens the midtones
+    contrast: float  # factor around middle gray
+    saturation: float  # 0 is gray, 1 leaves colors as they are
+    haze: float  # gray levels of stray light
+    blur: float  # standard deviation of its optics in pixels
+    noise: float  # standard deviation of the sensor's noise in gray levels
+    motion: int  # longest motion blur in pixels
     quality: int
 
 

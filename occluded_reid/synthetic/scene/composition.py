@@ -26,40 +26,24 @@ SUPERSAMPLING = 1.5
 
 @dataclass(frozen=True)
 class Rendering:
-    """A finished image.
+    """A finished image."""
 
-    Attributes:
-        image: (h, w, 3) uint8 RGB.
-        person: (h, w) bool, the person's silhouette as if nothing stood in front.
-        covered: (h, w) bool, pixels of the occluders.
-        truth: the truth about it.
-        quality: JPEG quality of its camera.
-    """
-
-    image: np.ndarray
-    person: np.ndarray
-    covered: np.ndarray
+    image: np.ndarray  # (h, w, 3) uint8 RGB
+    person: np.ndarray  # (h, w) bool, the person's silhouette as if nothing stood in front
+    covered: np.ndarray  # (h, w) bool, pixels of the occluders
     truth: Truth
-    quality: int
+    quality: int  # JPEG quality of its camera
 
 
 @dataclass(frozen=True)
 class Track:
-    """What all images of one person and one camera share.
+    """What all images of one person and one camera share."""
 
-    Attributes:
-        look: the person with the belongings that this camera sees.
-        yaw: direction of the walk (radians).
-        arms: modes of the left and the right arm.
-        position: where on the background, in [0, 1].
-        exposure: factor on the brightness.
-    """
-
-    look: Appearance
-    yaw: float
-    arms: tuple[str, str]
-    position: float
-    exposure: float
+    look: Appearance  # the person with the belongings that this camera sees
+    yaw: float  # direction of the walk (radians)
+    arms: tuple[str, str]  # modes of the left and the right arm
+    position: float  # where on the background, in [0, 1]
+    exposure: float  # factor on the brightness
 
 
 def sample_track(seed: int, identity: int, camera: int) -> Track:

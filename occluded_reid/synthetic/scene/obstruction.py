@@ -31,42 +31,25 @@ _ASPECTS = {"car": (1.9, 2.6), "bicycle": (1.5, 1.8), "umbrella": (1.7, 2.2)}
 
 @dataclass(frozen=True)
 class Scene:
-    """The person before anything is placed in front.
+    """The person before anything is placed in front."""
 
-    Attributes:
-        person: the painted person, on the supersampled canvas.
-        foot: where the person stands, in canvas pixels.
-        scale: canvas pixels per meter.
-        camera: the camera.
-        identity: the person's identity.
-        seed: the data set's seed.
-        size: height and width of the stored image.
-    """
-
-    person: Layer
-    foot: Point
-    scale: float
+    person: Layer  # the painted person, on the supersampled canvas
+    foot: Point  # where the person stands, in canvas pixels
+    scale: float  # canvas pixels per meter
     camera: Camera
     identity: int
     seed: int
-    size: tuple[int, int]
+    size: tuple[int, int]  # height and width of the stored image
 
 
 @dataclass(frozen=True)
 class Obstruction:
-    """What stands in front.
+    """What stands in front."""
 
-    Attributes:
-        layer: the painted occluder, on the supersampled canvas.
-        person: (h, w) bool silhouette of the whole person in the stored image.
-        covered: (h, w) bool pixels of the occluder in the stored image.
-        occluders: its kind and box.
-    """
-
-    layer: Layer
-    person: np.ndarray
-    covered: np.ndarray
-    occluders: tuple[Occluder, ...]
+    layer: Layer  # the painted occluder, on the supersampled canvas
+    person: np.ndarray  # (h, w) bool silhouette of the whole person in the stored image
+    covered: np.ndarray  # (h, w) bool pixels of the occluder in the stored image
+    occluders: tuple[Occluder, ...]  # its kind and box
 
 
 def obstruct(scene: Scene, occlusion: str, use: Use, rng: Rng) -> Obstruction:
