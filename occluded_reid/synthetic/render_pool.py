@@ -59,12 +59,7 @@ def _store_image(folder: Path, planned: PlannedImage, seed: int) -> Report:
 
 def _store_in_workers(folder: Path, size: str, seed: int, workers: int) -> Iterator[Report]:
     """Start the workers and read a line of each in turn, as they share out the images."""
-    code = _WORKER.format(path=[str(entry) for entry in sys.path])
-    command = [sys.executable, "-c", code, str(folder), size, str(seed), str(workers)]
-    processes = [
-        subprocess.Popen([*command, str(part)], stdout=subprocess.PIPE, text=True)
-        for part in range(workers)
-    ]
+    processes = [_start_worker(folder, size, seed, part, workers) for part in range(workers)]
     try:
         for number in range(get_size(size).num_images):
             process = processes[number % workers]
@@ -85,9 +80,15 @@ def _store_in_workers(folder: Path, size: str, seed: int, workers: int) -> Itera
                 process.stdout.close()
 
 
+def _start_worker(folder: Path, size: str, *seed_part_parts: int) -> subprocess.Popen[str]:
+    code = _WORKER.format(path=[str(entry) for entry in sys.path])
+    command = [sys.executable, "-c", code, str(folder), size, *map(str, seed_part_parts)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
 def main() -> None:
-    """Store every ``parts``-th image; the command line holds folder, size, seed, parts, part."""
-    folder, size, seed, parts, part = sys.argv[1:]
+    """Store every ``parts``-th image; the command line holds folder, size, seed, part, parts."""
+    folder, size, seed, part, parts = sys.argv[1:]
     cv2.setNumThreads(1)
     try:
         for planned in plan_images(get_size(size), int(seed))[int(part) :: int(parts)]:

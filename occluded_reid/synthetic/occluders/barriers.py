@@ -34,12 +34,10 @@ def draw_picket_fence(layer: Layer, rng: Rng) -> None:
 def draw_railing(layer: Layer, rng: Rng) -> None:
     """Draw iron bars between rails; half of the view stays open."""
     h, w = layer.size
-    color = pick_metal(rng)
-    count = max(int(w / (0.09 * h + 3)), 5)
-    half = 0.26 * w / count
+    color, count = pick_metal(rng), max(int(w / (0.09 * h + 3)), 5)
     for number in range(count + 1):
         x = (number + 0.5) / (count + 1)
-        layer.paint_tube(x, 0.05, x, 1, half, color)
+        layer.paint_tube(x, 0.05, x, 1, 0.26 * w / count, color)
     for y in (0.06, 0.5, 0.92):
         layer.paint_box(0, y - 0.035, 1, y + 0.035, color * 0.9)
 
@@ -117,12 +115,11 @@ def draw_striped_board(layer: Layer, rng: Rng) -> None:
     """Draw a warning board with slanted stripes."""
     h, w = layer.size
     red, yellow = ((200, 44, 40), (228, 226, 220)), ((222, 184, 40), (36, 36, 38))
-    first, second = yellow if bernoulli(rng, 0.4) else red
+    first, second = np.asarray(yellow if bernoulli(rng, 0.4) else red, np.float32)
     region = rectangle(layer.size, (0, 0), (w, h + 2))
     slope = region.across * (w / (2 * h)) + region.along
     stripes = np.clip(0.5 + 5 * np.sin(slope * uniform(rng, 12, 20)), 0, 1)[..., None]
-    ends = np.asarray(first, np.float32), np.asarray(second, np.float32)
     dirt = 1 + 0.05 * sample_noise(rng, region.mask.shape, 8)
-    layer.paint(region, (ends[0] + (ends[1] - ends[0]) * stripes) * dirt[..., None])
+    layer.paint(region, (first + (second - first) * stripes) * dirt[..., None])
     for y in (0.0, 0.96):
         layer.paint_box(0, y, 1, y + 0.04, (96, 98, 100))

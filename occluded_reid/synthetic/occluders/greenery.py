@@ -69,10 +69,8 @@ def draw_shrub(layer: Layer, rng: Rng) -> None:
 def _paint_trunk(layer: Layer, rng: Rng, cell: int, stretch: int, depth: float) -> None:
     h, w = layer.size
     lean = uniform(rng, -0.06, 0.06) * w
-    levels = [-1.0, 0.3 * h, 0.85 * h, h + 1.0]
-    centers = [0.5 * w + lean, 0.5 * w, 0.5 * w, 0.5 * w]
-    widths = [0.4 * w, 0.42 * w, 0.44 * w, 0.5 * w]
-    trunk = loft(layer.size, levels, centers, widths)
+    levels, centers = [-1.0, 0.3 * h, 0.85 * h, h + 1.0], [0.5 * w + lean, *[0.5 * w] * 3]
+    trunk = loft(layer.size, levels, centers, [0.4 * w, 0.42 * w, 0.44 * w, 0.5 * w])
     color = np.array(jitter_color(rng, choose(rng, _BARK), 6), np.float32)
     side = uniform(rng, -0.3, 0.3)
     shade = 1.05 - 0.4 * (trunk.across - side) ** 2

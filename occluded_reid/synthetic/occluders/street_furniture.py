@@ -25,8 +25,8 @@ def _paint_canopy(
     visible = np.clip((rim - dome.along) * h, 0, 1) * dome.mask
     widest = np.sqrt(np.maximum(1 - (2 * dome.along - 1) ** 2, 1e-3))
     sector = np.floor((np.clip(dome.across / widest, -0.999, 0.999) + 1) * gores / 2) % 2
-    ends = np.asarray(colors[0], np.float32), np.asarray(colors[1], np.float32)
-    tint = ends[0] + (ends[1] - ends[0]) * sector[..., None]
+    first, second = np.asarray(colors, np.float32)
+    tint = first + (second - first) * sector[..., None]
     shade = (0.8 + 0.5 * dome.along + 0.12 * dome.across)[..., None]
     layer.paint(dome.with_mask(visible.astype(np.float32)), tint * shade)
 
@@ -59,11 +59,9 @@ def draw_striped_pole(layer: Layer, rng: Rng) -> None:
     """Draw a square post painted in rings."""
     h, w = layer.size
     red, yellow = ((226, 224, 218), (202, 48, 42)), ((40, 40, 42), (222, 186, 44))
-    colors = yellow if bernoulli(rng, 0.5) else red
-    rings = int(rng.integers(5, 10))
+    colors, rings = yellow if bernoulli(rng, 0.5) else red, int(rng.integers(5, 10))
     for number in range(rings):
-        top, bottom = number / rings, (number + 1) / rings
-        layer.paint_box(0.08, top, 0.92, bottom, colors[number % 2])
+        layer.paint_box(0.08, number / rings, 0.92, (number + 1) / rings, colors[number % 2])
     side = rectangle(layer.size, (0.62 * w, 0), (0.92 * w, h))
     layer.paint(side, (16.0, 16.0, 20.0), 0.35, inside=True)
 
@@ -79,11 +77,10 @@ def draw_traffic_sign(layer: Layer, rng: Rng) -> None:
         layer.paint(ellipse(layer.size, center, radius, radius), ring)
         layer.paint(ellipse(layer.size, center, 0.76 * radius, 0.76 * radius), plate)
     else:
-        for share, color in ((1.0, ring), (0.66, plate)):
-            reach = share * radius
-            corners = [(-reach, 0.75 * reach), (reach, 0.75 * reach), (0.0, -reach)]
-            points = [(center[0] + x, center[1] + y) for x, y in corners]
-            layer.paint(polygon(layer.size, points), color)
+        for reach, color in ((radius, ring), (0.66 * radius, plate)):
+            low = center[1] + 0.75 * reach
+            points = [(center[0] - reach, low), (center[0] + reach, low)]
+            layer.paint(polygon(layer.size, [*points, (center[0], center[1] - reach)]), color)
     layer.paint(ellipse(layer.size, center, 0.16 * radius, 0.4 * radius), (34, 34, 36))
 
 

@@ -67,20 +67,15 @@ def draw_occluder(
     Args:
         kind: one of :data:`OCCLUDER_KINDS`.
         rng: chooses style, color and detail.
-        height: of the image, at least 8 pixels; the drawing fills it.
-        width: of the image, at least 8 pixels.
+        height: of the image, at least 8 pixels as its width; the drawing fills it.
+        width: of the image.
         use: ``"training"`` for the styles of augmentation, ``"test"`` for the held-out one.
 
     Returns:
         (height, width, 4) uint8 RGBA, colors not premultiplied.
-
-    Raises:
-        UserError: the kind is unknown or the size too small.
     """
     if kind not in STYLES:
-        raise UserError(
-            f"no occluder is called {kind!r}; choose one of {', '.join(OCCLUDER_KINDS)}"
-        )
+        raise UserError(f"no occluder is called {kind!r}; choose one of {', '.join(STYLES)}")
     if min(height, width) < 8:
         raise UserError(f"an occluder needs at least 8 x 8 pixels, not {height} x {width}")
     return paint_occluder(kind, rng, height, width, use).to_rgba()

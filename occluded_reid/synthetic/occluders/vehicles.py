@@ -5,7 +5,9 @@ Each drawing fills its layer; coordinates are fractions of its width and height.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 
@@ -34,9 +36,11 @@ def _fill(layer: Layer, points: Sequence[tuple[float, float]], color: Color) -> 
     layer.paint(region, np.asarray(color, np.float32) * gloss[..., None].astype(np.float32))
 
 
-def _paint_wheel(layer: Layer, x: float, y: float, radius: float) -> None:
-    for share, color in ((1.0, _TIRE), (0.62, (150.0, 152.0, 156.0)), (0.22, (70.0, 70.0, 74.0))):
-        layer.paint(ellipse(layer.size, (x, y), radius * share, radius * share), color)
+def _paint_wheels(layer: Layer, positions: Sequence[float], radius: float) -> None:
+    rings = ((1.0, _TIRE), (0.62, (150.0, 152.0, 156.0)), (0.22, (70.0, 70.0, 74.0)))
+    for x, (share, color) in itertools.product(positions, rings):
+        center = (x * layer.width, layer.height - radius)
+        layer.paint(ellipse(layer.size, center, radius * share, radius * share), color)
 
 
 def _flip_randomly(layer: Layer, rng: Rng) -> None:
@@ -67,20 +71,13 @@ def _paint_car(layer: Layer, rng: Rng, roof: Sequence[tuple[float, float]]) -> N
     layer.paint(sill, dark)
     _fill(layer, [(0.01, 0.5), (0.06, 0.47), (0.07, 0.57), (0.01, 0.58)], (226, 220, 196))
     _fill(layer, [(0.95, 0.46), (0.99, 0.5), (0.99, 0.6), (0.95, 0.58)], (150, 30, 30))
-    radius = min(0.17 * h, 0.12 * w)
-    for x in (0.21, 0.79):
-        _paint_wheel(layer, x * w, h - radius, radius)
+    _paint_wheels(layer, (0.21, 0.79), min(0.17 * h, 0.12 * w))
     _flip_randomly(layer, rng)
 
 
-def draw_sedan(layer: Layer, rng: Rng) -> None:
-    """Draw a three-box car."""
-    _paint_car(layer, rng, [(0.16, 0.42), (0.32, 0.04), (0.66, 0.04), (0.84, 0.42)])
-
-
-def draw_hatchback(layer: Layer, rng: Rng) -> None:
-    """Draw a car with a steep rear."""
-    _paint_car(layer, rng, [(0.18, 0.42), (0.34, 0.02), (0.85, 0.05), (0.95, 0.42)])
+# A three-box car, and one with a steep rear.
+draw_sedan = partial(_paint_car, roof=[(0.16, 0.42), (0.32, 0.04), (0.66, 0.04), (0.84, 0.42)])
+draw_hatchback = partial(_paint_car, roof=[(0.18, 0.42), (0.34, 0.02), (0.85, 0.05), (0.95, 0.42)])
 
 
 def draw_van(layer: Layer, rng: Rng) -> None:
@@ -97,9 +94,7 @@ def draw_van(layer: Layer, rng: Rng) -> None:
         top, bottom = (x * w, 0.06 * h), (x * w, 0.82 * h)
         layer.paint(limb(layer.size, top, bottom, 0.8, 0.8), color * np.float32(0.6))
     _fill(layer, [(0.01, 0.57), (0.05, 0.54), (0.06, 0.66), (0.01, 0.66)], (226, 220, 196))
-    radius = min(0.15 * h, 0.12 * w)
-    for x in (0.2, 0.8):
-        _paint_wheel(layer, x * w, h - radius, radius)
+    _paint_wheels(layer, (0.2, 0.8), min(0.15 * h, 0.12 * w))
     _flip_randomly(layer, rng)
 
 
@@ -130,9 +125,7 @@ def draw_scooter(layer: Layer, rng: Rng) -> None:
     """Draw a parked motor scooter."""
     h, w = layer.size
     color = _pick_paint(rng)
-    radius = min(0.2 * h, 0.15 * w)
-    for x in (0.2, 0.82):
-        _paint_wheel(layer, x * w, h - radius, radius)
+    _paint_wheels(layer, (0.2, 0.82), min(0.2 * h, 0.15 * w))
     _fill(layer, [(0.06, 0.5), (0.46, 0.44), (0.52, 0.78), (0.3, 0.86), (0.08, 0.74)], color)
     _fill(layer, [(0.46, 0.72), (0.72, 0.72), (0.72, 0.84), (0.4, 0.84)], color * np.float32(0.7))
     _fill(layer, [(0.64, 0.84), (0.68, 0.16), (0.78, 0.14), (0.86, 0.72), (0.76, 0.84)], color)

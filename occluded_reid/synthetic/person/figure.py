@@ -49,20 +49,13 @@ class Figure:
     ) -> np.ndarray:
         """Return the (h, w, 3) colors of a garment with pattern, shading and folds.
 
-        Args:
-            region: its shape.
-            cloth: colors and pattern.
-            u: (h, w) meters around the body.
-            v: (h, w) meters down.
-            folds: strength of the folds.
+        ``u`` and ``v`` are (h, w) meters around the body and down, ``folds`` is their strength.
         """
         color: np.ndarray = np.asarray(cloth.color, np.float32)
         weights = weigh_pattern(cloth.pattern, u, v, cloth.frequency)
         if weights is not None:
-            second = np.asarray(cloth.second, np.float32)
-            third = np.asarray(cloth.third, np.float32)
-            color = color + (second - color) * weights[0][..., None]
-            color = color + (third - color) * weights[1][..., None]
+            for other, weight in zip((cloth.second, cloth.third), weights, strict=True):
+                color = color + (np.asarray(other, np.float32) - color) * weight[..., None]
         elif cloth.pattern == "heather":
             grain = sample_noise(self.rng, region.mask.shape, 2)
             color = color * (1 + 0.16 * grain[..., None])

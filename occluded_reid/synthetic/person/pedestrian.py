@@ -15,28 +15,14 @@ from occluded_reid.synthetic.person.pose import Pose, Projection, build_skeleton
 from occluded_reid.synthetic.person.trunk import paint_arm, paint_trunk
 from occluded_reid.synthetic.streams import Rng
 
-_FAR = -0.05
-
 
 def draw_pedestrian(
-    size: tuple[int, int],
-    look: Appearance,
-    pose: Pose,
-    foot: Point,
-    scale: float,
-    light: Light,
+    size: tuple[int, int], look: Appearance, pose: Pose, foot: Point, scale: float, light: Light,
     rng: Rng,
-) -> Layer:
-    """Paint a person on a transparent layer.
+) -> Layer:  # fmt: skip
+    """Paint a person on a transparent layer of (H, W) pixels.
 
-    Args:
-        size: (H, W) of the layer in pixels.
-        look: the person's appearance.
-        pose: the pose.
-        foot: (x, y) of the ground between the feet, in pixels.
-        scale: pixels per meter.
-        light: direction and contrast.
-        rng: random generator for folds.
+    ``foot`` is (x, y) of the ground between the feet, ``scale`` the pixels per meter.
     """
     layer = Layer(*size)
     projection = Projection(foot, scale, pose.yaw, pose.pitch)
@@ -44,7 +30,7 @@ def draw_pedestrian(
     figure = Figure(layer, look, joints, projection, light, rng)
     legs = sorted(("left", "right"), key=lambda side: joints[f"{side} knee"].depth)
     arms = sorted(("left", "right"), key=lambda side: joints[f"{side} elbow"].depth)
-    far_arms = [side for side in arms if joints[f"{side} elbow"].depth < _FAR]
+    far_arms = [side for side in arms if joints[f"{side} elbow"].depth < -0.05]
     paint_bag_behind(figure)
     paint_hair_behind(figure)
     for side in far_arms:

@@ -125,11 +125,8 @@ def _place_legs(body: Body, pose: Pose) -> dict[str, tuple[float, float, float]]
         calf = thigh - bend
         ankle = (sign * body.hip * 0.46, *_swing(knee, 0.49 * length, calf))
         tip = min(calf + 0.12, 0.25)
-        toe = (
-            sign * (body.hip * 0.46 + 0.05),
-            ankle[1] - 0.045 + 0.19 * np.sin(tip),
-            ankle[2] + 0.19 * np.cos(tip),
-        )
+        up, forward = ankle[1] - 0.045 + 0.19 * np.sin(tip), ankle[2] + 0.19 * np.cos(tip)
+        toe = (sign * (body.hip * 0.46 + 0.05), up, forward)
         joints = {"hip": hip, "knee": knee, "ankle": ankle, "toe": toe}
         points.update({f"{side} {name}": point for name, point in joints.items()})
     return points

@@ -37,8 +37,7 @@ class Camera:
 def build_camera(seed: int, number: int) -> Camera:
     """Build the camera of a number from 1 to :data:`NUM_CAMERAS`."""
     rng = make_rng(seed, Stream.CAMERA, number)
-    warmth = uniform(rng, -0.045, 0.045)
-    tint = uniform(rng, -0.015, 0.015)
+    warmth, tint = uniform(rng, -0.045, 0.045), uniform(rng, -0.015, 0.015)
     exposure = uniform(rng, 0.92, 1.06)
     gains = exposure * np.array([1 + warmth, 1 + tint, 1 - warmth], np.float32)
     return Camera(
@@ -59,16 +58,9 @@ def build_camera(seed: int, number: int) -> Camera:
 
 
 def develop(scene: np.ndarray, camera: Camera, exposure: float, rng: Rng) -> np.ndarray:
-    """Turn the light of a scene into the camera's image.
+    """Turn the light of a scene, (h, w, 3) float32 RGB in [0, 255], into the camera's uint8 image.
 
-    Args:
-        scene: (h, w, 3) float32 RGB in [0, 255].
-        camera: whose optics and electronics.
-        exposure: factor on the brightness.
-        rng: random generator for noise and motion.
-
-    Returns:
-        (h, w, 3) uint8 RGB.
+    ``exposure`` is a factor on the brightness; ``rng`` samples noise and motion.
     """
     light = scene * (camera.gains * np.float32(exposure))
     gray = light.mean(axis=2, keepdims=True)
@@ -78,8 +70,7 @@ def develop(scene: np.ndarray, camera: Camera, exposure: float, rng: Rng) -> np.
     light = light * np.float32(1 - camera.haze / 255) + np.float32(camera.haze)
     light = cv2.GaussianBlur(light, (0, 0), camera.blur * uniform(rng, 0.8, 1.4))
     if camera.motion > 1 and bernoulli(rng, 0.4):
-        length = int(rng.integers(2, camera.motion + 1))
-        light = cv2.blur(light, (length, 1))
+        light = cv2.blur(light, (int(rng.integers(2, camera.motion + 1)), 1))
     grain = np.dstack([sample_noise(rng, light.shape, 1) for _ in range(3)])
     light = light + np.float32(camera.noise) * grain
     return np.clip(np.rint(light), 0, 255).astype(np.uint8)

@@ -67,12 +67,7 @@ def sample_track(seed: int, identity: int, camera: int) -> Track:
 
 
 def render(planned: PlannedImage, seed: int) -> Rendering:
-    """Draw one image; its pixels depend on the arguments alone.
-
-    Args:
-        planned: what to draw.
-        seed: the data set's seed.
-    """
+    """Draw one image; its pixels depend on the arguments alone."""
     address = SPLITS.index(planned.split), planned.identity, planned.camera, planned.index
     rng = make_rng(seed, Stream.IMAGE, *address)
     camera = build_camera(seed, planned.camera)
@@ -95,15 +90,10 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
     small = cv2.resize(ground, (width, height), interpolation=cv2.INTER_AREA)
     image = develop(small, camera, track.exposure * uniform(rng, 0.97, 1.03), rng)
     truth = Truth(
-        path=planned.path,
-        identity=planned.identity,
-        camera=planned.camera,
-        split=planned.split,
-        size=(width, height),
-        occluders=front.occluders,
-        occlusion=planned.occlusion,
+        path=planned.path, identity=planned.identity, camera=planned.camera, split=planned.split,
+        size=(width, height), occluders=front.occluders, occlusion=planned.occlusion,
         **measure_masks(front.person, front.covered),
-    )
+    )  # fmt: skip
     return Rendering(image, front.person, front.covered, truth, camera.quality)
 
 
@@ -111,8 +101,8 @@ def _place_person(rng: Rng, canvas: tuple[int, int], body_height: float) -> tupl
     """Sample where in the detector's box the person stands, and how large: foot and scale."""
     height, width = canvas
     scale = height * uniform(rng, 0.83, 0.95) / body_height
-    foot = (width * (0.5 + float(rng.normal(0, 0.045))), height * uniform(rng, 0.925, 0.985))
-    return foot, scale
+    x, y = 0.5 + float(rng.normal(0, 0.045)), uniform(rng, 0.925, 0.985)
+    return (width * x, height * y), scale
 
 
 def _cut_background(

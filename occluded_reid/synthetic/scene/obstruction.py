@@ -53,28 +53,17 @@ class Obstruction:
 
 
 def obstruct(scene: Scene, occlusion: str, use: Use, rng: Rng) -> Obstruction:
-    """Place something in front; retry until the visible part has about the wanted size.
+    """Place an occlusion of ``plan.OCCLUSIONS`` in front; ``use`` chooses the occluders' styles.
 
-    Args:
-        scene: the person.
-        occlusion: one of :data:`occluded_reid.synthetic.plan.OCCLUSIONS`.
-        use: the styles of occluders to draw.
-        rng: random generator.
-
-    Returns:
-        The first try within :data:`VISIBLE_RANGE`, or else the closest one.
+    Return the first try whose visible fraction is in :data:`VISIBLE_RANGE`, or the closest one.
     """
     person = downsample_mask(scene.person.alpha, scene.size)
     best = Obstruction(Layer(*scene.person.size), person, np.zeros_like(person), ())
     if occlusion == "none":
         return best
-    place = {
-        "horizontal": _place_horizontal,
-        "vertical": _place_vertical,
-        "pedestrian": _place_pedestrian,
-    }[occlusion]
-    best_miss = np.inf
-    box = bound_mask(scene.person.alpha > 0.5)
+    places = {"horizontal": _place_horizontal, "vertical": _place_vertical}
+    place = places.get(occlusion, _place_pedestrian)
+    best_miss, box = np.inf, bound_mask(scene.person.alpha > 0.5)
     for _ in range(_TRIES):
         kind, layer = place(scene, box, use, rng)
         covered = downsample_mask(layer.alpha, scene.size)
@@ -124,8 +113,7 @@ def _place_horizontal(scene: Scene, box: Box, use: Use, rng: Rng) -> tuple[str, 
     if kind in _ASPECTS:
         width = height * uniform(rng, *_ASPECTS[kind])
     middle = (left + right) / 2 + uniform(rng, -0.5, 0.5) * max(width - 0.75 * (right - left), 0)
-    occluder = paint_occluder(kind, rng, max(round(height), 8), max(round(width), 8), use)
-    return kind, _light_and_place(scene, occluder, round(middle - width / 2), round(y))
+    return kind, _paint_and_place(scene, kind, (middle, y), (height, width), use, rng)
 
 
 def _place_vertical(scene: Scene, box: Box, use: Use, rng: Rng) -> tuple[str, Layer]:
@@ -141,15 +129,17 @@ def _place_vertical(scene: Scene, box: Box, use: Use, rng: Rng) -> tuple[str, La
     height = canvas.height * uniform(rng, 1.05, 1.2) - y
     if kind == "sign" and bernoulli(rng, 0.5):
         y = uniform(rng, 0.0, 0.35) * canvas.height
-    occluder = paint_occluder(kind, rng, max(round(height), 8), max(round(width), 8), use)
-    return kind, _light_and_place(scene, occluder, round(middle - width / 2), round(y))
+    return kind, _paint_and_place(scene, kind, (middle, y), (height, width), use, rng)
 
 
-def _light_and_place(scene: Scene, occluder: Layer, left: int, top: int) -> Layer:
-    """Put an occluder, in the camera's light, on a layer of the canvas's size."""
+def _paint_and_place(
+    scene: Scene, kind: str, top: Point, size: tuple[float, float], use: Use, rng: Rng
+) -> Layer:
+    """Paint an occluder in the camera's light below a point, on a layer of the canvas's size."""
+    occluder = paint_occluder(kind, rng, *(max(round(length), 8) for length in size), use)
     light = scene.camera.light
     slope = np.linspace(-1, 1, occluder.width, dtype=np.float32) * np.float32(light.side)
     occluder.color *= (1 + np.float32(0.25 * light.contrast) * slope)[None, :, None]
     layer = Layer(*scene.person.size)
-    layer.composite(occluder, left, top)
+    layer.composite(occluder, round(top[0] - size[1] / 2), round(top[1]))
     return layer

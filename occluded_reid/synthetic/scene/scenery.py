@@ -51,8 +51,7 @@ def _add(scene: Layer, rng: Rng, kind: str, box: tuple[float, float, float, floa
 
 
 def _steps(start: float, stop: float, step: float) -> list[float]:
-    """Return evenly spaced positions, ``stop`` excluded."""
-    return [float(position) for position in np.arange(start, stop, step)]
+    return np.arange(start, stop, step, dtype=np.float64).tolist()
 
 
 def _pave(scene: Layer, rng: Rng, color: RGB, tile: float) -> None:
@@ -185,15 +184,9 @@ def _paint_square(scene: Layer, rng: Rng) -> None:
 
 
 _SCENES = (
-    _paint_street,
-    _paint_brick,
-    _paint_shops,
-    _paint_park,
-    _paint_corridor,
-    _paint_parking,
-    _paint_platform,
-    _paint_square,
-)
+    _paint_street, _paint_brick, _paint_shops, _paint_park, _paint_corridor, _paint_parking,
+    _paint_platform, _paint_square,
+)  # fmt: skip
 
 
 @functools.lru_cache(maxsize=16)
