@@ -57,29 +57,21 @@ def report_landmarks(cfg: CfgNode, model: AONet) -> dict[str, Any]:
     dataset = open_dataset(cfg, name)
     loader, _ = build_test_loader(cfg, dataset.query, dataset.gallery)
     paths: list[str] = []
-    responses, visibility, features = [], [], []
+    measured = []
     with torch.no_grad():
         for batch in progress(
-            loader,
-            total=len(loader),
-            description=f"Landmarks in {name}",
-            unit="batches",
+            loader, total=len(loader), description=f"Landmarks in {name}", unit="batches",
             logger=logger,
-        ):
+        ):  # fmt: skip
             landmarks = model.landmarks(batch["images"])
             paths += batch["img_paths"]
-            responses.append(landmarks.responses.cpu())
-            visibility.append(landmarks.visibility.cpu())
-            features.append(landmarks.pooled[0].cpu())
-    truth = getattr(dataset, "truth", None) or {}
+            each = landmarks.responses, landmarks.visibility, landmarks.pooled[0]
+            measured.append([tensor.cpu() for tensor in each])
+    truth = dataset.truth or {}
     records = [truth.get(str(Path(path).absolute())) for path in paths]
-    report = landmark_report(
-        torch.cat(responses),
-        torch.cat(visibility),
-        torch.cat(features),
-        None if None in records else records,  # a gallery of real images has none
-    )
-    return {"data_set": name, **report}
+    known = None if None in records else records  # a gallery of real images has none
+    responses, visibility, pooled = (torch.cat(batches) for batches in zip(*measured, strict=True))
+    return {"data_set": name, **landmark_report(responses, visibility, pooled, known)}
 
 
 def format_report(report: dict[str, Any]) -> str:
@@ -94,11 +86,10 @@ def format_report(report: dict[str, Any]) -> str:
         "mean cosine of two landmarks' features: " + ("-" if cosine is None else f"{cosine:.3f}"),
     ]
     auc = report.get("visibility_auc", {})
+    landmarks = zip(report["centre_row"], report["mean_visibility"], strict=True)
     rows = [
         [k + 1, f"{row:.2f}", f"{score:.3f}", *(_format(kind["each"][k]) for kind in auc.values())]
-        for k, (row, score) in enumerate(
-            zip(report["centre_row"], report["mean_visibility"], strict=True)
-        )
+        for k, (row, score) in enumerate(landmarks)
     ]
     rows.append(["all", "", "", *(_format(kind["all"]) for kind in auc.values())])
     headers = ["landmark", "center row", "visibility", *(f"AUC {kind}" for kind in auc)]

@@ -55,22 +55,18 @@ def draw(args: argparse.Namespace) -> None:
         elif args.kind == "curves":
             figure = figures.draw_run(cfg)
         else:
-            if not cfg.MODEL.WEIGHTS:
+            if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TESTS:
                 raise UserError(
-                    f"--kind {args.kind} needs weights: --weights RUN, or MODEL.WEIGHTS FILE"
-                )
-            if not cfg.DATASETS.TESTS:
-                raise UserError(
-                    f"--kind {args.kind} needs a data set: DATASETS.TESTS \"('Name',)\""
+                    f"--kind {args.kind} needs weights and a test set: --weights RUN (or "
+                    "MODEL.WEIGHTS FILE), DATASETS.TESTS \"('Name',)\""
                 )
             model = build_inference_model(cfg, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
-            draw_kind = {
-                "landmarks": draw_landmarks,
-                "ranks": figures.draw_ranks,
-                "visibility": figures.draw_visibility,
-                "worst": figures.draw_worst,
-            }[args.kind]
-            figure = draw_kind(cfg, model)
+            if args.kind == "landmarks":
+                figure = draw_landmarks(cfg, model)
+            elif args.kind == "visibility":
+                figure = figures.draw_visibility(cfg, model)
+            else:
+                figure = figures.draw_ranks(cfg, model, worst=args.kind == "worst")
     with atomic_write(path) as stream:
         figure.save(stream, format="PNG")
     print(path)
@@ -93,8 +89,7 @@ def draw_landmarks(cfg: CfgNode, model: nn.Module) -> Image.Image:
     dataset = open_dataset(cfg, name)
     sections = []
     for occlusion, items in figures.group_queries(dataset, QUERIES).items():
-        tiles: list[Tile] = []
-        pairs: list[Tile] = []
+        tiles, pairs = [], []
         for batch in build_test_loader(cfg, items, [])[0]:
             for query, heats, visibility, scores in read_landmarks(model, batch, dataset.truth):
                 tiles += [query, *figures.show_heat_maps(query, heats, visibility)]
@@ -125,10 +120,10 @@ def read_landmarks(
     if memory is not None:
         average = memory.average_responses(model.heads.patterns)
         scores = visibility_scores(landmarks.responses, average).cpu().numpy()
+    visibility = landmarks.visibility.cpu().numpy()
     for index, (path, caption) in enumerate(name_images(batch)):
-        visibility = landmarks.visibility[index].cpu().numpy()
-        own_scores = None if scores is None else scores[index]
-        yield make_tile(path, caption, truth), heats[index], visibility, own_scores
+        tile = make_tile(path, caption, truth)
+        yield tile, heats[index], visibility[index], None if scores is None else scores[index]
 
 
 def command(words: list[str] | None = None) -> int:

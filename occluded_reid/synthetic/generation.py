@@ -86,8 +86,9 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
 def _is_jpeg_of(content: bytes, truth: Truth) -> bool:
     # OpenCV 4 decodes a truncated file and fills the rest with gray, so check its end, too.
     image = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    whole = image is not None and content.endswith(b"\xff\xd9")
-    return whole and image.shape[1::-1] == truth.size
+    if image is None or not content.endswith(b"\xff\xd9"):
+        return False
+    return image.shape[1::-1] == truth.size
 
 
 def _choose_workers(num_images: int) -> int:

@@ -26,11 +26,7 @@ Curve = tuple[list[int], list[float]]
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """Read a run's metrics.json: one line per logged iteration.
-
-    Raises:
-        UserError: the file is missing or empty, or a line is damaged.
-    """
+    """Read a run's metrics.json: one line per logged iteration."""
     if not path.is_file():
         raise UserError(f"there is no {path}; name the folder of a training run: OUTPUT_DIR FOLDER")
     lines = []

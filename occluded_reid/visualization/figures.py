@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -18,27 +18,19 @@ from occluded_reid.data.build import build_test_loader, build_train_loader, open
 from occluded_reid.data.images import read_rgb
 from occluded_reid.evaluation.gather import FeatureTable
 from occluded_reid.evaluation.inference import run_inference
-from occluded_reid.evaluation.ranking import Ranking, rank_queries
+from occluded_reid.evaluation.ranking import rank_queries
 from occluded_reid.evaluation.testing import build_evaluator
 from occluded_reid.modeling.outputs import as_embedding
 from occluded_reid.utils.errors import UserError
+from occluded_reid.visualization import sheet
 from occluded_reid.visualization.curves import draw_curves, read_metrics
-from occluded_reid.visualization.sheet import (
-    BLUE,
-    GRAY,
-    GREEN,
-    ORANGE,
-    PURPLE,
-    RGB,
-    Section,
-    Tile,
-    draw_sheet,
-)
+from occluded_reid.visualization.sheet import Section, Tile, draw_sheet
 
-OCCLUSION_COLORS = {"none": GRAY, "horizontal": BLUE, "vertical": GREEN, "pedestrian": PURPLE}
+OCCLUSION_COLORS = {
+    "none": sheet.GRAY, "horizontal": sheet.BLUE, "vertical": sheet.GREEN,
+    "pedestrian": sheet.PURPLE,
+}  # fmt: skip
 COLUMNS, RANKS, STRIPES = 8, 8, 4
-
-T = TypeVar("T")
 
 
 def draw_batch(cfg: CfgNode) -> Image.Image:
@@ -75,15 +67,15 @@ def draw_ranks(cfg: CfgNode, model: nn.Module, *, worst: bool = False) -> Image.
     distances = evaluator.compute_distances(test_set)[:, :]
     ranking = rank_queries(distances, *test_set.labels)
     best_first = np.argsort(-ranking.average_precision, kind="stable")
-    chosen = best_first[:-21:-1] if worst else best_first[_space_evenly(len(best_first), 6)]
-    section = _show_ranked_lists(test_set, distances, ranking, chosen, evaluator.stripes)
-    section.title = f"{name} queries and their top {RANKS} gallery images"
-    return draw_sheet([section])
-
-
-def draw_worst(cfg: CfgNode, model: nn.Module) -> Image.Image:
-    """Draw the twenty queries of the lowest average precision, with their ranked lists."""
-    return draw_ranks(cfg, model, worst=True)
+    tiles = []
+    for position in best_first[:-21:-1] if worst else choose_evenly(best_first, 6):
+        query = int(ranking.query[position])
+        precision = f"AP {100 * ranking.average_precision[position]:.0f}%"
+        tiles += _show_ranked_list(test_set, query, distances[query], precision, evaluator.stripes)
+    title = f"{name} queries and their top {RANKS} gallery images"
+    colors = sheet.BLUE, sheet.ORANGE, sheet.GRAY
+    legend = zip(("same identity", "different identity", "query"), colors, strict=True)
+    return draw_sheet([Section(title, tiles, 1 + RANKS, tuple(legend))])
 
 
 def draw_visibility(cfg: CfgNode, model: nn.Module) -> Image.Image:
@@ -113,26 +105,21 @@ def draw_visibility(cfg: CfgNode, model: nn.Module) -> Image.Image:
 
 def group_queries(dataset: Any, number: int) -> dict[str, list[Any]]:
     """Choose up to ``number`` queries of each occlusion; of ``""`` if the truth is unknown."""
-    groups: dict[str, list[Any]] = {"": dataset.query}
-    truth = getattr(dataset, "truth", None)
-    if truth is not None:
-        groups = {occlusion: [] for occlusion in OCCLUSION_COLORS}
-        for item in dataset.query:
-            groups[truth[_key(item[0])].occlusion].append(item)
+    groups: dict[str, list[Any]] = {name: [] for name in ("", *OCCLUSION_COLORS)}
+    for item in dataset.query:
+        occlusion = "" if dataset.truth is None else dataset.truth[_key(item[0])].occlusion
+        groups[occlusion].append(item)
     return {name: choose_evenly(items, number) for name, items in groups.items() if items}
 
 
-def choose_evenly(items: Sequence[T], number: int) -> list[T]:
+def choose_evenly(items: Any, number: int) -> list[Any]:
     """Choose up to ``number`` items at equal distances, the first and the last among them.
 
     >>> choose_evenly("abcde", 3)
     ['a', 'c', 'e']
     """
-    return [items[position] for position in _space_evenly(len(items), number)]
-
-
-def _space_evenly(length: int, number: int) -> np.ndarray:
-    return np.unique(np.linspace(0, length - 1, number).astype(int))
+    positions = np.unique(np.linspace(0, len(items) - 1, number).astype(int))
+    return [items[position] for position in positions]
 
 
 def title_queries(name: str, occlusion: str) -> str:
@@ -149,21 +136,13 @@ def name_images(batch: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def make_tile(
-    path: str,
-    caption: str,
-    truth: Mapping[str, Any] | None,
-    visibility: Sequence[float] | None = None,
-    *,
-    stripes: bool = True,
-) -> Tile:
+    path: str, caption: str, truth: Mapping[str, Any] | None,
+    visibility: Sequence[float] | None = None, *, stripes: bool = True,
+) -> Tile:  # fmt: skip
     """Make a tile of an image with its predicted and, if it is known, its true visibility.
 
-    Args:
-        path: of the image.
-        caption: below it.
-        truth: occlusion truth by path, if known; it is of stripes.
-        visibility: (P,) predicted for the parts.
-        stripes: whether the parts are stripes.
+    ``truth`` is the occlusion truth by path, of stripes; ``visibility`` (P,) is predicted for the
+    parts, which may be others than stripes.
     """
     if truth is None or _key(path) not in truth:  # real galleries have none
         return Tile(_read_pixels(path), [caption], visibility=visibility, stripes=stripes)
@@ -197,45 +176,28 @@ def show_lowest_score(query: Tile, heats: np.ndarray, scores: np.ndarray) -> lis
 
 def _show_batch(batch: Mapping[str, Any], title: str) -> Section:
     pixels = batch["images"].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()
-    labels = zip(batch["targets"].tolist(), batch["camids"].tolist(), strict=True)
+    labels = batch["targets"].tolist(), batch["camids"].tolist()
     tiles = [
         Tile(image, [f"class {target}  cam {camera}"])
-        for image, (target, camera) in zip(pixels, labels, strict=True)
+        for image, target, camera in zip(pixels, *labels, strict=True)
     ]
     return Section(title, tiles[: 2 * COLUMNS], COLUMNS)
 
 
 def _show_subset(title: str, dataset: Any, items: Sequence[Any]) -> Section:
-    truth = getattr(dataset, "truth", None)
     tiles = [
-        make_tile(path, f"id {pid}  cam {camera + 1}", truth)
+        make_tile(path, f"id {pid}  cam {camera + 1}", dataset.truth)
         for path, pid, camera in choose_evenly(items, 2 * COLUMNS)
     ]
-    names = [] if truth is None else list(OCCLUSION_COLORS.items())
-    return Section(title, tiles, COLUMNS, [(f"occlusion: {name}", color) for name, color in names])
-
-
-def _show_ranked_lists(
-    test_set: FeatureTable,
-    distances: np.ndarray,
-    ranking: Ranking,
-    chosen: np.ndarray,
-    stripes: bool,
-) -> Section:
-    """Show queries, each with its first gallery images; ``chosen`` are positions in ``ranking``."""
-    tiles = []
-    for position in chosen:
-        query = int(ranking.query[position])
-        precision = f"AP {100 * ranking.average_precision[position]:.0f}%"
-        tiles += _show_ranked_list(test_set, query, distances[query], precision, stripes)
-    legend = [("same identity", BLUE), ("different identity", ORANGE), ("query", GRAY)]
-    return Section("", tiles, 1 + RANKS, legend)
+    names = {} if dataset.truth is None else OCCLUSION_COLORS
+    legend = [(f"occlusion: {name}", color) for name, color in names.items()]
+    return Section(title, tiles, COLUMNS, legend)
 
 
 def _show_ranked_list(
     test_set: FeatureTable, query: int, distances: np.ndarray, precision: str, stripes: bool
 ) -> list[Tile]:
-    def tile(image: int, captions: list[str], color: RGB) -> Tile:
+    def tile(image: int, captions: list[str], color: sheet.RGB) -> Tile:
         visibility = test_set.visibility[image].tolist() or None
         pixels = _read_pixels(test_set.paths[image])
         return Tile(pixels, captions, color, visibility, stripes=stripes)
@@ -244,11 +206,12 @@ def _show_ranked_list(
     own_camera = test_set.cameras[test_set.queries :] == test_set.cameras[query]
     ignored = (gallery_ids == own_id) & own_camera
     order = np.argsort(np.where(ignored, np.inf, distances), kind="stable")[:RANKS]
-    tiles = [tile(query, [f"query id {own_id}", precision], GRAY)]
+    tiles = [tile(query, [f"query id {own_id}", precision], sheet.GRAY)]
     for rank, image in enumerate(order, start=1):
         hit = gallery_ids[image] == own_id
-        captions = [f"{rank}: {'hit' if hit else 'miss'}", f"distance {distances[image]:.2f}"]
-        tiles.append(tile(test_set.queries + image, captions, BLUE if hit else ORANGE))
+        result, color = ("hit", sheet.BLUE) if hit else ("miss", sheet.ORANGE)
+        captions = [f"{rank}: {result}", f"distance {distances[image]:.2f}"]
+        tiles.append(tile(test_set.queries + image, captions, color))
     return tiles
 
 

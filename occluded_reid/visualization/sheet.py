@@ -28,27 +28,19 @@ SCALE_WIDTH = 160
 
 @dataclass
 class Tile:
-    """An image on a sheet.
+    """An image on a sheet, with a column of bars for each of ``visibility`` and ``truth``.
 
-    Attributes:
-        image: (H, W, 3) uint8 RGB; scaled to the tile.
-        captions: lines below it.
-        color: of its frame.
-        visibility: (P,) in [0, 1], predicted for each part; drawn as bars beside the image, from
-            top to bottom.
-        stripes: the parts are horizontal stripes, whose numbers are written on the image; other
-            parts have no fixed position, and their numbers are written below it.
-        truth: (P,) in [0, 1], true visible fraction of each part; drawn as a second column of bars.
-        heat: (h, w) in [0, 1]; drawn as colors over the whole image.
+    The numbers of parts that are horizontal stripes are written on the image. Other parts have no
+    fixed position, and their numbers are written below it.
     """
 
-    image: np.ndarray
-    captions: Sequence[str] = ()
-    color: RGB = GRAY
-    visibility: Sequence[float] | None = None
-    truth: Sequence[float] | None = None
-    heat: np.ndarray | None = None
-    stripes: bool = True
+    image: np.ndarray  # (H, W, 3) uint8 RGB; scaled to the tile
+    captions: Sequence[str] = ()  # lines below it
+    color: RGB = GRAY  # of its frame
+    visibility: Sequence[float] | None = None  # (P,) in [0, 1], predicted for each part
+    truth: Sequence[float] | None = None  # (P,) in [0, 1], true visible fraction of each part
+    heat: np.ndarray | None = None  # (h, w) in [0, 1]; drawn as colors over the whole image
+    stripes: bool = True  # whether the parts are horizontal stripes
 
     @property
     def bars(self) -> list[Sequence[float]]:
@@ -67,21 +59,13 @@ class Tile:
 
 @dataclass
 class Section:
-    """A titled group of tiles.
-
-    Attributes:
-        title: above the tiles.
-        tiles: in rows, from left to right.
-        columns: tiles per row.
-        legend: names and colors of the frames.
-        scale: meaning of the colors of ``Tile.heat``, from 0 to 1.
-    """
+    """A titled group of tiles."""
 
     title: str
-    tiles: Sequence[Tile]
-    columns: int
-    legend: Sequence[tuple[str, RGB]] = ()
-    scale: str = ""
+    tiles: Sequence[Tile]  # in rows, from left to right
+    columns: int  # tiles per row
+    legend: Sequence[tuple[str, RGB]] = ()  # names and colors of the frames
+    scale: str = ""  # meaning of the colors of Tile.heat, from 0 to 1
 
 
 def draw_sheet(sections: Sequence[Section]) -> Image.Image:
@@ -92,12 +76,10 @@ def draw_sheet(sections: Sequence[Section]) -> Image.Image:
     (389, 294)
     """
     parts = [_draw_section(section) for section in sections]
-    width, height = max(part.width for part in parts), sum(part.height for part in parts)
-    sheet = Image.new("RGB", (width, height + MARGIN), "white")
-    top = 0
-    for part in parts:
+    ends = np.cumsum([0, *(part.height for part in parts)]).tolist()
+    sheet = Image.new("RGB", (max(part.width for part in parts), ends[-1] + MARGIN), "white")
+    for part, top in zip(parts, ends, strict=False):
         sheet.paste(part, (0, top))
-        top += part.height
     return sheet
 
 
@@ -130,7 +112,12 @@ def _draw_section(section: Section) -> Image.Image:
     part = Image.new("RGB", (width, tiles_y + rows * step_y), "white")
     draw = ImageDraw.Draw(part)
     draw.text((MARGIN, MARGIN), section.title, BLACK, _load_font(TITLE))
-    _draw_legend(draw, legend, note, legend_y)
+    x = MARGIN
+    for name, color in legend:
+        draw.rectangle((x, legend_y + 3, x + 11, legend_y + 14), fill=color)
+        draw.text((x + 16, legend_y), name, BLACK, _load_font())
+        x += _measure_entry(name)
+    draw.text((x, legend_y), note, BLACK, _load_font())
     if section.scale:
         _draw_scale(part, draw, section.scale, scale_y)
     for number, tile in enumerate(section.tiles):
@@ -170,10 +157,8 @@ def _write_scores(draw: ImageDraw.ImageDraw, scores: Sequence[float], x: int, y:
     """Write each part's score in the middle of its stripe, legible on any image."""
     height = TILE[1] / len(scores)
     for number, score in enumerate(scores):
-        middle = y + int((number + 0.5) * height) - CAPTION // 2
-        draw.text(
-            (x, middle), f"{score:.2f}", "white", _load_font(), stroke_width=2, stroke_fill=BLACK
-        )
+        at = x, y + int((number + 0.5) * height) - CAPTION // 2
+        draw.text(at, f"{score:.2f}", "white", _load_font(), stroke_width=2, stroke_fill=BLACK)
 
 
 def _explain_bars(tiles: Sequence[Tile]) -> str:
@@ -183,17 +168,6 @@ def _explain_bars(tiles: Sequence[Tile]) -> str:
     if any(tile.truth is not None for tile in tiles):
         return BOTH_NOTE if predicted else TRUTH_NOTE
     return PREDICTED_NOTE if predicted else ""
-
-
-def _draw_legend(
-    draw: ImageDraw.ImageDraw, legend: Sequence[tuple[str, RGB]], note: str, y: int
-) -> None:
-    x = MARGIN
-    for name, color in legend:
-        draw.rectangle((x, y + 3, x + 11, y + 14), fill=color)
-        draw.text((x + 16, y), name, BLACK, _load_font())
-        x += _measure_entry(name)
-    draw.text((x, y), note, BLACK, _load_font())
 
 
 def _draw_scale(part: Image.Image, draw: ImageDraw.ImageDraw, name: str, y: int) -> None:

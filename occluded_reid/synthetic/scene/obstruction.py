@@ -136,7 +136,7 @@ def _paint_and_place(
     scene: Scene, kind: str, top: Point, size: tuple[float, float], use: Use, rng: Rng
 ) -> Layer:
     """Paint an occluder in the camera's light below a point, on a layer of the canvas's size."""
-    occluder = paint_occluder(kind, rng, *(max(round(length), 8) for length in size), use)
+    occluder = paint_occluder(kind, rng, max(round(size[0]), 8), max(round(size[1]), 8), use)
     light = scene.camera.light
     slope = np.linspace(-1, 1, occluder.width, dtype=np.float32) * np.float32(light.side)
     occluder.color *= (1 + np.float32(0.25 * light.contrast) * slope)[None, :, None]
