@@ -8,28 +8,26 @@ OUTPUT_DIR/landmarks.json.
 from __future__ import annotations
 
 import argparse
-import logging
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from occluded_reid.utils.cli import add_config_options, build_parser, run_command
-
-if TYPE_CHECKING:
-    from aonet_plugin import AONet
-    from occluded_reid.config import CfgNode
-
-logger = logging.getLogger("occluded_reid.landmarks")
 
 
 def analyze(args: argparse.Namespace) -> None:
     """Print and write the report of a model."""
+    import torch
+
     from aonet_plugin import AONet
+    from aonet_plugin.landmark_metrics import landmark_report
     from occluded_reid.config.methods import installed_methods
+    from occluded_reid.data.build import build_test_loader, open_dataset
     from occluded_reid.engine.defaults import load_run_config
     from occluded_reid.modeling.build import build_untrained, load_trained
     from occluded_reid.utils.errors import UserError
     from occluded_reid.utils.files import write_json
+    from occluded_reid.utils.progress import progress
 
     cfg = load_run_config(args, installed_methods())
     if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TESTS:
@@ -38,31 +36,14 @@ def analyze(args: argparse.Namespace) -> None:
     if not isinstance(model, AONet):
         raise UserError(f"{cfg.MODEL.META_ARCHITECTURE} has no landmarks; AONet has")
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
-    report = report_landmarks(cfg, model.eval())
-    path = Path(cfg.OUTPUT_DIR, "landmarks.json")
-    write_json(path, report, sort_keys=True)
-    print(format_report(report))
-    print(path)
-
-
-def report_landmarks(cfg: CfgNode, model: AONet) -> dict[str, Any]:
-    """Return :func:`aonet_plugin.landmark_metrics.landmark_report` of the first test set."""
-    import torch
-
-    from aonet_plugin.landmark_metrics import landmark_report
-    from occluded_reid.data.build import build_test_loader, open_dataset
-    from occluded_reid.utils.progress import progress
-
+    model.eval()
     name = cfg.DATASETS.TESTS[0]
     dataset = open_dataset(cfg, name)
     loader, _ = build_test_loader(cfg, dataset.query, dataset.gallery)
-    paths: list[str] = []
-    measured = []
+    count, task = len(loader), f"Landmarks in {name}"
+    paths, measured = [], []
     with torch.no_grad():
-        for batch in progress(
-            loader, total=len(loader), description=f"Landmarks in {name}", unit="batches",
-            logger=logger,
-        ):  # fmt: skip
+        for batch in progress(loader, total=count, description=task, unit="batches"):
             landmarks = model.landmarks(batch["images"])
             paths += batch["img_paths"]
             each = landmarks.responses, landmarks.visibility, landmarks.pooled[0]
@@ -71,16 +52,19 @@ def report_landmarks(cfg: CfgNode, model: AONet) -> dict[str, Any]:
     records = [truth.get(str(Path(path).absolute())) for path in paths]
     known = None if None in records else records  # a gallery of real images has none
     responses, visibility, pooled = (torch.cat(batches) for batches in zip(*measured, strict=True))
-    return {"data_set": name, **landmark_report(responses, visibility, pooled, known)}
+    report = landmark_report(responses, visibility, pooled, known)
+    path = Path(cfg.OUTPUT_DIR, "landmarks.json")
+    write_json(path, {"data_set": name, **report}, sort_keys=True)
+    print(format_report(name, report), path, sep="\n")
 
 
-def format_report(report: dict[str, Any]) -> str:
+def format_report(name: str, report: dict[str, Any]) -> str:
     """Return the report as text with a table."""
     from tabulate import tabulate
 
     cosine = report["mean_cosine"]
     lines = [
-        f"{report['data_set']}: {report['images']} images",
+        f"{name}: {report['images']} images",
         f"overlap of the maps: {report['overlap']:.3f} (0 if disjoint, "
         f"{report['overlap_if_all_the_same']:.3f} if equal)",
         "mean cosine of two landmarks' features: " + ("-" if cosine is None else f"{cosine:.3f}"),

@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 from occluded_reid.utils.cli import add_config_options, build_parser, run_command
 
 if TYPE_CHECKING:
-    import numpy as np
     from PIL import Image
     from torch import nn
 
@@ -28,10 +27,8 @@ if TYPE_CHECKING:
     from occluded_reid.config import CfgNode
     from occluded_reid.visualization.sheet import Tile
 
-KINDS = ("batch", "curves", "landmarks", "ranks", "visibility", "worst")
 QUERIES = 3  # of each occlusion, with their landmarks
 SCALE = "landmark response; 1 is the maximum of its map"
-SCALE_OF_PAIRS = "landmark response; 1 is the maximum of its map without the average response"
 
 
 def draw(args: argparse.Namespace) -> None:
@@ -56,10 +53,8 @@ def draw(args: argparse.Namespace) -> None:
             figure = figures.draw_run(cfg)
         else:
             if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TESTS:
-                raise UserError(
-                    f"--kind {args.kind} needs weights and a test set: --weights RUN (or "
-                    "MODEL.WEIGHTS FILE), DATASETS.TESTS \"('Name',)\""
-                )
+                advice = "--weights RUN (or MODEL.WEIGHTS FILE) and DATASETS.TESTS \"('Name',)\""
+                raise UserError(f"--kind {args.kind} needs weights and a test set: {advice}")
             model = build_inference_model(cfg, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
             if args.kind == "landmarks":
                 figure = draw_landmarks(cfg, model)
@@ -81,10 +76,7 @@ def draw_landmarks(cfg: CfgNode, model: nn.Module) -> Image.Image:
     from occluded_reid.visualization.sheet import Section, draw_sheet
 
     if not isinstance(model, AONet):
-        raise UserError(
-            f"{cfg.MODEL.META_ARCHITECTURE} has no landmarks; AONet has. For other parts, use "
-            "--kind visibility"
-        )
+        raise UserError(f"{cfg.MODEL.META_ARCHITECTURE} has no landmarks; AONet has")
     name = cfg.DATASETS.TESTS[0]
     dataset = open_dataset(cfg, name)
     sections = []
@@ -99,16 +91,18 @@ def draw_landmarks(cfg: CfgNode, model: nn.Module) -> Image.Image:
         sections.append(Section(f"{title}: all landmarks", tiles, columns, scale=SCALE))
         if pairs:
             title += ": lowest OAScore (Eq. 4), without and with the average response"
-            sections.append(Section(title, pairs, 3 * QUERIES, scale=SCALE_OF_PAIRS))
+            scale = f"{SCALE} without the average response"
+            sections.append(Section(title, pairs, 3 * QUERIES, scale=scale))
     return draw_sheet(sections)
 
 
 def read_landmarks(
     model: AONet, batch: Mapping[str, Any], truth: Mapping[str, Any] | None
-) -> Iterator[tuple[Tile, np.ndarray, np.ndarray, np.ndarray | None]]:
+) -> Iterator[tuple[Tile, Any, Any, Any]]:
     """Yield of each image its tile, the maps of Eq. 2, the landmarks' visibility, their OAScores.
 
-    The maps are scaled to a maximum of 1; those of Eq. 3 are these times the OAScore (Eq. 4).
+    The maps, (P, h, w), are scaled to a maximum of 1; those of Eq. 3 are these times the OAScore
+    (Eq. 4), which is None without average responses. Visibility and OAScores are (P,).
     """
     from aonet_plugin.landmarks import normalized_maps, visibility_scores
     from occluded_reid.visualization.figures import make_tile, name_images
@@ -116,20 +110,20 @@ def read_landmarks(
     landmarks = model.landmarks(batch["images"])
     maps = normalized_maps(landmarks.responses)
     heats = (maps / maps.amax(dim=(2, 3), keepdim=True)).cpu().numpy()
-    memory, scores = model.heads.memory, None
-    if memory is not None:
-        average = memory.average_responses(model.heads.patterns)
+    scores: Any = [None] * len(heats)
+    if model.heads.memory is not None:
+        average = model.heads.memory.average_responses(model.heads.patterns)
         scores = visibility_scores(landmarks.responses, average).cpu().numpy()
     visibility = landmarks.visibility.cpu().numpy()
     for index, (path, caption) in enumerate(name_images(batch)):
-        tile = make_tile(path, caption, truth)
-        yield tile, heats[index], visibility[index], None if scores is None else scores[index]
+        yield make_tile(path, caption, truth), heats[index], visibility[index], scores[index]
 
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     parser = build_parser(__doc__)
-    parser.add_argument("--kind", choices=KINDS, required=True, help="what to draw")
+    kinds = ("batch", "curves", "landmarks", "ranks", "visibility", "worst")
+    parser.add_argument("--kind", choices=kinds, required=True, help="what to draw")
     parser.add_argument("--output", metavar="F.png", help="default: OUTPUT_DIR/KIND.png")
     add_config_options(parser)
     args = parser.parse_args(words)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -24,8 +23,6 @@ from occluded_reid.synthetic.truth import Truth, read_truth
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, make_folder, make_folder_once, write_json
 from occluded_reid.utils.progress import progress
-
-logger = logging.getLogger(__name__)
 
 _MAX_WORKERS, _IMAGES_PER_WORKER = 16, 150
 
@@ -129,7 +126,7 @@ def _fill_folder(folder: Path, name: str, size: str, seed: int, workers: int) ->
     counts = get_size(size)
     reports = progress(
         store_images(folder, size, seed, workers), total=counts.num_images,
-        description=f"drawing {name}", unit="images", logger=logger,
+        description=f"drawing {name}", unit="images",
     )  # fmt: skip
     digests, sizes = [], dict.fromkeys(SPLITS, 0)
     with atomic_write(folder / "truth.jsonl", "w") as stream:

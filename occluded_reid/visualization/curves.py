@@ -36,8 +36,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             lines[-1]["iteration"] + 0
         except (json.JSONDecodeError, KeyError, TypeError) as error:
             raise UserError(
-                f"line {number + 1} of {path} is damaged; delete it, or continue the run with "
-                "--resume, which removes such lines"
+                f"line {number + 1} of {path} is damaged; delete it, or go on with --resume"
             ) from error
     if not lines:
         raise UserError(f"{path} is empty: the run has not reached SOLVER.LOG_PERIOD iterations")

@@ -30,6 +30,9 @@ OCCLUSION_COLORS = {
     "none": sheet.GRAY, "horizontal": sheet.BLUE, "vertical": sheet.GREEN,
     "pedestrian": sheet.PURPLE,
 }  # fmt: skip
+LEGEND = (
+    ("same identity", sheet.BLUE), ("different identity", sheet.ORANGE), ("query", sheet.GRAY),
+)  # fmt: skip
 COLUMNS, RANKS, STRIPES = 8, 8, 4
 
 
@@ -55,10 +58,7 @@ def draw_run(cfg: CfgNode) -> Image.Image:
 def draw_ranks(cfg: CfgNode, model: nn.Module, *, worst: bool = False) -> Image.Image:
     """Draw queries from the best to the worst average precision, with their ranked lists.
 
-    Args:
-        cfg: the configuration; its first test set is shown.
-        model: the model in evaluation mode.
-        worst: draw the twenty queries of the lowest average precision, the lowest first.
+    ``worst`` draws the twenty queries of the lowest average precision, the lowest first.
     """
     name = cfg.DATASETS.TESTS[0]
     loader, evaluator = build_evaluator(cfg, name)
@@ -73,9 +73,7 @@ def draw_ranks(cfg: CfgNode, model: nn.Module, *, worst: bool = False) -> Image.
         precision = f"AP {100 * ranking.average_precision[position]:.0f}%"
         tiles += _show_ranked_list(test_set, query, distances[query], precision, evaluator.stripes)
     title = f"{name} queries and their top {RANKS} gallery images"
-    colors = sheet.BLUE, sheet.ORANGE, sheet.GRAY
-    legend = zip(("same identity", "different identity", "query"), colors, strict=True)
-    return draw_sheet([Section(title, tiles, 1 + RANKS, tuple(legend))])
+    return draw_sheet([Section(title, tiles, 1 + RANKS, LEGEND)])
 
 
 def draw_visibility(cfg: CfgNode, model: nn.Module) -> Image.Image:
@@ -124,9 +122,8 @@ def choose_evenly(items: Any, number: int) -> list[Any]:
 
 def title_queries(name: str, occlusion: str) -> str:
     """Return the title of a group of :func:`group_queries`."""
-    if occlusion == "none":
-        return f"{name} queries without occlusion"
-    return f"{name} queries" + (f", {occlusion} occlusion" if occlusion else "")
+    endings = {"": "", "none": " without occlusion"}
+    return f"{name} queries" + endings.get(occlusion, f", {occlusion} occlusion")
 
 
 def name_images(batch: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -141,11 +138,11 @@ def make_tile(
 ) -> Tile:  # fmt: skip
     """Make a tile of an image with its predicted and, if it is known, its true visibility.
 
-    ``truth`` is the occlusion truth by path, of stripes; ``visibility`` (P,) is predicted for the
-    parts, which may be others than stripes.
+    ``truth`` is the occlusion truth by path, of stripes; ``visibility`` (P,) is of the parts.
     """
+    image = np.asarray(read_rgb(path))
     if truth is None or _key(path) not in truth:  # real galleries have none
-        return Tile(_read_pixels(path), [caption], visibility=visibility, stripes=stripes)
+        return Tile(image, [caption], visibility=visibility, stripes=stripes)
     record = truth[_key(path)]
     parts = STRIPES if visibility is None else len(visibility)
     person = np.reshape(record.stripe_person_pixels, (parts, -1)).sum(1)
@@ -153,7 +150,7 @@ def make_tile(
     captions = [caption, f"{100 * record.visible_fraction:.0f}% visible"]
     fractions = np.divide(visible, person, out=np.ones(parts), where=person > 0)
     color = OCCLUSION_COLORS[record.occlusion]
-    return Tile(_read_pixels(path), captions, color, visibility, fractions.tolist())
+    return Tile(image, captions, color, visibility, fractions.tolist())
 
 
 def show_heat_maps(query: Tile, heats: np.ndarray, visibility: np.ndarray) -> list[Tile]:
@@ -199,7 +196,7 @@ def _show_ranked_list(
 ) -> list[Tile]:
     def tile(image: int, captions: list[str], color: sheet.RGB) -> Tile:
         visibility = test_set.visibility[image].tolist() or None
-        pixels = _read_pixels(test_set.paths[image])
+        pixels = np.asarray(read_rgb(test_set.paths[image]))
         return Tile(pixels, captions, color, visibility, stripes=stripes)
 
     own_id, gallery_ids = test_set.identities[query], test_set.identities[test_set.queries :]
@@ -217,7 +214,3 @@ def _show_ranked_list(
 
 def _key(path: str) -> str:
     return str(Path(path).absolute())
-
-
-def _read_pixels(path: str) -> np.ndarray:
-    return np.asarray(read_rgb(path))
