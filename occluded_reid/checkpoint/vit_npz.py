@@ -9,25 +9,18 @@ import torch
 from occluded_reid.checkpoint.conversion import Conversion
 
 _BLOCK = r"Transformer/encoderblock_(\d+)/"
-_NAMES = {  # module numbers differ between Google's two code bases
+_ATTENTION = _BLOCK + r"MultiHeadDotProductAttention_\d/"
+_NAMES = {  # "kernel" and "scale" read "weight"; module numbers differ between two code bases
     r"cls": "cls_token",
-    r"embedding/kernel": "patch_embed.proj.weight",
-    r"embedding/bias": "patch_embed.proj.bias",
     r"(?:Transformer/posembed_input/)?pos_embedding": "pos_embed",
-    r"Transformer/encoder_norm/scale": "norm.weight",
-    r"Transformer/encoder_norm/bias": "norm.bias",
-    _BLOCK + r"LayerNorm_0/scale": r"blocks.\1.norm1.weight",
-    _BLOCK + r"LayerNorm_0/bias": r"blocks.\1.norm1.bias",
-    _BLOCK + r"LayerNorm_[12]/scale": r"blocks.\1.norm2.weight",
-    _BLOCK + r"LayerNorm_[12]/bias": r"blocks.\1.norm2.bias",
-    _BLOCK + r"MultiHeadDotProductAttention_\d/(query|key|value)/kernel": r"blocks.\1.\2.weight",
-    _BLOCK + r"MultiHeadDotProductAttention_\d/(query|key|value)/bias": r"blocks.\1.\2.bias",
-    _BLOCK + r"MultiHeadDotProductAttention_\d/out/kernel": r"blocks.\1.attn.proj.weight",
-    _BLOCK + r"MultiHeadDotProductAttention_\d/out/bias": r"blocks.\1.attn.proj.bias",
-    _BLOCK + r"MlpBlock_\d/Dense_0/kernel": r"blocks.\1.mlp.fc1.weight",
-    _BLOCK + r"MlpBlock_\d/Dense_0/bias": r"blocks.\1.mlp.fc1.bias",
-    _BLOCK + r"MlpBlock_\d/Dense_1/kernel": r"blocks.\1.mlp.fc2.weight",
-    _BLOCK + r"MlpBlock_\d/Dense_1/bias": r"blocks.\1.mlp.fc2.bias",
+    r"embedding/(weight|bias)": r"patch_embed.proj.\1",
+    r"Transformer/encoder_norm/(weight|bias)": r"norm.\1",
+    _BLOCK + r"LayerNorm_0/(weight|bias)": r"blocks.\1.norm1.\2",
+    _BLOCK + r"LayerNorm_[12]/(weight|bias)": r"blocks.\1.norm2.\2",
+    _ATTENTION + r"(query|key|value)/(weight|bias)": r"blocks.\1.\2.\3",
+    _ATTENTION + r"out/(weight|bias)": r"blocks.\1.attn.proj.\2",
+    _BLOCK + r"MlpBlock_\d/Dense_0/(weight|bias)": r"blocks.\1.mlp.fc1.\2",
+    _BLOCK + r"MlpBlock_\d/Dense_1/(weight|bias)": r"blocks.\1.mlp.fc2.\2",
 }
 _PREFIX = re.compile(r"^(opt/target/|params/img/|params/)")
 
@@ -58,7 +51,7 @@ def convert_to_timm(conversion: Conversion) -> None:
 
 
 def _translate_name(key: str) -> str | None:
-    bare = _PREFIX.sub("", key)
+    bare = re.sub(r"/(kernel|scale)$", "/weight", _PREFIX.sub("", key))
     for pattern, name in _NAMES.items():
         if match := re.fullmatch(pattern, bare):
             return match.expand(name)

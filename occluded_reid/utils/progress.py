@@ -21,13 +21,9 @@ def on_terminal() -> bool:
 
 
 def progress(
-    items: Iterable[T],
-    *,
-    total: int | None = None,
-    description: str,
-    unit: str = "it",
+    items: Iterable[T], *, total: int | None = None, description: str, unit: str = "it",
     logger: logging.Logger | None = None,
-) -> Iterator[T]:
+) -> Iterator[T]:  # fmt: skip
     """Yield ``items``, ``total`` of them if they have no length, and show how far the work is.
 
     Where stderr is no terminal, ``logger`` receives one line each 30 seconds and one at the end.
