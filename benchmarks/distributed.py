@@ -2,27 +2,26 @@
 """Measure what synchronization costs a training step: messages, bytes, and time with and without.
 
 Without torchrun, start --ranks processes on this machine, on gloo, or on NCCL with --device cuda.
-Under torchrun, measure the job that torchrun started, on all of its machines.
+Under torchrun, measure the job that torchrun started, on all of its machines. --images counts those
+of a rank, an even number for FED.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import dataclasses
+import functools
 import itertools
 import os
-import statistics
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import Any
 from unittest import mock
 
+import numpy as np
 import torch
 import torch.distributed as dist
-from cases.aonet_case import AONetCase
-from cases.fed_case import FEDCase
+from cases.models import AONetCase, FEDCase
 from cases.training import SGD, build_step
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
@@ -36,7 +35,7 @@ from occluded_reid.config import load_config
 from occluded_reid.engine.interruption import StopRequest
 from occluded_reid.engine.launch import launch
 from occluded_reid.engine.train_step import TrainingStep
-from occluded_reid.utils.cli import positive_int, run_command
+from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank
 from occluded_reid.utils.errors import UserError
 
@@ -50,27 +49,21 @@ FREQUENCY = {
     "other": "iteration",
 }
 SENT_ARGUMENT = {"allreduce_": 0, "broadcast_": 0, "allgather_": 1}
+Messages = list[tuple[str, str, int]]
 WARM_UP = 3  # iterations; DDP lays its buckets out anew in the second or third
-
-
-class Message(NamedTuple):
-    """One collective."""
-
-    purpose: str  # a key of FREQUENCY
-    kind: str
-    bytes: int  # that one rank sends
 
 
 class MessageCounter(TorchDispatchMode):
     """Record collectives, including those that DDP starts in the backward pass.
 
-    ``storages`` holds the bytes of gradients and DDP's buckets by address.
+    ``messages`` holds purpose (a key of ``FREQUENCY``), kind, and the bytes that one rank sends;
+    ``storages`` the bytes of gradients and DDP's buckets by address.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.purpose = "other"
-        self.messages: list[Message] = []
+        self.messages: Messages = []
         self.storages: dict[int, int] = {}
 
     def __torch_dispatch__(
@@ -79,7 +72,7 @@ class MessageCounter(TorchDispatchMode):
         if func.namespace == "c10d":
             name = func.overloadpacket.__name__
             for tensor in args[SENT_ARGUMENT[name]]:
-                self.messages.append(Message(self.purpose, name.rstrip("_"), tensor.nbytes))
+                self.messages.append((self.purpose, name.rstrip("_"), tensor.nbytes))
                 if self.purpose == "gradients":
                     self.record_storage(tensor)
         return func(*args, **(kwargs or {}))
@@ -147,7 +140,8 @@ def measure(case: FEDCase | AONetCase, rounds: int, device: str) -> dict[str, An
     wrapped: Any = step.model
 
     def run_alone() -> None:
-        with disable_synchronization(wrapped):
+        """Run a rank as the only one: it keeps gradients, memories and losses to itself."""
+        with wrapped.no_sync(), mock.patch.object(comm, "get_world_size", return_value=1):
             step.run_step()
 
     with EventStorage(0):
@@ -159,14 +153,14 @@ def measure(case: FEDCase | AONetCase, rounds: int, device: str) -> dict[str, An
         "case": dataclasses.asdict(case),
         "parameters": sum(p.numel() for p in model.parameters() if p.requires_grad),
         "messages": summarize_messages(messages),
-        "gradient_messages": [each.bytes for each in messages if each.purpose == "gradients"],
-        "memory_messages": [each.bytes for each in messages if each.purpose == "memories"],
+        "gradient_messages": [size for purpose, _, size in messages if purpose == "gradients"],
+        "memory_messages": [size for purpose, _, size in messages if purpose == "memories"],
         "gradient_bytes_held": held,
         "times": times,
     }
 
 
-def count_messages(step: TrainingStep, model: DistributedDataParallel) -> tuple[list[Message], int]:
+def count_messages(step: TrainingStep, model: DistributedDataParallel) -> tuple[Messages, int]:
     """Run an iteration, and everything that a training run does less often.
 
     Returns:
@@ -175,8 +169,7 @@ def count_messages(step: TrainingStep, model: DistributedDataParallel) -> tuple[
     step.read_losses()
     counter = MessageCounter()
 
-    def set_purpose(purpose: str) -> None:
-        counter.purpose = purpose
+    set_purpose = functools.partial(setattr, counter, "purpose")
 
     def record_gradients(*_: Any) -> None:
         for parameter in model.parameters():
@@ -202,22 +195,16 @@ def count_messages(step: TrainingStep, model: DistributedDataParallel) -> tuple[
     return counter.messages, sum(counter.storages.values())
 
 
-def summarize_messages(messages: Iterable[Message]) -> list[dict[str, Any]]:
+def summarize_messages(messages: Messages) -> list[dict[str, Any]]:
     """Return a row per purpose and kind: number of messages, total bytes, frequency."""
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for each in messages:
-        empty = {"purpose": each.purpose, "kind": each.kind, "number": 0, "bytes": 0}
-        row = rows.setdefault((each.purpose, each.kind), empty)
-        row["number"] += 1
-        row["bytes"] += each.bytes
-    return [{**row, "every": FREQUENCY[row["purpose"]]} for row in rows.values()]
-
-
-@contextlib.contextmanager
-def disable_synchronization(model: DistributedDataParallel) -> Iterator[None]:
-    """Run a rank as if it were the only one: it keeps gradients, memories and losses to itself."""
-    with model.no_sync(), mock.patch.object(comm, "get_world_size", return_value=1):
-        yield
+    sizes: dict[tuple[str, str], list[int]] = {}
+    for purpose, kind, size in messages:
+        sizes.setdefault((purpose, kind), []).append(size)
+    return [
+        {"purpose": purpose, "kind": kind, "number": len(each), "bytes": sum(each),
+         "every": FREQUENCY[purpose]}
+        for (purpose, kind), each in sizes.items()
+    ]  # fmt: skip
 
 
 def time_in_turn(
@@ -237,14 +224,13 @@ def time_in_turn(
             torch.cuda.synchronize()
         rows[name].append((time.perf_counter() - wall, time.process_time() - processor))
     ranks = comm.all_gather(rows)
-    times = {}
+    times: dict[str, dict[str, list[float]]] = {}
     for name in works:
-        by_round = list(zip(*(rank[name] for rank in ranks), strict=True))
-        walls = [max(wall for wall, _ in each) for each in by_round]
-        processors = [statistics.mean(seconds for _, seconds in each) for each in by_round]
+        # each (ranks, rounds)
+        walls, processors = np.array([rank[name] for rank in ranks]).transpose(2, 0, 1)
         times[name] = {
-            clock: [statistics.median(values), min(values), max(values)]
-            for clock, values in (("wall", walls), ("processor", processors))
+            clock: [float(summary(values)) for summary in (np.median, np.min, np.max)]
+            for clock, values in (("wall", walls.max(0)), ("processor", processors.mean(0)))
         }
     return times
 
@@ -264,14 +250,9 @@ def format_tables(results: dict[str, Any]) -> str:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = build_parser(__doc__)
-    parser.add_argument(
-        "--ranks", type=positive_int, default=2, help="processes, unless under torchrun"
-    )
+    parser = build_parser(__doc__, ("--ranks", 2), ("--images", 4), ("--rounds", 5))
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--method", choices=("FED", "AONet"), default="FED")
-    parser.add_argument("--images", type=positive_int, default=4, help="per rank; even for FED")
-    parser.add_argument("--rounds", type=positive_int, default=5)
     args = parser.parse_args(words)
     return run_command(lambda: start(args), debug=args.debug)
 

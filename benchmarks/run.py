@@ -2,7 +2,7 @@
 """Measure the figures of a suite, each as a ratio against its reference in the same process.
 
 Every result is written at once: a figure that fails, or SIGTERM, loses no other. The exit code is
-then 1.
+then 1. --threads is for the suites cpu and latency; more than one measures wall time.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from harness.comparison import Figure
 from harness.machine import build_parser, check_writable, write_results
 from tabulate import tabulate
 
-from occluded_reid.utils.cli import positive_int, run_command
+from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
 
 OPTIONAL = "an extra, a C++ compiler or a GPU is missing"
@@ -53,23 +53,16 @@ class Results:
             self.figures[name] = figure
             self.write()
 
-    def fail(self, names: Iterable[str], reason: str) -> None:
-        """Record why those of the figures without a result failed."""
-        for name in self._find_missing(names):
-            print(f"not measured: {name}: {reason}", file=sys.stderr)
-            self.failed[name] = reason
+    def record_missing(self, names: Iterable[str], reason: str = "") -> None:
+        """Record why those of the figures without a result failed; without a reason, left out."""
+        for name in names:
+            if name in self.wanted and name not in {*self.figures, *self.failed, *self.left_out}:
+                print(f"not measured: {name}: {reason or OPTIONAL}", file=sys.stderr)
+                if reason:
+                    self.failed[name] = reason
+                else:
+                    self.left_out.append(name)
         self.write()
-
-    def leave_out(self, names: Iterable[str]) -> None:
-        """Record that those of the figures without a result are not available here."""
-        if missing := self._find_missing(names):
-            print(f"left out: {', '.join(missing)}: {OPTIONAL}", file=sys.stderr)
-            self.left_out += missing
-            self.write()
-
-    def _find_missing(self, names: Iterable[str]) -> list[str]:
-        known = {*self.figures, *self.failed, *self.left_out}
-        return [name for name in names if name in self.wanted and name not in known]
 
     def write(self) -> None:
         """Write everything as JSON, if asked for."""
@@ -100,7 +93,7 @@ def run(args: argparse.Namespace) -> bool:
         for names in dict.fromkeys(owners.values()):
             measure(names, SUITES[args.suite][names], results)
     except Terminated:
-        results.fail(owners, "the time was up")
+        results.record_missing(owners, "the time was up")
     if args.only in results.left_out:
         raise UserError(f"--only {args.only}: {OPTIONAL}")
     print(format_table(results.figures))
@@ -115,11 +108,11 @@ def measure(names: tuple[str, ...], function: Callable[[], Any], results: Result
         figures = function()
         for name, figure in figures.items() if isinstance(figures, dict) else figures:
             results.add(name, figure)
-        results.leave_out(names)
+        results.record_missing(names)
     except Exception as error:
         if not isinstance(error, UserError):
             traceback.print_exc()
-        results.fail(names, f"{type(error).__name__}: {error}")
+        results.record_missing(names, f"{type(error).__name__}: {error}")
     print(f"    {time.perf_counter() - start:.0f} s", file=sys.stderr, flush=True)
 
 
@@ -158,13 +151,9 @@ def format_table(figures: dict[str, Figure]) -> str:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = build_parser(__doc__)
+    parser = build_parser(__doc__, ("--threads", 1))
     parser.add_argument("--suite", choices=sorted(SUITES), default="cpu")
     parser.add_argument("--only", default="", metavar="NAME", help="measure one figure")
-    parser.add_argument(
-        "--threads", type=positive_int, default=1, metavar="N",
-        help="for the suites cpu and latency; more than one measures wall time",
-    )  # fmt: skip
     args = parser.parse_args(words)
     complete: list[bool] = []
     previous = signal.signal(signal.SIGTERM, terminate)

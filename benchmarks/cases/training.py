@@ -10,7 +10,7 @@ from fastreid.config import CfgNode
 from fastreid.utils.events import EventStorage
 from torch import nn
 
-from occluded_reid.config import load_config
+from cases.models import Batch
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.engine.train_step import TrainingStep, wrap_model
 
@@ -19,13 +19,6 @@ SGD = (
     "MODEL.DEVICE", "cpu", "SOLVER.OPT", "SGD", "SOLVER.BASE_LR", "0.008",
     "SOLVER.WEIGHT_DECAY", "0.0001", "SOLVER.WEIGHT_DECAY_BIAS", "0.0001",
 )  # fmt: skip
-Batch = dict[str, torch.Tensor]
-
-
-def load_case_config(keys: dict[str, Any], add_keys: Any) -> CfgNode:
-    """Return a method's configuration with these keys, without pretrained weights."""
-    options = [str(word) for pair in keys.items() for word in pair]
-    return load_config("", [*options, "MODEL.BACKBONE.PRETRAIN", "False"], add_keys=[add_keys])
 
 
 def our_step(model: Any, batch: Batch, dtype: torch.dtype | None = None) -> dict[str, torch.Tensor]:

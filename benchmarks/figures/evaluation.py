@@ -13,7 +13,6 @@ import torch.nn.functional as F
 from fastreid.evaluation.rank import IS_CYTHON_AVAI, evaluate_rank
 from fastreid.evaluation.rerank import re_ranking
 from harness.comparison import Figure, Work, make_figure, require_equal, time_alternately
-from references.weighted_cosines import similarities
 
 from aonet_plugin.head import similarity_vectors
 from occluded_reid.evaluation.distances import FeatureDistances, distance_matrix
@@ -49,6 +48,22 @@ def measure_similarity(
         unit = f"s, {queries} x {gallery}, {landmarks} landmarks of {channels}{suffix}"
         figures[name] = make_figure(times, unit)
     return figures
+
+
+def similarities(
+    query: tuple[torch.Tensor, torch.Tensor], gallery: tuple[torch.Tensor, torch.Tensor]
+) -> torch.Tensor:
+    """Return Eq. 8 as printed, (Q, G): the mean over landmarks of ``beta_q beta_g cos(f_q, f_g)``.
+
+    Each side has features (N, P, C) and visibility (N, P); cosines are computed as in fast-reid.
+    """
+    (features, visibility), (other_features, other_visibility) = query, gallery
+    total = torch.zeros(len(features), len(other_features))
+    for landmark in range(features.shape[1]):
+        unit = F.normalize(features[:, landmark], dim=1)
+        cosines = unit @ F.normalize(other_features[:, landmark], dim=1).T
+        total += visibility[:, landmark, None] * other_visibility[None, :, landmark] * cosines
+    return total / features.shape[1]
 
 
 def measure_ranking(

@@ -6,13 +6,11 @@ import collections
 import itertools
 import os
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
 
 from cases.training import build_step, run_steps
 from fastreid.config import CfgNode
-from harness.comparison import Figure, make_figure, measure_seconds
+from harness.comparison import Figures, make_figure, measure_seconds
 from torch import nn
 
 from fed_plugin import add_fed_config
@@ -27,21 +25,13 @@ DISTINCT = 256  # images; decoding them repeatedly costs as much as decoding 15,
 WARM_UP = 10  # steps
 
 
-class Epoch(NamedTuple):
-    """Seconds of an epoch, the share spent waiting for data, and pairs per s of the loader."""
-
-    seconds: float
-    waiting: float
-    rate: float
-
-
 def measure_schedule(
     images: int = 15618,
     identities: int = 702,
     workers: int = os.cpu_count() or 1,
     options: tuple[str, ...] = (),
     device: str = "cuda",
-) -> Iterator[tuple[str, Figure]]:
+) -> Figures:
     """Measure an epoch: ``INPUT.AUGMENTATION workers`` from a full cache of decoded images.
 
     ``gpu_schedule`` is compared with the steps alone, the other two with fast-reid's transforms.
@@ -57,16 +47,17 @@ def measure_schedule(
         cfg = build_cfg(*words)
         model = build_model(cfg)
         without = measure_steps(cfg, model, items)
-        ours = measure_epoch(cfg, model, items)
-        times = [[120 * each / 60] for each in (ours.seconds, without)]
+        seconds, *ours = measure_epoch(cfg, model, items)
+        times = [[120 * each / 60] for each in (seconds, without)]
         unit = f"minutes of 120 epochs, {workers} workers, against the steps alone"
         yield "gpu_schedule", make_figure(times, unit)
         plain = build_cfg(*words, "INPUT.AUGMENTATION", "transforms", "INPUT.CACHE", "")
-        reference = measure_epoch(plain, model, items)
+        _, *reference = measure_epoch(plain, model, items)
+        waits, rates = ([[mine], [other]] for mine, other in zip(ours, reference, strict=True))
         unit = f"pairs per s, {workers} workers"
-        yield "gpu_loading", make_figure([[ours.rate], [reference.rate]], unit, rate=True)
+        yield "gpu_loading", make_figure(rates, unit, rate=True)
         unit = f"of an epoch the host waits for a batch, {workers} workers"
-        yield "gpu_waiting", make_figure([[ours.waiting], [reference.waiting]], unit)
+        yield "gpu_waiting", make_figure(waits, unit)
 
 
 def build_cfg(*words: str) -> CfgNode:
@@ -83,8 +74,12 @@ def measure_steps(cfg: CfgNode, model: nn.Module, items: list[Item]) -> float:
     return measure_seconds(lambda: run_steps(step, steps), cfg.MODEL.DEVICE)
 
 
-def measure_epoch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> Epoch:
-    """Run a loader alone, then as many steps of the trainer with it."""
+def measure_epoch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> tuple[float, ...]:
+    """Run a loader alone, then as many steps of the trainer with it.
+
+    Returns:
+        Seconds of an epoch, the share spent waiting for data, and pairs per s of the loader alone.
+    """
     steps = len(items) // cfg.SOLVER.IMS_PER_BATCH
     batches = iter(build_train_loader(cfg, items))
 
@@ -99,5 +94,4 @@ def measure_epoch(cfg: CfgNode, model: nn.Module, items: list[Item]) -> Epoch:
     spent = measure_seconds(
         lambda: waits.extend(run_steps(step, steps)["data_time"]), cfg.MODEL.DEVICE
     )
-    rate = steps * cfg.SOLVER.IMS_PER_BATCH / alone
-    return Epoch(spent, sum(waits) / spent, rate)
+    return spent, sum(waits) / spent, steps * cfg.SOLVER.IMS_PER_BATCH / alone

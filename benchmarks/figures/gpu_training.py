@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
 import torch
-from cases.aonet_case import AONetCase
-from cases.fed_case import FEDCase
+from cases.models import AONET, FED, AONetCase, FEDCase
 from cases.training import SGD, build_step, our_step, run_steps
 from harness.comparison import (
     Figure,
+    Figures,
     Work,
     make_figure,
     measure_seconds,
@@ -30,19 +30,18 @@ from torch.utils.flop_counter import FlopCounterMode
 from occluded_reid.config import load_config
 from occluded_reid.engine.optimizer import build_optimizer
 
+TIMING = {"device": "cuda", "rounds": 10, "in_a_row": 5}
 SCHEDULE = 120 * (15618 // 64)  # steps on Occluded-Duke
+PLAIN = FED.smaller(drop_path=0.0)  # a compiler samples dropout in its own way
 MODES = {"compiled": "default", "graphs": "reduce-overhead"}
 FIRST = 5  # steps: a CUDA graph is recorded in the second and replayed from the third on
 
 
 def measure_fed(
-    case: FEDCase = FEDCase(),  # noqa: B008
-    device: str = "cuda",
-    rounds: int = 10,
-    in_a_row: int = 5,
-    peak_side: int = 8192,
-) -> Iterator[tuple[str, Figure]]:
+    case: FEDCase = FED, peak_side: int = 8192, timing: dict[str, Any] = TIMING
+) -> Figures:
     """Compare FED with the step in loops."""
+    device = timing["device"]
     fed_in_loops.check_steps(device)
     batch, model, cfg = case.build_batch(device), case.build_model(device), load_config("", SGD)
     reference = fed_in_loops.plain_copy(model)
@@ -52,22 +51,18 @@ def measure_fed(
         add_optimizer(ours, build_optimizer(cfg, model)),
         add_optimizer(loops, build_sgd(reference, cfg)),
     )
-    timing: dict[str, Any] = {"device": device, "rounds": rounds, "in_a_row": in_a_row}
     return compare_training("fed", works, timing, images=2 * case.pairs, peak_side=peak_side)
 
 
 def measure_aonet(
-    case: AONetCase = AONetCase(),  # noqa: B008
-    device: str = "cuda",
-    rounds: int = 10,
-    in_a_row: int = 5,
-    peak_side: int = 8192,
-) -> Iterator[tuple[str, Figure]]:
+    case: AONetCase = AONET, peak_side: int = 8192, timing: dict[str, Any] = TIMING
+) -> Figures:
     """Compare AONet's configuration with PyTorch's default layout and optimizer.
 
     ``gpu_aonet_tried``: with ``CUDNN_BENCHMARK``, against without.
     """
-    batch, cfg = case.build_batch(device), load_config("", SGD)
+    device, cfg = timing["device"], load_config("", SGD)
+    batch = case.build_batch(device)
     models = case.build_model(device, channels_last=True), case.build_model(device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         ours, reference = (our_step(model, batch) for model in models)
@@ -78,7 +73,6 @@ def measure_aonet(
         add_optimizer(partial(our_step, model, batch, torch.bfloat16), optimizer)
         for model, optimizer in zip(models, optimizers, strict=True)
     ]
-    timing: dict[str, Any] = {"device": device, "rounds": rounds, "in_a_row": in_a_row}
     yield from compare_training("aonet", works, timing, images=case.images, peak_side=peak_side)
 
     def with_benchmark() -> None:
@@ -105,7 +99,7 @@ def add_optimizer(step: Work, optimizer: torch.optim.Optimizer) -> Work:
 
 def compare_training(
     name: str, works: Sequence[Work], timing: dict[str, Any], *, images: int, peak_side: int
-) -> Iterator[tuple[str, Figure]]:
+) -> Figures:
     """Compare two steps of ``images``; yield the figures ``gpu_<name>_*``.
 
     ``timing`` is for :func:`time_alternately`. Square matrices of side ``peak_side`` give the peak.
@@ -148,29 +142,24 @@ def measure_memory(work: Work) -> int:
 
 
 def measure_compiled(
-    fed: FEDCase = FEDCase(drop_path=0.0),  # noqa: B008
-    aonet: AONetCase = AONetCase(),  # noqa: B008
-    device: str = "cuda",
-    rounds: int = 10,
-    in_a_row: int = 10,
-) -> Iterator[tuple[str, Figure]]:
+    fed: FEDCase = PLAIN, aonet: AONetCase = AONET, timing: dict[str, Any] = TIMING
+) -> Figures:
     """Compare each mode of torch.compile with none, after both sides trained alike.
 
-    ``*_graphs`` replays CUDA graphs (``MODEL.COMPILE_MODE reduce-overhead``). The models have no
-    dropout, which a compiler samples in its own way.
+    ``*_graphs`` replays CUDA graphs (``MODEL.COMPILE_MODE reduce-overhead``).
     """
+    device = timing["device"]
     for method, case, build in (
         ("fed", fed, partial(fed.build_model, device)),
         ("aonet", aonet, partial(aonet.build_model, device, channels_last=True)),
     ):
         batch = case.build_batch(device)
         for name, mode in MODES.items():
-            figure = compare_mode(build, batch, mode, device, rounds, in_a_row)
-            yield f"gpu_{method}_{name}", figure
+            yield f"gpu_{method}_{name}", compare_mode(build, batch, mode, **timing)
 
 
 def compare_mode(
-    build: Callable[[], nn.Module], batch: dict[str, Any], mode: str, device: str, rounds: int,
+    build: Callable[[], nn.Module], batch: dict[str, Any], mode: str, *, device: str, rounds: int,
     in_a_row: int,
 ) -> Figure:  # fmt: skip
     """Compare ``in_a_row`` steps per round on the same batch.

@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cases.fed_case import THIN
+from cases.models import THIN
 from harness.comparison import Figure, make_figure
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
@@ -43,17 +43,15 @@ def measure_imports(rounds: int = 5) -> dict[str, Figure]:
         ][1:]
     seconds = {name: [each[name] for each in measured] for name in works}
     slowest = max(tools, key=lambda tool: sorted(seconds[tool])[rounds // 2])
-    rows = {
-        "import": ("import", "import occluded_reid"),
-        "import_embed": ("import_embed", "load a small run and embed one image"),
-        "import_help": (slowest, f"--help of {Path(slowest).name}, the slowest of {len(tools)}"),
-    }
-    return {
-        name: make_figure(
-            (seconds[key], seconds["torch"]), f"processor s, {text}, against import torch"
-        )
-        for name, (key, text) in rows.items()
-    }
+    figures = {}
+    for name, key, text in (
+        ("import", "import", "import occluded_reid"),
+        ("import_embed", "import_embed", "load a small run and embed one image"),
+        ("import_help", slowest, f"--help of {Path(slowest).name}, the slowest of {len(tools)}"),
+    ):
+        unit = f"processor s, {text}, against import torch"
+        figures[name] = make_figure((seconds[key], seconds["torch"]), unit)
+    return figures
 
 
 def run_interpreter(words: tuple[str, ...]) -> float:

@@ -11,15 +11,14 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cases.aonet_case import AONetCase
-from cases.fed_case import FEDCase
-from harness.comparison import Figure, make_figure, require_equal, time_alternately
+from cases.models import AONET, FED, AONetCase, FEDCase
+from harness.comparison import Figure, Figures, make_figure, require_equal, time_alternately
 from torch import nn
 
 from occluded_reid.deploy.accuracy import measure_feature_error
@@ -70,11 +69,7 @@ class Network:
         return export_openvino(self.program)
 
 
-def measure_latency(
-    fed: FEDCase = FEDCase(),  # noqa: B008
-    aonet: AONetCase = AONetCase(),  # noqa: B008
-    rounds: int = 20,
-) -> Iterator[tuple[str, Figure]]:
+def measure_latency(fed: FEDCase = FED, aonet: AONetCase = AONET, rounds: int = 20) -> Figures:
     """Compare lower precision with the eager float32 model.
 
     OpenVINO runs the exported graph if it is installed. Otherwise PyTorch compiles the model, or
@@ -84,11 +79,7 @@ def measure_latency(
     return compare_ways({"": in_bf16, "_int8": in_int8}, fed, aonet, rounds)
 
 
-def measure_runtimes(
-    fed: FEDCase = FEDCase(),  # noqa: B008
-    aonet: AONetCase = AONetCase(),  # noqa: B008
-    rounds: int = 20,
-) -> Iterator[tuple[str, Figure]]:
+def measure_runtimes(fed: FEDCase = FED, aonet: AONetCase = AONET, rounds: int = 20) -> Figures:
     """Compare other ways with the eager float32 model."""
     ways = (
         in_autocast, in_dynamic_int8, in_compiled, in_compiled_bf16, in_openvino, in_onnxruntime,
@@ -99,7 +90,7 @@ def measure_runtimes(
 
 def compare_ways(
     ways: dict[str, Callable[[Network], Way | None]], fed: FEDCase, aonet: AONetCase, rounds: int
-) -> Iterator[tuple[str, Figure]]:
+) -> Figures:
     """Yield a figure per network and way, if there is one and the features agree."""
     for title, case in (("FED", fed), ("AONet", aonet)):
         network = Network(case)

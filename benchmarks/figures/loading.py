@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import tempfile
 from functools import partial
 from pathlib import Path
@@ -46,15 +45,14 @@ def measure_loading(
         decoded = DecodedImages([item[0] for item in items], augmentation.resize)
         cache = open_cache(decoded, size, folder)
         indices = [SampleIndex(number, 1000 + number) for number in range(images)]
-        expected = collate([reference[index] for index in indices])
+
+        def others() -> dict[str, Any]:
+            return collate([reference[index] for index in indices])
+
         for name, source in (("loading", cache), ("loading_files", decoded)):
             ours = BatchDataset(items, source, augmentation)
-            check(ours.__getitems__(indices), expected)
-            works = (
-                partial(ours.__getitems__, indices),
-                lambda: collate([reference[index] for index in indices]),
-            )
-            times = time_alternately(*works, rounds=rounds)
+            check(ours.__getitems__(indices), others())
+            times = time_alternately(partial(ours.__getitems__, indices), others, rounds=rounds)
             rate, reference_rate = ([images / spent for spent in each] for each in times)
             unit = f"pairs of {size[0]} x {size[1]} per s and core"
             figures[name] = make_figure((rate, reference_rate), unit, rate=True)
@@ -83,15 +81,12 @@ def write_images(
     """
     rng = np.random.default_rng(0)
     identities, distinct = identities or -(-images // 4), distinct or images
-    contents, items = [], []
-    for _ in range(min(distinct, images)):
-        stream = io.BytesIO()
-        pixels = rng.integers(0, 256, (16, 8, 3), np.uint8)
-        image = Image.fromarray(pixels).resize((64, 128), Image.Resampling.BICUBIC)
-        image.save(stream, "JPEG", quality=90)
-        contents.append(stream.getvalue())
-    for number in range(images):
-        path = folder / f"{number:05d}.jpg"
-        path.write_bytes(contents[number % distinct])
-        items.append((str(path), number * identities // images, number % 3))
-    return items
+    paths = [folder / f"{number:05d}.jpg" for number in range(images)]
+    for number, path in enumerate(paths):
+        if number < distinct:
+            pixels = rng.integers(0, 256, (16, 8, 3), np.uint8)
+            image = Image.fromarray(pixels).resize((64, 128), Image.Resampling.BICUBIC)
+            image.save(path, quality=90)
+        else:
+            path.write_bytes(paths[number % distinct].read_bytes())
+    return [(str(path), i * identities // images, i % 3) for i, path in enumerate(paths)]

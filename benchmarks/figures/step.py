@@ -8,8 +8,8 @@ from functools import partial
 from typing import Any
 
 import torch
-from cases.fed_case import THIN, FEDCase
-from cases.training import SGD, Batch, our_step
+from cases.models import FED, THIN, Batch, FEDCase
+from cases.training import SGD, our_step
 from harness.comparison import (
     Figure,
     Work,
@@ -26,6 +26,11 @@ from torch import nn
 from occluded_reid.config import load_config
 from occluded_reid.engine.optimizer import build_optimizer
 
+ONE_BLOCK = FED.smaller(blocks=1)
+SMALL = FED.smaller(pairs=4, instances=1, identities=32)  # memory per image stays the same
+# of the paper's batch and identities, so that backbone and head keep their shares
+SIXTEENTH = FED.smaller(pairs=4, identities=44)
+
 
 def count_operations(case: FEDCase = THIN) -> dict[str, Figure]:
     """Count operations and waits of forward and backward pass and bank update.
@@ -39,21 +44,15 @@ def count_operations(case: FEDCase = THIN) -> dict[str, Figure]:
         with OperationCounter() as counter:
             work()
         counters.append(counter)
-    launches, syncs = zip(*((each.launches, each.syncs) for each in counters), strict=True)
     step = f"per FED step, {case.pairs} pairs"
     return {
-        "launches": make_figure([[each] for each in launches], f"operations {step}"),
-        "syncs": make_figure([[each] for each in syncs], f"waits {step}"),
+        "launches": make_figure([[each.launches] for each in counters], f"operations {step}"),
+        "syncs": make_figure([[each.syncs] for each in counters], f"waits {step}"),
     }
 
 
-def measure_activations(
-    case: FEDCase = FEDCase(pairs=4, instances=1, identities=32),  # noqa: B008
-) -> dict[str, Figure]:
-    """Compare the memory per image that bf16 autocast and float32 in loops keep for backward.
-
-    The memory per image does not depend on the case's batch and identities, so they are small.
-    """
+def measure_activations(case: FEDCase = SMALL) -> dict[str, Figure]:
+    """Compare the memory per image that bf16 autocast and float32 in loops keep for backward."""
     fed_in_loops.check_steps()
     model = case.build_model()
     reference = fed_in_loops.plain_copy(model)
@@ -88,10 +87,7 @@ def measure_kept(step: Callable[[Batch], Any], model: nn.Module, case: FEDCase) 
     return (totals[0] - totals[1]) / (2 * (case.pairs - case.pairs // 2)) / 1e6
 
 
-def measure_head(
-    case: FEDCase = FEDCase(blocks=1),  # noqa: B008
-    rounds: int = 3,
-) -> dict[str, Figure]:
+def measure_head(case: FEDCase = ONE_BLOCK, rounds: int = 3) -> dict[str, Figure]:
     """Compare FED without its backbone in float32; both sides read the same tokens."""
     fed_in_loops.check_steps()
     batch = case.smaller(image=(32, 16)).build_batch()  # the images are not used
@@ -100,15 +96,8 @@ def measure_head(
     return {"head": make_figure(times, f"s per FED step without backbone, {case.pairs} pairs")}
 
 
-def measure_step(
-    case: FEDCase = FEDCase(pairs=4, identities=44),  # noqa: B008
-    rounds: int = 2,
-) -> dict[str, Figure]:
-    """Compare whole steps, and the share of the step's time outside the backbone.
-
-    The default is a sixteenth of the paper's batch and identities, so that backbone and head keep
-    their shares.
-    """
+def measure_step(case: FEDCase = SIXTEENTH, rounds: int = 2) -> dict[str, Figure]:
+    """Compare whole steps, and the share of the step's time outside the backbone."""
     fed_in_loops.check_steps()
     batch = case.build_batch()
     works = [
@@ -177,7 +166,7 @@ def replace_backbone(model: Any, case: FEDCase) -> Any:
     return model
 
 
-def measure_optimizer(case: FEDCase = FEDCase(), rounds: int = 7) -> dict[str, Figure]:  # noqa: B008
+def measure_optimizer(case: FEDCase = FED, rounds: int = 7) -> dict[str, Figure]:
     """Compare an SGD step over all parameters with one group per tensor, from equal gradients."""
     cfg, ours = load_config("", SGD), case.build_model()
     reference = copy.deepcopy(ours)

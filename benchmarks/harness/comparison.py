@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,9 @@ class Figure:
     ratio: float | None  # how many times better ours is; None if ours costs nothing
     unit: str  # of ours and reference, with the size of the work
     spread: list[float]  # minimum and maximum ratio of a round; empty for counts
+
+
+Figures = Iterator[tuple[str, Figure]]
 
 
 def make_figure(values: Sequence[Sequence[float]], unit: str, *, rate: bool = False) -> Figure:

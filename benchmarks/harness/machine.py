@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from occluded_reid.utils.cli import positive_int
 from occluded_reid.utils.files import explain_write_errors, make_folder, write_json
 
 PACKAGES = (
@@ -23,11 +24,13 @@ PACKAGES = (
 )  # fmt: skip
 
 
-def build_parser(description: str | None) -> argparse.ArgumentParser:
-    """Return a parser with the options of every benchmark."""
+def build_parser(description: str | None, *positive: tuple[str, int]) -> argparse.ArgumentParser:
+    """Return a parser with every benchmark's options, and more with a default of at least 1."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--json", default="", metavar="F", help="write the numbers to a file")
     parser.add_argument("--debug", action="store_true", help="show the traceback of errors")
+    for name, default in positive:
+        parser.add_argument(name, type=positive_int, default=default, metavar="N")
     return parser
 
 

@@ -27,7 +27,7 @@ from figures.evaluation import build_reranking
 from harness.comparison import MismatchError, Work, measure_seconds
 from harness.machine import build_parser, check_writable, write_results
 
-from occluded_reid.utils.cli import positive_int, run_command
+from occluded_reid.utils.cli import run_command
 
 K1, K2 = 20, 6
 TOLERANCE = 1e-5
@@ -41,15 +41,15 @@ def run(args: argparse.Namespace) -> None:
     works = build_reranking(args.queries, args.gallery, args.channels, K1, K2)
     ours, reference = (run_forked(work, args.threads) for work in works)
     torch.set_num_threads(args.threads)
+    sizes = {"queries": args.queries, "gallery": args.gallery, "channels": args.channels}
     content = {
-        "size": {**{key: vars(args)[key] for key in ("queries", "gallery", "channels")},
-                 "k1": K1, "k2": K2},
+        "size": {**sizes, "k1": K1, "k2": K2},
         "ours": {"seconds": ours.seconds, "peak_mb": ours.peak_bytes / 1e6},
         "reference": {"seconds": reference.seconds, "peak_mb": reference.peak_bytes / 1e6},
         "times_faster": reference.seconds / ours.seconds,
         "times_less_memory": reference.peak_bytes / ours.peak_bytes,
         "agreement": check_agreement(ours.result, reference.result),
-    }  # fmt: skip
+    }
     print(json.dumps(content, indent=2))
     write_results(args.json, content)
 
@@ -63,9 +63,7 @@ class Cost(NamedTuple):
 
 
 def run_forked(work: Work, threads: int = 1) -> Cost:
-    """Run the work in a fork of this process (Linux), with so many threads.
-
-    This process must have used one thread only: a fork does not copy PyTorch's threads.
+    """Run the work in a fork of this process (Linux), which must have used one thread only.
 
     Raises:
         EOFError: The process died; its message is on stderr.
@@ -73,7 +71,7 @@ def run_forked(work: Work, threads: int = 1) -> Cost:
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
     if trim:
         trim(0)  # otherwise work that reuses freed memory would seem to need none
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("fork")  # does not copy PyTorch's threads
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(work, threads, sender))
     process.start()
@@ -107,18 +105,13 @@ def check_agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
         raise MismatchError(
             f"re-ranked distances: {differing} of {off.size} differ by more than {TOLERANCE}"
         )
-    largest = float(off.max())
-    return {"results": off.size, "off_by_more_than_1e-5": differing, "largest": largest}
+    return {"results": off.size, "off_by_more_than_1e-5": differing, "largest": float(off.max())}
 
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    parser = build_parser(__doc__)
-    parser.add_argument("--queries", type=positive_int, default=2210)
-    parser.add_argument("--gallery", type=positive_int, default=17661)
-    parser.add_argument("--channels", type=positive_int, default=3072)
-    parser.add_argument("--threads", type=positive_int, default=1)
-    args = parser.parse_args(words)
+    sizes = (("--queries", 2210), ("--gallery", 17661), ("--channels", 3072))
+    args = build_parser(__doc__, *sizes, ("--threads", 1)).parse_args(words)
     return run_command(lambda: run(args), debug=args.debug)
 
 

@@ -65,20 +65,20 @@ def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[di
     index = GalleryIndex(folder)
     queries = vectors.sample_queries(QUERIES + BATCH)
     truth = index.search(queries[:QUERIES], TOP, exact=True)
-    exact_size = measure_size(folder)
+    exact_size = sum(path.stat().st_size for path in folder.iterdir())
     for kind in kinds:
         with index.writer() as writer:
             building, _ = measure_time(partial(writer.optimize, kind))
         index.search(queries[:1], TOP)  # opens it
-        answers = [
-            measure_time(partial(index.search, query[None], TOP)) for query in queries[:QUERIES]
-        ]
+        works = [partial(index.search, query[None], TOP) for query in queries[:QUERIES]]
+        answers = [measure_time(work) for work in works]
         batch, _ = measure_time(partial(index.search, queries[QUERIES:], TOP))
         recalls = [
             len({hit.id for hit in hits} & {hit.id for hit in expected}) / TOP
             for (_, (hits,)), expected in zip(answers, truth, strict=True)
         ]
         approximation = index.info().approximation
+        size = sum(path.stat().st_size for path in folder.iterdir())
         yield {
             "items": items,
             "dim": dim,
@@ -88,7 +88,7 @@ def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[di
             "recall_built": approximation.recall if approximation else 1.0,
             "recall_queries": statistics.mean(recalls),
             "build_s": building if approximation else adding,
-            "bytes_per_item": (measure_size(folder) - (exact_size if approximation else 0)) / items,
+            "bytes_per_item": (size - exact_size if approximation else size) / items,
         }
 
 
@@ -100,7 +100,7 @@ def fill_index(folder: Path, items: int, dim: int, vectors: RandomVectors) -> fl
     adding = 0.0
     with index.writer() as writer:
         for start in range(0, items, BLOCK):
-            features = vectors.sample_gallery(start, min(start + BLOCK, items))
+            features = vectors.sample(np.arange(start, min(start + BLOCK, items)))
             names = [Item(f"{start + n}.jpg", str(n % 8), float(n)) for n in range(len(features))]
             visibility = np.ones((len(features), PARTS))
             adding += measure_time(partial(writer.add, names, features, visibility))[0]
@@ -116,16 +116,13 @@ class RandomVectors:
         self._basis = self._rng.standard_normal((rank, dim), np.float32)
         self._identities = self._rng.standard_normal((max(1, items // IMAGES), rank), np.float32)
 
-    def sample_gallery(self, start: int, stop: int) -> np.ndarray:
-        """Return the vectors of these items."""
-        return self._sample(np.arange(start, stop) % len(self._identities))
-
     def sample_queries(self, count: int) -> np.ndarray:
         """Return new images of the gallery's identities."""
-        return self._sample(self._rng.integers(0, len(self._identities), count))
+        return self.sample(self._rng.integers(0, len(self._identities), count))
 
-    def _sample(self, identities: np.ndarray) -> np.ndarray:
-        centers = self._identities[identities]
+    def sample(self, numbers: np.ndarray) -> np.ndarray:
+        """Return the vectors of these items."""
+        centers = self._identities[numbers % len(self._identities)]
         noise = self._rng.standard_normal(centers.shape, np.float32)
         return (centers + SPREAD * noise) @ self._basis
 
@@ -135,11 +132,6 @@ def measure_time(work: Callable[[], Any]) -> tuple[float, Any]:
     start = time.process_time()
     result = work()
     return time.process_time() - start, result
-
-
-def measure_size(folder: Path) -> int:
-    """Return the bytes of an index's files."""
-    return sum(path.stat().st_size for path in folder.iterdir())
 
 
 def command(words: list[str] | None = None) -> int:

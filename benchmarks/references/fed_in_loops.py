@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cases.fed_case import THIN
-from cases.training import Batch, our_step
+from cases.models import THIN, Batch
+from cases.training import our_step
 from harness.comparison import require_equal
 from timm.models.vision_transformer import Attention
 from torch import nn

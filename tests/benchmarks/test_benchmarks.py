@@ -16,8 +16,7 @@ import numpy as np
 import pytest
 import run
 import torch
-from cases.aonet_case import AONetCase
-from cases.fed_case import THIN, FEDCase
+from cases.models import THIN, AONetCase, FEDCase
 from cases.training import our_step
 from figures import (
     SUITES,
@@ -69,9 +68,11 @@ SIZES = {
     gpu_schedule.measure_schedule: dict(
         images=20, identities=5, workers=0, options=SCHEDULE, device="cpu"
     ),
-    gpu_training.measure_aonet: dict(case=TINY_AONET, peak_side=64, **GPU),
-    gpu_training.measure_compiled: dict(fed=TINY.smaller(drop_path=0.0), aonet=TINY_AONET, **GPU),
-    gpu_training.measure_fed: dict(case=TINY, peak_side=64, **GPU),
+    gpu_training.measure_aonet: dict(case=TINY_AONET, peak_side=64, timing=GPU),
+    gpu_training.measure_compiled: dict(
+        fed=TINY.smaller(drop_path=0.0), aonet=TINY_AONET, timing=GPU
+    ),
+    gpu_training.measure_fed: dict(case=TINY, peak_side=64, timing=GPU),
     imports.measure_imports: dict(rounds=1),
     latency.measure_latency: dict(fed=TINY, aonet=TINY_AONET, rounds=1),
     latency.measure_runtimes: dict(fed=TINY, aonet=TINY_AONET, rounds=1),

@@ -9,8 +9,7 @@ import pickle
 import distributed
 import numpy as np
 import pytest
-from cases.aonet_case import AONetCase
-from cases.fed_case import FEDCase
+from cases.models import AONetCase, FEDCase
 from documented import ROOT
 from ranks import on_ranks
 
