@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-from typing import Any
 
 from occluded_reid.utils.cli import build_parser, run_command
 from occluded_reid.utils.errors import UserError
@@ -18,6 +17,7 @@ def check(args: argparse.Namespace) -> bool:
     """Print the diagnosis; return whether the set is sound."""
     from occluded_reid.config import load_config
     from occluded_reid.data.build import open_dataset
+    from occluded_reid.data.datasets.base import FolderDataset
     from occluded_reid.data.datasets.registry import get_dataset_root, resolve_protocol
     from occluded_reid.data.prepare.doctor import diagnose
 
@@ -34,20 +34,14 @@ def check(args: argparse.Namespace) -> bool:
         return False
     print(diagnosis)
     if diagnosis.faults:
-        print(f"\nWhat to do: {_advise(dataset)}")
+        advice = "get the complete data set."
+        if isinstance(dataset, FolderDataset):
+            advice = (
+                f"{dataset.advice}.\nIt is in {dataset.home}. These folders are tried, in this "
+                f"order:\n{dataset.format_candidates()}"
+            )
+        print(f"\nWhat to do: {advice}")
     return not diagnosis.faults
-
-
-def _advise(dataset: Any) -> str:
-    from occluded_reid.data.datasets.base import FolderDataset
-
-    if not isinstance(dataset, FolderDataset):
-        return "get the complete data set."
-    folders = "\n".join(f"  {folder}" for folder in dataset.list_candidates())
-    return (
-        f"{dataset.advice}.\nIt is in {dataset.home}. These folders are tried, in this order:\n"
-        f"{folders}"
-    )
 
 
 def parser() -> argparse.ArgumentParser:

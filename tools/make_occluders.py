@@ -16,7 +16,7 @@ import math
 import re
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,20 +28,15 @@ def make(args: argparse.Namespace) -> None:
     """Write the set and print how many occluders of each class it has."""
     from tabulate import tabulate
 
-    from occluded_reid.data.prepare import occluder_sets
+    from occluded_reid.data.prepare import occluder_sets as sets
 
-    def cut(folder: Path) -> list[Any]:
-        if args.mode == "masks":
-            return _cut_masks(args, folder)
-        if args.mode == "draw":
-            return occluder_sets.write_synthetic_patches(folder)
-        if args.mode == "boxes":
-            boxes = occluder_sets.read_boxes(Path(args.csv))
-        else:
-            boxes = list(occluder_sets.select_boxes(Path(args.images)))
-        return occluder_sets.cut_boxes(boxes, folder)
-
-    rows = occluder_sets.write_occluder_set(Path(args.output), cut)
+    modes: dict[str, Callable[[Path], list[Any]]] = {
+        "masks": lambda folder: _cut_masks(args, folder),
+        "boxes": lambda folder: sets.cut_boxes(sets.read_boxes(Path(args.csv)), folder),
+        "window": lambda folder: sets.cut_boxes(list(sets.select_boxes(Path(args.images))), folder),
+        "draw": sets.write_synthetic_patches,
+    }
+    rows = sets.write_occluder_set(Path(args.output), modes[args.mode])
     counts = Counter((row[2], row[7]) for row in rows)
     kinds = sorted({row[2] for row in rows})
     table = [(kind, counts[kind, "train"], counts[kind, "test"]) for kind in kinds]
@@ -50,24 +45,18 @@ def make(args: argparse.Namespace) -> None:
 
 
 def _cut_masks(args: argparse.Namespace, folder: Path) -> list[Any]:
-    from occluded_reid.data.prepare import occluder_sets
+    from occluded_reid.data.prepare import occluder_sets as sets
 
-    for option in ("min_area", "min_thickness", "per_class"):
-        if not 0 <= (value := getattr(args, option)) < math.inf:
-            name = option.replace("_", "-")
-            raise UserError(f"--{name} is {value}; it must be a number from 0 on")
-    occluders = occluder_sets.find_occluders(
-        args.frames,
-        args.labels,
-        _parse_classes(args.classes),
-        args.sequence,
-        min_area=args.min_area,
-        min_thickness=args.min_thickness,
-    )
+    for option in ("min-area", "min-thickness", "per-class"):
+        if not 0 <= (value := getattr(args, option.replace("-", "_"))) < math.inf:
+            raise UserError(f"--{option} is {value}; it must be a number from 0 on")
+    limits = {"min_area": args.min_area, "min_thickness": args.min_thickness}
+    classes = _parse_classes(args.classes)
+    found = sets.find_occluders(args.frames, args.labels, classes, args.sequence, **limits)
     rows = []
-    for split, members in occluder_sets.split_occluders(occluders, args.test).items():
+    for split, members in sets.split_occluders(found, args.test).items():
         print(f"{split}: sequences {', '.join(sorted({each.sequence for each in members}))}")
-        rows += occluder_sets.cut_occluders(folder, split, members, args.per_class)
+        rows += sets.cut_occluders(folder, split, members, args.per_class)
     return rows
 
 

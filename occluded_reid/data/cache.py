@@ -72,15 +72,9 @@ def open_cache(
 ) -> CachedImages:
     """Open the cache of ``images`` in ``folder``; decode and write them if it is not there.
 
-    Each list of images has one cache per size. It is rebuilt when the size in bytes or the date of
-    an image, the version of Pillow, or the checksum of the cache has changed. One process builds
-    it, the others wait.
-
-    Args:
-        images: what is cached.
-        size: (H, W) of the images.
-        folder: holds all caches.
-        threads: how many of them decode.
+    Each list of images has one cache per ``size`` (H, W), below ``folder``. It is rebuilt when the
+    size in bytes or the date of an image, the version of Pillow, or the checksum of the cache has
+    changed. One process builds it, the others wait.
     """
     shape = (len(images.paths), 3, *size)
     name = hashlib.sha256("\n".join(map(os.path.abspath, images.paths)).encode()).hexdigest()

@@ -13,9 +13,7 @@ from occluded_reid.utils.errors import UserError, explain_read_errors
 
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is no image, or a part of one."""
-
 OCCLUDER_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
-
 # Pillow opens 16-bit gray images in one of these modes; its own conversion to RGB clips to white
 _16_BIT_MODES = ("I", "I;16", "I;16B", "I;16L")
 

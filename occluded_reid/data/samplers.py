@@ -20,13 +20,9 @@ _IDENTITY_SAMPLERS = ("BalancedIdentitySampler", "NaiveIdentitySampler")
 class EpochBatches(Sampler[list[SampleIndex]]):
     """An endless stream of batches in which epoch ``e`` depends on ``(seed, e)`` alone.
 
-    A resumed run begins with batch ``start_batch`` of epoch ``start_epoch``.
-
-    Args:
-        build: builds one of fast-reid's samplers from a seed that all ranks share.
-        batch_size: images per batch on this rank.
-        length: number of batches in an epoch.
-        seed: the run's seed.
+    ``build`` builds one of fast-reid's samplers from a seed that all ranks share; ``batch_size``
+    counts images on this rank, ``length`` the batches of an epoch. A resumed run begins with batch
+    ``start_batch`` of epoch ``start_epoch``.
     """
 
     def __init__(
@@ -34,8 +30,7 @@ class EpochBatches(Sampler[list[SampleIndex]]):
     ):
         self._build = build
         self._batch_size, self._length = batch_size, length
-        self._seed = seed
-        self._rank = comm.get_rank()
+        self._seed, self._rank = seed, comm.get_rank()
         self.start_epoch, self.start_batch = 0, 0
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:

@@ -21,8 +21,6 @@ from occluded_reid.utils.errors import UserError
 
 BATCH_TIMEOUT = 600.0
 """Seconds without a batch after which the disk or the workers count as dead."""
-
-_PARENT_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _STDERR = 2
 
 
@@ -57,7 +55,7 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         UserError: no batch within :data:`BATCH_TIMEOUT`; the workers' stacks are on stderr.
     """
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, _PARENT_SIGNALS)
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         # starts the workers, which inherit the mask; not iter(), whose result may be a wrapper
         batches: Any = DataLoader.__iter__(loader)

@@ -198,12 +198,15 @@ class FolderDataset(ImageDataset):
         """Return the folders in which the set may be."""
         return list(list_candidates(Path(self.root), self.layouts))
 
+    def format_candidates(self) -> str:
+        """Return :meth:`list_candidates` as lines of a message."""
+        return "\n".join(f"  {folder}" for folder in self.list_candidates())
+
     def missing_error(self, what: str) -> DatasetNotFound:
         """Return the error for a set without ``what`` in any of the candidates."""
-        folders = "\n".join(f"  {folder}" for folder in self.list_candidates())
         return DatasetNotFound(
-            f"{type(self).__name__}: found no {what} in any of\n{folders}\n{self.advice}, or point "
-            "FASTREID_DATASETS to the folder of your data sets"
+            f"{type(self).__name__}: found no {what} in any of\n{self.format_candidates()}\n"
+            f"{self.advice}, or point FASTREID_DATASETS to the folder of your data sets"
         )
 
     def _check_counts(self, subsets: Subsets) -> None:

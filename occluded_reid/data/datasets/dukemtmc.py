@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
+from typing import ClassVar
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
@@ -21,7 +23,7 @@ class DukeMTMC(FolderDataset):
     """
 
     dataset_name = "dukemtmc"
-    layouts = ("DukeMTMC-reID", "dukemtmcreid/DukeMTMC-reID", "DukeMTMC")
+    layouts: ClassVar[Sequence[str]] = ("DukeMTMC-reID", "dukemtmcreid/DukeMTMC-reID", "DukeMTMC")
     example = "0001_c2_f0046182.jpg"
     num_cameras = 8
     expected = {

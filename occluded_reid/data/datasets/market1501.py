@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
+from typing import ClassVar
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
@@ -22,7 +24,7 @@ class Market1501(FolderDataset):
     """
 
     dataset_name = "market1501"
-    layouts = ("Market-1501-v15.09.15", "Market-1501", "market1501", "")
+    layouts: ClassVar[Sequence[str]] = ("Market-1501-v15.09.15", "Market-1501", "market1501", "")
     pattern = re.compile(r"(-?\d+)_c(\d+)s\d+_")
     example = "0002_c1s1_000451_03.jpg"
     num_cameras = 6

@@ -74,7 +74,14 @@ class PastedQueries(FolderDataset):
             return
         if occluded_seed < 0:
             raise UserError(f"DATASETS.OCCLUDED.SEED is {occluded_seed}; it must be 0 or more")
-        cutouts = _load_cutouts(occluders)
+        if occluders:
+            cutouts = read_cutouts(Path(occluders).expanduser(), "test")
+        else:
+            logger.info(
+                "DATASETS.OCCLUDED.OCCLUDERS names no folder: pasting synthetic occluders over "
+                "queries (the test styles of occluded_reid.synthetic)"
+            )
+            cutouts = render_cutouts()
         base = {os.path.relpath(image.path, self.home): image for image in self.query}
         digest = _compute_digest(base, cutouts)
         folder_name = f"{type(self).__name__}-seed{occluded_seed}-{digest}-v{VERSION}"
@@ -92,7 +99,7 @@ class PastedQueries(FolderDataset):
                 )
 
     @cached_property
-    def truth(self) -> dict[str, Any] | None:  # type: ignore[override]
+    def truth(self) -> dict[str, Any] | None:
         """The occlusion of each pasted query by its absolute path; None for ``holistic``."""
         if self.pasted is None:
             return None
@@ -120,16 +127,6 @@ class OccludedMSMT17(PastedQueries, MSMT17):
 @DATASET_REGISTRY.register()
 class OccludedMarketSplit(PastedQueries, MarketSplit):
     """The validation split of Market-1501's training images, with pasted queries."""
-
-
-def _load_cutouts(occluders: str) -> list[Cutout]:
-    if occluders:
-        return read_cutouts(Path(occluders).expanduser(), "test")
-    logger.info(
-        "DATASETS.OCCLUDED.OCCLUDERS names no folder: pasting synthetic occluders over queries "
-        "(the test styles of occluded_reid.synthetic)"
-    )
-    return render_cutouts()
 
 
 def _compute_digest(base: dict[str, LabeledImage], cutouts: list[Cutout]) -> str:

@@ -49,12 +49,10 @@ def build_dataset(
 
     Args:
         name: a registered name, or ``Name:protocol``.
-        root: the folder of all data sets.
         protocol: used by sets with several protocols where ``name`` gives none; ``""`` is the
             set's default.
         allow_partial: warn instead of failing where counts differ from the published ones.
         combineall: train on queries and gallery too.
-        verbose: log a table of the subsets.
         options: of ``SyntheticOccluded`` and ``PastedQueries``; other sets ignore them.
 
     Returns:

@@ -51,7 +51,7 @@ class SyntheticOccluded(FolderDataset):
         return Subsets(*map(self.read_folder, self.image_folders))
 
     @cached_property
-    def truth(self) -> dict[str, Any]:  # type: ignore[override]
+    def truth(self) -> dict[str, Any]:
         """The occlusion of each image by its absolute path; read on first access."""
         records = read_truth(self.home)
         return {str(Path(self.home, path)): truth for path, truth in records.items()}

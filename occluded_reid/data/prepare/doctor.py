@@ -128,10 +128,8 @@ class Diagnosis:
         tested = {entry.pid for entry in self._entries if entry.subset != "train"}
         if both := sorted((training & tested).difference(self._dataset._junk_pids)):
             examples = ", ".join(map(str, both[:_MAX_EXAMPLES]))
-            self.faults.append(
-                f"{len(both)} identities are in training and test ({examples}); unpack the set "
-                "again"
-            )
+            what = f"{len(both)} identities are in training and test ({examples})"
+            self.faults.append(f"{what}; unpack the set again")
 
     def _check_matches(self) -> None:
         cameras: dict[int, set[int]] = defaultdict(set)

@@ -44,7 +44,7 @@ def build_occluded_duke(
     Args:
         source: the folder of DukeMTMC-reID, or its zip archive.
         lists: the folder of ``train.list``, ``query.list`` and ``gallery.list``, a name per line.
-        target: the folder to create, such as ``datasets/Occluded_Duke``.
+        target: a new folder.
         allow_partial: accept lists of other lengths than the published ones.
     """
     if target.is_dir() and target.resolve() == lists.resolve():
@@ -52,7 +52,17 @@ def build_occluded_duke(
             f"the lists are in {target}, which this command creates; move them elsewhere"
         )
     listed = {subset: _read_names(lists, subset) for subset in FOLDERS}
-    _check_counts(listed, lists, allow_partial)
+    faults = []
+    for subset, expected in OccludedDuke.expected.items():
+        names = listed[subset]
+        counts = Counts(len(names), len({name.split("_")[0] for name in names}))
+        if counts != expected:
+            faults.append(f"{subset} names {counts}, expected {expected}")
+    if faults and not allow_partial:
+        raise UserError(
+            f"the lists in {lists} are not the published ones: {'; '.join(faults)}. Fetch them "
+            "again, or accept them with --allow-partial"
+        )
     with _open_source(source) as images:
         chosen = _choose_images(listed, images, source)
         with atomic_folder(target) as temporary:
@@ -86,20 +96,6 @@ def _read_names(lists: Path, subset: str) -> list[str]:
     return names
 
 
-def _check_counts(listed: dict[str, list[str]], lists: Path, allow_partial: bool) -> None:
-    faults = []
-    for subset, expected in OccludedDuke.expected.items():
-        names = listed[subset]
-        counts = Counts(len(names), len({name.split("_")[0] for name in names}))
-        if counts != expected:
-            faults.append(f"{subset} names {counts}, expected {expected}")
-    if faults and not allow_partial:
-        raise UserError(
-            f"the lists in {lists} are not the published ones: {'; '.join(faults)}. Fetch them "
-            "again, or accept them with --allow-partial"
-        )
-
-
 def _choose_images(
     listed: dict[str, list[str]], images: Images, source: Path
 ) -> dict[str, Callable[[], bytes]]:
@@ -109,11 +105,10 @@ def _choose_images(
         order = dict.fromkeys((FOLDERS[subset], *_SOURCES))
         for name in names:
             readers = (images[folder][name] for folder in order if name in images[folder])
-            read = next(readers, None)
-            if read is None:
-                missing.append(name)
-            else:
+            if read := next(readers, None):
                 chosen[f"{FOLDERS[subset]}/{name}"] = read
+            else:
+                missing.append(name)
     if missing:
         raise UserError(
             f"{source} lacks {len(missing)} of the listed images, such as "
@@ -136,8 +131,7 @@ def _open_source(source: Path) -> Iterator[Images]:
 
 
 def _list_folder(source: Path) -> Images:
-    layouts = ("", "DukeMTMC-reID")
-    for home in list_candidates(source, layouts):
+    for home in list_candidates(source, ("", "DukeMTMC-reID")):
         folders = {name: resolve_case(home, name) for name in FOLDERS.values()}
         if all(folder.is_dir() for folder in folders.values()):
             return {

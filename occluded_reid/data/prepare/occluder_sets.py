@@ -242,11 +242,10 @@ def cut_boxes(boxes: Sequence[tuple[Path, Box]], folder: Path) -> list[Row]:
 def write_synthetic_patches(folder: Path) -> list[Row]:
     """Write the built-in synthetic patches, which have the training styles only."""
     rows: list[Row] = []
-    for number, patch in enumerate(render_patches()):
-        height, width = patch.pixels.shape[:2]
+    for number, (pixels, _) in enumerate(render_patches()):
         name = f"drawn_{number:04d}.png"
-        _save(folder / name, patch.pixels)
-        rows.append((name, "drawn", "patch", 0, 0, width, height, "train"))
+        _save(folder / name, pixels)
+        rows.append((name, "drawn", "patch", 0, 0, pixels.shape[1], pixels.shape[0], "train"))
     return rows
 
 

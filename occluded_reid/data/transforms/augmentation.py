@@ -104,10 +104,9 @@ class Augmentation:
     ) -> dict[str, torch.Tensor]:
         """Adjust colors of (B, 3, H, W) uint8 crops, possibly in place; erase and paste.
 
-        Returns:
-            ``images``; with NPO augmentation ``part_visibility`` (B, P) of P stripes and, in pairs,
-            ``occluded_images``. Images are float32 where erasing is on, whose value need not be a
-            whole number, else uint8.
+        Returns ``images``; with NPO augmentation ``part_visibility`` (B, P) of P stripes and, in
+        pairs, ``occluded_images``. Images are float32 where erasing is on, whose value need not be
+        a whole number, else uint8.
         """
         for image, each in zip(images, params, strict=True):
             if each.enhancement is not None:

@@ -14,10 +14,7 @@ def adjust_color(image: torch.Tensor, factors: Sequence[float]) -> torch.Tensor:
 
     The three adjustments are one affine map of RGB: brightness ``x -> b x``, contrast
     ``x -> c x + (1 - c) mean gray``, saturation ``x -> s x + (1 - s) gray(x)``. Pixels are clipped
-    once, after the last of them. A factor of 1 changes nothing.
-
-    Returns:
-        (3, H, W) float32, whole numbers in 0-255.
+    once, after the last of them. The image is (3, H, W) uint8, the result float32 in whole numbers.
     """
     brightness, contrast, saturation = factors
     sums = image.sum(dim=(-2, -1), dtype=torch.int32).tolist()
@@ -37,12 +34,8 @@ def enhance(image: torch.Tensor, order: Sequence[int], factors: Sequence[float])
     """Adjust brightness, contrast and saturation as Pillow's ``ImageEnhance`` does, bit for bit.
 
     Each adjustment blends the image with black, with its mean gray or with its gray version, and
-    truncates the pixels to whole numbers in 0-255.
-
-    Args:
-        image: (3, H, W) uint8, as is the result.
-        order: a permutation of 0 (brightness), 1 (contrast) and 2 (saturation).
-        factors: of brightness, contrast and saturation; 1 leaves the image as it is.
+    truncates the pixels to whole numbers in 0-255. Image and result are (3, H, W) uint8. ``order``
+    is a permutation of 0 (brightness), 1 (contrast) and 2 (saturation), the order of ``factors``.
     """
     values = image.int()
     for kind in order:

@@ -27,7 +27,6 @@ MIN_VERTICAL_ASPECT = 1.5
 """Height over width from which a cut-out is a vertical occluder."""
 PERSON_KINDS = ("pedestrian", "person", "bicyclist", "cyclist")
 """Kinds that show a person. They are pasted beside the person of the query, as in a crowd."""
-
 _CUTOUTS_PER_KIND = 8
 
 
@@ -120,8 +119,6 @@ def render_cutouts() -> list[Cutout]:
 
 
 def _render(kind: str, rng: np.random.Generator) -> np.ndarray:
-    if ORIENTATION[kind] == "vertical":
-        height, width = int(rng.integers(280, 360)), int(rng.integers(50, 80))
-    else:
-        height, width = int(rng.integers(80, 140)), int(rng.integers(160, 240))
-    return draw_occluder(kind, rng, height, width, "test")
+    upright = ORIENTATION[kind] == "vertical"
+    heights, widths = ((280, 360), (50, 80)) if upright else ((80, 140), (160, 240))
+    return draw_occluder(kind, rng, int(rng.integers(*heights)), int(rng.integers(*widths)), "test")

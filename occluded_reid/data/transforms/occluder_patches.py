@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 MAX_SIDE = 384
 """Larger patches are shrunk to this: no paste needs more pixels, and large ones resize slowly."""
-
 _PATCHES_PER_KIND = 4
 _PLACE_SEED = 7919  # its own seed: other scenes and cameras than the synthetic data set
 
@@ -88,10 +87,9 @@ def render_patches() -> list[Patch]:
 
 
 def _render_patch(kind: str, rng: np.random.Generator) -> Patch:
-    if ORIENTATION[kind] == "vertical":
-        height, width = int(rng.integers(140, 220)), int(rng.integers(25, 45))
-    else:
-        height, width = int(rng.integers(45, 90)), int(rng.integers(70, 120))
+    upright = ORIENTATION[kind] == "vertical"
+    heights, widths = ((140, 220), (25, 45)) if upright else ((45, 90), (70, 120))
+    height, width = int(rng.integers(*heights)), int(rng.integers(*widths))
     number = int(rng.integers(NUM_CAMERAS)) + 1
     scene = scenery.render_background(_PLACE_SEED, number)
     top = int(rng.integers(scene.shape[0] - height + 1))
@@ -103,4 +101,5 @@ def _render_patch(kind: str, rng: np.random.Generator) -> Patch:
     camera = build_camera(_PLACE_SEED, number)
     pixels = develop(light.astype(np.float32), camera, rng.uniform(0.92, 1.08), rng)
     _, jpeg = cv2.imencode(".jpg", pixels[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, camera.quality])
-    return Patch(cv2.imdecode(jpeg, cv2.IMREAD_COLOR)[..., ::-1].copy(), height / width)
+    decoded = np.asarray(cv2.imdecode(jpeg, cv2.IMREAD_COLOR))
+    return Patch(decoded[..., ::-1].copy(), height / width)

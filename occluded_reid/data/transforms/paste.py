@@ -22,7 +22,6 @@ COVERED_RANGE = (0.25, 0.55)
 """Range of the covered fraction of the person zone to aim for."""
 SHARES = {"horizontal": 0.5, "vertical": 0.25, "pedestrian": 0.25}
 """Relative frequency of each occlusion, among those that the cut-outs allow."""
-
 _MAX_ATTEMPTS = 24
 _MAX_SCALE = 2.0  # a small cut-out stays small instead of becoming a blur
 _GAIN_RANGE = (0.6, 1.8)  # of the factor that matches a cut-out's brightness to the image
