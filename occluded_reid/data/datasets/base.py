@@ -183,8 +183,10 @@ class FolderDataset(ImageDataset):
                 if all(folder.is_dir() for folder in folders):
                     self.home, self.image_folders = str(home), folders
                     return folders
-        wanted = " or ".join((" and " if choices[1:] else ", ").join(names) for names in choices)
-        raise self.missing_error(f"folders {wanted}{' with ' * bool(files)}{', '.join(files)}")
+        separator = ", " if len(choices) == 1 else " and "
+        wanted = " or ".join(separator.join(names) for names in choices)
+        wanted += f" with {', '.join(files)}" if files else ""
+        raise self.missing_error(f"folders {wanted}")
 
     def read_folder(self, folder: Path) -> list[LabeledImage]:
         """Parse the image names of one folder."""

@@ -70,10 +70,8 @@ class PartialiLIDS(TwoSided):
             lists = [resolve_case(home, name) for name in ("Probe.txt", "Gallery.txt")]
             if not all(path.is_file() for path in lists):
                 continue
-            query, gallery = (
-                self._read_listed(home, path, camera)
-                for path, camera in zip(lists, (QUERY_CAMERA, GALLERY_CAMERA), strict=True)
-            )
+            sides = zip(lists, (QUERY_CAMERA, GALLERY_CAMERA), strict=True)
+            query, gallery = (self._read_listed(home, path, camera) for path, camera in sides)
             subsets = Subsets([], query, gallery)
             if self._detect_protocols(subsets) <= {self.protocol}:
                 self.home = str(home)

@@ -26,7 +26,6 @@ from occluded_reid.utils.progress import progress
 logger = logging.getLogger(__name__)
 
 FOLDERS = OccludedDuke.folders
-_NAME = OccludedDuke.pattern
 _SOURCES = ("bounding_box_test", "query", "bounding_box_train")  # after the subset's own folder
 
 # raised by a damaged, encrypted or exotic archive
@@ -86,7 +85,7 @@ def _read_names(lists: Path, subset: str) -> list[str]:
         )
     names = read_list(path)
     for number, name in enumerate(names, start=1):
-        if not _NAME.match(name) or not name.lower().endswith(".jpg") or "/" in name:
+        if not OccludedDuke.pattern.match(name) or not name.lower().endswith(".jpg") or "/" in name:
             raise UserError(
                 f"{path}, line {number}: {name!r} is no image name such as 0019_c1_f0051230.jpg; "
                 "fetch the list again"
