@@ -1,9 +1,7 @@
 """Approximate search on faiss: it proposes rows, which are then compared exactly.
 
 The vectors stay in their own file; faiss keeps compressed copies. ``ivf`` and ``hnsw`` use one byte
-per value, ``ivfpq`` at most 128 bytes per vector.
-
-Shapes: N rows, Q queries, D feature dimensions.
+per value, ``ivfpq`` at most 128 bytes per vector. Shapes: N rows, Q queries, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -15,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from gallery_search.store import KINDS
-from gallery_search.store.exact import BLOCK, resolve_faiss_metric
-from gallery_search.store.info import ApproximationInfo
+from gallery_search.store.exact import BLOCK, SPARE, find_nearest, rank_rows, resolve_faiss_metric
+from gallery_search.store.metadata import ApproximationInfo, IndexInfo
 from gallery_search.store.vectors import Vectors
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
@@ -30,6 +28,9 @@ CODES = 128  # bytes per vector of ivfpq, at most
 VALUES_PER_CODE = 4  # at least
 PER_LIST = 39  # training vectors per list, the minimum that faiss recommends
 SAMPLE = 2**28  # values in the training sample: 1 GiB
+HITS, QUERIES, GOAL = 10, 200, 0.97  # a measurement of recall@10, and what it should reach
+DEPTH = 100  # proposals, as in a search for 10 hits
+MIN_EFFORT, MAX_EFFORT = 8, 1024
 
 
 def choose_kind(items: int) -> str:
@@ -42,15 +43,8 @@ def choose_kind(items: int) -> str:
     return next((kind for limit, kind in limits if items <= limit), "ivfpq")
 
 
-def build_faiss_index(vectors: Vectors, dim: int, metric: str, kind: str, seed: int = 0) -> Any:
+def build_faiss_index(vectors: Vectors, info: IndexInfo, kind: str) -> Any:
     """Return a faiss index of prepared vectors (N, D); its ids are the rows.
-
-    Args:
-        vectors: (N, D).
-        dim: D.
-        metric: The index's.
-        kind: ``hnsw``, ``ivf`` or ``ivfpq``.
-        seed: Selects the training sample.
 
     Raises:
         UserError: Too few vectors, or an unknown kind.
@@ -59,15 +53,15 @@ def build_faiss_index(vectors: Vectors, dim: int, metric: str, kind: str, seed: 
 
     if kind not in KINDS[1:]:
         raise UserError(f"there is no kind {kind!r}; there are auto, {', '.join(KINDS)}")
-    rows = len(vectors)
+    rows, dim = info.rows, info.dim
     if rows < MIN_ITEMS:
         raise UserError(
             f"{rows} vectors are too few for {kind}: it needs {MIN_ITEMS}; use the kind exact"
         )
     size = min(rows, max(MIN_ITEMS, SAMPLE // dim))
-    sample = np.random.default_rng(seed).choice(rows, size, replace=False)
+    sample = np.random.default_rng(0).choice(rows, size, replace=False)
     recipe = _describe_for_factory(kind, dim, rows, size)
-    index = faiss.index_factory(dim, recipe, resolve_faiss_metric(metric))
+    index = faiss.index_factory(dim, recipe, resolve_faiss_metric(info.metric))
     if kind == "hnsw":
         index.hnsw.efConstruction = BREADTH
     else:
@@ -160,8 +154,7 @@ def propose_rows(
     if selected is not None:
         mask = np.zeros(index.ntotal, bool)
         mask[selected] = True
-        bits = np.packbits(mask, bitorder="little")
-        selector = faiss.IDSelectorBitmap(bits)
+        selector = faiss.IDSelectorBitmap(np.packbits(mask, bitorder="little"))
     if isinstance(index, faiss.IndexHNSW):
         parameters = faiss.SearchParametersHNSW(sel=selector, efSearch=max(effort, count))
     else:
@@ -169,13 +162,45 @@ def propose_rows(
     return index.search(queries, count, params=parameters)[1]
 
 
+def measure_recall(
+    index: Any, vectors: Vectors, metric: str, valid: np.ndarray
+) -> tuple[int, float, int]:
+    """Double the effort until recall@10 against exact search reaches the goal, or the limit.
+
+    Queries are vectors of the gallery; each is excluded from its own results. A hit counts if it is
+    at least as similar as the true tenth, so duplicate images do not lower the recall.
+
+    Args:
+        index: Of :func:`build_faiss_index`.
+        vectors: (N, D).
+        metric: The index's.
+        valid: Rows that were not removed.
+
+    Returns:
+        The effort, its recall in [0, 1], and the number of queries.
+    """
+    size = min(QUERIES, len(valid))
+    rows = np.sort(np.random.default_rng(0).choice(valid, size, replace=False))
+    queries = vectors[rows]
+
+    def rank_others(candidates: np.ndarray) -> list[np.ndarray]:
+        """Return the best similarities of each query's candidates, without its own row."""
+        return [
+            rank_rows(vectors, query, found[found != row], HITS, metric)[1]
+            for query, found, row in zip(queries, candidates, rows, strict=True)
+        ]
+
+    truth = rank_others(find_nearest(vectors, queries, HITS + 1 + SPARE, metric, valid))
+    effort = MIN_EFFORT
+    while True:
+        proposed = rank_others(propose_rows(index, queries, DEPTH, effort, valid))
+        pairs = zip(proposed, truth, strict=True)
+        recall = float(np.mean([(found >= true[-1]).sum() / len(true) for found, true in pairs]))
+        if recall >= GOAL or effort >= MAX_EFFORT:
+            return effort, recall, size
+        effort *= 2
+
+
 def approximation_path(folder: Path, serial: int) -> Path:
     """Return the path of an approximation's file."""
     return folder / f"approximation-{serial}.faiss"
-
-
-def delete_other_approximations(folder: Path, serial: int) -> None:
-    """Delete the files of other approximations; processes that mapped one keep it."""
-    for path in folder.glob("approximation-*.faiss"):
-        if path != approximation_path(folder, serial):
-            path.unlink(missing_ok=True)

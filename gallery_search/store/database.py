@@ -7,17 +7,18 @@ reader's transaction sees one state to its end.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 
-from gallery_search.store.info import IndexInfo
-from gallery_search.store.metadata import Filter, Item, check_path
+from gallery_search.store.metadata import Filter, IndexInfo, Item, check_path, parse_info
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 
@@ -47,22 +48,18 @@ class Database:
         self._connection = connection
 
     def read_info(self) -> IndexInfo:
-        """Return the index's description.
-
-        Raises:
-            UserError: It is damaged.
-        """
+        """Return the index's description."""
         rows = self._connection.execute("SELECT value FROM facts").fetchall()
         try:
             ((text,),) = rows
-            return IndexInfo.from_json(text)
+            return parse_info(text)
         except (TypeError, ValueError, AttributeError) as error:
             raise _damaged(self.path, error) from error
 
     def write_info(self, info: IndexInfo) -> None:
         """Replace the index's description."""
         self._connection.execute("DELETE FROM facts")
-        self._connection.execute("INSERT INTO facts VALUES (?)", (info.to_json(),))
+        self._connection.execute("INSERT INTO facts VALUES (?)", (json.dumps(asdict(info)),))
 
     def add(self, items: Sequence[Item], first_row: int, visibility: np.ndarray) -> list[int]:
         """Add items whose vectors start at ``first_row``; return their ids.
@@ -72,12 +69,11 @@ class Database:
         """
         ids = []
         for row, (item, scores) in enumerate(zip(items, visibility, strict=True), first_row):
-            values = (row, item.path, item.camera, item.time, item.identity, scores.tobytes())
             try:
                 cursor = self._connection.execute(
                     "INSERT INTO items (row, path, camera, time, identity, visibility) "
                     "VALUES (?, ?, ?, ?, ?, ?)",
-                    values,
+                    (row, *astuple(item), scores.tobytes()),
                 )
             except sqlite3.IntegrityError as error:
                 raise UserError(
@@ -88,14 +84,11 @@ class Database:
 
     def remove(self, ids: Iterable[int]) -> int:
         """Remove items; return how many of ``ids`` there were."""
-        rows = [
-            row
-            for number in ids
-            for (row,) in self._connection.execute(
-                "DELETE FROM items WHERE id = ? RETURNING row", (int(number),)
-            ).fetchall()
-        ]
-        self._connection.executemany("INSERT INTO removed VALUES (?)", [(row,) for row in rows])
+        rows: list[tuple[int]] = []
+        for number in ids:
+            statement = "DELETE FROM items WHERE id = ? RETURNING row"
+            rows += self._connection.execute(statement, (int(number),)).fetchall()
+        self._connection.executemany("INSERT INTO removed VALUES (?)", rows)
         return len(rows)
 
     def renumber_rows(self) -> None:
@@ -105,18 +98,12 @@ class Database:
         self._connection.executemany("UPDATE items SET row = ? WHERE id = ?", new)
         self._connection.execute("DELETE FROM removed")
 
-    def removed_rows(self) -> np.ndarray:
-        """Return the rows of removed items, ascending."""
-        return self._query_numbers("SELECT row FROM removed ORDER BY row", ())
+    def valid_rows(self, rows: int) -> np.ndarray:
+        """Return the rows below ``rows`` that were not removed, ascending."""
+        return np.delete(np.arange(rows), self._query_numbers("SELECT row FROM removed", ()))
 
     def select(self, filter: Filter, column: str = "row", limit: int | None = None) -> np.ndarray:
-        """Return the rows or ids of the items that ``filter`` accepts, ascending.
-
-        Args:
-            filter: Which items.
-            column: ``row`` or ``id``.
-            limit: Maximum number of items; any will do.
-        """
+        """Return the rows or ids of items that ``filter`` accepts, ascending; any within limit."""
         clauses, values = ["1"], list[Any]()
         if filter.cameras:
             clauses.append(f"camera IN ({_placeholders(filter.cameras)})")
@@ -151,11 +138,7 @@ class Database:
         return dict(self._query_many("SELECT id, row FROM items WHERE id", [int(n) for n in ids]))
 
     def ids_of(self, paths: Sequence[str]) -> dict[str, int]:
-        """Return the id of each path that the index has.
-
-        Raises:
-            UserError: A path that no item can have.
-        """
+        """Return the id of each path that the index has; no item has a path that leads out."""
         checked = [check_path(path) for path in paths]
         return dict(self._query_many("SELECT path, id FROM items WHERE path", checked))
 
@@ -166,15 +149,14 @@ class Database:
             UserError: A row has no item, or values that we do not write.
         """
         found = {}
-        rows = [int(row) for row in rows]
-        for row, number, path, camera, time, identity, scores in self._query_many(
-            "SELECT row, id, path, camera, time, identity, visibility FROM items WHERE row", rows
-        ):
+        columns = "row, id, visibility, path, camera, time, identity"
+        statement = f"SELECT {columns} FROM items WHERE row"
+        for row, number, scores, *values in self._query_many(statement, rows):
             try:
                 visibility = np.frombuffer(scores, np.float32)
                 if len(visibility) != num_parts:
                     raise ValueError(f"item {number} has {len(visibility)} parts")
-                item = _check_types(Item(check_path(path), camera, time, identity))
+                item = _check_types(Item(*values))
             except (TypeError, ValueError, UserError) as error:
                 raise _damaged(self.path, error) from error
             found[row] = (number, item, visibility)
@@ -194,11 +176,7 @@ class Database:
 
 
 def create_database(folder: Path, info: IndexInfo) -> None:
-    """Write the database of an empty index into ``folder``.
-
-    Raises:
-        UserError: It cannot be written.
-    """
+    """Write the database of an empty index into ``folder``."""
     path = folder / NAME
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
@@ -223,9 +201,7 @@ def transaction(folder: Path, *, write: bool = False) -> Iterator[Database]:
     """
     path = folder / NAME
     if not path.is_file():
-        raise UserError(
-            f"{folder} is not a gallery index: it has no {NAME}; create it with 'build'"
-        )
+        raise UserError(f"{folder} is not a gallery index: it has no {NAME}; use 'build'")
     try:
         with contextlib.closing(_connect(path)) as connection:
             _check_origin(path, connection)
@@ -245,7 +221,7 @@ def _damaged(path: Path, reason: object) -> UserError:
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open the file so that it can neither call functions nor attach other files."""
-    address = f"file:{quote(str(path.absolute()))}?mode=rw"
+    mode = "rw"
     if not os.access(path.parent, os.W_OK):
         journal = path.with_name(f"{NAME}-wal")
         if journal.exists() and journal.stat().st_size:
@@ -253,7 +229,8 @@ def _connect(path: Path) -> sqlite3.Connection:
                 f"{path.parent} is read-only, but its last writer was interrupted; open it once "
                 "with write permission to repair it"
             )
-        address = f"file:{quote(str(path.absolute()))}?mode=ro&immutable=1"
+        mode = "ro&immutable=1"
+    address = f"file:{quote(str(path.absolute()))}?mode={mode}"
     connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=TIMEOUT)
     for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
@@ -278,6 +255,7 @@ def _check_origin(path: Path, connection: sqlite3.Connection) -> None:
 
 def _check_types(item: Item) -> Item:
     """Return the item if its values have the types that we write; SQLite accepts any."""
+    check_path(item.path)
     for value, kind in ((item.camera, str), (item.time, float), (item.identity, str)):
         if value is not None and not isinstance(value, kind):
             raise TypeError(f"{item.path} has {value!r} instead of a {kind.__name__}")

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from gallery_search.store.vectors import Rows, Vectors
-from occluded_reid.evaluation.distances import METRICS, TINY, split_range
+from gallery_search.store.vectors import Vectors
+from occluded_reid.evaluation.distances import TINY, split_range
 from occluded_reid.utils.errors import UserError
 
 BLOCK = 2**24  # values in a block of vectors that is searched at once: 64 MiB
 SPARE = 16  # extra rows per query, because faiss rounds otherwise than `compute_similarities`
 MAX_ON_GPU = 2048  # neighbors that faiss can find on a GPU
 
-_gpu_lock = threading.Lock()
+_gpu_lock = threading.Lock()  # the resources serve one thread at a time
 
 
 def prepare_vectors(features: np.ndarray, metric: str, dim: int) -> np.ndarray:
@@ -35,9 +34,11 @@ def prepare_vectors(features: np.ndarray, metric: str, dim: int) -> np.ndarray:
     features = np.ascontiguousarray(features, np.float32)
     if features.ndim != 2 or features.shape[1] != dim:
         raise UserError(f"features of shape {features.shape} do not fit: expected (N, {dim})")
-    if not np.isfinite(features).all():
-        index = int(np.flatnonzero(~np.isfinite(features).all(1))[0])
-        raise UserError(f"the features of image {index} hold NaN or infinity; check the model")
+    finite = np.isfinite(features).all(1)
+    if not finite.all():
+        raise UserError(
+            f"the features of image {finite.argmin()} hold NaN or infinity; check the model"
+        )
     if metric == "cosine":
         norms = np.linalg.norm(features, axis=1, keepdims=True)
         return features / np.maximum(norms, TINY)
@@ -58,16 +59,9 @@ def compute_similarities(query: np.ndarray, vectors: np.ndarray, metric: str) ->
 def rank_rows(
     vectors: Vectors, query: np.ndarray, rows: np.ndarray, top: int, metric: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``top`` best of some rows and their similarities, best first.
+    """Return the ``top`` best of some rows and their similarities to a query (D,), best first.
 
-    Ties keep the order in which rows were added.
-
-    Args:
-        vectors: (N, D).
-        query: (D,), prepared.
-        rows: Candidates; -1 is ignored.
-        top: Maximum number of results.
-        metric: The index's.
+    Ties keep the order in which rows were added; row -1 is ignored.
     """
     rows = np.unique(rows[rows >= 0])
     similarities = compute_similarities(query, vectors[rows], metric)
@@ -79,8 +73,6 @@ def resolve_faiss_metric(metric: str) -> int:
     """Return faiss's constant for a metric."""
     import faiss
 
-    if metric not in METRICS:
-        raise ValueError(f"unknown metric {metric!r}: cosine, euclidean or dot")
     return faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
 
 
@@ -99,32 +91,23 @@ def find_nearest(
     import faiss
 
     heap = faiss.ResultHeap(len(queries), count, keep_max=metric != "euclidean")
-    for rows, numbers in _split_into_blocks(selected, max(1, BLOCK // queries.shape[1])):
-        block = vectors[rows]
-        scores, positions = _search_block(queries, block, min(count, len(block)), metric)
+    faiss_metric = resolve_faiss_metric(metric)
+    resources = get_gpu_resources() if count <= MAX_ON_GPU else None
+    for part in split_range(len(selected), max(1, BLOCK // queries.shape[1])):
+        rows = selected[part]
+        contiguous = rows[-1] - rows[0] == len(rows) - 1
+        block = vectors[slice(rows[0], rows[-1] + 1) if contiguous else rows]  # a slice is no copy
+        most = min(count, len(block))
+        if resources is None:
+            scores, positions = faiss.knn(queries, block, most, metric=faiss_metric)
+        else:
+            with _gpu_lock:
+                scores, positions = faiss.knn_gpu(
+                    resources, queries, block, most, metric=faiss_metric
+                )
         # indexing with -1 would give the last row
-        heap.add_result(scores, np.where(positions < 0, -1, numbers[positions]))
+        heap.add_result(scores, np.where(positions < 0, -1, rows[positions]))
     return heap.I
-
-
-def _split_into_blocks(selected: np.ndarray, size: int) -> Iterator[tuple[Rows, np.ndarray]]:
-    """Yield blocks of rows; a block without gaps is a slice, which needs no copy."""
-    for part in split_range(len(selected), size):
-        numbers = selected[part]
-        contiguous = numbers[-1] - numbers[0] == len(numbers) - 1
-        yield (slice(numbers[0], numbers[-1] + 1) if contiguous else numbers), numbers
-
-
-def _search_block(
-    queries: np.ndarray, block: np.ndarray, count: int, metric: str
-) -> tuple[np.ndarray, np.ndarray]:
-    import faiss
-
-    faiss_metric, resources = resolve_faiss_metric(metric), get_gpu_resources()
-    if resources is None or count > MAX_ON_GPU:
-        return faiss.knn(queries, block, count, metric=faiss_metric)
-    with _gpu_lock:  # the resources serve one thread at a time
-        return faiss.knn_gpu(resources, queries, block, count, metric=faiss_metric)
 
 
 @functools.cache

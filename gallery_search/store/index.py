@@ -19,8 +19,13 @@ import numpy as np
 from gallery_search.store.approximation import EXACT_UP_TO, load_faiss_index, propose_rows
 from gallery_search.store.database import Database, create_database, transaction
 from gallery_search.store.exact import SPARE, find_nearest, prepare_vectors, rank_rows
-from gallery_search.store.info import ApproximationInfo, IndexInfo
-from gallery_search.store.metadata import Filter, Hit, IndexedImage, Item
+from gallery_search.store.metadata import (
+    ApproximationInfo,
+    Filter,
+    Hit,
+    IndexedImage,
+    IndexInfo,
+)
 from gallery_search.store.vectors import Vectors
 from gallery_search.store.writer import Writer, lock_writer
 from occluded_reid.utils.errors import UserError
@@ -52,50 +57,38 @@ class GalleryIndex:
     'camera1/0002.jpg'
     """
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str],
-        fingerprint: str = "",
-        gallery: str | os.PathLike[str] = "",
-    ):
+    def __init__(self, folder: str | os.PathLike[str], fingerprint: str = "", gallery: str = ""):
         self.folder = Path(folder)
         self._lock = threading.Lock()
         self._vectors: Vectors | None = None
         self._faiss_index: tuple[int, Any] | None = None
-        self._gallery = str(gallery)
+        self._gallery = gallery
         self._fingerprint = fingerprint
         self._fingerprint = self.info().fingerprint
 
     @classmethod
-    def create(
-        cls,
-        folder: str | os.PathLike[str],
-        *,
-        metric: str,
-        dim: int,
-        num_parts: int,
-        fingerprint: str,
-        weights: str = "",
-        gallery: str = "",
-    ) -> GalleryIndex:
-        """Create an empty index; see :class:`IndexInfo` for the arguments.
+    def create(cls, folder: str | os.PathLike[str], **values: Any) -> GalleryIndex:
+        """Create an empty index.
+
+        Args:
+            folder: Must be empty or missing.
+            values: Metric, dim, num_parts, fingerprint, and if known weights and gallery; see
+                :class:`~gallery_search.store.metadata.IndexInfo`.
 
         Raises:
             UserError: The folder is not empty or cannot be written.
         """
-        info = IndexInfo(metric, dim, num_parts, fingerprint, weights, gallery)
+        info = IndexInfo(**values)
         with atomic_folder(folder) as temporary, explain_write_errors(folder):
             create_database(temporary, info)
-        return cls(folder, fingerprint)
+        return cls(folder, info.fingerprint)
 
     def info(self) -> IndexInfo:
         """Return the current description."""
         return self._read(self._read_info)
 
     def __len__(self) -> int:
-        return self._read(
-            lambda database: self._read_info(database).rows - len(database.removed_rows())
-        )
+        return self._read(lambda database: len(database.valid_rows(self._read_info(database).rows)))
 
     def ids_of(self, paths: Sequence[str]) -> dict[str, int]:
         """Return the id of each path that the index has."""
@@ -118,11 +111,7 @@ class GalleryIndex:
         return self._read(lambda database: self._look_up(database, ids))
 
     def writer(self) -> contextlib.AbstractContextManager[Writer]:
-        """Return a context in which this process alone may change the index.
-
-        Raises:
-            UserError: Another process writes to it.
-        """
+        """Return a context in which this process alone may change the index, or a UserError."""
         return lock_writer(self.folder)
 
     def search(
@@ -159,16 +148,16 @@ class GalleryIndex:
         queries = prepare_vectors(features, info.metric, info.dim)
         vectors = self._open_vectors(info)
         if filter == NO_FILTER:
-            selected = np.delete(np.arange(info.rows), database.removed_rows())
+            selected = database.valid_rows(info.rows)
         else:
             selected = database.select(filter)
             exact = exact or len(selected) <= EXACT_UP_TO
         top = min(top, len(selected))
         if not top or not len(queries):
             return [[] for _ in queries]
-        candidates: np.ndarray | None = None
+        candidates = None
         if info.approximation and not exact:
-            candidates = self._propose(info, info.approximation, vectors, queries, top, selected)
+            candidates = self._propose(info.approximation, info, vectors, queries, top, selected)
         if candidates is None:
             candidates = find_nearest(vectors, queries, top + SPARE, info.metric, selected)
         ranked = [
@@ -178,14 +167,9 @@ class GalleryIndex:
         return self._build_hits(database, info, ranked)
 
     def _propose(
-        self,
-        info: IndexInfo,
-        approximation: ApproximationInfo,
-        vectors: Vectors,
-        queries: np.ndarray,
-        top: int,
-        selected: np.ndarray,
-    ) -> np.ndarray | None:
+        self, approximation: ApproximationInfo, info: IndexInfo, vectors: Vectors,
+        queries: np.ndarray, top: int, selected: np.ndarray,
+    ) -> np.ndarray | None:  # fmt: skip
         """Return candidate rows, or None if the approximation finds too few."""
         border = np.searchsorted(selected, approximation.rows)
         covered, later = selected[:border], selected[border:]
@@ -203,36 +187,31 @@ class GalleryIndex:
     def _build_hits(
         self, database: Database, info: IndexInfo, ranked: list[tuple[np.ndarray, np.ndarray]]
     ) -> list[list[Hit]]:
-        rows = np.unique(np.concatenate([rows for rows, _ in ranked])).tolist()
-        items = database.items(rows, info.num_parts)
-
-        def build_hit(row: int, similarity: float) -> Hit:
-            number, item, visibility = items[row]
-            return Hit(number, similarity, item, self._image_path(info, item), visibility)
-
+        unique = np.unique(np.concatenate([rows for rows, _ in ranked])).tolist()
+        images = self._load_images(database, info, unique)
         return [
-            [build_hit(*pair) for pair in zip(rows.tolist(), similarities.tolist(), strict=True)]
+            [
+                Hit(**vars(images[row]), similarity=similarity)
+                for row, similarity in zip(rows.tolist(), similarities.tolist(), strict=True)
+            ]
             for rows, similarities in ranked
         ]
 
     def _look_up(self, database: Database, ids: Sequence[int]) -> list[IndexedImage]:
-        info = self._read_info(database)
         rows = database.rows_of(ids)
-        items = database.items(list(rows.values()), info.num_parts)
-        vectors = self._open_vectors(info)
-        images = []
-        for number in ids:
-            if number in rows:
-                row = rows[number]
-                _, item, visibility = items[row]
-                path = self._image_path(info, item)
-                images.append(
-                    IndexedImage(number, item, path, vectors[np.array([row])][0], visibility)
-                )
-        return images
+        images = self._load_images(database, self._read_info(database), list(rows.values()))
+        return [images[rows[number]] for number in ids if number in rows]
 
-    def _image_path(self, info: IndexInfo, item: Item) -> Path:
-        return Path(self._gallery or info.gallery) / item.path
+    def _load_images(
+        self, database: Database, info: IndexInfo, rows: list[int]
+    ) -> dict[int, IndexedImage]:
+        folder = Path(self._gallery or info.gallery)
+        items = database.items(rows, info.num_parts)
+        images = {}
+        for row, vector in zip(rows, self._open_vectors(info)[np.array(rows, int)], strict=True):
+            number, item, visibility = items[row]
+            images[row] = IndexedImage(number, item, folder / item.path, vector, visibility)
+        return images
 
     def _read(self, read: Callable[[Database], T]) -> T:
         """Read in one transaction; retry if compaction has just replaced the files."""
@@ -261,11 +240,8 @@ class GalleryIndex:
     def _open_vectors(self, info: IndexInfo) -> Vectors:
         with self._lock:
             view = self._vectors
-            same = view is not None and view.generation == info.generation
-            if view is None or not same or len(view) != info.rows:
-                verified = view.verified if view is not None and same else None
-                view = Vectors(self.folder, info.generation, info.rows, info.dim, verified)
-                self._vectors = view
+            if view is None or (view.generation, len(view)) != (info.generation, info.rows):
+                self._vectors = view = Vectors(self.folder, info, view)
             return view
 
     def _open_faiss_index(self, approximation: ApproximationInfo, dim: int) -> Any:

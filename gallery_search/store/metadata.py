@@ -1,22 +1,25 @@
-"""Gallery images as a search sees them: metadata, filters, results.
+"""Records of an index: its images and itself; filters and results.
 
 Shapes: D feature dimensions, P parts.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
 import os
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
 
 import numpy as np
 
 from occluded_reid.data.datasets.base import FolderDataset
+from occluded_reid.evaluation.distances import METRICS
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.tables import Row, read_csv
+from occluded_reid.utils.tables import read_csv
 
 COLUMNS = ("path", "camera", "time", "identity")
 
@@ -25,85 +28,105 @@ _NAME = re.compile(FolderDataset.pattern.pattern + r"(?:s\d+)?(?:_f?(\d+))?")
 
 
 @dataclass(frozen=True)
-class Item:
-    """Describe a gallery image.
+class ApproximationInfo:
+    """Describe the faiss index over the first rows."""
 
-    Attributes:
-        path: Relative to the gallery's folder, with ``/``; unique in the index.
-        camera: Name such as ``"3"``; None if unknown.
-        time: Seconds since 1970, or whatever the names or the table count, such as frames.
-        identity: Name of the person; None if unknown.
-    """
-
-    path: str
-    camera: str | None = None
-    time: float | None = None
-    identity: str | None = None
+    kind: str  # hnsw, ivf or ivfpq
+    serial: int  # number in its file name
+    rows: int  # that it covers; later rows are searched exactly
+    sha256: str  # of its file
+    effort: int  # lists (ivf, ivfpq) or breadth (hnsw) of a search
+    recall: float  # measured recall@10, in [0, 1]
+    queries: int  # searches behind that recall
 
 
 @dataclass(frozen=True)
-class Hit:
-    """A search result.
+class IndexInfo:
+    """Describe an index."""
 
-    Attributes:
-        id: Number in the index; never reused.
-        similarity: By the model's metric, higher is more similar: the cosine, the inner product, or
-            minus the squared Euclidean distance.
-        item: Its metadata.
-        image: Path of the image file.
-        visibility: (P,) in [0, 1], 1 = visible.
-    """
+    metric: str  # cosine, euclidean or dot
+    dim: int  # of the vectors
+    num_parts: int  # with a visibility
+    fingerprint: str  # of model, metric and preprocessing
+    weights: str = ""  # path of the model's weights
+    gallery: str = ""  # folder of the images
+    generation: int = 0  # number of the file of vectors
+    rows: int = 0  # of that file that belong to the index, including removed ones
+    serial: int = 0  # of the latest approximation
+    approximation: ApproximationInfo | None = None  # None if every search is exact
 
-    id: int
-    similarity: float
-    item: Item
-    image: Path
-    visibility: np.ndarray
+
+@dataclass(frozen=True)
+class Item:
+    """Describe a gallery image; None is unknown."""
+
+    path: str  # relative to the gallery's folder, with "/"; unique in the index
+    camera: str | None = None  # its name, such as "3"
+    time: float | None = None  # seconds since 1970, or what names or table count, such as frames
+    identity: str | None = None  # name of the person
 
 
 @dataclass(frozen=True)
 class IndexedImage:
-    """An image as the index holds it.
+    """An image as the index holds it."""
 
-    Attributes:
-        id: Number in the index; never reused.
-        item: Its metadata.
-        image: Path of the image file.
-        features: (D,) float32 as added; with norm 1 for the cosine.
-        visibility: (P,) in [0, 1], 1 = visible.
+    id: int  # number in the index; never reused
+    item: Item
+    image: Path  # of the file
+    features: np.ndarray  # (D,) float32 as added; with norm 1 for the cosine
+    visibility: np.ndarray  # (P,) in [0, 1], 1 = visible
+
+
+@dataclass(frozen=True)
+class Hit(IndexedImage):
+    """A search result: an image and how similar it is.
+
+    The similarity goes by the model's metric, higher is more similar: the cosine, the inner
+    product, or minus the squared Euclidean distance.
     """
 
-    id: int
-    item: Item
-    image: Path
-    features: np.ndarray
-    visibility: np.ndarray
+    similarity: float
 
 
 @dataclass(frozen=True)
 class Filter:
     """Restrict a search to some cameras and a span of time.
 
-    Attributes:
-        cameras: Names; empty accepts all images, also those without a camera.
-        since: Earliest time, inclusive; excludes images without a time.
-        until: Latest time, inclusive; excludes images without a time.
-
     >>> Filter(cameras=("1", "3"), since=parse_time("2024-05-31"))
     Filter(cameras=('1', '3'), since=1717113600.0, until=None)
     """
 
-    cameras: tuple[str, ...] = ()
-    since: float | None = None
-    until: float | None = None
+    cameras: tuple[str, ...] = ()  # names; empty accepts all images, also those without a camera
+    since: float | None = None  # earliest time, inclusive; excludes images without a time
+    until: float | None = None  # latest time, likewise
+
+
+def parse_info(text: str) -> IndexInfo:
+    """Read an index's description in JSON.
+
+    Raises:
+        ValueError, TypeError, AttributeError: The text is something else.
+    """
+    values = json.loads(text)
+    inner = values.get("approximation")
+    approximation = ApproximationInfo(**inner) if inner else None
+    info = IndexInfo(**{**values, "approximation": approximation})
+    types = {"str": str, "int": int, "float": float}
+    for record in (info, approximation) if approximation else (info,):
+        for field in fields(record):
+            value, expected = getattr(record, field.name), types.get(str(field.type))
+            wrong_type = expected is not None and type(value) is not expected
+            if wrong_type or (isinstance(value, int | float) and not value >= 0):
+                raise ValueError(f"{field.name} is {value!r}")
+    if info.metric not in METRICS or not info.dim:
+        raise ValueError(f"metric {info.metric!r} in {info.dim} dimensions")
+    if approximation and approximation.rows > info.rows:
+        raise ValueError("the approximation covers more rows than there are")
+    return info
 
 
 def check_path(path: str) -> str:
-    """Return ``path`` if it stays below the gallery's folder.
-
-    Raises:
-        UserError: An absolute path, one with ``..``, or one that no file can have.
-    """
+    """Return ``path`` if it stays below the gallery's folder, else raise a UserError."""
     parts = path.split("/")
     is_utf8 = path.encode("utf-8", "replace").decode() == path
     if not is_utf8 or "\0" in path or {"", ".", ".."}.intersection(parts):
@@ -139,28 +162,22 @@ def parse_time(text: str) -> float:
     >>> parse_time("1970-01-02T00:00:00Z")
     86400.0
     """
+    number = math.nan
     try:
         number = float(text)
     except ValueError:
-        try:
+        with contextlib.suppress(ValueError):
             moment = datetime.fromisoformat(re.sub("Z$", "+00:00", text.strip()))
-        except ValueError:
-            number = math.nan
-        else:
-            zone = moment.tzinfo or timezone.utc
-            number = moment.replace(tzinfo=zone).timestamp()
+            number = moment.replace(tzinfo=moment.tzinfo or timezone.utc).timestamp()
     if not math.isfinite(number):
         raise UserError(f"{text!r} is not a time; expected a number, or 2024-05-31T16:20:00")
     return number
 
 
 def read_table(path: str | os.PathLike[str]) -> dict[str, Item]:
-    """Read items from a CSV file with the columns path, camera, time and identity.
+    """Read items by path from a CSV file with the columns path, camera, time and identity.
 
     Only ``path`` is required; other columns and cells may be missing.
-
-    Returns:
-        The items by path.
 
     Raises:
         UserError: No such file, unknown columns, or an invalid line, which the message names.
@@ -174,24 +191,15 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Item]:
         )
     items: dict[str, Item] = {}
     for row in table.rows:
-        item = _parse_row(row, f"{path}, line {row.line}")
-        if item.path in items:
-            raise UserError(f"{path}, line {row.line}: {item.path} is a duplicate")
-        items[item.path] = item
+        cells = {name: text for name, text in row.cells.items() if text}
+        try:
+            if row.surplus:
+                raise UserError("more cells than columns")
+            name = check_path(row.cells["path"])
+            if name in items:
+                raise UserError(f"{name} is a duplicate")
+            time = parse_time(cells["time"]) if "time" in cells else None
+        except UserError as error:
+            raise UserError(f"{path}, line {row.line}: {error}") from error
+        items[name] = Item(name, cells.get("camera"), time, cells.get("identity"))
     return items
-
-
-def _parse_row(row: Row, line: str) -> Item:
-    if row.surplus:
-        raise UserError(f"{line}: more cells than columns")
-    cells = row.cells
-    try:
-        item = Item(
-            check_path(cells["path"]),
-            cells.get("camera") or None,
-            identity=cells.get("identity") or None,
-        )
-        time = cells.get("time")
-        return replace(item, time=parse_time(time)) if time else item
-    except UserError as error:
-        raise UserError(f"{line}: {error}") from error

@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from gallery_search.store.metadata import IndexInfo
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, explain_write_errors
-
-Rows = slice | np.ndarray
 
 
 class Vectors:
@@ -24,47 +23,40 @@ class Vectors:
 
     Args:
         folder: The index.
-        generation: Number of the files; compaction starts a new one.
-        rows: N, from the database; the files may be longer.
-        dim: D.
-        verified: Rows of the same generation that an earlier view has checked.
+        info: Its description, which gives N; the files may be longer.
+        earlier: Another view; what it has checked of the same generation is not checked again.
 
     Raises:
         FileNotFoundError: Compaction has replaced this generation.
         UserError: A file is shorter than it should be.
     """
 
-    def __init__(
-        self, folder: Path, generation: int, rows: int, dim: int, verified: np.ndarray | None = None
-    ):
-        self.generation = generation
-        self.path, parity = _paths(folder, generation)
-        self._values = _map_file(self.path, (rows, dim), np.float32)
-        self._parity = _map_file(parity, (rows,), np.uint32)
-        self.verified = np.zeros(rows, bool)
-        if verified is not None:
-            known = min(rows, len(verified))
-            self.verified[:known] = verified[:known]
+    def __init__(self, folder: Path, info: IndexInfo, earlier: Vectors | None = None):
+        self.generation = info.generation
+        self.path, parity = vector_paths(folder, info.generation)
+        self._values = _map_file(self.path, (info.rows, info.dim), np.float32)
+        self._parity = _map_file(parity, (info.rows,), np.uint32)
+        self._verified = np.zeros(info.rows, bool)
+        if earlier is not None and earlier.generation == info.generation:
+            known = min(info.rows, len(earlier))
+            self._verified[:known] = earlier._verified[:known]
 
     def __len__(self) -> int:
         return len(self._values)
 
-    def __getitem__(self, rows: Rows) -> np.ndarray:
+    def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Return (n, D) rows: a slice as a view of the file, an index array as a copy.
 
         Raises:
             UserError: A row is damaged.
         """
         values = self._values[rows]
-        if not self.verified[rows].all():
+        if not self._verified[rows].all():
             damaged = compute_parity(values) != self._parity[rows]
             if damaged.any():
                 row = np.arange(len(self))[rows][damaged][0]
-                raise UserError(
-                    f"{self.path} is damaged at row {row}; build the index anew, or restore the "
-                    "folder from a copy"
-                )
-            self.verified[rows] = True
+                raise _damaged(self.path, f"damaged at row {row}")
+            self._verified[rows] = True
         return values
 
 
@@ -82,14 +74,13 @@ def append_vectors(folder: Path, generation: int, rows: int, values: np.ndarray)
         UserError: No space, no permission, or files shorter than ``rows`` rows.
     """
     contents = (values, compute_parity(values))
-    for path, content in zip(_paths(folder, generation), contents, strict=True):
+    for path, content in zip(vector_paths(folder, generation), contents, strict=True):
         offset = rows * content.itemsize * int(np.prod(content.shape[1:]))
         if not offset:
             with atomic_write(path):
                 pass  # flushes the file's name, before the database refers to it
         with explain_write_errors(path), open(path, "r+b") as stream:
-            if os.fstat(stream.fileno()).st_size < offset:
-                raise _truncated(path, offset)
+            _check_size(path, offset)
             stream.seek(offset)
             stream.truncate()
             stream.write(np.ascontiguousarray(content).tobytes())
@@ -97,31 +88,23 @@ def append_vectors(folder: Path, generation: int, rows: int, values: np.ndarray)
             os.fsync(stream.fileno())
 
 
-def delete_other_generations(folder: Path, generation: int) -> None:
-    """Delete the vectors that compaction replaced; open views stay valid."""
-    kept = _paths(folder, generation)
-    for path in (*folder.glob("vectors-*.f32"), *folder.glob("parity-*.u32")):
-        if path not in kept:
-            path.unlink(missing_ok=True)
-
-
-def _paths(folder: Path, generation: int) -> tuple[Path, Path]:
+def vector_paths(folder: Path, generation: int) -> tuple[Path, Path]:
+    """Return the paths of a generation's vectors and parity words."""
     return folder / f"vectors-{generation}.f32", folder / f"parity-{generation}.u32"
 
 
 def _map_file(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
     if not shape[0]:
         return np.empty(shape, dtype)
-    expected = int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize
-    if path.stat().st_size < expected:
-        raise _truncated(path, expected)
+    _check_size(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
     # a plain array: slices of a memmap are slow
     return np.asarray(np.memmap(path, dtype, mode="r", shape=shape))
 
 
-def _truncated(path: Path, expected: int) -> UserError:
-    size = path.stat().st_size
-    return UserError(
-        f"{path} is damaged: it is {size} bytes long instead of at least {expected}; "
-        "build the index anew, or restore the folder from a copy"
-    )
+def _check_size(path: Path, expected: int) -> None:
+    if (size := path.stat().st_size) < expected:
+        raise _damaged(path, f"{size} bytes long instead of at least {expected}")
+
+
+def _damaged(path: Path, reason: str) -> UserError:
+    return UserError(f"{path} is {reason}; build the index anew, or restore the folder from a copy")

@@ -13,10 +13,8 @@ from filelock import FileLock, Timeout
 from gallery_search.store import approximation
 from gallery_search.store.database import transaction
 from gallery_search.store.exact import BLOCK, prepare_vectors
-from gallery_search.store.info import ApproximationInfo, IndexInfo
-from gallery_search.store.metadata import Item, check_path
-from gallery_search.store.recall import measure_recall
-from gallery_search.store.vectors import Vectors, append_vectors, delete_other_generations
+from gallery_search.store.metadata import ApproximationInfo, IndexInfo, Item, check_path
+from gallery_search.store.vectors import Vectors, append_vectors, vector_paths
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import explain_write_errors, remove_unfinished
@@ -31,15 +29,12 @@ class Writer:
     def add(
         self, items: Sequence[Item], features: np.ndarray, visibility: np.ndarray | None = None
     ) -> list[int]:
-        """Add a batch of items; once this returns, they survive a power cut.
+        """Add n items and return their ids; once this returns, they survive a power cut.
 
         Args:
-            items: n images.
+            items: The images.
             features: (n, D), from the model.
             visibility: (n, P); None if P is 0.
-
-        Returns:
-            Their ids.
 
         Raises:
             UserError: A path that is in the index already or leads out of the gallery, arrays of
@@ -48,9 +43,8 @@ class Writer:
         with transaction(self.folder, write=True) as database:
             info = database.read_info()
             values = prepare_vectors(features, info.metric, info.dim)
-            if visibility is None:
-                visibility = np.empty((len(items), 0))
-            visibility = np.asarray(visibility, np.float32)
+            empty = np.empty((len(items), 0))
+            visibility = np.asarray(empty if visibility is None else visibility, np.float32)
             if len(values) != len(items) or visibility.shape != (len(items), info.num_parts):
                 raise UserError(
                     f"{len(items)} items, features {values.shape} and visibility "
@@ -73,11 +67,10 @@ class Writer:
         """Rewrite the vectors without removed rows; this drops the approximation."""
         with transaction(self.folder, write=True) as database:
             info = database.read_info()
-            removed = database.removed_rows()
-            if not len(removed):
+            kept = database.valid_rows(info.rows)
+            if len(kept) == info.rows:
                 return
-            vectors = self._open_vectors(info)
-            kept = np.delete(np.arange(info.rows), removed)
+            vectors = Vectors(self.folder, info)
             generation = info.generation + 1
             for part in split_range(len(kept), max(1, BLOCK // info.dim)):
                 append_vectors(self.folder, generation, part.start, vectors[kept[part]])
@@ -101,15 +94,15 @@ class Writer:
         """
         with transaction(self.folder) as database:
             info = database.read_info()
-            valid = np.delete(np.arange(info.rows), database.removed_rows())
+            valid = database.valid_rows(info.rows)
         if kind == "auto":
             kind = approximation.choose_kind(len(valid))
         serial = info.serial + 1
         built = None
         if kind != "exact":
-            vectors = self._open_vectors(info)
-            index = approximation.build_faiss_index(vectors, info.dim, info.metric, kind)
-            measured = measure_recall(index, vectors, info.metric, valid)
+            vectors = Vectors(self.folder, info)
+            index = approximation.build_faiss_index(vectors, info, kind)
+            measured = approximation.measure_recall(index, vectors, info.metric, valid)
             checksum = approximation.save_faiss_index(index, self.folder, serial)
             built = ApproximationInfo(kind, serial, info.rows, checksum, *measured)
         info = replace(info, serial=serial, approximation=built)
@@ -119,26 +112,22 @@ class Writer:
         return info
 
     def delete_leftovers(self) -> None:
-        """Delete files that the database does not refer to, such as those of a killed process."""
+        """Delete files that the database does not refer to; processes that mapped one keep it."""
         with transaction(self.folder) as database:
             info = database.read_info()
+        kept = {*vector_paths(self.folder, info.generation)}
+        if info.approximation:
+            kept.add(approximation.approximation_path(self.folder, info.approximation.serial))
         with explain_write_errors(self.folder):
             remove_unfinished(self.folder)
-            delete_other_generations(self.folder, info.generation)
-            serial = info.approximation.serial if info.approximation else 0
-            approximation.delete_other_approximations(self.folder, serial)
-
-    def _open_vectors(self, info: IndexInfo) -> Vectors:
-        return Vectors(self.folder, info.generation, info.rows, info.dim)
+            for pattern in ("vectors-*.f32", "parity-*.u32", "approximation-*.faiss"):
+                for path in set(self.folder.glob(pattern)) - kept:
+                    path.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def lock_writer(folder: Path) -> Iterator[Writer]:
-    """Yield the only writer of an index.
-
-    Raises:
-        UserError: There is another writer, or the file system has no locks.
-    """
+    """Yield the only writer of an index; raise a UserError if there is another one."""
     path = folder / "writer.lock"  # stays: deleting it would be a race
     lock = FileLock(path, timeout=0)
     with explain_write_errors(path):

@@ -26,7 +26,6 @@ from gallery_search.store import approximation as approximations
 from gallery_search.store import database as databases
 from gallery_search.store import exact as exact_search
 from gallery_search.store import index as indexes
-from gallery_search.store import recall
 from gallery_search.store import vectors as vector_files
 from gallery_search.store.metadata import check_path, parse_name, parse_time, read_table
 from occluded_reid.evaluation.distances import METRICS, distance_matrix
@@ -187,18 +186,18 @@ def test_the_kind_goes_by_size_and_small_indexes_are_exact(tmp_path):
 
 
 def test_recall_tells_of_a_bad_approximation(tmp_path, monkeypatch):
-    real = recall.propose_rows
+    real = approximations.propose_rows
 
     def half(*words: Any) -> np.ndarray:
         found = real(*words)
         return np.where(found % 2, found, -1)
 
-    monkeypatch.setattr(recall, "propose_rows", half)
+    monkeypatch.setattr(approximations, "propose_rows", half)
     index = create(tmp_path / "index", "dot", 8, 0)
     add(index, clustered(1000, 8))
     with index.writer() as writer:
         built = writer.optimize("ivf").approximation
-    assert 0.4 < built.recall < 0.6 and built.effort == recall.MAX_EFFORT
+    assert 0.4 < built.recall < 0.6 and built.effort == approximations.MAX_EFFORT
 
 
 def test_ids_stay_and_are_never_given_again(tmp_path):
