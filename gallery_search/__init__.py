@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from gallery_search.store.index import GalleryIndex, search_indexes
-    from gallery_search.store.metadata import Filter, Hit, IndexedImage, Item
+    from gallery_search.store.metadata import Filter, Hit, Item
     from gallery_search.store.writer import Writer
 
-__all__ = ["Filter", "GalleryIndex", "Hit", "IndexedImage", "Item", "Writer", "search_indexes"]
+__all__ = ["Filter", "GalleryIndex", "Hit", "Item", "Writer", "search_indexes"]
 
 
 def __getattr__(name: str) -> Any:

@@ -15,26 +15,23 @@ from __future__ import annotations
 
 import argparse
 import os
+from collections.abc import Callable
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from gallery_search.store import KINDS
 from gallery_search.web import MAX_HITS
-from occluded_reid.utils.cli import positive_int, run_command
+from occluded_reid.utils import cli
 
 if TYPE_CHECKING:
     from occluded_reid.deploy.embedder import Embedder
 
 # The module and the function behind each command; imported only when it runs.
 _FUNCTIONS = {
-    "build": ("indexing", "build"),
-    "add": ("indexing", "add"),
-    "query": ("querying", "query"),
-    "serve": ("querying", "serve"),
-    "remove": ("indexing", "remove"),
-    "optimise": ("indexing", "optimize"),
-    "info": ("indexing", "show_info"),
-}
+    "build": ("indexing", "build"), "add": ("indexing", "add"), "remove": ("indexing", "remove"),
+    "optimise": ("indexing", "optimize"), "info": ("indexing", "show_info"),
+    "query": ("querying", "query"), "serve": ("querying", "serve"),
+}  # fmt: skip
 
 
 def load_model(args: argparse.Namespace, weights: str) -> Embedder:
@@ -42,101 +39,74 @@ def load_model(args: argparse.Namespace, weights: str) -> Embedder:
     from occluded_reid.deploy.embedder import load
 
     return load(
-        weights,
-        args.device,
-        config=args.config_file,
-        batch_size=getattr(args, "batch_size", 1),
-        bf16=args.bf16,
-        trust_checkpoint=args.trust_checkpoint,
-    )
+        weights, args.device, config=args.config_file, batch_size=getattr(args, "batch_size", 1),
+        bf16=args.bf16, trust_checkpoint=args.trust_checkpoint,
+    )  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = cli.build_parser(__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
-    lines = (line.split(maxsplit=1) for line in (__doc__ or "").splitlines() if line)
-    descriptions = {name: text for name, text in lines if name in _FUNCTIONS}
-    for name in _FUNCTIONS:
-        options = commands.add_parser(name, description=descriptions[name])
-        options.add_argument("--debug", action="store_true", help="show an error's traceback")
-        several = {"action": "append"} if name in ("query", "serve") else {}
-        options.add_argument("--index", required=True, metavar="DIR", **several)
-        if name in ("build", "add"):
-            _add_reading_options(options)
-        if name in ("build", "add", "query", "serve"):
-            _add_model_options(options, required=name == "build")
-        if name in ("query", "remove"):
-            _add_filter_options(options)
-        if name in ("build", "optimise"):
-            options.add_argument("--kind", default="auto", choices=("auto", *KINDS))
-        if name == "query":
-            _add_query_options(options)
-        if name == "serve":
-            _add_server_options(options)
-        if name == "info":
-            options.add_argument("--time", action="store_true", help="time 30 searches")
-        if name == "remove":
-            options.add_argument("paths", nargs="*", metavar="PATH", help="as 'query' prints them")
+    for line in (__doc__ or "").splitlines():
+        name, _, text = line.partition(" ")
+        if name in _FUNCTIONS:
+            _add_options(name, commands.add_parser(name, description=text.strip()).add_argument)
     return parser
 
 
-def _add_reading_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--metadata", metavar="F.csv", help="columns path,camera,time,identity")
-    options.add_argument("--batch-size", type=positive_int, default=64, metavar="N", help="64")
-    workers = min(4, os.cpu_count() or 1)
-    options.add_argument("--workers", type=int, default=workers, metavar="N", help=f"{workers}")
-
-
-def _add_model_options(options: argparse.ArgumentParser, *, required: bool) -> None:
-    default = "" if required else " (default: the index's)"
-    options.add_argument(
-        "--weights", required=required, metavar="W", help=f"weights, or a run's folder{default}"
-    )
-    options.add_argument(
-        "--gallery", required=required, default="", metavar="DIR", help=f"images{default}"
-    )
-    options.add_argument("--config-file", default="", metavar="FILE", help="of the weights")
-    options.add_argument("--device", metavar="cpu|cuda", help="default: as configured")
-    options.add_argument("--bf16", action="store_true", help="compute in bfloat16")
-    options.add_argument("--trust-checkpoint", action="store_true", help="it can run code")
-
-
-def _add_filter_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--camera", action="append", default=[], metavar="NAME", help="repeatable")
-    options.add_argument("--since", metavar="TIME", help="a number, or 2024-05-31T16:20:00")
-    options.add_argument("--until", metavar="TIME", help="inclusive")
-
-
-def _add_query_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--image", action="append", required=True, metavar="IMG", help="a crop")
-    options.add_argument("--top", type=positive_int, default=10, metavar="N", help="hits (10)")
-    options.add_argument("--exact", action="store_true", help="compare every image")
-    options.add_argument("--figure", metavar="F.png", help="draw the ranked list")
-    options.add_argument("--json", metavar="F.json", help="write the hits")
-
-
-def _add_server_options(options: argparse.ArgumentParser) -> None:
-    options.add_argument("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
-    options.add_argument("--port", type=int, default=7860, help="7860; 0 for a free one")
-    hits = range(1, MAX_HITS + 1)
-    options.add_argument(
-        "--top", type=int, default=20, choices=hits, metavar="N", help="images at first (20)"
-    )
-
-
-def run(args: argparse.Namespace) -> None:
-    """Run one command."""
-    from occluded_reid.utils.logs import setup_logging
-
-    setup_logging()
-    module, function = _FUNCTIONS[args.command]
-    getattr(import_module(f"gallery_search.{module}"), function)(args)
+def _add_options(name: str, add: Callable[..., object]) -> None:
+    """Add the options of one command."""
+    several = {"action": "append"} if name in ("query", "serve") else {}
+    add("--debug", action="store_true", help="show an error's traceback")
+    add("--index", required=True, metavar="DIR", **several)
+    if name in ("build", "add"):
+        workers = min(4, os.cpu_count() or 1)
+        add("--metadata", metavar="F.csv", help="columns path,camera,time,identity")
+        add("--batch-size", type=cli.positive_int, default=64, metavar="N", help="64")
+        add("--workers", type=int, default=workers, metavar="N", help=f"{workers}")
+    if name in ("build", "add", "query", "serve"):
+        new = name == "build"
+        default = "" if new else " (default: the index's)"
+        weights = f"weights, or a run's folder{default}"
+        add("--weights", required=new, metavar="W", help=weights)
+        add("--gallery", required=new, default="", metavar="DIR", help=f"images{default}")
+        add("--config-file", default="", metavar="FILE", help="of the weights")
+        add("--device", metavar="cpu|cuda", help="default: as configured")
+        add("--bf16", action="store_true", help="compute in bfloat16")
+        add("--trust-checkpoint", action="store_true", help="it can run code")
+    if name in ("query", "remove"):
+        add("--camera", action="append", default=[], metavar="NAME", help="repeatable")
+        add("--since", metavar="TIME", help="a number, or 2024-05-31T16:20:00")
+        add("--until", metavar="TIME", help="inclusive")
+    if name in ("build", "optimise"):
+        add("--kind", default="auto", choices=("auto", *KINDS))
+    if name == "query":
+        add("--image", action="append", required=True, metavar="IMG", help="a crop")
+        add("--top", type=cli.positive_int, default=10, metavar="N", help="hits (10)")
+        add("--exact", action="store_true", help="compare every image")
+        add("--figure", metavar="F.png", help="draw the ranked list")
+        add("--json", metavar="F.json", help="write the hits")
+    if name == "serve":
+        hits = range(1, MAX_HITS + 1)
+        add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
+        add("--port", type=int, default=7860, help="7860; 0 for a free one")
+        add("--top", type=int, default=20, choices=hits, metavar="N", help="images at first (20)")
+    if name == "info":
+        add("--time", action="store_true", help="time 30 searches")
+    if name == "remove":
+        add("paths", nargs="*", metavar="PATH", help="as 'query' prints them")
 
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     args = build_parser().parse_args(words)
-    return run_command(lambda: run(args), debug=args.debug)
+    module, function = _FUNCTIONS[args.command]
+
+    def run() -> None:
+        from occluded_reid.utils.logs import setup_logging
+
+        setup_logging()
+        getattr(import_module(f"gallery_search.{module}"), function)(args)
+
+    return cli.run_command(run, debug=args.debug)

@@ -34,14 +34,10 @@ def build(args: argparse.Namespace) -> None:
     folder = Path(args.index)
     if not folder.exists() or not any(folder.iterdir()):
         GalleryIndex.create(
-            folder,
-            metric=embedder.metric,
-            dim=embedder.dim,
-            num_parts=embedder.num_parts,
-            fingerprint=embedder.fingerprint,
-            weights=os.path.abspath(args.weights),
+            folder, metric=embedder.metric, dim=embedder.dim, num_parts=embedder.num_parts,
+            fingerprint=embedder.fingerprint, weights=os.path.abspath(args.weights),
             gallery=gallery,
-        )
+        )  # fmt: skip
     index = GalleryIndex(folder, embedder.fingerprint)
     if index.info().gallery != gallery:
         raise UserError(
@@ -67,12 +63,9 @@ def add(args: argparse.Namespace) -> None:
 
 
 def add_images(
-    index: GalleryIndex,
-    writer: Writer,
-    embedder: Embedder,
-    images: ImageList,
+    index: GalleryIndex, writer: Writer, embedder: Embedder, images: ImageList,
     args: argparse.Namespace,
-) -> None:
+) -> None:  # fmt: skip
     """Add the images that the index does not have, in batches."""
     table = read_table(args.metadata) if args.metadata else {}
     present = index.ids_of(images.paths.tolist())
@@ -99,9 +92,8 @@ def is_outdated(index: GalleryIndex, kind: str) -> bool:
     """Whether the approximation is of another kind, or leaves too many images to exact search."""
     info = index.info()
     wanted = choose_kind(len(index)) if kind == "auto" else kind
-    present = info.approximation
-    if wanted == "exact" or present is None:
-        return wanted != (present.kind if present else "exact")
+    if (present := info.approximation) is None:
+        return wanted != "exact"
     return present.kind != wanted or info.rows - present.rows > EXACT_UP_TO
 
 
@@ -137,27 +129,22 @@ def optimize(args: argparse.Namespace) -> None:
 
 
 def show_info(args: argparse.Namespace) -> None:
-    """Describe an index and, with ``--time``, time searches."""
+    """Describe an index and, with ``--time``, time random queries, one at a time."""
     index = GalleryIndex(args.index)
     print_info(index)
-    if args.time:
-        modes = {"search": False, "search --exact": True}
-        if not index.info().approximation:
-            modes = {"search": True}
-        for name, exact in modes.items():
-            median, slow = np.percentile(time_searches(index, exact=exact), [50, 90])
-            print(f"{name}: {median:.1f} ms for a query, 90 % below {slow:.1f} ms")
-
-
-def time_searches(index: GalleryIndex, *, exact: bool) -> list[float]:
-    """Return the milliseconds of random queries, one at a time."""
-    queries = np.random.default_rng(0).normal(size=(1 + TIMED_QUERIES, 1, index.info().dim))
-    times = []
-    for query in queries:
-        start = time.perf_counter()
-        index.search(query, exact=exact)
-        times.append(1000 * (time.perf_counter() - start))
-    return times[1:]  # the first one reads the files
+    if not args.time:
+        return
+    info = index.info()
+    modes = {"search": False, "search --exact": True} if info.approximation else {"search": True}
+    queries = np.random.default_rng(0).normal(size=(1 + TIMED_QUERIES, 1, info.dim))
+    for name, exact in modes.items():
+        times = []
+        for query in queries:
+            start = time.perf_counter()
+            index.search(query, exact=exact)
+            times.append(1000 * (time.perf_counter() - start))
+        median, slow = np.percentile(times[1:], [50, 90])  # the first one reads the files
+        print(f"{name}: {median:.1f} ms for a query, 90 % below {slow:.1f} ms")
 
 
 def print_info(index: GalleryIndex) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import logging
 import os
 from dataclasses import asdict
@@ -12,7 +13,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from gallery_search import Filter, GalleryIndex, Hit, Item, search_indexes
+from gallery_search import Filter, GalleryIndex, Hit, search_indexes
 from gallery_search.command import load_model
 from gallery_search.store.metadata import parse_name, parse_time
 from gallery_search.web import server
@@ -20,6 +21,7 @@ from gallery_search.web.search import GallerySearch
 from occluded_reid.data.images import READ_ERRORS, explain_image_errors, read_rgb
 from occluded_reid.deploy.embedder import Embedder, read_bgr
 from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, make_folder, write_json
 from occluded_reid.visualization.sheet import BLUE, GRAY, ORANGE, TILE, Section, Tile, draw_sheet
 
@@ -39,15 +41,13 @@ def query(args: argparse.Namespace) -> None:
     lists = search_indexes(
         indexes, embedding.features, args.top, read_filter(args), exact=args.exact
     )
+    tables = {}
     for path, hits in zip(args.image, lists, strict=True):
-        rows = [{"rank": rank, **describe_hit(hit)} for rank, hit in enumerate(hits, start=1)]
+        tables[path] = [describe_hit(hit) for hit in hits]
+        rows = [{"rank": rank, **row} for rank, row in enumerate(tables[path], start=1)]
         print(f"{path}:\n{tabulate(rows, headers='keys', floatfmt='.4f') or 'no image found'}")
     if args.json:
-        content = {
-            path: [describe_hit(hit) for hit in hits]
-            for path, hits in zip(args.image, lists, strict=True)
-        }
-        write_json(args.json, content)
+        write_json(args.json, tables)
     if args.figure:
         make_folder(Path(args.figure).parent)
         figure = draw_sheet(build_sections(args.image, embedding, lists, stripes=embedder.stripes))
@@ -58,7 +58,11 @@ def query(args: argparse.Namespace) -> None:
 
 def serve(args: argparse.Namespace) -> None:
     """Serve a web page to search with, until Ctrl-C."""
-    server.check_installed()
+    if importlib.util.find_spec("gradio") is None:
+        raise UserError(
+            "the page needs Gradio, which is not installed; install the extra 'web': "
+            "pip install '.[web]'"
+        )
     server.serve(GallerySearch(*open_indexes(args)), args.host, args.port, args.top)
 
 
@@ -87,32 +91,22 @@ def build_sections(
     """Return a section per query: the query image, then its hits."""
     sections = []
     for path, visibility, hits in zip(paths, embedding.visibility, lists, strict=True):
-        own = parse_name(path)
+        own = parse_name(path).identity
         scores = visibility.tolist() or None
         tiles = [Tile(read_pixels(path), ["query"], GRAY, scores, stripes=stripes)]
         for rank, hit in enumerate(hits, start=1):
-            captions = [f"{rank}: {hit.similarity:.3f}", format_caption(hit.item)]
+            values = (("id", hit.item.identity), ("cam", hit.item.camera))
+            known = "  ".join(f"{name} {value}" for name, value in values if value is not None)
+            captions = [f"{rank}: {hit.similarity:.3f}", known]
+            color = GRAY
+            if own is not None and hit.item.identity is not None:
+                color = BLUE if hit.item.identity == own else ORANGE
             scores = hit.visibility.tolist() or None
-            color = choose_color(own, hit)
             tiles.append(Tile(read_pixels(hit.image), captions, color, scores, stripes=stripes))
-        legend = []
-        if own.identity is not None:
-            legend = [("same identity", BLUE), ("different identity", ORANGE), ("unknown", GRAY)]
-        sections.append(Section(os.path.basename(path), tiles, COLUMNS, legend))
+        legend = [("same identity", BLUE), ("different identity", ORANGE), ("unknown", GRAY)]
+        name = os.path.basename(path)
+        sections.append(Section(name, tiles, COLUMNS, [] if own is None else legend))
     return sections
-
-
-def format_caption(item: Item) -> str:
-    """Return identity and camera, as far as known."""
-    values = (("id", item.identity), ("cam", item.camera))
-    return "  ".join(f"{name} {value}" for name, value in values if value is not None)
-
-
-def choose_color(own: Item, hit: Hit) -> tuple[int, int, int]:
-    """Return the color of a hit's frame."""
-    if own.identity is None or hit.item.identity is None:
-        return GRAY
-    return BLUE if hit.item.identity == own.identity else ORANGE
 
 
 def read_pixels(path: str | Path) -> np.ndarray:

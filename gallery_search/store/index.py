@@ -10,6 +10,7 @@ import heapq
 import os
 import threading
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,13 +20,7 @@ import numpy as np
 from gallery_search.store.approximation import EXACT_UP_TO, load_faiss_index, propose_rows
 from gallery_search.store.database import Database, create_database, transaction
 from gallery_search.store.exact import SPARE, find_nearest, prepare_vectors, rank_rows
-from gallery_search.store.metadata import (
-    ApproximationInfo,
-    Filter,
-    Hit,
-    IndexedImage,
-    IndexInfo,
-)
+from gallery_search.store.metadata import ApproximationInfo, Filter, Hit, IndexInfo
 from gallery_search.store.vectors import Vectors
 from gallery_search.store.writer import Writer, lock_writer
 from occluded_reid.utils.errors import UserError
@@ -106,7 +101,7 @@ class GalleryIndex:
         """Return the first and the last time; None if no item has one."""
         return self._read(lambda database: database.time_span())
 
-    def look_up(self, ids: Sequence[int]) -> list[IndexedImage]:
+    def look_up(self, ids: Sequence[int]) -> list[Hit]:
         """Return the images with these ids, without unknown ones, in order."""
         return self._read(lambda database: self._look_up(database, ids))
 
@@ -191,26 +186,24 @@ class GalleryIndex:
         images = self._load_images(database, info, unique)
         return [
             [
-                Hit(**vars(images[row]), similarity=similarity)
+                replace(images[row], similarity=similarity)
                 for row, similarity in zip(rows.tolist(), similarities.tolist(), strict=True)
             ]
             for rows, similarities in ranked
         ]
 
-    def _look_up(self, database: Database, ids: Sequence[int]) -> list[IndexedImage]:
+    def _look_up(self, database: Database, ids: Sequence[int]) -> list[Hit]:
         rows = database.rows_of(ids)
         images = self._load_images(database, self._read_info(database), list(rows.values()))
         return [images[rows[number]] for number in ids if number in rows]
 
-    def _load_images(
-        self, database: Database, info: IndexInfo, rows: list[int]
-    ) -> dict[int, IndexedImage]:
+    def _load_images(self, database: Database, info: IndexInfo, rows: list[int]) -> dict[int, Hit]:
         folder = Path(self._gallery or info.gallery)
         items = database.items(rows, info.num_parts)
         images = {}
         for row, vector in zip(rows, self._open_vectors(info)[np.array(rows, int)], strict=True):
             number, item, visibility = items[row]
-            images[row] = IndexedImage(number, item, folder / item.path, vector, visibility)
+            images[row] = Hit(number, item, folder / item.path, vector, visibility)
         return images
 
     def _read(self, read: Callable[[Database], T]) -> T:

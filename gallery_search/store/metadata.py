@@ -67,25 +67,19 @@ class Item:
 
 
 @dataclass(frozen=True)
-class IndexedImage:
-    """An image as the index holds it."""
+class Hit:
+    """An image of the index and, as a search result, how similar it is.
+
+    The similarity goes by the model's metric, higher is more similar: the cosine, the inner
+    product, or minus the squared Euclidean distance. It is NaN where nothing was searched.
+    """
 
     id: int  # number in the index; never reused
     item: Item
     image: Path  # of the file
     features: np.ndarray  # (D,) float32 as added; with norm 1 for the cosine
     visibility: np.ndarray  # (P,) in [0, 1], 1 = visible
-
-
-@dataclass(frozen=True)
-class Hit(IndexedImage):
-    """A search result: an image and how similar it is.
-
-    The similarity goes by the model's metric, higher is more similar: the cosine, the inner
-    product, or minus the squared Euclidean distance.
-    """
-
-    similarity: float
+    similarity: float = math.nan
 
 
 @dataclass(frozen=True)

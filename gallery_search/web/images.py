@@ -18,18 +18,18 @@ MAX_PIXELS = 25_000_000
 THUMBNAIL = (192, 384)  # maximum width and height
 
 
-class ImageError(UserError):
-    """An image is rejected; whoever sent it may see the reason."""
+class RequestError(UserError):
+    """A request is invalid; whoever sent it may see the reason."""
 
 
 def decode_image(content: bytes) -> Image.Image:
     """Return the pixels (mode RGB) of a file's content, whatever its name.
 
     Raises:
-        ImageError: It is too large, or not an image in one of ``FORMATS``.
+        RequestError: It is too large, or not an image in one of ``FORMATS``.
     """
     if len(content) > MAX_BYTES:
-        raise ImageError(f"The image is larger than {MAX_BYTES // 2**20} MiB; crop the person.")
+        raise RequestError(f"The image is larger than {MAX_BYTES // 2**20} MiB; crop the person.")
     try:
         with Image.open(io.BytesIO(content), formats=FORMATS) as image:
             width, height = image.size
@@ -38,36 +38,32 @@ def decode_image(content: bytes) -> Image.Image:
         stream: Any = io.BytesIO(content)
         return read_rgb(stream)
     except Image.DecompressionBombError as error:
-        raise ImageError(
+        raise RequestError(
             f"The image has more than {MAX_PIXELS // 10**6} million pixels; crop the person."
         ) from error
     except READ_ERRORS as error:
-        raise ImageError(
+        raise RequestError(
             f"This is not a valid image; choose a file in one of the formats {', '.join(FORMATS)}."
         ) from error
 
 
 def read_gallery_image(folder: Path, path: str) -> Image.Image:
-    """Read an image of a gallery.
-
-    Args:
-        folder: The gallery's.
-        path: Relative to it, from the index.
+    """Read an image of a gallery's folder; the relative path is from the index.
 
     Raises:
-        ImageError: No such file, not an image, or a target outside of the folder, to which a
+        RequestError: No such file, not an image, or a target outside of the folder, to which a
             symbolic link or ``..`` may lead.
     """
     root, target = (Path(os.path.realpath(each)) for each in (folder, folder / path))
     if not target.is_relative_to(root):
-        raise ImageError(f"{path} leads out of the gallery's folder")
+        raise RequestError(f"{path} leads out of the gallery's folder")
     if not target.is_file():  # reading a pipe would never end
-        raise ImageError(f"{path} does not exist")
+        raise RequestError(f"{path} does not exist")
     try:
         with target.open("rb") as stream:
             content = stream.read(MAX_BYTES + 1)
     except OSError as error:
-        raise ImageError(f"{path} cannot be read") from error
+        raise RequestError(f"{path} cannot be read") from error
     return decode_image(content)
 
 

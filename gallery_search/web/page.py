@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import binascii
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 import gradio as gr
 
 from gallery_search.web import MAX_HITS, fragments
-from gallery_search.web.images import FORMATS, MAX_BYTES, ImageError
-from gallery_search.web.search import GallerySearch, Query, RequestError
+from gallery_search.web.images import FORMATS, MAX_BYTES, RequestError
+from gallery_search.web.search import GallerySearch, Query
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -69,13 +68,17 @@ class Handlers:
 
     def upload(self, event: gr.EventData, *filters: Any) -> tuple[Query | None, str]:
         """Search with an uploaded file."""
-        return self._answer(lambda: self._uploaded(event), *filters)
+        try:
+            content = base64.b64decode(read_field(event, "content"), validate=True)
+        except ValueError:  # also binascii.Error, which is one
+            content = b""
+        name = read_field(event, "name")
+        return self._answer(lambda: self._search.query_from_upload(content, name), *filters)
 
     def choose(self, event: gr.EventData, *filters: Any) -> tuple[Query | None, str]:
         """Search with a gallery image."""
-        return self._answer(
-            lambda: self._search.query_from_gallery(read_field(event, "key")), *filters
-        )
+        key = read_field(event, "key")
+        return self._answer(lambda: self._search.query_from_gallery(key), *filters)
 
     def browse(self, *filters: Any) -> tuple[Query | None, str]:
         """Drop the query and show some gallery images."""
@@ -103,13 +106,6 @@ class Handlers:
             self._answer(lambda: None, [], "", "", top)[1],
         )
 
-    def _uploaded(self, event: gr.EventData) -> Query:
-        try:
-            content = base64.b64decode(read_field(event, "content"), validate=True)
-        except (binascii.Error, ValueError):  # ValueError: non-ASCII text
-            content = b""
-        return self._search.query_from_upload(content, read_field(event, "name"))
-
     def _answer(self, query: Callable[[], Query | None], *filters: Any) -> tuple[Query | None, str]:
         cameras, since, until, top = filters
         try:
@@ -118,7 +114,7 @@ class Handlers:
                 given, cameras=cameras or (), since=since or "", until=until or "", top=int(top)
             )
             return given, fragments.build_results(found)
-        except (ImageError, RequestError) as error:
+        except RequestError as error:
             return gr.skip(), fragments.build_alert(str(error))
         except Exception as error:  # details stay in the log
             logger.error(error, exc_info=not isinstance(error, UserError))
@@ -128,19 +124,13 @@ class Handlers:
 def build_theme() -> gr.themes.Base:
     """Return a theme with system fonts and high contrast."""
     text, faint = "*neutral_950", "*neutral_700"
-    theme = gr.themes.Default(
-        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
-    )
-    return theme.set(
-        body_text_color_subdued=faint,
-        block_info_text_color=faint,
-        block_label_text_color=text,
-        block_title_text_color=text,
-        input_placeholder_color=faint,
+    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
+    return gr.themes.Default(primary_hue="blue", **fonts).set(
+        body_text_color_subdued=faint, block_info_text_color=faint, input_placeholder_color=faint,
+        block_label_text_color=text, block_title_text_color=text, button_primary_text_color="white",
         button_primary_background_fill="*primary_700",
         button_primary_background_fill_hover="*primary_800",
-        button_primary_text_color="white",
-    )
+    )  # fmt: skip
 
 
 def read_field(event: gr.EventData, name: str) -> str:
@@ -178,12 +168,7 @@ def build_page(search: GallerySearch, top: int = 20) -> gr.Blocks:
             handlers.repeat, [query, *filters], shown,
             api_name="search", trigger_mode="always_last", **options,
         )  # fmt: skip
-        page.load(
-            handlers.start,
-            hits,
-            [cameras, since, until, notes, results],
-            api_name="start",
-            **options,
-        )
+        opened = [cameras, since, until, notes, results]
+        page.load(handlers.start, hits, opened, api_name="start", **options)
     page.state_session_capacity = MAX_SESSIONS
     return page.queue(max_size=MAX_WAITING)

@@ -13,10 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery_search import Filter, GalleryIndex, Hit, IndexedImage, Item
+from gallery_search import Filter, GalleryIndex, Hit
 from gallery_search.store.metadata import parse_time
 from gallery_search.web import MAX_HITS
-from gallery_search.web.images import ImageError, decode_image, make_thumbnail, read_gallery_image
+from gallery_search.web.images import RequestError, decode_image, make_thumbnail, read_gallery_image
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.utils.errors import UserError
 
@@ -25,48 +25,25 @@ logger = logging.getLogger(__name__)
 MAX_NAME = 100  # characters of an uploaded file's name
 
 
-class RequestError(UserError):
-    """A request is invalid; whoever sent it may see the reason."""
-
-
 @dataclass(frozen=True)
 class Query:
-    """A query image.
+    """A query image."""
 
-    Attributes:
-        name: Of its file.
-        features: (D,) float32.
-        visibility: (P,) in [0, 1], 1 = visible.
-        thumbnail: A JPEG; None if the file is missing.
-        key: Of a gallery image; ``""`` for an upload.
-        identity: If known.
-    """
-
-    name: str
-    features: np.ndarray
-    visibility: np.ndarray
-    thumbnail: bytes | None
-    key: str = ""
-    identity: str | None = None
+    name: str  # of its file
+    features: np.ndarray  # (D,) float32
+    visibility: np.ndarray  # (P,) in [0, 1], 1 = visible
+    thumbnail: bytes | None  # a JPEG; None if the file cannot be shown
+    key: str = ""  # of a gallery image; "" for an upload
+    identity: str | None = None  # if known
 
 
 @dataclass(frozen=True)
 class Result:
-    """A gallery image on the page.
+    """A gallery image on the page."""
 
-    Attributes:
-        key: For :meth:`GallerySearch.query_from_gallery`.
-        item: Its metadata.
-        visibility: (P,) in [0, 1], 1 = visible.
-        thumbnail: A JPEG; None if the file cannot be shown.
-        similarity: To the query; None without a query.
-    """
-
-    key: str
-    item: Item
-    visibility: np.ndarray
-    thumbnail: bytes | None
-    similarity: float | None = None
+    key: str  # for `GallerySearch.query_from_gallery`
+    hit: Hit  # its similarity is NaN without a query
+    thumbnail: bytes | None  # a JPEG; None if the file cannot be shown
 
 
 @dataclass(frozen=True)
@@ -91,11 +68,7 @@ class GallerySearch:
         self._model_lock = threading.Lock()  # two images at once take longer than one by one
 
     def query_from_upload(self, content: bytes, name: str = "") -> Query:
-        """Embed an uploaded file.
-
-        Raises:
-            ImageError: It is too large, or not an image.
-        """
+        """Embed an uploaded file; it may be rejected by :func:`decode_image`."""
         image = decode_image(content)
         pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
         with self._model_lock:
@@ -110,15 +83,14 @@ class GallerySearch:
             RequestError: There is no such image any more.
         """
         shard, _, number = key.partition(":")
-        found: list[IndexedImage] = []
+        found: list[Hit] = []
         if shard.isdecimal() and number.isdecimal() and max(len(shard), len(number)) < 19:
-            index = self._indexes[int(shard) : int(shard) + 1]
-            found = [image for each in index for image in each.look_up([int(number)])]
+            for index in self._indexes[int(shard) : int(shard) + 1]:
+                found = index.look_up([int(number)])
         if not found:
             raise RequestError("This image is not in the gallery any more; choose another one.")
-        image, item = found[0], found[0].item
-        thumbnail = self._read_thumbnail(image.image, item)
-        return Query(item.path, image.features, image.visibility, thumbnail, key, item.identity)
+        hit, item, thumbnail = found[0], found[0].item, _read_thumbnail(found[0])
+        return Query(item.path, hit.features, hit.visibility, thumbnail, key, item.identity)
 
     def search(
         self,
@@ -148,8 +120,19 @@ class GallerySearch:
         except UserError as error:
             raise RequestError(f"Time: {error}.") from error
         filter = Filter(tuple(cameras), *bounds)
-        results = self._browse(filter, top) if query is None else self._rank(query, filter, top)
-        return SearchResult(query, results)
+        found: list[tuple[str, Hit]] = []
+        for shard, index in enumerate(self._indexes):
+            if query is None:
+                hits = index.look_up(index.select(filter, top - len(found)).tolist())
+            else:  # one more than shown, as a gallery image finds itself
+                hits = index.search(query.features[None], top + bool(query.key), filter)[0]
+            found += [(f"{shard}:{hit.id}", hit) for hit in hits]
+        if query is not None:
+            found = [(key, hit) for key, hit in found if key != query.key]
+            found.sort(key=lambda pair: -pair[1].similarity)
+        return SearchResult(
+            query, [Result(key, hit, _read_thumbnail(hit)) for key, hit in found[:top]]
+        )
 
     def cameras(self) -> list[str]:
         """Return the names of all cameras; numbers first, in their order."""
@@ -167,42 +150,18 @@ class GallerySearch:
         for index in self._indexes:
             info, kind = index.info(), "exact search"
             if built := info.approximation:
-                kind = (
-                    f"{built.kind} search, recall@10 {built.recall:.3f} ({built.queries} queries)"
-                )
+                recall = f"recall@10 {built.recall:.3f} ({built.queries} queries)"
+                kind = f"{built.kind} search, {recall}"
             model = f"model {Path(info.weights).name or 'unknown'} ({info.fingerprint[:8]})"
             lines.append(f"{len(index)} images, {info.metric} similarity, {kind}, {model}")
         return lines
 
-    def _rank(self, query: Query, filter: Filter, top: int) -> list[Result]:
-        hits = [
-            (f"{shard}:{hit.id}", hit)
-            for shard, index in enumerate(self._indexes)
-            for hit in index.search(query.features[None], top + bool(query.key), filter)[0]
-        ]
-        others = [(key, hit) for key, hit in hits if key != query.key]
-        others.sort(key=lambda pair: -pair[1].similarity)
-        return [self._build_result(key, hit, hit.similarity) for key, hit in others[:top]]
 
-    def _browse(self, filter: Filter, top: int) -> list[Result]:
-        results: list[Result] = []
-        for shard, index in enumerate(self._indexes):
-            ids = index.select(filter, top - len(results)).tolist()
-            images = index.look_up(ids)
-            results += [self._build_result(f"{shard}:{image.id}", image) for image in images]
-        return results
-
-    def _build_result(
-        self, key: str, image: Hit | IndexedImage, similarity: float | None = None
-    ) -> Result:
-        thumbnail = self._read_thumbnail(image.image, image.item)
-        return Result(key, image.item, image.visibility, thumbnail, similarity)
-
-    def _read_thumbnail(self, image: Path, item: Item) -> bytes | None:
-        """Return a thumbnail; log and return None if the file cannot be shown."""
-        try:
-            folder = image.parents[item.path.count("/")]
-            return make_thumbnail(read_gallery_image(folder, item.path))
-        except ImageError as error:
-            logger.warning(f"Cannot show {image} ({error})")
-            return None
+def _read_thumbnail(hit: Hit) -> bytes | None:
+    """Return a thumbnail; log and return None if the file cannot be shown."""
+    try:
+        folder = hit.image.parents[hit.item.path.count("/")]
+        return make_thumbnail(read_gallery_image(folder, hit.item.path))
+    except RequestError as error:
+        logger.warning(f"Cannot show {hit.image} ({error})")
+        return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.util
 import ipaddress
 import logging
 import os
@@ -33,16 +32,17 @@ PAGES = frozenset(
 )  # fmt: skip
 FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 
-HEADERS = {
-    "Content-Security-Policy": (
-        "default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-        "style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
-        "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+HEADERS = [
+    (
+        b"Content-Security-Policy",
+        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+        b"style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
+        b"object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
     ),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
-}
+    (b"X-Content-Type-Options", b"nosniff"),
+    (b"Referrer-Policy", b"no-referrer"),
+    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+]
 
 
 class Guard:
@@ -66,7 +66,7 @@ class Guard:
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
-                message = {**message, "headers": [*message["headers"], *_headers()]}
+                message = {**message, "headers": [*message["headers"], *HEADERS]}
             await send(message)
 
         await self._app(scope, receive, send_with_headers)
@@ -91,25 +91,12 @@ class Guard:
         return 413 if int(length) > MAX_REQUEST else 0
 
 
-def _headers() -> Iterator[tuple[bytes, bytes]]:
-    return ((name.encode(), value.encode()) for name, value in HEADERS.items())
-
-
 async def _refuse(scope: Any, send: Any, status: int) -> None:
     if scope["type"] != "http":  # a web socket
         return await send({"type": "websocket.close", "code": 1008})
-    headers = [(b"content-type", b"text/plain"), (b"connection", b"close"), *_headers()]
+    headers = [(b"content-type", b"text/plain"), (b"connection", b"close"), *HEADERS]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b"refused"})
-
-
-def check_installed() -> None:
-    """Raise UserError if Gradio is not installed."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError(
-            "the page needs Gradio, which is not installed; install the extra 'web': "
-            "pip install '.[web]'"
-        )
 
 
 def is_local(host: str) -> bool:
@@ -121,11 +108,7 @@ def is_local(host: str) -> bool:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on the address.
-
-    Raises:
-        UserError: No such address, or it is in use.
-    """
+    """Return a socket that listens on the address, or raise a UserError if it is not available."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
@@ -144,11 +127,7 @@ def serve(search: GallerySearch, host: str, port: int, top: int) -> None:
         host: Address to listen on.
         port: 0 for a free one.
         top: Initial number of images.
-
-    Raises:
-        UserError: Gradio is missing, or the address is not available.
     """
-    check_installed()
     with open_socket(host, port) as listening, _temporary_folder():
         import uvicorn
 
@@ -180,8 +159,7 @@ def _build_application(search: GallerySearch, top: int) -> Any:
     return gradio.mount_gradio_app(
         bare, build_page(search, top), path="/", allowed_paths=[], show_error=False,
         footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
-        enable_monitoring=False, max_file_size=0,
-        theme=build_theme(),
+        enable_monitoring=False, max_file_size=0, theme=build_theme(),
     )  # fmt: skip
 
 

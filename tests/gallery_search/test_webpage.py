@@ -31,12 +31,12 @@ from test_embedder import MODELS, save_run
 from gallery_search import GalleryIndex, Item
 from gallery_search.web import fragments, images, server
 from gallery_search.web.images import (
-    ImageError,
+    RequestError,
     decode_image,
     make_thumbnail,
     read_gallery_image,
 )
-from gallery_search.web.search import GallerySearch, RequestError
+from gallery_search.web.search import GallerySearch
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.visualization.sheet import HIDDEN, VISIBLE
 
@@ -93,7 +93,7 @@ def search(index: GalleryIndex) -> GallerySearch:
 
 
 def paths(answer: Any) -> list[str]:
-    return [shown.item.path for shown in answer.results]
+    return [shown.hit.item.path for shown in answer.results]
 
 
 def test_an_uploaded_picture_finds_what_the_index_finds(search, index):
@@ -104,8 +104,8 @@ def test_an_uploaded_picture_finds_what_the_index_finds(search, index):
     hits = index.search(feature(asked)[None], 7)[0]
     assert paths(answer) == [hit.item.path for hit in hits] and paths(answer)[0] == "5.png"
     for shown, hit in zip(answer.results, hits, strict=True):
-        assert shown.similarity == hit.similarity and shown.key == f"0:{hit.id}"
-        np.testing.assert_array_equal(shown.visibility, hit.visibility)
+        assert shown.hit.similarity == hit.similarity and shown.key == f"0:{hit.id}"
+        np.testing.assert_array_equal(shown.hit.visibility, hit.visibility)
     assert Image.open(io.BytesIO(answer.results[0].thumbnail)).format == "JPEG"
     assert query.visibility.tolist() == [0.25] * PARTS and len(query.name) == 100
 
@@ -128,7 +128,9 @@ def test_filters_and_browsing(search):
     query = search.query_from_upload(png(pixels(1)))
     for asked in (query, None):
         found = search.search(asked, cameras=["0", "2"], since="3600", until="1970-01-01T08:00:00")
-        assert {shown.item.path for shown in found.results} == {f"{n}.png" for n in (2, 3, 5, 6, 8)}
+        assert {shown.hit.item.path for shown in found.results} == {
+            f"{n}.png" for n in (2, 3, 5, 6, 8)
+        }
     assert len(search.search(None, top=4).results) == 4
     assert search.cameras() == ["0", "1", "2"] and search.time_span() == (0, 3600 * 11)
     assert search.describe() == [
@@ -195,13 +197,13 @@ def bomb() -> bytes:
     ids=["empty", "program", "svg", "eps", "truncated", "large", "bomb"],
 )
 def test_what_is_no_picture_is_refused_in_words(content, message, search):
-    with pytest.raises(ImageError, match=message):
+    with pytest.raises(RequestError, match=message):
         search.query_from_upload(content)
 
 
 def test_between_a_photograph_and_a_bomb(monkeypatch):
     monkeypatch.setattr(images, "MAX_PIXELS", 31)  # Pillow itself has nothing against 32
-    with pytest.raises(ImageError, match="million pixels"):
+    with pytest.raises(RequestError, match="million pixels"):
         decode_image(png(pixels(0)))
 
 
@@ -221,10 +223,10 @@ def test_nothing_outside_of_the_gallery_is_read(tmp_path):
     assert read_gallery_image(tmp_path / "moved", "a.png")  # the folder itself may be a link
     away = ("link.png", "folder/a.png", "../gallery2/a.png", str(outside / "a.png"))
     for path in away:
-        with pytest.raises(ImageError, match="leads out of"):
+        with pytest.raises(RequestError, match="leads out of"):
             read_gallery_image(gallery, path)
     for path in ("none.png", "pipe.png", "folder", ""):
-        with pytest.raises(ImageError):
+        with pytest.raises(RequestError):
             read_gallery_image(gallery, path)
 
 
@@ -353,7 +355,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     temporary = home / "temporary"
     temporary.mkdir()
     tests = Path(__file__).parent
-    start = START.format(paths=[str(tests), str(tests.parent)])
+    start = START.format(paths=[str(tests), str(tests.parent), str(tests.parent / "helpers")])
     process = subprocess.Popen(
         [sys.executable, "-c", start, "serve", "--index", str(index), "--port", "0"],
         env={**os.environ, "TMPDIR": str(temporary)}, stdout=subprocess.PIPE, text=True,
