@@ -71,8 +71,7 @@ def add_images(
     present = index.ids_of(images.paths.tolist())
     new = ImageList(images.folder, np.array([p for p in images.paths if p not in present], str))
     logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
-    slices = split_range(len(new.paths), args.batch_size)
-    parts = [range(part.start, part.stop) for part in slices]
+    parts = [range(s.start, s.stop) for s in split_range(len(new.paths), args.batch_size)]
     unreadable = []
     for batch in load_batches(new, parts, embedder, workers=args.workers, description="Adding"):
         unreadable += batch.unreadable
@@ -115,7 +114,7 @@ def remove(args: argparse.Namespace) -> None:
         info = index.info()
         if 4 * len(index) < 3 * info.rows:
             writer.compact()
-            if info.approximation and is_outdated(index, info.approximation.kind):
+            if info.approximation:
                 writer.optimize()
     print_info(index)
 
@@ -153,10 +152,9 @@ def print_info(index: GalleryIndex) -> None:
     size = sum(path.stat().st_size for path in index.folder.iterdir())
     print(f"{index.folder}: {items} images, {size / max(1, items):.0f} bytes each")
     print(f"metric {info.metric}, dimension {info.dim}, model {info.fingerprint[:16]}")
-    if (built := info.approximation) is None:
-        print("search: exact")
-        return
-    print(
-        f"search: {built.kind}, recall@10 {built.recall:.3f} ({built.queries} queries), "
-        f"{info.rows - built.rows} later images are searched exactly"
-    )
+    search = "exact"
+    if built := info.approximation:
+        recall = f"recall@10 {built.recall:.3f} ({built.queries} queries)"
+        later = info.rows - built.rows
+        search = f"{built.kind}, {recall}, {later} later images are searched exactly"
+    print(f"search: {search}")

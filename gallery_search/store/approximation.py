@@ -55,9 +55,7 @@ def build_faiss_index(vectors: Vectors, info: IndexInfo, kind: str) -> Any:
         raise UserError(f"there is no kind {kind!r}; there are auto, {', '.join(KINDS)}")
     rows, dim = info.rows, info.dim
     if rows < MIN_ITEMS:
-        raise UserError(
-            f"{rows} vectors are too few for {kind}: it needs {MIN_ITEMS}; use the kind exact"
-        )
+        raise UserError(f"{rows} vectors are too few for {kind}: {MIN_ITEMS} are needed; use exact")
     size = min(rows, max(MIN_ITEMS, SAMPLE // dim))
     sample = np.random.default_rng(0).choice(rows, size, replace=False)
     recipe = _describe_for_factory(kind, dim, rows, size)
@@ -91,15 +89,10 @@ def save_faiss_index(index: Any, folder: Path, serial: int) -> str:
     """Write a faiss index; return the sha256 of its file."""
     import faiss
 
-    digest = hashlib.sha256()
-    with atomic_write(approximation_path(folder, serial)) as stream:
-
-        def write(content: bytes) -> None:
-            digest.update(content)
-            stream.write(content)
-
-        faiss.write_index(index, faiss.PyCallbackIOWriter(write))
-    return digest.hexdigest()
+    path = approximation_path(folder, serial)
+    with atomic_write(path) as stream:
+        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+    return _compute_sha256(path)
 
 
 def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
@@ -111,15 +104,10 @@ def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
     """
     import faiss
 
-    path = approximation_path(folder, info.serial)
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while content := stream.read(2**20):
-            digest.update(content)
-    if digest.hexdigest() != info.sha256:
+    path, advice = approximation_path(folder, info.serial), "rebuild it with 'optimise'"
+    if _compute_sha256(path) != info.sha256:
         raise UserError(
-            f"{path} is damaged: its checksum is wrong; search with --exact, or rebuild it with "
-            "'optimise'"
+            f"{path} is damaged: its checksum is wrong; search with --exact, or {advice}"
         )
     flags = faiss.IO_FLAG_MMAP
     if info.kind == "hnsw":  # IO_FLAG_MMAP maps inverted lists only
@@ -127,26 +115,24 @@ def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
     try:
         index = faiss.read_index(str(path), flags)
     except RuntimeError as error:
-        raise UserError(
-            f"{path} is not a faiss index: {error}; rebuild it with 'optimise'"
-        ) from error
+        raise UserError(f"{path} is not a faiss index: {error}; {advice}") from error
     expected = faiss.IndexHNSW if info.kind == "hnsw" else faiss.IndexIVF
     if not isinstance(index, expected) or (index.ntotal, index.d) != (info.rows, dim):
-        raise UserError(f"{path} belongs to another index; rebuild it with 'optimise'")
+        raise UserError(f"{path} belongs to another index; {advice}")
     return index
 
 
 def propose_rows(
     index: Any, queries: np.ndarray, count: int, effort: int, selected: np.ndarray | None
 ) -> np.ndarray:
-    """Return candidate rows (Q, count) int64, -1 where fewer were found.
+    """Return candidate rows of prepared queries (Q, D): (Q, count) int64, -1 where there are fewer.
 
     Args:
         index: Of :func:`build_faiss_index`.
         queries: (Q, D), prepared.
         count: Candidates per query.
         effort: See :class:`ApproximationInfo`.
-        selected: (n,) rows to search, ascending; None for all.
+        selected: (n,) rows to search; None for all.
     """
     import faiss
 
@@ -168,13 +154,8 @@ def measure_recall(
     """Double the effort until recall@10 against exact search reaches the goal, or the limit.
 
     Queries are vectors of the gallery; each is excluded from its own results. A hit counts if it is
-    at least as similar as the true tenth, so duplicate images do not lower the recall.
-
-    Args:
-        index: Of :func:`build_faiss_index`.
-        vectors: (N, D).
-        metric: The index's.
-        valid: Rows that were not removed.
+    at least as similar as the true tenth, so duplicate images do not lower the recall. ``valid``
+    are the rows that were not removed.
 
     Returns:
         The effort, its recall in [0, 1], and the number of queries.
@@ -204,3 +185,11 @@ def measure_recall(
 def approximation_path(folder: Path, serial: int) -> Path:
     """Return the path of an approximation's file."""
     return folder / f"approximation-{serial}.faiss"
+
+
+def _compute_sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while content := stream.read(2**20):
+            digest.update(content)
+    return digest.hexdigest()

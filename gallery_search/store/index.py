@@ -208,17 +208,16 @@ class GalleryIndex:
 
     def _read(self, read: Callable[[Database], T]) -> T:
         """Read in one transaction; retry if compaction has just replaced the files."""
-        for attempt in range(1, ATTEMPTS + 1):
+        missing: object = None
+        for _ in range(ATTEMPTS):
             try:
                 with transaction(self.folder) as database:
                     return read(database)
             except FileNotFoundError as error:
-                if attempt == ATTEMPTS:
-                    raise UserError(
-                        f"{error.filename} is missing; restore the folder from a copy, or build "
-                        "the index anew"
-                    ) from error
-        raise AssertionError("unreachable")
+                missing = error.filename
+        raise UserError(
+            f"{missing} is missing; restore the folder from a copy, or build the index anew"
+        )
 
     def _read_info(self, database: Database) -> IndexInfo:
         info = database.read_info()
@@ -246,13 +245,9 @@ class GalleryIndex:
 
 
 def search_indexes(
-    indexes: Sequence[GalleryIndex],
-    features: np.ndarray,
-    top: int = 10,
-    filter: Filter = NO_FILTER,
-    *,
-    exact: bool = False,
-) -> list[list[Hit]]:
+    indexes: Sequence[GalleryIndex], features: np.ndarray, top: int = 10,
+    filter: Filter = NO_FILTER, *, exact: bool = False,
+) -> list[list[Hit]]:  # fmt: skip
     """Search several indexes as one gallery; see :meth:`GalleryIndex.search`."""
     results = [index.search(features, top, filter, exact=exact) for index in indexes]
     return [

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import logging
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -28,35 +29,6 @@ UPLOAD = f"""
 <p class="note" id="crop-note">{", ".join(FORMATS)}, up to {MAX_BYTES // 2**20} MiB, cropped to the
 person. Or choose "Search with this" below a gallery image.</p>
 <p class="alert" role="alert" hidden></p>
-"""
-# The image is part of the request: no uploaded file is stored, none is served.
-SEND = f"""
-const input = element.querySelector("input"), alert = element.querySelector("[role=alert]");
-input.addEventListener("click", () => {{ input.value = ""; }});  // allows the same file again
-const show = (text) => {{ alert.hidden = !text; alert.textContent = text; }};
-input.addEventListener("change", () => {{
-  const file = input.files[0];
-  if (!file) return;
-  if (file.size > {MAX_BYTES}) {{
-    input.value = "";
-    return show("The image is larger than {MAX_BYTES // 2**20} MiB; crop the person.");
-  }}
-  show("");
-  const reader = new FileReader();
-  reader.onerror = () => show("The file cannot be read.");
-  reader.onload = () => {{
-    trigger("upload", {{ name: file.name, content: reader.result.split(",")[1] || "" }});
-  }};
-  reader.readAsDataURL(file);
-}});
-"""
-CHOOSE = """
-element.addEventListener("click", (event) => {
-  const button = event.target.closest("button[data-key]");
-  if (!button) return;
-  document.getElementById("crop").value = "";  // no longer the query
-  trigger("select", { key: button.dataset.key });
-});
 """
 
 
@@ -109,11 +81,10 @@ class Handlers:
     def _answer(self, query: Callable[[], Query | None], *filters: Any) -> tuple[Query | None, str]:
         cameras, since, until, top = filters
         try:
-            given = query()
             found = self._search.search(
-                given, cameras=cameras or (), since=since or "", until=until or "", top=int(top)
+                query(), cameras=cameras or (), since=since or "", until=until or "", top=int(top)
             )
-            return given, fragments.build_results(found)
+            return found.query, fragments.build_results(found)
         except RequestError as error:
             return gr.skip(), fragments.build_alert(str(error))
         except Exception as error:  # details stay in the log
@@ -124,8 +95,9 @@ class Handlers:
 def build_theme() -> gr.themes.Base:
     """Return a theme with system fonts and high contrast."""
     text, faint = "*neutral_950", "*neutral_700"
-    fonts = {"font": ["system-ui", "sans-serif"], "font_mono": ["monospace"]}
-    return gr.themes.Default(primary_hue="blue", **fonts).set(
+    return gr.themes.Default(
+        primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["monospace"]
+    ).set(
         body_text_color_subdued=faint, block_info_text_color=faint, input_placeholder_color=faint,
         block_label_text_color=text, block_title_text_color=text, button_primary_text_color="white",
         button_primary_background_fill="*primary_700",
@@ -139,6 +111,12 @@ def read_field(event: gr.EventData, name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
+def read_script(name: str) -> str:
+    """Return a script. The image is part of its request: no file is stored, none is served."""
+    text = Path(__file__).with_name(f"{name}.js").read_text(encoding="utf-8")
+    return text.replace("MAX_BYTES", str(MAX_BYTES)).replace("MAX_MIB", str(MAX_BYTES // 2**20))
+
+
 def build_page(search: GallerySearch, top: int = 20) -> gr.Blocks:
     """Return the page; ``top`` is the initial number of images."""
     handlers = Handlers(search)
@@ -146,7 +124,7 @@ def build_page(search: GallerySearch, top: int = 20) -> gr.Blocks:
         gr.HTML(f"<style>{fragments.build_style()}</style><h1>{TITLE}</h1>")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                upload = gr.HTML(fragments.wrap(UPLOAD), js_on_load=SEND)
+                upload = gr.HTML(fragments.wrap(UPLOAD), js_on_load=read_script("upload"))
                 cameras = gr.CheckboxGroup([], label="Cameras", info="None selected: all cameras.")
                 since = gr.Textbox(label="Since", visible=False, max_length=40)
                 until = gr.Textbox(label="Until", visible=False, max_length=40)
@@ -155,7 +133,7 @@ def build_page(search: GallerySearch, top: int = 20) -> gr.Blocks:
                 browse = gr.Button("Show the gallery")
                 notes = gr.HTML()
             with gr.Column(scale=3, min_width=300):
-                results = gr.HTML(js_on_load=CHOOSE, apply_default_css=False)
+                results = gr.HTML(js_on_load=read_script("choose"), apply_default_css=False)
         query = gr.State(None)
         filters, shown = [cameras, since, until, hits], [query, results]
         options: dict[str, Any] = {"concurrency_limit": CONCURRENCY, "concurrency_id": "search"}
