@@ -1,7 +1,4 @@
-"""Gallery search: find the gallery images most similar to a query.
-
-Vectors lie in a file, metadata in SQLite; faiss searches.
-"""
+"""Gallery search: vectors lie in a file, metadata in SQLite; faiss searches."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any

@@ -17,14 +17,10 @@ import argparse
 import os
 from collections.abc import Callable
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from gallery_search.store import KINDS
 from gallery_search.web import MAX_HITS
 from occluded_reid.utils import cli
-
-if TYPE_CHECKING:
-    from occluded_reid.deploy.embedder import Embedder
 
 # The module and the function behind each command; imported only when it runs.
 _FUNCTIONS = {
@@ -32,16 +28,6 @@ _FUNCTIONS = {
     "optimise": ("indexing", "optimize"), "info": ("indexing", "show_info"),
     "query": ("querying", "query"), "serve": ("querying", "serve"),
 }  # fmt: skip
-
-
-def load_model(args: argparse.Namespace, weights: str) -> Embedder:
-    """Load the model that the options name."""
-    from occluded_reid.deploy.embedder import load
-
-    return load(
-        weights, args.device, config=args.config_file, batch_size=getattr(args, "batch_size", 1),
-        bf16=args.bf16, trust_checkpoint=args.trust_checkpoint,
-    )  # fmt: skip
 
 
 def build_parser() -> argparse.ArgumentParser:

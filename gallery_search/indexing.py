@@ -10,9 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery_search import Filter, GalleryIndex, Writer
-from gallery_search.command import load_model
-from gallery_search.querying import read_filter
+from gallery_search import Filter, GalleryIndex
+from gallery_search.querying import load_model, read_filter
 from gallery_search.store.approximation import EXACT_UP_TO, choose_kind
 from gallery_search.store.metadata import parse_name, read_table
 from occluded_reid.deploy.bulk import load_batches, log_unreadable
@@ -44,11 +43,7 @@ def build(args: argparse.Namespace) -> None:
             f"{folder} is an index of {index.info().gallery}, not of {gallery}; choose another "
             "--index or, if the folder has moved, use 'add --gallery'"
         )
-    with index.writer() as writer:
-        add_images(index, writer, embedder, images, args)
-        if is_outdated(index, args.kind):
-            writer.optimize(args.kind)
-    print_info(index)
+    add_images(index, embedder, images, args)
 
 
 def add(args: argparse.Namespace) -> None:
@@ -57,34 +52,35 @@ def add(args: argparse.Namespace) -> None:
     images = list_images(args.gallery or info.gallery)
     embedder = load_model(args, args.weights or info.weights)
     index = GalleryIndex(args.index, embedder.fingerprint)
-    with index.writer() as writer:
-        add_images(index, writer, embedder, images, args)
-    print_info(index)
+    add_images(index, embedder, images, args)
 
 
 def add_images(
-    index: GalleryIndex, writer: Writer, embedder: Embedder, images: ImageList,
-    args: argparse.Namespace,
-) -> None:  # fmt: skip
-    """Add the images that the index does not have, in batches."""
+    index: GalleryIndex, embedder: Embedder, images: ImageList, args: argparse.Namespace
+) -> None:
+    """Add the images that the index does not have, in batches; ``build`` approximates it, too."""
     table = read_table(args.metadata) if args.metadata else {}
-    present = index.ids_of(images.paths.tolist())
-    new = ImageList(images.folder, np.array([p for p in images.paths if p not in present], str))
-    logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
-    parts = [range(s.start, s.stop) for s in split_range(len(new.paths), args.batch_size)]
     unreadable = []
-    for batch in load_batches(new, parts, embedder, workers=args.workers, description="Adding"):
-        unreadable += batch.unreadable
-        if batch.images is not None:
-            embedding = embedder.embed_batch(batch.images)
-            paths = [str(new.paths[position]) for position in batch.indices]
-            items = [table.get(path) or parse_name(path) for path in paths]
-            writer.add(items, embedding.features, embedding.visibility)
-    log_unreadable(new, unreadable, "they are not in the index")
-    if unused := len(table.keys() - set(images.paths.tolist())):
-        logger.warning(f"{unused} lines of {args.metadata} match no image below {images.folder}")
-    if len(unreadable) == len(images.paths):
-        raise UserError(f"none of the images below {images.folder} can be read")
+    with index.writer() as writer:
+        present = index.ids_of(images.paths.tolist())
+        new = ImageList(images.folder, np.array([p for p in images.paths if p not in present], str))
+        logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
+        parts = [range(s.start, s.stop) for s in split_range(len(new.paths), args.batch_size)]
+        for batch in load_batches(new, parts, embedder, workers=args.workers, description="Adding"):
+            unreadable += batch.unreadable
+            if batch.images is not None:
+                embedding = embedder.embed_batch(batch.images)
+                paths = [str(new.paths[position]) for position in batch.indices]
+                items = [table.get(path) or parse_name(path) for path in paths]
+                writer.add(items, embedding.features, embedding.visibility)
+        log_unreadable(new, unreadable, "they are not in the index")
+        if unused := len(table.keys() - set(images.paths.tolist())):
+            logger.warning(f"{unused} lines of {args.metadata} match no image in {images.folder}")
+        if len(unreadable) == len(images.paths):
+            raise UserError(f"none of the images below {images.folder} can be read")
+        if args.command == "build" and is_outdated(index, args.kind):
+            writer.optimize(args.kind)
+    print_info(index)
 
 
 def is_outdated(index: GalleryIndex, kind: str) -> bool:

@@ -14,12 +14,11 @@ import numpy as np
 from tabulate import tabulate
 
 from gallery_search import Filter, GalleryIndex, Hit, search_indexes
-from gallery_search.command import load_model
 from gallery_search.store.metadata import parse_name, parse_time
 from gallery_search.web import server
 from gallery_search.web.search import GallerySearch
 from occluded_reid.data.images import READ_ERRORS, explain_image_errors, read_rgb
-from occluded_reid.deploy.embedder import Embedder, read_bgr
+from occluded_reid.deploy.embedder import Embedder, load, read_bgr
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, make_folder, write_json
@@ -38,10 +37,8 @@ def query(args: argparse.Namespace) -> None:
         with explain_image_errors(f"the image {path}", "choose another one"):
             images.append(read_bgr(path))
     embedding = embedder.embed(images)
-    lists = search_indexes(
-        indexes, embedding.features, args.top, read_filter(args), exact=args.exact
-    )
-    tables = {}
+    filter, tables = read_filter(args), {}
+    lists = search_indexes(indexes, embedding.features, args.top, filter, exact=args.exact)
     for path, hits in zip(args.image, lists, strict=True):
         tables[path] = [describe_hit(hit) for hit in hits]
         rows = [{"rank": rank, **row} for rank, row in enumerate(tables[path], start=1)]
@@ -59,11 +56,16 @@ def query(args: argparse.Namespace) -> None:
 def serve(args: argparse.Namespace) -> None:
     """Serve a web page to search with, until Ctrl-C."""
     if importlib.util.find_spec("gradio") is None:
-        raise UserError(
-            "the page needs Gradio, which is not installed; install the extra 'web': "
-            "pip install '.[web]'"
-        )
+        raise UserError("the page needs Gradio; install the extra 'web': pip install '.[web]'")
     server.serve(GallerySearch(*open_indexes(args)), args.host, args.port, args.top)
+
+
+def load_model(args: argparse.Namespace, weights: str) -> Embedder:
+    """Load the model that the options name."""
+    return load(
+        weights, args.device, config=args.config_file, batch_size=getattr(args, "batch_size", 1),
+        bf16=args.bf16, trust_checkpoint=args.trust_checkpoint,
+    )  # fmt: skip
 
 
 def open_indexes(args: argparse.Namespace) -> tuple[list[GalleryIndex], Embedder]:

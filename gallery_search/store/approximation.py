@@ -44,11 +44,7 @@ def choose_kind(items: int) -> str:
 
 
 def build_faiss_index(vectors: Vectors, info: IndexInfo, kind: str) -> Any:
-    """Return a faiss index of prepared vectors (N, D); its ids are the rows.
-
-    Raises:
-        UserError: Too few vectors, or an unknown kind.
-    """
+    """Return a faiss index of prepared vectors (N, D); its ids are the rows."""
     import faiss
 
     if kind not in KINDS[1:]:
@@ -96,12 +92,7 @@ def save_faiss_index(index: Any, folder: Path, serial: int) -> str:
 
 
 def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
-    """Map a faiss index from disk after checking its sha256.
-
-    Raises:
-        FileNotFoundError: It has been replaced.
-        UserError: The file is damaged.
-    """
+    """Map a faiss index from disk after checking its sha256; FileNotFoundError: it was replaced."""
     import faiss
 
     path, advice = approximation_path(folder, info.serial), "rebuild it with 'optimise'"
@@ -127,12 +118,8 @@ def propose_rows(
 ) -> np.ndarray:
     """Return candidate rows of prepared queries (Q, D): (Q, count) int64, -1 where there are fewer.
 
-    Args:
-        index: Of :func:`build_faiss_index`.
-        queries: (Q, D), prepared.
-        count: Candidates per query.
-        effort: See :class:`ApproximationInfo`.
-        selected: (n,) rows to search; None for all.
+    ``selected`` (n,) are the rows to search, None for all; :class:`ApproximationInfo` has the
+    effort.
     """
     import faiss
 

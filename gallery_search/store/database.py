@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from gallery_search.store import explain_damage
 from gallery_search.store.metadata import Filter, IndexInfo, Item, check_path, parse_info
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
@@ -54,7 +55,7 @@ class Database:
             ((text,),) = rows
             return parse_info(text)
         except (TypeError, ValueError, AttributeError) as error:
-            raise _damaged(self.path, error) from error
+            raise explain_damage(self.path, f"cannot be used: {error}") from error
 
     def write_info(self, info: IndexInfo) -> None:
         """Replace the index's description."""
@@ -62,11 +63,7 @@ class Database:
         self._connection.execute("INSERT INTO facts VALUES (?)", (json.dumps(asdict(info)),))
 
     def add(self, items: Sequence[Item], first_row: int, visibility: np.ndarray) -> list[int]:
-        """Add items whose vectors start at ``first_row``; return their ids.
-
-        Raises:
-            UserError: A path is in the index already.
-        """
+        """Add items whose vectors start at ``first_row``; return their ids."""
         ids = []
         for row, (item, scores) in enumerate(zip(items, visibility, strict=True), first_row):
             try:
@@ -143,11 +140,7 @@ class Database:
         return dict(self._query_many("SELECT path, id FROM items WHERE path", checked))
 
     def items(self, rows: Sequence[int], num_parts: int) -> dict[int, tuple[int, Item, np.ndarray]]:
-        """Return id, item and visibility (P,) by row.
-
-        Raises:
-            UserError: A row has no item, or values that we do not write.
-        """
+        """Return id, item and visibility (P,) by row; every row must have an item."""
         found = {}
         columns = "row, id, visibility, path, camera, time, identity"
         statement = f"SELECT {columns} FROM items WHERE row"
@@ -156,12 +149,15 @@ class Database:
                 visibility = np.frombuffer(scores, np.float32)
                 if len(visibility) != num_parts:
                     raise ValueError(f"item {number} has {len(visibility)} parts")
-                item = _check_types(Item(*values))
+                for value, kind in zip(values, (str, str, float, str), strict=True):
+                    if value is not None and not isinstance(value, kind):  # SQLite accepts any
+                        raise TypeError(f"{values[0]} has {value!r} instead of a {kind.__name__}")
+                check_path(values[0])
             except (TypeError, ValueError, UserError) as error:
-                raise _damaged(self.path, error) from error
-            found[row] = (number, item, visibility)
+                raise explain_damage(self.path, f"cannot be used: {error}") from error
+            found[row] = (number, Item(*values), visibility)
         if missing := set(rows) - set(found):
-            raise _damaged(self.path, f"row {min(missing)} has no item")
+            raise explain_damage(self.path, f"has no item for row {min(missing)}")
         return found
 
     def _query_numbers(self, statement: str, values: Sequence[Any]) -> np.ndarray:
@@ -189,16 +185,12 @@ def create_database(folder: Path, info: IndexInfo) -> None:
             Database(path, connection).write_info(info)
             connection.execute("COMMIT")
     except sqlite3.Error as error:
-        raise _damaged(path, error) from error
+        raise explain_damage(path, f"cannot be used: {error}") from error
 
 
 @contextlib.contextmanager
 def transaction(folder: Path, *, write: bool = False) -> Iterator[Database]:
-    """Open an index's database for one transaction; an error rolls it back.
-
-    Raises:
-        UserError: No index, another version, a damaged file, or a full disk.
-    """
+    """Open an index's database for one transaction; an error rolls it back."""
     path = folder / NAME
     if not path.is_file():
         raise UserError(f"{folder} is not a gallery index: it has no {NAME}; use 'build'")
@@ -209,14 +201,7 @@ def transaction(folder: Path, *, write: bool = False) -> Iterator[Database]:
             yield Database(path, connection)
             connection.execute("COMMIT")
     except (sqlite3.Error, UnicodeDecodeError) as error:  # a garbled message cannot be decoded
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, reason: object) -> UserError:
-    return UserError(
-        f"{path} cannot be used: {reason}; is the disk full, or the file damaged? Then restore the "
-        "folder from a copy, or build the index anew"
-    )
+        raise explain_damage(path, f"cannot be used: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
@@ -250,16 +235,7 @@ def _check_origin(path: Path, connection: sqlite3.Connection) -> None:
         )
     schema = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
     if {name: sql for name, sql in schema if name != "sqlite_sequence"} != _SCHEMA:
-        raise _damaged(path, "its tables are not the expected ones")
-
-
-def _check_types(item: Item) -> Item:
-    """Return the item if its values have the types that we write; SQLite accepts any."""
-    check_path(item.path)
-    for value, kind in ((item.camera, str), (item.time, float), (item.identity, str)):
-        if value is not None and not isinstance(value, kind):
-            raise TypeError(f"{item.path} has {value!r} instead of a {kind.__name__}")
-    return item
+        raise explain_damage(path, "has other tables than expected")
 
 
 def _placeholders(values: Sequence[Any]) -> str:

@@ -16,17 +16,14 @@ from occluded_reid.evaluation.distances import TINY, split_range
 from occluded_reid.utils.errors import UserError
 
 BLOCK = 2**24  # values in a block of vectors that is searched at once: 64 MiB
-SPARE = 16  # extra rows per query, because faiss rounds otherwise than `compute_similarities`
+SPARE = 16  # extra rows per query, because faiss rounds otherwise than `rank_rows`
 MAX_ON_GPU = 2048  # neighbors that faiss can find on a GPU
 
 _gpu_lock = threading.Lock()  # the resources serve one thread at a time
 
 
 def prepare_vectors(features: np.ndarray, metric: str, dim: int) -> np.ndarray:
-    """Return (N, D) float32 vectors for storage or search, with norm 1 for ``cosine``.
-
-    Raises:
-        UserError: Another shape, or values that are not finite.
+    """Return finite (N, D) float32 vectors for storage or search, with norm 1 for ``cosine``.
 
     >>> prepare_vectors(np.array([[3.0, 4.0]]), "cosine", 2)
     array([[0.6, 0.8]], dtype=float32)
@@ -45,26 +42,19 @@ def prepare_vectors(features: np.ndarray, metric: str, dim: int) -> np.ndarray:
     return features
 
 
-def compute_similarities(query: np.ndarray, vectors: np.ndarray, metric: str) -> np.ndarray:
-    """Return the similarity of a query (D,) to each of (n, D) prepared vectors: (n,) float64.
-
-    Higher is more similar: the cosine, the inner product, or minus the squared Euclidean distance.
-    The result depends on the two vectors only, not on other rows.
-    """
-    if metric == "euclidean":
-        return -np.square(vectors - query).sum(1, dtype=np.float64)
-    return (vectors * query).sum(1, dtype=np.float64)
-
-
 def rank_rows(
     vectors: Vectors, query: np.ndarray, rows: np.ndarray, top: int, metric: str
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Return the ``top`` best of some rows and their similarities to a query (D,), best first.
+    """Return the ``top`` best of some rows and their float64 similarities to a query (D,).
 
-    Ties keep the order in which rows were added; row -1 is ignored.
+    The similarity is the cosine, the inner product, or minus the squared Euclidean distance; it
+    depends on the two vectors only, not on other rows. The best come first, ties in the order in
+    which rows were added; row -1 is ignored.
     """
     rows = np.unique(rows[rows >= 0])
-    similarities = compute_similarities(query, vectors[rows], metric)
+    found = vectors[rows]
+    terms = -np.square(found - query) if metric == "euclidean" else found * query
+    similarities = terms.sum(1, dtype=np.float64)
     order = np.argsort(-similarities, kind="stable")[:top]
     return rows[order], similarities[order]
 
@@ -81,17 +71,12 @@ def find_nearest(
 ) -> np.ndarray:
     """Return the ``count`` nearest rows of each query, unordered: (Q, count) int64, -1 for none.
 
-    Args:
-        vectors: (N, D).
-        queries: (Q, D), prepared.
-        count: Rows per query.
-        metric: The index's.
-        selected: (n,) rows to search, ascending.
+    The queries (Q, D) are prepared; ``selected`` (n,) are the rows to search, ascending.
     """
     import faiss
 
     heap = faiss.ResultHeap(len(queries), count, keep_max=metric != "euclidean")
-    faiss_metric = resolve_faiss_metric(metric)
+    options = {"metric": resolve_faiss_metric(metric)}
     resources = get_gpu_resources() if count <= MAX_ON_GPU else None
     for part in split_range(len(selected), max(1, BLOCK // queries.shape[1])):
         rows = selected[part]
@@ -99,12 +84,10 @@ def find_nearest(
         block = vectors[slice(rows[0], rows[-1] + 1) if contiguous else rows]  # a slice is no copy
         most = min(count, len(block))
         if resources is None:
-            scores, positions = faiss.knn(queries, block, most, metric=faiss_metric)
+            scores, positions = faiss.knn(queries, block, most, **options)
         else:
             with _gpu_lock:
-                scores, positions = faiss.knn_gpu(
-                    resources, queries, block, most, metric=faiss_metric
-                )
+                scores, positions = faiss.knn_gpu(resources, queries, block, most, **options)
         # indexing with -1 would give the last row
         heap.add_result(scores, np.where(positions < 0, -1, rows[positions]))
     return heap.I

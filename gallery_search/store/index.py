@@ -1,7 +1,4 @@
-"""The gallery index: search, look up and filter images.
-
-Shapes: Q queries, D feature dimensions, P parts.
-"""
+"""The gallery index: search, look up and filter images."""
 
 from __future__ import annotations
 
@@ -9,20 +6,22 @@ import contextlib
 import heapq
 import os
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
+from filelock import FileLock, Timeout
 
+from gallery_search.store import explain_damage
 from gallery_search.store.approximation import EXACT_UP_TO, load_faiss_index, propose_rows
 from gallery_search.store.database import Database, create_database, transaction
 from gallery_search.store.exact import SPARE, find_nearest, prepare_vectors, rank_rows
 from gallery_search.store.metadata import ApproximationInfo, Filter, Hit, IndexInfo
 from gallery_search.store.vectors import Vectors
-from gallery_search.store.writer import Writer, lock_writer
+from gallery_search.store.writer import Writer
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, explain_write_errors
 
@@ -63,15 +62,12 @@ class GalleryIndex:
 
     @classmethod
     def create(cls, folder: str | os.PathLike[str], **values: Any) -> GalleryIndex:
-        """Create an empty index.
+        """Create an empty index in an empty or missing folder.
 
         Args:
-            folder: Must be empty or missing.
+            folder: Of the index.
             values: Metric, dim, num_parts, fingerprint, and if known weights and gallery; see
                 :class:`~gallery_search.store.metadata.IndexInfo`.
-
-        Raises:
-            UserError: The folder is not empty or cannot be written.
         """
         info = IndexInfo(**values)
         with atomic_folder(folder) as temporary, explain_write_errors(folder):
@@ -105,18 +101,29 @@ class GalleryIndex:
         """Return the images with these ids, without unknown ones, in order."""
         return self._read(lambda database: self._look_up(database, ids))
 
-    def writer(self) -> contextlib.AbstractContextManager[Writer]:
-        """Return a context in which this process alone may change the index, or a UserError."""
-        return lock_writer(self.folder)
+    @contextlib.contextmanager
+    def writer(self) -> Iterator[Writer]:
+        """Yield the index's only writer; raise a UserError if another process writes to it."""
+        path = self.folder / "writer.lock"  # stays: deleting it would be a race
+        lock = FileLock(path, timeout=0)
+        with explain_write_errors(path):
+            try:
+                lock.acquire()
+            except Timeout:
+                raise UserError(
+                    f"another process is writing to {self.folder}; wait or end it"
+                ) from None
+        try:
+            writer = Writer(self.folder)
+            writer.delete_leftovers()
+            yield writer
+        finally:
+            lock.release()
 
     def search(
-        self,
-        features: np.ndarray,
-        top: int = 10,
-        filter: Filter = NO_FILTER,
-        *,
-        exact: bool = False,
-    ) -> list[list[Hit]]:
+        self, features: np.ndarray, top: int = 10, filter: Filter = NO_FILTER,
+        *, exact: bool = False,
+    ) -> list[list[Hit]]:  # fmt: skip
         """Return the most similar gallery images of each query, best first.
 
         Every item is compared if there is no approximation, or if the filter accepts at most
@@ -159,29 +166,6 @@ class GalleryIndex:
             rank_rows(vectors, query, rows, top, info.metric)
             for query, rows in zip(queries, candidates, strict=True)
         ]
-        return self._build_hits(database, info, ranked)
-
-    def _propose(
-        self, approximation: ApproximationInfo, info: IndexInfo, vectors: Vectors,
-        queries: np.ndarray, top: int, selected: np.ndarray,
-    ) -> np.ndarray | None:  # fmt: skip
-        """Return candidate rows, or None if the approximation finds too few."""
-        border = np.searchsorted(selected, approximation.rows)
-        covered, later = selected[:border], selected[border:]
-        rows = propose_rows(
-            self._open_faiss_index(approximation, info.dim),
-            queries,
-            max(MIN_DEPTH, DEPTH * top),
-            approximation.effort,
-            None if border == approximation.rows else covered,
-        )
-        if ((rows >= 0).sum(1) < min(top, border)).any():
-            return None
-        return np.hstack([rows, find_nearest(vectors, queries, top + SPARE, info.metric, later)])
-
-    def _build_hits(
-        self, database: Database, info: IndexInfo, ranked: list[tuple[np.ndarray, np.ndarray]]
-    ) -> list[list[Hit]]:
         unique = np.unique(np.concatenate([rows for rows, _ in ranked])).tolist()
         images = self._load_images(database, info, unique)
         return [
@@ -191,6 +175,20 @@ class GalleryIndex:
             ]
             for rows, similarities in ranked
         ]
+
+    def _propose(
+        self, approximation: ApproximationInfo, info: IndexInfo, vectors: Vectors,
+        queries: np.ndarray, top: int, selected: np.ndarray,
+    ) -> np.ndarray | None:  # fmt: skip
+        """Return candidate rows, or None if the approximation finds too few."""
+        border = np.searchsorted(selected, approximation.rows)
+        covered, later = selected[:border], selected[border:]
+        index, depth = self._open_faiss_index(approximation, info.dim), max(MIN_DEPTH, DEPTH * top)
+        every = border == approximation.rows
+        rows = propose_rows(index, queries, depth, approximation.effort, None if every else covered)
+        if ((rows >= 0).sum(1) < min(top, border)).any():
+            return None
+        return np.hstack([rows, find_nearest(vectors, queries, top + SPARE, info.metric, later)])
 
     def _look_up(self, database: Database, ids: Sequence[int]) -> list[Hit]:
         rows = database.rows_of(ids)
@@ -215,9 +213,7 @@ class GalleryIndex:
                     return read(database)
             except FileNotFoundError as error:
                 missing = error.filename
-        raise UserError(
-            f"{missing} is missing; restore the folder from a copy, or build the index anew"
-        )
+        raise explain_damage(missing, "is missing")
 
     def _read_info(self, database: Database) -> IndexInfo:
         info = database.read_info()

@@ -22,7 +22,6 @@ from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.tables import read_csv
 
 COLUMNS = ("path", "camera", "time", "identity")
-
 # 0002_c1s1_000451_03.jpg (Market-1501) and 0001_c2_f0046182.jpg (DukeMTMC-reID) name the frame, too
 _NAME = re.compile(FolderDataset.pattern.pattern + r"(?:s\d+)?(?:_f?(\d+))?")
 
@@ -96,11 +95,7 @@ class Filter:
 
 
 def parse_info(text: str) -> IndexInfo:
-    """Read an index's description in JSON.
-
-    Raises:
-        ValueError, TypeError, AttributeError: The text is something else.
-    """
+    """Read an index's description in JSON; ValueError, TypeError, AttributeError: it is not one."""
     values = json.loads(text)
     inner = values.get("approximation")
     approximation = ApproximationInfo(**inner) if inner else None
@@ -134,8 +129,7 @@ def check_path(path: str) -> str:
 def parse_name(path: str) -> Item:
     """Read identity, camera and frame from a name as in Market-1501 or DukeMTMC-reID.
 
-    Cameras count from 1, as in the name; the time is the frame number. Other names give the path
-    alone.
+    The camera is as in the name, the time its frame number. Other names give the path alone.
 
     >>> parse_name("0002_c1s1_000451_03.jpg")
     Item(path='0002_c1s1_000451_03.jpg', camera='1', time=451.0, identity='2')
@@ -149,9 +143,6 @@ def parse_name(path: str) -> Item:
 
 def parse_time(text: str) -> float:
     """Read a number, or a date and time in ISO 8601; UTC unless it names a zone.
-
-    Raises:
-        UserError: It is neither.
 
     >>> parse_time("1970-01-02T00:00:00Z")
     86400.0
@@ -172,9 +163,6 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Item]:
     """Read items by path from a CSV file with the columns path, camera, time and identity.
 
     Only ``path`` is required; other columns and cells may be missing.
-
-    Raises:
-        UserError: No such file, unknown columns, or an invalid line, which the message names.
     """
     table = read_csv(path, str(path), "expected a CSV file in UTF-8")
     names = table.columns

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
+from gallery_search.store import explain_damage
 from gallery_search.store.metadata import IndexInfo
-from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, explain_write_errors
 
 
@@ -45,17 +45,13 @@ class Vectors:
         return len(self._values)
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
-        """Return (n, D) rows: a slice as a view of the file, an index array as a copy.
-
-        Raises:
-            UserError: A row is damaged.
-        """
+        """Return (n, D) intact rows: a slice as a view of the file, an index array as a copy."""
         values = self._values[rows]
         if not self._verified[rows].all():
             damaged = compute_parity(values) != self._parity[rows]
             if damaged.any():
                 row = np.arange(len(self))[rows][damaged][0]
-                raise _damaged(self.path, f"damaged at row {row}")
+                raise explain_damage(self.path, f"is damaged at row {row}")
             self._verified[rows] = True
         return values
 
@@ -69,9 +65,6 @@ def append_vectors(folder: Path, generation: int, rows: int, values: np.ndarray)
     """Write ``values`` (n, D) float32 after the first ``rows`` rows and flush them to the disk.
 
     This overwrites rows that an interrupted writer left; no reader looks at those.
-
-    Raises:
-        UserError: No space, no permission, or files shorter than ``rows`` rows.
     """
     contents = (values, compute_parity(values))
     for path, content in zip(vector_paths(folder, generation), contents, strict=True):
@@ -103,8 +96,4 @@ def _map_file(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np
 
 def _check_size(path: Path, expected: int) -> None:
     if (size := path.stat().st_size) < expected:
-        raise _damaged(path, f"{size} bytes long instead of at least {expected}")
-
-
-def _damaged(path: Path, reason: str) -> UserError:
-    return UserError(f"{path} is {reason}; build the index anew, or restore the folder from a copy")
+        raise explain_damage(path, f"is {size} bytes long instead of at least {expected}")

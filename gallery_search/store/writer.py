@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from gallery_search.store import approximation
 from gallery_search.store.database import transaction
@@ -82,15 +80,8 @@ class Writer:
     def optimize(self, kind: str = "auto") -> IndexInfo:
         """Build an approximation of all vectors and measure its recall, or drop it.
 
-        Args:
-            kind: ``exact``, ``hnsw``, ``ivf``, ``ivfpq``, or ``auto``, see
-                :func:`~gallery_search.store.approximation.choose_kind`.
-
-        Returns:
-            The updated description.
-
-        Raises:
-            UserError: An unknown kind, too few items, or a full disk.
+        The kind is ``exact``, ``hnsw``, ``ivf``, ``ivfpq``, or ``auto``, see
+        :func:`~gallery_search.store.approximation.choose_kind`. Returns the updated description.
         """
         with transaction(self.folder) as database:
             info = database.read_info()
@@ -123,21 +114,3 @@ class Writer:
             for pattern in ("vectors-*.f32", "parity-*.u32", "approximation-*.faiss"):
                 for path in set(self.folder.glob(pattern)) - kept:
                     path.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def lock_writer(folder: Path) -> Iterator[Writer]:
-    """Yield the only writer of an index; raise a UserError if there is another one."""
-    path = folder / "writer.lock"  # stays: deleting it would be a race
-    lock = FileLock(path, timeout=0)
-    with explain_write_errors(path):
-        try:
-            lock.acquire()
-        except Timeout:
-            raise UserError(f"another process is writing to {folder}; wait or end it") from None
-    try:
-        writer = Writer(folder)
-        writer.delete_leftovers()
-        yield writer
-    finally:
-        lock.release()

@@ -14,7 +14,6 @@ from gallery_search.web.search import Query, Result, SearchResult
 from occluded_reid.visualization.sheet import BLUE, GRAY, HIDDEN, ORANGE, VISIBLE
 
 DATES_FROM = 1e8  # seconds since 1970; smaller times are frame numbers
-
 COLORS = {"visible": VISIBLE, "hidden": HIDDEN, "gray": GRAY, "blue": BLUE}
 
 
@@ -83,7 +82,7 @@ def _build_result(result: Result, rank: int, query: Query | None) -> str:
     name = f"Rank {rank}" if query else f"Image {rank}"
     time = None if item.time is None else format_time(item.time)
     values = (("identity", item.identity), ("camera", item.camera), ("time", time))
-    details = [f"{name} {value}" for name, value in values if value is not None]
+    details = [f"{label} {value}" for label, value in values if value is not None]
     frame, head = GRAY, f'<span class="rank">{rank}</span>'
     if query:
         head += f" &nbsp;similarity {hit.similarity:.3f}"
@@ -91,11 +90,12 @@ def _build_result(result: Result, rank: int, query: Query | None) -> str:
         same = query.identity == item.identity
         frame = BLUE if same else ORANGE
         details.append("same identity" if same else "different identity")
-    alt = ": ".join([name, ", ".join(details)]) if details else name
+    text = ", ".join(details)
+    alt = f"{name}: {text}" if details else name
     return (
         f'<li><figure style="--frame: {format_color(frame)}">'
         f"{_build_image(result.thumbnail, alt, hit.visibility)}"
-        f"<figcaption>{head}<br>{escape(', '.join(details))}"
+        f"<figcaption>{head}<br>{escape(text)}"
         f'<span class="path">{escape(item.path)}</span></figcaption>'
         f'<button type="button" data-key="{escape(result.key)}" '
         f'aria-label="{name}: search with this image">Search with this</button></figure></li>'

@@ -23,11 +23,7 @@ class RequestError(UserError):
 
 
 def decode_image(content: bytes) -> Image.Image:
-    """Return the pixels (mode RGB) of a file's content, whatever its name.
-
-    Raises:
-        RequestError: It is too large, or not an image in one of ``FORMATS``.
-    """
+    """Return the pixels (mode RGB) of a file's content, whatever its name, or a RequestError."""
     if len(content) > MAX_BYTES:
         raise RequestError(f"The image is larger than {MAX_BYTES // 2**20} MiB; crop the person.")
     try:
@@ -51,8 +47,7 @@ def read_gallery_image(folder: Path, path: str) -> Image.Image:
     """Read an image of a gallery's folder; the relative path is from the index.
 
     Raises:
-        RequestError: No such file, not an image, or a target outside of the folder, to which a
-            symbolic link or ``..`` may lead.
+        RequestError: No image, or one outside of the folder, to which a link or ``..`` may lead.
     """
     root, target = (Path(os.path.realpath(each)) for each in (folder, folder / path))
     if not target.is_relative_to(root):

@@ -55,12 +55,7 @@ class SearchResult:
 
 
 class GallerySearch:
-    """Answer the page's requests; threads may share it.
-
-    Args:
-        indexes: Searched as one.
-        embedder: The model that built them.
-    """
+    """Answer the page's requests from indexes of one model; threads may share it."""
 
     def __init__(self, indexes: Sequence[GalleryIndex], embedder: Embedder):
         self._indexes = list(indexes)
@@ -77,11 +72,7 @@ class GallerySearch:
         return Query(name[:MAX_NAME], features, visibility, make_thumbnail(image))
 
     def query_from_gallery(self, key: str) -> Query:
-        """Return a gallery image as a query; its features are in the index.
-
-        Raises:
-            RequestError: There is no such image any more.
-        """
+        """Return a gallery image as a query, or a RequestError if it was removed."""
         shard, _, number = key.partition(":")
         found: list[Hit] = []
         if shard.isdecimal() and number.isdecimal() and max(len(shard), len(number)) < 19:
@@ -93,14 +84,9 @@ class GallerySearch:
         return Query(item.path, hit.features, hit.visibility, thumbnail, key, item.identity)
 
     def search(
-        self,
-        query: Query | None = None,
-        *,
-        cameras: Sequence[str] = (),
-        since: str = "",
-        until: str = "",
-        top: int = 20,
-    ) -> SearchResult:
+        self, query: Query | None = None, *, cameras: Sequence[str] = (),
+        since: str = "", until: str = "", top: int = 20,
+    ) -> SearchResult:  # fmt: skip
         """Return the gallery images most similar to the query, without the query itself.
 
         Args:
@@ -130,9 +116,8 @@ class GallerySearch:
         if query is not None:
             found = [(key, hit) for key, hit in found if key != query.key]
             found.sort(key=lambda pair: -pair[1].similarity)
-        return SearchResult(
-            query, [Result(key, hit, _read_thumbnail(hit)) for key, hit in found[:top]]
-        )
+        results = [Result(key, hit, _read_thumbnail(hit)) for key, hit in found[:top]]
+        return SearchResult(query, results)
 
     def cameras(self) -> list[str]:
         """Return the names of all cameras; numbers first, in their order."""

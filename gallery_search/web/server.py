@@ -33,24 +33,20 @@ PAGES = frozenset(
 FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
 
 HEADERS = [
-    (
-        b"Content-Security-Policy",
-        b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-        b"style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
-        b"object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'",
-    ),
+    (b"Content-Security-Policy",
+     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+     b"style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
+     b"object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"),
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Referrer-Policy", b"no-referrer"),
     (b"Cross-Origin-Resource-Policy", b"same-origin"),
-]
+]  # fmt: skip
 
 
 class Guard:
     """Accept only the requests that the page needs; an ASGI application.
 
-    Args:
-        app: The page.
-        hosts: Accepted host names, against DNS rebinding; None accepts any.
+    ``hosts`` are the accepted host names, against DNS rebinding; None accepts any.
     """
 
     def __init__(self, app: Any, hosts: frozenset[str] | None):
@@ -60,9 +56,12 @@ class Guard:
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
-        status = self._check(scope) if scope["type"] == "http" else 404
-        if status:
-            return await _refuse(scope, send, status)
+        if scope["type"] != "http":  # a web socket
+            return await send({"type": "websocket.close", "code": 1008})
+        if status := self._check(scope):
+            headers = [(b"content-type", b"text/plain"), (b"connection", b"close"), *HEADERS]
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            return await send({"type": "http.response.body", "body": b"refused"})
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -91,14 +90,6 @@ class Guard:
         return 413 if int(length) > MAX_REQUEST else 0
 
 
-async def _refuse(scope: Any, send: Any, status: int) -> None:
-    if scope["type"] != "http":  # a web socket
-        return await send({"type": "websocket.close", "code": 1008})
-    headers = [(b"content-type", b"text/plain"), (b"connection", b"close"), *HEADERS]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b"refused"})
-
-
 def is_local(host: str) -> bool:
     """Whether only this machine can reach an address."""
     try:
@@ -120,16 +111,13 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(search: GallerySearch, host: str, port: int, top: int) -> None:
-    """Serve the page until SIGINT or SIGTERM.
-
-    Args:
-        search: Answers the requests.
-        host: Address to listen on.
-        port: 0 for a free one.
-        top: Initial number of images.
-    """
+    """Serve the page until SIGINT or SIGTERM, at port 0 on a free one, with ``top`` images."""
     with open_socket(host, port) as listening, _temporary_folder():
+        import gradio
         import uvicorn
+        from fastapi import FastAPI
+
+        from gallery_search.web.page import build_page, build_theme
 
         names = frozenset(("localhost", "127.0.0.1", "[::1]", host)) if is_local(host) else None
         if names is None:
@@ -137,30 +125,19 @@ def serve(search: GallerySearch, host: str, port: int, top: int) -> None:
                 f"--host {host}: everyone who can reach this machine can search the gallery and "
                 "see its images; there is no password and no encryption"
             )
+        app = gradio.mount_gradio_app(
+            FastAPI(openapi_url=None, docs_url=None, redoc_url=None), build_page(search, top),
+            path="/", allowed_paths=[], show_error=False, footer_links=[], run_history=False,
+            ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, max_file_size=0,
+            theme=build_theme(),
+        )  # fmt: skip
         config = uvicorn.Config(
-            Guard(_build_application(search, top), names),
-            log_level="warning",
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
-            server_header=False,
-        )
+            Guard(app, names), log_level="warning", limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False,
+        )  # fmt: skip
         name = f"[{host}]" if ":" in host else host
         print(f"http://{name}:{listening.getsockname()[1]}", flush=True)
         uvicorn.Server(config).run(sockets=[listening])
-
-
-def _build_application(search: GallerySearch, top: int) -> Any:
-    import gradio
-    from fastapi import FastAPI
-
-    from gallery_search.web.page import build_page, build_theme
-
-    bare = FastAPI(openapi_url=None, docs_url=None, redoc_url=None)
-    return gradio.mount_gradio_app(
-        bare, build_page(search, top), path="/", allowed_paths=[], show_error=False,
-        footer_links=[], run_history=False, ssr_mode=False, pwa=False, mcp_server=False,
-        enable_monitoring=False, max_file_size=0, theme=build_theme(),
-    )  # fmt: skip
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-// page.py replaces MAX_BYTES and MAX_MIB.
+// page.py fills in the limits.
 const input = element.querySelector("input"), alert = element.querySelector("[role=alert]");
 input.addEventListener("click", () => { input.value = ""; });  // allows the same file again
 const show = (text) => { alert.hidden = !text; alert.textContent = text; };

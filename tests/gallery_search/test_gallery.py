@@ -418,7 +418,7 @@ TAMPERED: dict[str, tuple[Any, str]] = {
     "version": (lambda f: sql(f, "PRAGMA user_version = 2"), "has format 2, this program reads"),
     "trigger": (
         lambda f: sql(f, "CREATE TRIGGER t AFTER DELETE ON items BEGIN SELECT 1; END"),
-        "its tables are not",
+        "has other tables than expected",
     ),
     "no facts": (lambda f: sql(f, "DELETE FROM facts"), "cannot be used"),
     "no json": (lambda f: sql(f, "UPDATE facts SET value = '{'"), "cannot be used"),
@@ -433,7 +433,7 @@ TAMPERED: dict[str, tuple[Any, str]] = {
     "path": (lambda f: sql(f, "UPDATE items SET path = '/etc/' || id"), "not a path below"),
     "up": (lambda f: sql(f, "UPDATE items SET path = 'a/../../' || id"), "not a path below"),
     "blob": (lambda f: sql(f, "UPDATE items SET visibility = x'00'"), "cannot be used"),
-    "item": (lambda f: sql(f, "DELETE FROM items"), "has no item"),
+    "item": (lambda f: sql(f, "DELETE FROM items"), "has no item for row"),
     "type": (lambda f: sql(f, "UPDATE items SET path = CAST(path AS BLOB)"), "cannot be used"),
 }
 
