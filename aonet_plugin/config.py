@@ -79,16 +79,11 @@ def add_aonet_config(cfg: CfgNode) -> None:
 
 
 def check_values(aonet: CfgNode, dim: int) -> None:
-    """Check the values of ``MODEL.AONET`` for a backbone of ``dim`` channels.
-
-    Raises:
-        UserError: a word that is no choice of its key, or a number out of its range.
-    """
+    """Check the values of ``MODEL.AONET`` for a backbone of ``dim`` channels."""
     for key, choices in CHOICES.items():
         if aonet[key] not in choices:
-            raise UserError(
-                f"MODEL.AONET.{key} is {aonet[key]!r}; it can be {' or '.join(choices)}"
-            )
+            words = " or ".join(choices)
+            raise UserError(f"MODEL.AONET.{key} is {aonet[key]!r}; it can be {words}")
     heads = aonet.ATTENTION_HEADS
     rules = {
         "NUM_LANDMARKS": (aonet.NUM_LANDMARKS >= 1, "1 or more"),

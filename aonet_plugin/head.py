@@ -67,14 +67,10 @@ def similarity_vectors(features: torch.Tensor, visibility: torch.Tensor) -> torc
 
 
 def init_patterns(num_landmarks: int, dim: int, kind: str, scale: float) -> torch.Tensor:
-    """Initialize the landmark patterns I (P, C).
+    """Initialize the landmark patterns I (P, C), times ``scale``.
 
-    Args:
-        num_landmarks: P.
-        dim: C.
-        kind: ``uniform``, as PyTorch initializes a 1x1 convolution, or ``orthogonal``, orthonormal
-            rows.
-        scale: factor of both.
+    ``kind`` is ``uniform``, as PyTorch initializes a 1x1 convolution, or ``orthogonal``, with
+    orthonormal rows.
     """
     patterns = torch.empty(num_landmarks, dim)
     if kind == "orthogonal":
@@ -96,16 +92,9 @@ class AONetHead(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        patterns: torch.Tensor,
-        memory: LandmarkMemory | None,
-        attention: nn.Module | None,
-        grid: tuple[int, int] | None,
-        occlusion_aware: bool,
-        weighting: str,
-        neck: bool,
-    ):
+        self, *, patterns: torch.Tensor, memory: LandmarkMemory | None, attention: nn.Module | None,
+        grid: tuple[int, int] | None, occlusion_aware: bool, weighting: str, neck: bool,
+    ):  # fmt: skip
         super().__init__()
         self.patterns = nn.Parameter(patterns)
         self.memory = memory

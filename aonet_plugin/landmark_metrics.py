@@ -53,11 +53,9 @@ def visible_share(rows: np.ndarray, person: np.ndarray, visible: np.ndarray) -> 
 
 
 def landmark_report(
-    responses: torch.Tensor,
-    visibility: torch.Tensor,
-    features: torch.Tensor,
+    responses: torch.Tensor, visibility: torch.Tensor, features: torch.Tensor,
     truth: Sequence[Any] | None,
-) -> dict[str, Any]:
+) -> dict[str, Any]:  # fmt: skip
     """Measure the landmarks of N images.
 
     Args:

@@ -54,11 +54,7 @@ def referenced_maps(maps: torch.Tensor, visibility: torch.Tensor) -> torch.Tenso
     """Return the referenced response maps (B, P, H, W); each sums to its visibility (Eq. 3).
 
     The average response is in the denominator of every pixel alike. So a referenced map is the
-    normalized map times the landmark's visibility, with its maximum at the same pixel.
-
-    Args:
-        maps: the normalized maps of Eq. 2 (B, P, H, W).
-        visibility: beta (B, P).
+    normalized map of Eq. 2 times the landmark's beta (B, P), with its maximum at the same pixel.
     """
     return maps * visibility[..., None, None]
 

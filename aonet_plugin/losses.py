@@ -18,11 +18,9 @@ MIN_COSINE_DISTANCE = 1e-6
 
 @run_in_float32
 def visible_identity_loss(
-    logits: torch.Tensor,
-    identities: torch.Tensor,
-    visibility: torch.Tensor,
+    logits: torch.Tensor, identities: torch.Tensor, visibility: torch.Tensor,
     label_smoothing: float = 0.0,
-) -> torch.Tensor:
+) -> torch.Tensor:  # fmt: skip
     """Return one stage's cross entropy weighted by visibility (one of the two sums in Eq. 5).
 
     ``-(1/K) sum_k beta_k log p_k``, mean over images. It is not divided by the sum of the weights,

@@ -17,13 +17,10 @@ from occluded_reid.utils.distributed import sum_across_ranks
 def peak_features(features: torch.Tensor, responses: torch.Tensor) -> torch.Tensor:
     """Return the features ``F R~_k`` (B, P, C) at each landmark's maximal response (Sec. 3.1).
 
-    A pixel of maximal response has the maximal referenced response too; the logits separate pixels
-    even where a softmax rounds them to equal values. The paper sums over pixels that share the
-    maximum; we average, so that a tie does not change the norm.
-
-    Args:
-        features: F (B, C, H, W).
-        responses: logits (B, P, H, W).
+    F is (B, C, H, W), ``responses`` are logits (B, P, H, W). A pixel of maximal response has the
+    maximal referenced response too; the logits separate pixels even where a softmax rounds them to
+    equal values. The paper sums over pixels that share the maximum; we average, so that a tie does
+    not change the norm.
     """
     highest = responses.amax(dim=(2, 3), keepdim=True)
     peaks = (responses == highest).to(responses.dtype)
@@ -63,14 +60,10 @@ class LandmarkMemory(nn.Module):
     ) -> None:
         """Move every entry towards the mean of its landmark's peaks over all ranks' images (Eq. 1).
 
-        An entry whose landmark has no weight in any image stays as it is. Does nothing in
-        evaluation mode or without gradients: PreciseBN runs the model in training mode without
-        gradients.
-
-        Args:
-            features: F (B, C, H, W), this rank's.
-            responses: logits (B, P, H, W).
-            weights: (B, P), weight of each image in the mean; None for equal weights.
+        F (B, C, H, W) and the logits (B, P, H, W) are this rank's; ``weights`` (B, P) weight the
+        images, None equally. An entry whose landmark has no weight in any image stays as it is.
+        Does nothing in evaluation mode or without gradients: PreciseBN runs the model in training
+        mode without gradients.
         """
         if not (self.training and torch.is_grad_enabled()):
             return

@@ -58,7 +58,7 @@ class AONet(nn.Module):
         test_after_neck: compare images by features after the neck, not before it.
     """
 
-    # Top-level names in the state dict that inference does not need.
+    # top-level names in the state dict that inference does not need
     training_only = ("classifier",)
 
     @configurable
@@ -97,11 +97,7 @@ class AONet(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the arguments of ``__init__`` from ``MODEL.AONET``.
-
-        Raises:
-            UserError: an invalid value, or a backbone that does not fit.
-        """
+        """Build the arguments of ``__init__`` from ``MODEL.AONET``."""
         aonet = cfg.MODEL.AONET
         if cfg.TEST.METRIC != "dot":
             logger.warning(
@@ -159,13 +155,10 @@ class AONet(nn.Module):
         if self.detach_visibility:
             visibility = visibility.detach()
         logits = self.classifier(landmarks.normed)  # (S, B, P, I)
-        terms = {
-            f"loss_identity_{stage}": visible_identity_loss(
-                of_stage, identities, visibility, self.label_smoothing
-            )
-            for stage, of_stage in zip(STAGES, logits, strict=False)
-        }
-        others = {}
+        smoothing, terms, others = self.label_smoothing, {}, {}
+        for stage, of_stage in zip(STAGES, logits, strict=False):
+            loss = visible_identity_loss(of_stage, identities, visibility, smoothing)
+            terms[f"loss_identity_{stage}"] = loss
         if "orthogonal" in self.weights:
             compared = landmarks.normed if self.orthogonal_after_neck else landmarks.pooled
             others["orthogonal"] = orthogonal_loss(compared[0])
@@ -192,26 +185,17 @@ def build_head(aonet: CfgNode, dim: int, grid: tuple[int, int] | None) -> AONetH
         )
     return AONetHead(
         patterns=init_patterns(aonet.NUM_LANDMARKS, dim, aonet.PATTERN_INIT, aonet.PATTERN_SCALE),
-        memory=memory,
         attention=build_attention(
-            aonet.SELF_ATTENTION,
-            dim=dim,
-            reduction=aonet.ATTENTION_REDUCTION,
+            aonet.SELF_ATTENTION, dim=dim, reduction=aonet.ATTENTION_REDUCTION,
             num_heads=aonet.ATTENTION_HEADS,
         ),
-        grid=grid,
-        occlusion_aware=aonet.OCCLUSION_AWARE_FEATURES,
-        weighting=aonet.VISIBILITY,
-        neck=aonet.NECK,
-    )
+        memory=memory, grid=grid, occlusion_aware=aonet.OCCLUSION_AWARE_FEATURES,
+        weighting=aonet.VISIBILITY, neck=aonet.NECK,
+    )  # fmt: skip
 
 
 def build_map_backbone(cfg: CfgNode) -> nn.Module:
-    """Build the backbone, with stride 1 in the stage ``MODEL.AONET.STRIDE_ONE_STAGE``.
-
-    Raises:
-        UserError: the backbone has no map, or the third stage is named and it is no ResNet.
-    """
+    """Build the backbone, with stride 1 in the stage ``MODEL.AONET.STRIDE_ONE_STAGE``."""
     if cfg.MODEL.BACKBONE.NAME == "build_vit_backbone":
         raise UserError(
             "MODEL.BACKBONE.NAME build_vit_backbone returns the class token alone; AONet needs the "
@@ -223,11 +207,8 @@ def build_map_backbone(cfg: CfgNode) -> nn.Module:
         cfg.MODEL.BACKBONE.LAST_STRIDE = 2
     backbone = build_backbone(cfg)
     first_block = next(iter(getattr(backbone, "layer3", [])), nn.Identity())
-    strided = [
-        module
-        for module in first_block.modules()
-        if isinstance(module, nn.Conv2d) and module.stride == (2, 2)
-    ]
+    convolutions = [each for each in first_block.modules() if isinstance(each, nn.Conv2d)]
+    strided = [each for each in convolutions if each.stride == (2, 2)]
     if len(strided) != 2:  # the block's own convolution and that of its shortcut
         raise UserError(
             "MODEL.AONET.STRIDE_ONE_STAGE third needs a ResNet; with "

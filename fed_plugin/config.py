@@ -62,18 +62,12 @@ def add_fed_config(cfg: CfgNode) -> None:
 
 
 def check_values(fed: CfgNode, dim: int) -> None:
-    """Check the values of ``MODEL.FED`` for a backbone of ``dim`` channels.
-
-    Raises:
-        UserError: a value out of its range.
-    """
-    size = fed.NUM_PARTS * dim
+    """Check the values of ``MODEL.FED`` for a backbone of ``dim`` channels."""
+    size, heads = fed.NUM_PARTS * dim, fed.NUM_HEADS
+    divides = heads >= 1 and size % heads == 0
     rules = {
         "NUM_PARTS": (fed.NUM_PARTS >= 1, "at least 1"),
-        "NUM_HEADS": (
-            fed.NUM_HEADS >= 1 and size % fed.NUM_HEADS == 0,
-            f"a divisor of NUM_PARTS x channels = {size}",
-        ),
+        "NUM_HEADS": (divides, f"a divisor of NUM_PARTS x channels = {size}"),
         "NUM_NEIGHBORS": (fed.NUM_NEIGHBORS >= 1, "at least 1"),
         "FFN_RATIO": (fed.FFN_RATIO >= 1, "at least 1"),
         "TEMPERATURE": (fed.TEMPERATURE > 0, "above 0"),

@@ -20,16 +20,11 @@ def nearest_other_identities(
     """Search the memory: indices (B, K) of the nearest centres of other identities (Sec. 3.2).
 
     Nearest by cosine; K is ``num_neighbors``, or the number of other identities if that is less.
+    ``features`` are (B, D), ``centres`` (I, D), ``identities`` (B,) in 0..I-1.
 
     >>> centres = torch.tensor([[1.0, 0.0], [0.9, 0.1], [0.0, 1.0]])
     >>> nearest_other_identities(torch.tensor([[1.0, 0.0]]), centres, torch.tensor([0]), 1)
     tensor([[1]])
-
-    Args:
-        features: (B, D).
-        centres: (I, D).
-        identities: (B,), in 0..I-1.
-        num_neighbors: at least 1.
     """
     similarity = cosine_to_centres(features, centres)
     similarity = similarity.scatter(1, identities[:, None], float("-inf"))
@@ -39,11 +34,7 @@ def nearest_other_identities(
 class CentreAttention(nn.Module):
     """Multi-head cross attention from a feature to its neighbors' centres (Eq. 4-6).
 
-    Args:
-        dim: D.
-        num_heads: divides D.
-        scale: factor of the logits; 0 for 1 / sqrt(D / heads).
-        output_bias: whether the output projection has a bias.
+    The number of heads divides D = ``dim``; ``scale`` 0 scales the logits by 1 / sqrt(D / heads).
     """
 
     def __init__(self, *, dim: int, num_heads: int, scale: float = 0.0, output_bias: bool = False):
@@ -69,9 +60,8 @@ class CentreAttention(nn.Module):
     ) -> torch.Tensor:
         """Return each head's weighted sum of values (B, heads, D / heads)."""
         query = self.query(features).unflatten(1, (self.num_heads, -1))  # (B, heads, d)
-        key, value = (
-            layer.weight.unflatten(0, (self.num_heads, -1)) for layer in (self.key, self.value)
-        )  # (heads, d, D)
+        key = self.key.weight.unflatten(0, (self.num_heads, -1))  # (heads, d, D)
+        value = self.value.weight.unflatten(0, (self.num_heads, -1))
         # q (W c) = (q W) c, and the sum of w W c is W times the sum of w c: project B rows
         # instead of I centres or B K neighbors
         projected_query = torch.einsum("bhd,hdc->bhc", query, key)  # (B, heads, D)
@@ -91,9 +81,8 @@ class FeedForward(nn.Module):
 
     def __init__(self, *, dim: int, ratio: int):
         super().__init__()
-        self.layers = nn.Sequential(
-            nn.Linear(dim, ratio * dim), nn.GELU(), nn.Linear(ratio * dim, dim)
-        )
+        expand, contract = nn.Linear(dim, ratio * dim), nn.Linear(ratio * dim, dim)
+        self.layers = nn.Sequential(expand, nn.GELU(), contract)
         self.norm = nn.LayerNorm(dim)
 
     def forward(self, parts: torch.Tensor) -> torch.Tensor:
@@ -118,22 +107,14 @@ class FeatureDiffusion(nn.Module):
         num_neighbors: K.
         normalize_centres: scale the centres to unit norm before they become keys and values.
         attention: from features (B, D) to their neighbors' centres.
-        first_ffn: FFN_1, on parts (B, P, C).
-        second_ffn: FFN_2, likewise.
+        first_ffn: FFN_1, on parts (B, P, C); ``second_ffn`` is FFN_2.
         neck: on the diffused features (B, D).
     """
 
     def __init__(
-        self,
-        *,
-        num_parts: int,
-        num_neighbors: int,
-        normalize_centres: bool,
-        attention: CentreAttention,
-        first_ffn: nn.Module,
-        second_ffn: nn.Module,
-        neck: nn.Module,
-    ):
+        self, *, num_parts: int, num_neighbors: int, normalize_centres: bool,
+        attention: CentreAttention, first_ffn: nn.Module, second_ffn: nn.Module, neck: nn.Module,
+    ):  # fmt: skip
         super().__init__()
         self.num_parts = num_parts
         self.num_neighbors = num_neighbors
@@ -144,12 +125,9 @@ class FeatureDiffusion(nn.Module):
         self.neck = neck
 
     def forward(
-        self,
-        embedding: torch.Tensor,
-        visibility: torch.Tensor,
-        identities: torch.Tensor,
-        centres: torch.Tensor,
-    ) -> torch.Tensor:
+        self, embedding: torch.Tensor, visibility: torch.Tensor,
+        identities: torch.Tensor, centres: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
         """Return the diffused feature f'_d (B, D) after its neck (Eq. 7).
 
         Other pedestrians are added where the person is visible. The paper's symbol is the mask, its

@@ -34,13 +34,11 @@ class PartFeatures(NamedTuple):
 def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tensor:
     """Average the tokens of each of P equal horizontal stripes, to (B, P, C) (Sec. 3).
 
+    The ``tokens`` (B, T, C) are in raster order, so that a stripe is T / P consecutive tokens. P
+    must divide the ``rows`` of the raster.
+
     >>> pool_stripes(torch.randn(2, 16 * 8, 768), rows=16, num_parts=4).shape
     torch.Size([2, 4, 768])
-
-    Args:
-        tokens: (B, T, C) in raster order, so that a stripe is T / P consecutive tokens.
-        rows: rows of the raster; a multiple of P, else a UserError is raised.
-        num_parts: P.
     """
     if rows % num_parts:
         raise UserError(
@@ -93,15 +91,9 @@ class FEDHead(nn.Module):
     """
 
     def __init__(
-        self,
-        *,
-        dim: int,
-        num_parts: int,
-        grid: tuple[int, int] | None,
-        erasing: bool,
-        neck: bool,
+        self, *, dim: int, num_parts: int, grid: tuple[int, int] | None, erasing: bool, neck: bool,
         neck_first: bool = False,
-    ):
+    ):  # fmt: skip
         super().__init__()
         self.num_parts = num_parts
         self.grid = grid
@@ -116,9 +108,7 @@ class FEDHead(nn.Module):
         all_visible = torch.ones_like(parts[..., 0], dtype=torch.float32)
         visibility = all_visible if self.erasing is None else self.erasing(parts)
         erased = erase(parts, visibility)
-        if self.neck_first:
-            normed = self.neck(parts.flatten(1)).view_as(parts)
-            embedding = erase(normed, visibility).flatten(1)
-        else:
-            embedding = self.neck(erased.flatten(1))
-        return PartFeatures(class_token, visibility, erased, embedding)
+        if not self.neck_first:
+            return PartFeatures(class_token, visibility, erased, self.neck(erased.flatten(1)))
+        normed = self.neck(parts.flatten(1)).view_as(parts)
+        return PartFeatures(class_token, visibility, erased, erase(normed, visibility).flatten(1))

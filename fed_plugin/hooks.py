@@ -24,17 +24,12 @@ DIFFUSION_BATCH = 1024  # images
 class FillMemories(HookBase):
     """Sets every centre to its identity's mean feature over the training set (Sec. 3.2).
 
-    Features are computed in evaluation mode from images in evaluation transforms. Each rank reads
-    its share, and all ranks end with the same banks. A resumed run keeps the banks of its
-    checkpoint.
+    Features are computed in evaluation mode and transforms. Each rank reads its share, and all
+    ranks end with the same banks. A resumed run keeps the banks of its checkpoint.
     """
 
     def before_train(self) -> None:
-        """Fill the banks, or check that those of the checkpoint belong to the training set.
-
-        Raises:
-            UserError: the banks are those of other identities, or an identity has no image.
-        """
+        """Fill the banks, or check that those of the checkpoint belong to the training set."""
         model: Any = unwrapped(self.trainer.model)
         identities = self.trainer.data_loader.dataset.pid_dict
         digest = digest_identities(identities)
@@ -63,33 +58,24 @@ class FillMemories(HookBase):
 def fill_memories(model: Any, loader: Any, digest: int) -> None:
     """Initialize the banks of a FED model in evaluation mode.
 
-    The second bank takes the features after diffusion with the first bank, once that is filled.
-
-    Args:
-        model: the model.
-        loader: batches of this rank's share of the training set.
-        digest: see :func:`digest_identities`.
-
-    Raises:
-        ValueError: an identity has no image.
+    The ``loader`` yields this rank's share of the training set. The second bank takes the features
+    after diffusion with the first bank, once that is filled. A ValueError is raised if an identity
+    has no image.
     """
-    embeddings, visibilities, targets = [], [], []
+    rows = []
     for batch in progress(
         loader, total=len(loader), description="Features of the training set", unit="batches",
         logger=logger,
     ):  # fmt: skip
         parts = model.part_features(batch["images"])
-        embeddings.append(parts.embedding)
-        visibilities.append(parts.visibility)
-        targets.append(batch["targets"])
-    embedding, visibility, identities = map(torch.cat, (embeddings, visibilities, targets))
+        rows.append((parts.embedding, parts.visibility, batch["targets"]))
+    embedding, visibility, identities = map(torch.cat, zip(*rows, strict=True))
     model.erased_memory.initialize(embedding, identities, digest)
     if model.diffused_memory in (None, model.erased_memory):
         return
     inputs = (each.split(DIFFUSION_BATCH) for each in (embedding, visibility, identities))
-    diffused = [
-        model.diffusion(*chunk, model.erased_memory.centres) for chunk in zip(*inputs, strict=True)
-    ]
+    centres = model.erased_memory.centres
+    diffused = [model.diffusion(*chunk, centres) for chunk in zip(*inputs, strict=True)]
     model.diffused_memory.initialize(torch.cat(diffused), identities, digest)
 
 

@@ -50,14 +50,10 @@ def visibility_loss(visibility: torch.Tensor, labels: torch.Tensor) -> torch.Ten
 
 @run_in_float32
 def identity_loss(logits: torch.Tensor, identities: torch.Tensor) -> torch.Tensor:
-    """Return L_ID: cross entropy, mean over images (Eq. 8).
+    """Return L_ID: cross entropy of the logits W f (B, I), mean over images (Eq. 8).
 
     >>> identity_loss(torch.zeros(1, 4), torch.tensor([0])).item()  # log 4
     1.3862943649291992
-
-    Args:
-        logits: (B, I), W f in Eq. 8.
-        identities: (B,), in 0..I-1.
     """
     return F.cross_entropy(logits, identities)
 
@@ -67,16 +63,11 @@ def memory_contrast_loss(
 ) -> torch.Tensor:
     """Return L_C: InfoNCE of features against all centres by cosine, mean over images (Eq. 9).
 
-    The centre of the image's own identity is the positive.
+    The centre of the image's own identity is the positive. ``features`` are (B, D), ``centres``
+    (I, D) without gradient, ``identities`` (B,) in 0..I-1; ``temperature`` is tau.
 
     >>> centres, identities = torch.randn(5, 8), torch.tensor([3, 1])
     >>> loss = memory_contrast_loss(torch.randn(2, 8), centres, identities, temperature=0.05)
-
-    Args:
-        features: (B, D).
-        centres: (I, D), without gradient.
-        identities: (B,), in 0..I-1.
-        temperature: tau.
     """
     return F.cross_entropy(cosine_to_centres(features, centres) / temperature, identities)
 
@@ -86,13 +77,9 @@ def weight_terms(
 ) -> dict[str, torch.Tensor]:
     """Weight the terms so that they sum to the final loss (Eq. 10), and name them for the log.
 
-    The sums in Eq. 10 run over the holistic and the occluded branch. Without occluded images, each
-    term of the one branch counts twice, as if every image were paired with itself.
-
-    Args:
-        terms: scalars.
-        weights: weight in Eq. 10 by kind.
-        num_branches: 1 or 2.
+    The ``weights`` are by kind. The sums in Eq. 10 run over the holistic and the occluded branch.
+    Without occluded images, each term of the one branch counts twice, as if every image were paired
+    with itself.
     """
     repeats = 2 / num_branches
     return {term.name: repeats * weights[term.kind] * value for term, value in terms.items()}

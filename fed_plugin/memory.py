@@ -59,15 +59,11 @@ class IdentityMemory(nn.Module):
 
         Args:
             features: (B, D), this rank's share of the training set.
-            identities: (B,), in 0..I-1.
-            digest: digest of the identities' names, in -2**63..2**63-1.
-
-        Raises:
-            ValueError: an identity has no feature on any rank.
+            identities: (B,), in 0..I-1; a ValueError is raised for one without a feature.
+            digest: of the identities' names, in -2**63..2**63-1.
         """
         sums, counts = self._sum_by_identity(features, identities)
-        missing = int((counts == 0).sum())
-        if missing:
+        if missing := int((counts == 0).sum()):
             raise ValueError(f"{missing} of {len(counts)} identities have no feature")
         self.centres.copy_(sums / counts[:, None])
         self.initialized.fill_(True)
@@ -76,12 +72,8 @@ class IdentityMemory(nn.Module):
     def update(self, features: torch.Tensor, identities: torch.Tensor) -> None:
         """Move the centres of the identities in the global batch towards their batch mean (Eq. 3).
 
-        Does nothing in evaluation mode or without gradients: PreciseBN runs the model in training
-        mode without gradients, on meaningless labels.
-
-        Args:
-            features: (B, D), this rank's.
-            identities: (B,), in 0..I-1.
+        ``features`` (B, D) are this rank's. Does nothing in evaluation mode or without gradients:
+        PreciseBN runs the model in training mode without gradients, on meaningless labels.
         """
         if not (self.training and torch.is_grad_enabled()):
             return

@@ -54,8 +54,7 @@ class Views(NamedTuple):
 class FED(nn.Module):
     """Feature Erasing and Diffusion Network (CVPR 2022).
 
-    A batch without ``occluded_images`` has one branch. See :func:`fed_plugin.losses.weight_terms`
-    for how this changes Eq. 10.
+    A batch without ``occluded_images`` has one branch; see :func:`weight_terms` for Eq. 10 then.
 
     Args:
         normalization: of images in 0-255.
@@ -71,10 +70,8 @@ class FED(nn.Module):
         test_before_neck: compare images by the erased parts before the neck.
     """
 
-    # Trains on the pairs of INPUT.NPO.MODE pair.
-    reads_pairs = True
-
-    # Top-level names in the state dict that inference does not need.
+    reads_pairs = True  # of INPUT.NPO.MODE pair
+    # top-level names in the state dict that inference does not need
     training_only = ("classifiers", "diffusion", "erased_memory", "diffused_memory")
 
     contrast_loss = staticmethod(memory_contrast_loss)
@@ -111,11 +108,7 @@ class FED(nn.Module):
 
     @classmethod
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
-        """Build the arguments of ``__init__`` from ``MODEL.FED``.
-
-        Raises:
-            UserError: a value out of its range.
-        """
+        """Build the arguments of ``__init__`` from ``MODEL.FED``."""
         fed, backbone = cfg.MODEL.FED, build_backbone(cfg)
         dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
         check_values(fed, dim)
@@ -141,16 +134,14 @@ class FED(nn.Module):
         diffusion = None
         if fed.DIFFUSION:
             diffusion = FeatureDiffusion(
-                num_parts=fed.NUM_PARTS,
-                num_neighbors=fed.NUM_NEIGHBORS,
-                normalize_centres=fed.NORMALIZE_CENTRES,
+                num_parts=fed.NUM_PARTS, num_neighbors=fed.NUM_NEIGHBORS,
+                normalize_centres=fed.NORMALIZE_CENTRES, neck=build_neck(size, fed.NECK),
                 attention=CentreAttention(
                     dim=size, num_heads=fed.NUM_HEADS, scale=fed.ATTENTION_SCALE
                 ),
                 first_ffn=FeedForward(dim=dim, ratio=fed.FFN_RATIO),
                 second_ffn=FeedForward(dim=dim, ratio=fed.FFN_RATIO),
-                neck=build_neck(size, fed.NECK),
-            )
+            )  # fmt: skip
         heads = FEDHead(
             dim=dim, num_parts=fed.NUM_PARTS, grid=grid, erasing=fed.ERASING, neck=fed.NECK,
             neck_first=fed.NECK_FIRST,
@@ -203,12 +194,8 @@ class FED(nn.Module):
             )
         if "occluded_images" not in batch:
             return Views(images, identities, visible, BRANCHES[:1])
-        return Views(
-            torch.cat([images, batch["occluded_images"]]),
-            identities.repeat(2),
-            torch.cat([all_visible, visible]),
-            BRANCHES,
-        )
+        both, labels = torch.cat([images, batch["occluded_images"]]), [all_visible, visible]
+        return Views(both, identities.repeat(2), torch.cat(labels), BRANCHES)
 
     def part_features(self, images: torch.Tensor) -> PartFeatures:
         """Return the head's output for ``images`` in 0-255, which are not changed."""
@@ -235,19 +222,16 @@ class FED(nn.Module):
         size = len(views.images) // len(views.branches)
         for index, branch in enumerate(views.branches):
             rows = slice(index * size, (index + 1) * size)
-            identities = views.identities[rows]
+            targets = views.identities[rows]
             if "visibility" in self.weights:
-                terms[Term("visibility", "", branch)] = visibility_loss(
-                    parts.visibility[rows], views.visible[rows]
-                )
+                loss = visibility_loss(parts.visibility[rows], views.visible[rows])
+                terms[Term("visibility", "", branch)] = loss
             for name, feature in features.items():
-                terms[Term("identity", name, branch)] = identity_loss(
-                    logits[name][rows], identities
-                )
+                terms[Term("identity", name, branch)] = identity_loss(logits[name][rows], targets)
                 memory = memories.get(name)
                 if "contrast" in self.weights and memory is not None:
                     terms[Term("contrast", name, branch)] = self.contrast_loss(
-                        feature[rows], memory.centres, identities, self.temperature
+                        feature[rows], memory.centres, targets, self.temperature
                     )
         return self.weight_terms(terms, self.weights, num_branches=len(views.branches))
 
@@ -265,9 +249,8 @@ class FED(nn.Module):
         """Return the vectors that images are compared by: no FDM, no banks (Sec. 3.2)."""
         features = parts.erased.flatten(1) if self.test_before_neck else parts.embedding
         if self.concatenate_class_token:
-            features = torch.cat(
-                [F.normalize(parts.class_token, dim=1), F.normalize(features, dim=1)], dim=1
-            )
+            both = (parts.class_token, features)
+            features = torch.cat([F.normalize(each, dim=1) for each in both], dim=1)
         return Embedding(features, parts.visibility)
 
 

@@ -1,8 +1,7 @@
 """FEDOfficial: FED as the authors' public code computes it, to compare with their logs.
 
-The differences were found by running that code as a black box, and are written here in our own
-way. What this file does not change (the OEM, the memory search, the neck after the erasing) is the
-same in the paper and in that code.
+The differences were found by running that code as a black box. What this file does not change (the
+OEM, the memory search, the neck after the erasing) is the same in the paper and in that code.
 
 Shapes: B images in the batch, V = 2 B views, P parts, C channels, D = P * C, I identities.
 """
@@ -44,22 +43,17 @@ def labels_from_difference(
 ) -> torch.Tensor:
     """Label the stripes (B, P) by ``|x - x'|``, 1 = visible, as the authors' code does.
 
-    With d_i the mean absolute difference in stripe i: if every stripe differs, or none, all are
-    visible. If one does, it is occluded. Else, if the largest d_i is more than three times the
-    second, that stripe alone is occluded; if not, every stripe that differs.
-
-    Args:
-        images: (B, 3, H, W), the holistic views.
-        occluded: the same with occluders.
-        num_parts: P, divides H.
+    ``images`` (B, 3, H, W) are the holistic views; P divides H. With d_i the mean absolute
+    difference in stripe i: if every stripe differs, or none, all are visible. If one does, it is
+    occluded. Else, if the largest d_i is more than three times the second, that stripe alone is
+    occluded; if not, every stripe that differs.
     """
     difference = (occluded - images).abs().unflatten(2, (num_parts, -1)).mean(dim=(1, 3, 4))
     differs = difference > 0
     first, second = difference.topk(2, dim=1).values.unbind(1)
     largest = F.one_hot(difference.argmax(dim=1), num_parts).bool()
     one_stands_out = (first > 3 * second)[:, None]
-    hidden = torch.where(one_stands_out, largest, differs)
-    hidden = hidden & ~differs.all(dim=1, keepdim=True)
+    hidden = torch.where(one_stands_out, largest, differs) & ~differs.all(dim=1, keepdim=True)
     return 1.0 - hidden.float()
 
 
@@ -151,13 +145,10 @@ class FEDOfficial(FED):
     ) -> dict[str, nn.Module | None]:
         """Build the FDM, the head and the bank; everything in ``MODEL.FED`` must be on."""
         fed, size = cfg.MODEL.FED, cfg.MODEL.FED.NUM_PARTS * dim
-        for key in ("ERASING", "VISIBILITY_LOSS", "DIFFUSION", "CONTRAST_LOSS", "NECK"):
-            if not fed[key]:
-                raise UserError(f"FEDOfficial is all of FED: MODEL.FED.{key} must be True")
-        if fed.NECK_FIRST:
-            raise UserError(
-                "FEDOfficial normalizes after erasing: MODEL.FED.NECK_FIRST must be False"
-            )
+        on = ("ERASING", "VISIBILITY_LOSS", "DIFFUSION", "CONTRAST_LOSS", "NECK")
+        for key, value in {**dict.fromkeys(on, True), "NECK_FIRST": False}.items():
+            if fed[key] != value:
+                raise UserError(f"FEDOfficial has no variants: MODEL.FED.{key} must be {value}")
         if grid is None:
             raise UserError("FEDOfficial needs a backbone of tokens: build_token_vit_backbone")
         if comm.get_world_size() > 1:
@@ -167,21 +158,19 @@ class FEDOfficial(FED):
             )
         heads = OfficialHead(dim=dim, num_parts=fed.NUM_PARTS, grid=grid, erasing=True, neck=True)
         diffusion = FeatureDiffusion(
-            num_parts=fed.NUM_PARTS,
-            num_neighbors=fed.NUM_NEIGHBORS,
-            normalize_centres=fed.NORMALIZE_CENTRES,
+            num_parts=fed.NUM_PARTS, num_neighbors=fed.NUM_NEIGHBORS,
+            normalize_centres=fed.NORMALIZE_CENTRES, neck=heads.neck,
             attention=OfficialAttention(
                 dim=size, num_heads=fed.NUM_HEADS, scale=fed.ATTENTION_SCALE, output_bias=True
             ),
             first_ffn=GatedFeedForward(dim=dim, ratio=fed.FFN_RATIO),
             second_ffn=GatedFeedForward(dim=dim, ratio=fed.FFN_RATIO),
-            neck=heads.neck,
-        )
+        )  # fmt: skip
         memory = SequentialMemory(
             num_identities=cfg.MODEL.HEADS.NUM_CLASSES, dim=size, momentum=fed.MEMORY_MOMENTUM
         )
-        memories = {"erased_memory": memory, "diffused_memory": memory}
-        return {"diffusion": diffusion, "heads": heads, **memories}
+        parts = {"diffusion": diffusion, "heads": heads}
+        return {**parts, "erased_memory": memory, "diffused_memory": memory}
 
     def views(self, batch: Mapping[str, Any]) -> Views:
         """Stack the pairs, with labels from their difference."""

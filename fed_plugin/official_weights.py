@@ -53,9 +53,6 @@ def translate_names(conversion: Any, target: str) -> None:
     """Give the authors' weights the names of ``target``, ``FED`` or ``FEDOfficial``.
 
     ``FED`` takes the weights that inference needs: its FDM is built differently.
-
-    Raises:
-        UserError: the weights are not of the authors' FED.
     """
     conversion.strip("module.")
     for pattern, why in _UNUSED.items():
@@ -77,10 +74,8 @@ def translate_names(conversion: Any, target: str) -> None:
 def add_memory(conversion: Any, memory: torch.Tensor | None) -> None:
     """Add FEDOfficial's one bank under both of its names.
 
-    Args:
-        conversion: weights with the names of FEDOfficial.
-        memory: (I, D), rows in the order of the classifiers'; None for a bank that training fills
-            before its first step.
+    The rows of ``memory`` (I, D) are in the order of the classifiers'; None stands for a bank that
+    training fills before its first step.
     """
     num_identities, dim = conversion.weights["classifiers.erased.weight"].shape
     centres = torch.zeros(num_identities, dim) if memory is None else memory.detach().float()

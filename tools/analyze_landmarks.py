@@ -21,7 +21,6 @@ def analyze(args: argparse.Namespace) -> None:
 
     from aonet_plugin import AONet
     from aonet_plugin.landmark_metrics import landmark_report
-    from occluded_reid.config.methods import installed_methods
     from occluded_reid.data.build import build_test_loader, open_dataset
     from occluded_reid.engine.defaults import load_run_config
     from occluded_reid.modeling.build import build_untrained, load_trained
@@ -29,7 +28,7 @@ def analyze(args: argparse.Namespace) -> None:
     from occluded_reid.utils.files import write_json
     from occluded_reid.utils.progress import progress
 
-    cfg = load_run_config(args, installed_methods())
+    cfg = load_run_config(args)
     if not cfg.MODEL.WEIGHTS or not cfg.DATASETS.TESTS:
         raise UserError("give --weights RUN (or MODEL.WEIGHTS FILE) and DATASETS.TESTS")
     model = build_untrained(cfg)

@@ -22,7 +22,6 @@ PUBLISHED = {"AONet": {"table": "Table 7", "gflops": 6.22, "params_in_millions":
 def analyze(args: argparse.Namespace) -> None:
     """Print the cost; write it to --json."""
     from occluded_reid.config import changed_copy
-    from occluded_reid.config.methods import installed_methods
     from occluded_reid.deploy.complexity import measure_complexity
     from occluded_reid.engine.defaults import load_run_config
     from occluded_reid.modeling.build import build_untrained
@@ -30,7 +29,7 @@ def analyze(args: argparse.Namespace) -> None:
 
     args.opts += ["MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False"]
     args.opts += ["MODEL.DEVICE", "cpu"]
-    cfg = load_run_config(args, installed_methods())
+    cfg = load_run_config(args)
     identities, source = count_identities(cfg)
     with changed_copy(cfg) as cfg:
         cfg.MODEL.HEADS.NUM_CLASSES = identities

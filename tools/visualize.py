@@ -35,14 +35,13 @@ def draw(args: argparse.Namespace) -> None:
     """Draw one figure and write it to a PNG file."""
     import torch
 
-    from occluded_reid.config.methods import installed_methods
     from occluded_reid.engine.defaults import load_run_config
     from occluded_reid.modeling.build import build_inference_model
     from occluded_reid.utils.errors import UserError
     from occluded_reid.utils.files import atomic_write, make_folder
     from occluded_reid.visualization import figures
 
-    cfg = load_run_config(args, installed_methods())
+    cfg = load_run_config(args)
     path = Path(args.output or Path(cfg.OUTPUT_DIR, f"{args.kind}.png"))
     make_folder(path.parent)
     torch.manual_seed(cfg.SEED)

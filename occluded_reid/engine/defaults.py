@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import logging
 import textwrap
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 
 from occluded_reid.checkpoint.resolve import resolve_run, resolve_weights
-from occluded_reid.config import AddKeys, changed_copy, get_cfg, leaves, load_config
+from occluded_reid.config import changed_copy, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.utils.distributed import same_on_all_ranks
 from occluded_reid.utils.errors import UserError
@@ -46,14 +45,11 @@ TRAINING_KEYS = (
 """Prefixes of keys that do not change the result of an evaluation."""
 
 
-def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) -> CfgNode:
+def load_run_config(args: argparse.Namespace) -> CfgNode:
     """Read the configuration that the command line names; fix its seed for all processes.
 
     ``--weights`` sets ``MODEL.WEIGHTS``. If nothing is trained, ``--config-file`` may be left out:
     the config.yaml beside the weights is taken, and ``OUTPUT_DIR`` is its folder.
-
-    Raises:
-        UserError: there is no such file, or a key or value is wrong.
     """
     setup_logging()
     options = vars(args)
@@ -63,12 +59,11 @@ def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) 
         output = str(Path(config_file).parent)
     elif weights:
         _, weights = resolve_weights(weights)
-    cfg = load_config(config_file, args.opts, add_keys=add_keys, also=args.also)
+    cfg = load_config(config_file, args.opts, add_keys=installed_methods(), also=args.also)
     seed = cfg.SEED
     if seed < 0:
-        is_resumed = options.get("resume", False)
-        saved = _read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml")).get("SEED") if is_resumed else None
-        seed = saved if isinstance(saved, int) else seed_from_clock()
+        saved = _read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml")) if options.get("resume") else {}
+        seed = saved["SEED"] if isinstance(saved.get("SEED"), int) else seed_from_clock()
     with changed_copy(cfg) as cfg:
         cfg.SEED = seed
         cfg.MODEL.WEIGHTS = weights or cfg.MODEL.WEIGHTS
@@ -78,22 +73,12 @@ def load_run_config(args: argparse.Namespace, add_keys: Iterable[AddKeys] = ()) 
 
 
 def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNode:
-    """Create ``OUTPUT_DIR``, open its log, write config.yaml and seed everything.
+    """Create ``OUTPUT_DIR``, open its log, write config.yaml; return ``cfg`` with rank 0's seed.
 
-    An evaluated or resumed run keeps its config.yaml, which describes the weights beside it; the
-    trainer updates that of a resumed run once training starts.
-
-    Args:
-        cfg: the configuration.
-        training: the run trains; otherwise it only evaluates.
-        resumed: it continues the run in ``OUTPUT_DIR``; otherwise it overwrites that run.
-
-    Returns:
-        The configuration with rank 0's seed.
-
-    Raises:
-        UserError: the folder cannot be written, or the run cannot be resumed with this
-            configuration.
+    A run that only evaluates (not ``training``) or continues that of ``OUTPUT_DIR`` (``resumed``)
+    keeps its config.yaml, which describes the weights beside it; the trainer updates that of a
+    resumed run once training starts. A UserError is raised if the folder cannot be written, or the
+    run cannot be resumed with this configuration.
     """
     with changed_copy(cfg) as cfg:
         cfg.SEED = same_on_all_ranks(cfg.SEED)
@@ -103,7 +88,7 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     _log_config(cfg)
     new = training and not resumed
     if not new and (folder / "last_checkpoint").is_file():
-        compare_with_saved(cfg, folder / "config.yaml", resumed=training)
+        _compare_with_saved(cfg, folder / "config.yaml", resumed=training)
     if new and (folder / "model_final.pth").is_file():
         logger.warning(f"{folder} holds a finished run, which this one overwrites")
     if comm.is_main_process() and (new or not (folder / "config.yaml").is_file()):
@@ -134,31 +119,20 @@ def _log_config(cfg: CfgNode) -> None:
             section, name = key.split(".", 1) if "." in key else ("", key)
             pair = f"{name} {value}".replace(" ", NO_BREAK_SPACE)
             sections.setdefault(section, []).append(pair)
-    lines = [
-        textwrap.fill(
-            f"{section} {', '.join(pairs)}".lstrip(), 100, break_on_hyphens=False,
-            initial_indent="  ", subsequent_indent="    ",
-        ).replace(NO_BREAK_SPACE, " ")
-        for section, pairs in sections.items()
-    ]  # fmt: skip
-    logger.info("Keys that differ from the defaults:\n" + "\n".join(lines))
+    wrapper = textwrap.TextWrapper(
+        100, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False
+    )
+    lines = [wrapper.fill(f"{key} {', '.join(each)}".lstrip()) for key, each in sections.items()]
+    changed = "\n".join(lines).replace(NO_BREAK_SPACE, " ")
+    logger.info(f"Keys that differ from the defaults:\n{changed}")
     logger.info(
         f"Rank {comm.get_rank()} of {comm.get_world_size()}, seed {cfg.SEED}. The whole "
         f"configuration is in {cfg.OUTPUT_DIR}/log.txt"
     )
 
 
-def compare_with_saved(cfg: CfgNode, path: Path, *, resumed: bool) -> None:
-    """Compare the configuration with the config.yaml of the run; warn of keys that have changed.
-
-    Args:
-        cfg: the configuration.
-        path: the run's config.yaml.
-        resumed: the run is resumed; otherwise it is evaluated.
-
-    Raises:
-        UserError: the run would be resumed with other training data.
-    """
+def _compare_with_saved(cfg: CfgNode, path: Path, *, resumed: bool) -> None:
+    """Warn of keys that differ from the run's config.yaml; refuse to resume with other data."""
     saved = dict(leaves(_read_yaml(path)))
     changes = [
         f"{key} {saved[key]} -> {value}"
@@ -182,7 +156,7 @@ def compare_with_saved(cfg: CfgNode, path: Path, *, resumed: bool) -> None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read a run's config.yaml; return nothing if there is none or it cannot be read."""
+    """Read a run's config.yaml; return ``{}`` if there is none or it cannot be read."""
     try:
         content = yaml.safe_load(path.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError):

@@ -27,8 +27,13 @@ def dry_run(cfg: CfgNode) -> None:
     """Run one training and one evaluation step; print the losses and the shapes of the output."""
     seed_everything(cfg.SEED)
     with tempfile.TemporaryDirectory() as folder:
-        items = _generate_images(Path(folder), cfg)
-        cfg = _fit_to_batch(cfg, len(items))
+        items = _generate_images(Path(folder), cfg.DATALOADER.NUM_INSTANCE)
+        with changed_copy(cfg) as cfg:
+            cfg.SOLVER.IMS_PER_BATCH = cfg.TEST.IMS_PER_BATCH = len(items)
+            cfg.DATALOADER.NUM_INSTANCE = len(items) // IDENTITIES
+            cfg.DATALOADER.NUM_WORKERS = 0
+            cfg.INPUT.CACHE = ""  # the images are temporary
+            cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or IDENTITIES
         loader = build_train_loader(cfg, items)
         model = build_model(cfg)
         step = TrainingStep(cfg, model, loader, build_optimizer(cfg, model), iters_per_epoch=1)
@@ -46,23 +51,12 @@ def dry_run(cfg: CfgNode) -> None:
         print(f"{name}: {tuple(tensor.shape)} {tensor.dtype}")
 
 
-def _generate_images(folder: Path, cfg: CfgNode) -> list[Item]:
+def _generate_images(folder: Path, num_instances: int) -> list[Item]:
     rng = np.random.default_rng(0)
     items: list[Item] = []
-    for index in range(IDENTITIES * max(2, cfg.DATALOADER.NUM_INSTANCE)):
+    for index in range(IDENTITIES * max(2, num_instances)):
         identity, camera = index % IDENTITIES, index % 3
         path = folder / f"{identity:04d}_c{camera + 1}_{index:06d}.jpg"
         Image.fromarray(rng.integers(0, 256, (128, 64, 3), np.uint8)).save(path)
         items.append((str(path), f"id_{identity}", f"cam_{camera}"))
     return items
-
-
-def _fit_to_batch(cfg: CfgNode, num_images: int) -> CfgNode:
-    """Return the configuration for a data set of ``num_images`` images in one batch."""
-    with changed_copy(cfg) as cfg:
-        cfg.SOLVER.IMS_PER_BATCH = cfg.TEST.IMS_PER_BATCH = num_images
-        cfg.DATALOADER.NUM_INSTANCE = num_images // IDENTITIES
-        cfg.DATALOADER.NUM_WORKERS = 0
-        cfg.INPUT.CACHE = ""  # the images are temporary
-        cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or IDENTITIES
-    return cfg

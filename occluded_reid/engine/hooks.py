@@ -24,11 +24,8 @@ class MetricsWriter(PeriodicWriter):
     """Writes the metrics every ``period`` iterations; the log gets a line at least every 30 s.
 
     The last iteration of an epoch is written after the epoch's evaluation, together with its
-    results. fast-reid writes it before, and never writes an iteration twice.
-
-    Args:
-        writers: the first of them writes log lines.
-        period: in iterations.
+    results. fast-reid writes it before, and never writes an iteration twice. The first of the
+    ``writers`` writes log lines.
     """
 
     def before_train(self) -> None:
@@ -57,10 +54,8 @@ class EvalCheckpointHook(HookBase):
     """Evaluates, then saves: in this order, so that a checkpoint holds the metric of its weights.
 
     Before both, all ranks take rank 0's buffers, so that what is evaluated is what is saved.
-
-    ``model_best`` is the checkpoint with the highest (Rank-1 + mAP) / 2 on the *first* data set of
-    ``DATASETS.TESTS``. It is meant for validation splits: chosen on a test set, its result on that
-    set is biased.
+    ``model_best`` has the highest (Rank-1 + mAP) / 2 on the *first* data set of ``DATASETS.TESTS``.
+    It is meant for validation splits: chosen on a test set, its result on that set is biased.
     """
 
     def __init__(self) -> None:

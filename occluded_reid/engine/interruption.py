@@ -46,9 +46,8 @@ class StopRequest:
     def is_agreed(self, *, exchange: bool) -> bool:
         """Return whether all ranks know that one of them was asked to stop.
 
-        Args:
-            exchange: let the ranks exchange their requests; all of them must do so at the same
-                iteration. Otherwise only the last exchange counts.
+        With ``exchange`` the ranks exchange their requests, which all of them must do at the same
+        iteration. Otherwise the last exchange counts.
         """
         if exchange and not self._is_agreed:
             self._is_agreed = any(comm.all_gather(self.requested))
@@ -60,10 +59,8 @@ class StopRequest:
 
 def capture_rank_state(model: nn.Module) -> dict[str, Any]:
     """Return what differs between ranks in the middle of an epoch: random states and buffers."""
-    return {
-        "random": random_states(),
-        "buffers": [buffer.detach().cpu() for buffer in model.buffers()],
-    }
+    buffers = [buffer.detach().cpu() for buffer in model.buffers()]
+    return {"random": random_states(), "buffers": buffers}
 
 
 @torch.no_grad()
@@ -75,11 +72,7 @@ def restore_rank_state(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 def read_partial_epoch(checkpoint: dict[str, Any], folder: str) -> dict[str, Any] | None:
-    """Return what a run's last checkpoint holds of an epoch that SIGTERM cut in two.
-
-    Raises:
-        UserError: another number of processes shared its batches.
-    """
+    """Return what a run's last checkpoint holds of an epoch that SIGTERM cut in two."""
     begun = checkpoint.get("begun")
     if begun and len(begun["ranks"]) != comm.get_world_size():
         raise UserError(
@@ -90,14 +83,10 @@ def read_partial_epoch(checkpoint: dict[str, Any], folder: str) -> dict[str, Any
     return begun
 
 
-def skip_damaged_checkpoints(checkpointer: Checkpointer, *, trust: bool = False) -> None:
+def skip_damaged_checkpoints(checkpointer: Checkpointer, *, trust: bool) -> None:
     """Point ``last_checkpoint`` at the newest readable checkpoint.
 
     If there is none, nothing changes: loading the last one then reports what is wrong with it.
-
-    Args:
-        checkpointer: the run's.
-        trust: allow pickled Python objects, which can run code.
     """
     last = Path(checkpointer.get_checkpoint_file())
     if not last.is_file() or not (problem := _find_problem(last, trust)):

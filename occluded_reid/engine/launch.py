@@ -36,14 +36,10 @@ def launch(
         main: a function at the top level of a module.
         args: its arguments.
         device: ``cuda`` or ``cpu``.
-        processes: processes on this machine.
-        machines: machines in the job, each of which calls this function.
-        machine_rank: this machine's index.
+        processes: on this machine.
+        machines: in the job; each calls this function with its own ``machine_rank``.
         url: the address at which the processes meet, ``tcp://HOST:PORT``; on one machine ``auto``
             picks a free port.
-
-    Raises:
-        UserError: there are more processes than GPUs, or several machines and no address.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         local_rank, local_size = int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])
@@ -60,7 +56,8 @@ def launch(
     if url == "auto":
         if machines > 1:
             raise UserError("--num-machines needs --dist-url tcp://HOST:PORT of machine 0")
-        url = f"tcp://127.0.0.1:{_find_free_port()}"
+        with socket.create_server(("127.0.0.1", 0)) as probe:  # a free port
+            url = f"tcp://127.0.0.1:{probe.getsockname()[1]}"
     group = (device, url, processes, world_size, machine_rank)
     reported = mp.get_context("spawn").Value("b", False)
     job = mp.spawn(_run_spawned, (main, args, group, reported), processes, join=False)
@@ -118,9 +115,3 @@ def _run_spawned(local_rank: int, main: Any, args: Any, group: Any, reported: An
         # tearing down gloo's threads while other ranks end can abort the process
         os._exit(EXIT_CODE)
     dist.destroy_process_group()
-
-
-def _find_free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

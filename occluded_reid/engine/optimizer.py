@@ -21,11 +21,7 @@ from occluded_reid.utils.errors import UserError
 
 
 def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
-    """Build ``SOLVER.OPT`` over the parameters grouped by learning rate, decay and freezing.
-
-    Raises:
-        UserError: ``torch.optim`` has no such optimizer.
-    """
+    """Build ``SOLVER.OPT`` over the parameters grouped by learning rate, decay and freezing."""
     solver = cfg.SOLVER
     kind = getattr(torch.optim, solver.OPT, None)
     if not (isinstance(kind, type) and issubclass(kind, torch.optim.Optimizer)):
@@ -46,33 +42,20 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
     options: dict[str, Any] = {}
     if solver.OPT == "SGD":
         options = {"momentum": solver.MOMENTUM, "nesterov": solver.NESTEROV}
-    return kind(
-        [
-            {"params": params, "lr": lr, "weight_decay": decay, "freeze_status": freeze_status}
-            for (lr, decay, freeze_status), params in groups.items()
-        ],
-        **options,
-        **_fastest_step(kind),
-    )
-
-
-def _fastest_step(kind: type[torch.optim.Optimizer]) -> dict[str, Any]:
-    """Ask for the fused step, or foreach, where the optimizer offers it."""
-    options = inspect.signature(kind).parameters
-    for name in ("fused", "foreach"):
-        if name in options:
-            return {name: True}
-    return {}
+    offered = inspect.signature(kind).parameters
+    if fastest := next((name for name in ("fused", "foreach") if name in offered), None):
+        options[fastest] = True
+    entries = [
+        {"params": params, "lr": lr, "weight_decay": decay, "freeze_status": freeze_status}
+        for (lr, decay, freeze_status), params in groups.items()
+    ]
+    return kind(entries, **options)
 
 
 def build_lr_schedulers(
     cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int
 ) -> dict[str, Any]:
-    """Build fast-reid's schedulers: of the warm-up, by iteration, and of ``SOLVER.SCHED``.
-
-    Raises:
-        UserError: the warm-up leaves no epoch for the cosine.
-    """
+    """Build fast-reid's schedulers: of the warm-up, by iteration, and of ``SOLVER.SCHED``."""
     solver = cfg.SOLVER
     start = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
     if solver.SCHED == "CosineAnnealingLR" and start >= solver.MAX_EPOCH:

@@ -15,15 +15,10 @@ from occluded_reid.evaluation.testing import evaluate_weights
 
 
 def run(args: argparse.Namespace) -> None:
-    """Do what ``tools/train_net.py`` does with these options.
-
-    Raises:
-        UserError: the configuration, the weights or the data cannot be used.
-    """
-    cfg = load_run_config(args, installed_methods())
+    """Do what ``tools/train_net.py`` does with these options."""
+    cfg = load_run_config(args)
     if args.dry_run:
-        dry_run(cfg)
-        return
+        return dry_run(cfg)
     launch(
         _run_process, cfg, args, device=cfg.MODEL.DEVICE, processes=args.num_gpus,
         machines=args.num_machines, machine_rank=args.machine_rank, url=args.dist_url,

@@ -10,22 +10,15 @@ import numpy as np
 
 logger = logging.getLogger(__name__)
 
-WINDOW = 100
-"""Iterations that the median covers, and for which a term is not warned of again."""
-
-MIN_HISTORY = 20
-"""Iterations before the first check, at the start of a run and after a resume."""
-
-MIN_FRACTION = 0.01
-"""A term's median counts as at least this fraction of the total: near 0, everything is a jump."""
+WINDOW = 100  # iterations that the median covers, and for which a term is not warned of again
+MIN_HISTORY = 20  # iterations before the first check, at the start of a run and after a resume
+MIN_FRACTION = 0.01  # of the total, which a median is raised to: near 0, everything is a jump
 
 
 class SpikeDetector:
-    """Compares each loss term with ``factor`` times its running median.
+    """Warns of a loss term above ``factor * max(its median, 0.01 * median of the total)``.
 
-    Args:
-        factor: warn of a term above ``factor * max(median, 0.01 * median of the total)``; 0 turns
-            the warning off.
+    The medians run over the last iterations; the factor 0 turns the warning off.
     """
 
     def __init__(self, factor: float):
@@ -35,13 +28,7 @@ class SpikeDetector:
         self._muted_until: dict[str, int] = {}
 
     def update(self, iteration: int, names: Sequence[str], values: np.ndarray) -> None:
-        """Check one iteration's terms, then add them to the history.
-
-        Args:
-            iteration: its number.
-            names: the T loss terms.
-            values: (T,) their values.
-        """
+        """Check the ``values`` (T,) of the T terms ``names``, then add them to the history."""
         if not self._factor:
             return
         if self._names != tuple(names):

@@ -30,18 +30,11 @@ MIN_LOSS_SCALE = 2.0**-14
 
 
 class TrainingStep:
-    """Runs the trainer's iterations.
+    """Runs the trainer's iterations; the trainer sets ``iter``, the index of the current one.
 
     An optimizer step takes the mean gradient of ``SOLVER.ACCUMULATE`` iterations, or of those that
     are left in the epoch. Batch statistics, hard mining and memory updates belong to the iteration.
-
-    Attributes:
-        model: the (possibly DDP-wrapped) model in training mode.
-        data_loader: an endless loader.
-        optimizer: updates the parameters.
-        grad_scaler: the loss scaler of float16, else None.
-        ema: the averaged weights, or None.
-        iter: the index of the current iteration, set by the trainer.
+    The ``model`` may be wrapped in DDP; the ``data_loader`` is endless.
     """
 
     def __init__(
@@ -71,7 +64,7 @@ class TrainingStep:
         self.grad_scaler = (
             torch.amp.GradScaler(self._device_type) if self._amp_dtype == torch.float16 else None
         )
-        self._uses_graphs = replays_cuda_graphs(cfg)
+        self._replays_graphs = replays_cuda_graphs(cfg)
         self._pending: list[tuple[int, list[str], torch.Tensor]] = []
         self._spikes = SpikeDetector(cfg.SOLVER.SPIKE_FACTOR)
 
@@ -83,15 +76,22 @@ class TrainingStep:
         batch = next(self._batches)
         get_event_storage().put_scalar("data_time", time.perf_counter() - start)
 
-        if self._uses_graphs:  # the last iteration's losses and gradients are no longer needed
+        if self._replays_graphs:  # the last iteration's losses and gradients are no longer needed
             torch.compiler.cudagraph_mark_step_begin()
         group_size, is_last = self._position_in_group()
-        with self._gradient_sync(is_last):
-            with self._autocast():
+        accumulates = not is_last and isinstance(self.model, DistributedDataParallel)
+        with self.model.no_sync() if accumulates else contextlib.nullcontext():
+            use_amp = self._amp_dtype is not None
+            with torch.autocast(self._device_type, self._amp_dtype, enabled=use_amp):
                 losses = self.model(batch)
             total = sum(losses.values()) / group_size
             (self.grad_scaler.scale(total) if self.grad_scaler else total).backward()
-        self._keep_losses(losses)
+        # a copy, because the next replay of a CUDA graph overwrites the losses; on their device,
+        # because reading them would wait for the step to end
+        stacked = torch.stack([value.detach().float() for value in losses.values()])
+        self._pending.append((self.iter, list(losses), stacked))
+        if self.reads_losses:
+            self.read_losses()
         if is_last:
             self._step_optimizer()
 
@@ -109,8 +109,7 @@ class TrainingStep:
         """Read the losses from the device and put them into the event storage.
 
         Raises:
-            UserError: a loss is not finite (the message names the term and the iteration), or
-                float16's gradients have not been for many steps.
+            UserError: a loss is not finite, or float16's gradients have not been for many steps.
         """
         pending, self._pending = self._pending, []
         if not pending:
@@ -128,16 +127,6 @@ class TrainingStep:
             storage.put_scalars(total_loss=row.sum(), **dict(zip(names, row, strict=True)))
         storage.iter = current
 
-    def _keep_losses(self, losses: dict[str, torch.Tensor]) -> None:
-        """Copy the losses on their device: reading them would wait for the step to end.
-
-        A copy, because the next replay of a CUDA graph overwrites the losses themselves.
-        """
-        stacked = torch.stack([value.detach().float() for value in losses.values()])
-        self._pending.append((self.iter, list(losses), stacked))
-        if self.reads_losses:
-            self.read_losses()
-
     def _position_in_group(self) -> tuple[int, bool]:
         """Return how many iterations share this optimizer step, and whether this is the last."""
         position = self.iter % self._iters_per_epoch
@@ -145,21 +134,14 @@ class TrainingStep:
         size = min(self._accumulate, self._iters_per_epoch - first)
         return size, position == first + size - 1
 
-    def _gradient_sync(self, enabled: bool) -> contextlib.AbstractContextManager[None]:
-        if not enabled and isinstance(self.model, DistributedDataParallel):
-            return self.model.no_sync()
-        return contextlib.nullcontext()
-
-    def _autocast(self) -> contextlib.AbstractContextManager[None]:
-        if self._amp_dtype is None:
-            return contextlib.nullcontext()
-        return torch.autocast(self._device_type, self._amp_dtype)
-
     def _step_optimizer(self) -> None:
         if self.grad_scaler:
             self.grad_scaler.unscale_(self.optimizer)
         if self.iter < self._freeze_iters:
-            self._drop_frozen_gradients()
+            for group in self.optimizer.param_groups:
+                if group["freeze_status"] == "freeze":
+                    for parameter in group["params"]:
+                        parameter.grad = None
         if self._clip.ENABLED:
             self._clip_gradients()
         if self.grad_scaler:
@@ -171,12 +153,6 @@ class TrainingStep:
         if self.ema is not None:
             self.ema.update(unwrapped(self.model))
 
-    def _drop_frozen_gradients(self) -> None:
-        for group in self.optimizer.param_groups:
-            if group["freeze_status"] == "freeze":
-                for parameter in group["params"]:
-                    parameter.grad = None
-
     def _clip_gradients(self) -> None:
         """Clip the norm over all parameters together; fast-reid clips each group on its own."""
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
@@ -187,19 +163,19 @@ class TrainingStep:
 
     def _check_finite(self, iteration: int, names: list[str], row: np.ndarray) -> None:
         for name, value in zip(names, row, strict=True):
-            if not np.isfinite(value):
-                epoch = iteration // self._iters_per_epoch
-                advice = (
-                    "The first iteration already fails: check MODEL.WEIGHTS and MODEL.PIXEL_STD"
-                    if iteration == 0
-                    else "Try a smaller SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
-                    "SOLVER.CLIP_GRADIENTS.ENABLED True or SOLVER.AMP.ENABLED False; --resume "
-                    "continues from the last checkpoint, if there is one"
-                )
-                raise UserError(
-                    f"{name} became {value} at iteration {iteration} (epoch {epoch}); no weights "
-                    f"were saved since then. {advice}"
-                )
+            if np.isfinite(value):
+                continue
+            advice = (
+                "The first iteration already fails: check MODEL.WEIGHTS and MODEL.PIXEL_STD"
+                if iteration == 0
+                else "Try a smaller SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS, "
+                "SOLVER.CLIP_GRADIENTS.ENABLED True or SOLVER.AMP.ENABLED False; --resume "
+                "continues from the last checkpoint, if there is one"
+            )
+            raise UserError(
+                f"{name} became {value} at iteration {iteration} (epoch "
+                f"{iteration // self._iters_per_epoch}); no weights were saved since then. {advice}"
+            )
 
     def _check_loss_scale(self) -> None:
         """Stop when float16 skips all steps; skipping one now and then is normal."""
@@ -222,13 +198,19 @@ def _check_pairs_supported(cfg: CfgNode, model: nn.Module) -> None:
 
 
 def wrap_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
-    """Compile the model and let ranks share its gradients, as far as the configuration asks.
-
-    Raises:
-        UserError: several ranks would replay CUDA graphs.
-    """
+    """Compile the model and let ranks share its gradients, as far as the configuration asks."""
+    if replays_cuda_graphs(cfg):
+        mode = f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE}"
+        if torch.device(cfg.MODEL.DEVICE).type == "cpu":
+            logger.warning(f"{mode} has no effect on a CPU, which has no CUDA graphs")
+        elif comm.get_world_size() > 1:
+            # PyTorch asks DDP for warm-up iterations on a stream of their own before recording, but
+            # its compiler records the second iteration
+            raise UserError(
+                f"{mode} replays CUDA graphs, which is untested with several processes; use "
+                "MODEL.COMPILE_MODE default"
+            )
     if cfg.MODEL.COMPILE:
-        _check_graphs(cfg)
         model.compile(mode=cfg.MODEL.COMPILE_MODE)
     if comm.get_world_size() == 1:
         return model
@@ -240,24 +222,3 @@ def wrap_model(cfg: CfgNode, model: nn.Module) -> nn.Module:
         broadcast_buffers=False,
         gradient_as_bucket_view=True,
     )
-
-
-def _check_graphs(cfg: CfgNode) -> None:
-    """Check that CUDA graphs can be replayed.
-
-    With DDP, PyTorch asks for warm-up iterations on a stream of their own before recording, but its
-    compiler records the second iteration.
-
-    Raises:
-        UserError: several ranks would replay them.
-    """
-    if not replays_cuda_graphs(cfg):
-        return
-    mode = f"MODEL.COMPILE_MODE {cfg.MODEL.COMPILE_MODE}"
-    if torch.device(cfg.MODEL.DEVICE).type == "cpu":
-        logger.warning(f"{mode} has no effect on a CPU, which has no CUDA graphs")
-    elif comm.get_world_size() > 1:
-        raise UserError(
-            f"{mode} replays CUDA graphs, which is untested with several processes; use "
-            "MODEL.COMPILE_MODE default"
-        )

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from fastreid.config import CfgNode
-from fastreid.engine import defaults, hooks
+from fastreid.engine import defaults
+from fastreid.engine import hooks as fastreid_hooks
 from fastreid.engine.train_loop import TrainerBase
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
@@ -18,14 +19,8 @@ from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import changed_copy
 from occluded_reid.data.build import build_test_loader, build_train_loader
 from occluded_reid.data.loader import ReidLoader
-from occluded_reid.engine import interruption
+from occluded_reid.engine import hooks, interruption
 from occluded_reid.engine.defaults import write_config
-from occluded_reid.engine.hooks import (
-    EvalCheckpointHook,
-    MetricsWriter,
-    ProgressBar,
-    truncate_metrics,
-)
 from occluded_reid.engine.optimizer import build_lr_schedulers, build_optimizer
 from occluded_reid.engine.train_step import TrainingStep, wrap_model
 from occluded_reid.evaluation import testing
@@ -38,8 +33,7 @@ from occluded_reid.utils.random import derive_seed, seed_everything
 
 logger = logging.getLogger(__name__)
 
-INTERRUPTED = "model_interrupted"
-"""The name of the checkpoint that SIGTERM leaves in the middle of an epoch."""
+INTERRUPTED = "model_interrupted"  # the checkpoint that SIGTERM leaves in the middle of an epoch
 
 
 class Trainer(defaults.DefaultTrainer):
@@ -48,13 +42,12 @@ class Trainer(defaults.DefaultTrainer):
     Each epoch starts from generators seeded by ``(SEED, epoch, rank)`` and from rank 0's buffers on
     every rank. A resumed run therefore equals one that was never interrupted, bit for bit.
 
+    ``OUTPUT_DIR`` must exist and ``SEED`` not be negative. With ``trust_checkpoint`` a checkpoint
+    may hold pickled Python objects, which can run code.
+
     >>> trainer = Trainer(prepare_run(cfg, training=True))
     >>> trainer.resume_or_load(resume=False)
     >>> reports = trainer.train()
-
-    Args:
-        cfg: the configuration; ``OUTPUT_DIR`` must exist and ``SEED`` must not be negative.
-        trust_checkpoint: allow checkpoints with pickled Python objects, which can run code.
     """
 
     def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
@@ -86,7 +79,7 @@ class Trainer(defaults.DefaultTrainer):
             **{name: state for name, state in states.items() if state is not None},
         )  # fmt: skip
         self._last_eval_results: dict[str, Any] = {}
-        self._checkpoint_hook = EvalCheckpointHook()
+        self._checkpoint_hook = hooks.EvalCheckpointHook()
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[Any]:
@@ -94,30 +87,28 @@ class Trainer(defaults.DefaultTrainer):
         cfg = self.cfg
         model: Any = unwrapped(self.model)
         frozen, freeze_iters = cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS
-        is_frozen = frozen and freeze_iters > 0
+        freeze = fastreid_hooks.LayerFreeze(self.model, frozen, freeze_iters)
         return [
-            hooks.IterationTimer(),
-            hooks.LRScheduler(self.optimizer, self.scheduler),
+            fastreid_hooks.IterationTimer(),
+            fastreid_hooks.LRScheduler(self.optimizer, self.scheduler),
             self._build_precise_bn(),
-            hooks.LayerFreeze(self.model, frozen, freeze_iters) if is_frozen else None,
-            ProgressBar() if on_terminal() and comm.is_main_process() else None,
+            freeze if frozen and freeze_iters > 0 else None,
+            hooks.ProgressBar() if on_terminal() and comm.is_main_process() else None,
             *(model.training_hooks(cfg) if hasattr(model, "training_hooks") else []),
             self._checkpoint_hook,
         ]
 
-    def _build_precise_bn(self) -> hooks.PreciseBN | None:
+    def _build_precise_bn(self) -> Any:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
             return None
         with changed_copy(self.cfg) as cfg:
             cfg.DATALOADER.NUM_WORKERS = 0
             cfg.DATASETS.NAMES = (cfg.TEST.PRECISE_BN.DATASET,)
-        return hooks.PreciseBN(self.model, build_train_loader(cfg), cfg.TEST.PRECISE_BN.NUM_ITER)
+        num_iter, loader = cfg.TEST.PRECISE_BN.NUM_ITER, build_train_loader(cfg)
+        return fastreid_hooks.PreciseBN(self.model, loader, num_iter)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint in ``OUTPUT_DIR``, or else ``MODEL.WEIGHTS``.
-
-        Args:
-            resume: continue the run in ``OUTPUT_DIR``, if it has a checkpoint.
+        """Load the last checkpoint in ``OUTPUT_DIR`` to ``resume`` it, or else ``MODEL.WEIGHTS``.
 
         Raises:
             UserError: the weights do not fit, or the run cannot be resumed.
@@ -155,9 +146,9 @@ class Trainer(defaults.DefaultTrainer):
         batches.start_epoch, batches.start_batch = self.start_epoch, steps
         if comm.is_main_process():
             remove_unfinished(Path(self.cfg.OUTPUT_DIR))
-            truncate_metrics(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
+            hooks.truncate_metrics(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
             period = self.cfg.SOLVER.LOG_PERIOD
-            self.register_hooks([MetricsWriter(self.build_writers(), period)])
+            self.register_hooks([hooks.MetricsWriter(self.build_writers(), period)])
         logger.info(f"Training from epoch {self.start_epoch} to {self.max_epoch}")
         with EventStorage(self.start_iter) as self.storage, interruption.StopRequest() as stop:
             self.before_train()
@@ -187,19 +178,12 @@ class Trainer(defaults.DefaultTrainer):
                 self._save_and_exit()
 
     def _save_and_exit(self) -> None:
-        """Save the epoch as far as it has come; end the process with SIGTERM's exit code.
-
-        Raises:
-            SystemExit: with code 143.
-            UserError: a pending loss is not finite.
-        """
+        """Save the epoch as far as it has come; end the process with SIGTERM's exit code."""
         self._trainer.read_losses()
         ranks = comm.gather(interruption.capture_rank_state(unwrapped(self.model)))
         begun = {"steps": self.iter - self.epoch * self.iters_per_epoch, "ranks": ranks}
-        best_metric = self._checkpoint_hook.best_metric
-        self.checkpointer.save(
-            INTERRUPTED, epoch=self.epoch - 1, best_metric=best_metric, begun=begun
-        )
+        best = self._checkpoint_hook.best_metric
+        self.checkpointer.save(INTERRUPTED, epoch=self.epoch - 1, best_metric=best, begun=begun)
         comm.synchronize()  # the first process that exits ends the others
         logger.warning(
             f"SIGTERM: stopped and saved after iteration {self.iter} (epoch {self.epoch}); "
@@ -253,20 +237,14 @@ class Trainer(defaults.DefaultTrainer):
             return -1.0
         for name, report in reports.items():
             prefix = "" if len(reports) == 1 else f"{name}/"
-            self.storage.put_scalars(
-                smoothing_hint=False,
-                **{f"{prefix}{key}": each["value"] for key, each in report["metrics"].items()},
-            )
+            values = {f"{prefix}{key}": each["value"] for key, each in report["metrics"].items()}
+            self.storage.put_scalars(smoothing_hint=False, **values)
         first = next(iter(reports.values()))["metrics"]
         return (first["Rank-1"]["value"] + first["mAP"]["value"]) / 2
 
 
 def _set_num_classes(cfg: CfgNode, num_classes: int) -> CfgNode:
-    """Fill in ``MODEL.HEADS.NUM_CLASSES``.
-
-    Raises:
-        UserError: the configuration names another number of identities.
-    """
+    """Fill in ``MODEL.HEADS.NUM_CLASSES``; refuse another number of identities."""
     configured = cfg.MODEL.HEADS.NUM_CLASSES
     if configured and configured != num_classes:
         raise UserError(

@@ -15,19 +15,14 @@ from occluded_reid.utils.errors import UserError
 if TYPE_CHECKING:
     from occluded_reid.modeling.vit import ClassTokenViT, TokenViT
 
-DEPTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
-"""Number of channels, blocks and heads."""
-
 Pair = tuple[int, int]
+# numbers of channels, blocks and heads
+DEPTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 
 
 @BACKBONE_REGISTRY.register()
 def build_token_vit_backbone(cfg: CfgNode) -> TokenViT:
-    """Build a transformer that returns all tokens, with the weights of ``MODEL.BACKBONE``.
-
-    Raises:
-        UserError: values that do not fit together, or weights that are missing or do not fit.
-    """
+    """Build a transformer that returns all tokens, with the weights of ``MODEL.BACKBONE``."""
     from occluded_reid.modeling.vit import TokenViT
 
     return _build(TokenViT, cfg)
@@ -35,11 +30,7 @@ def build_token_vit_backbone(cfg: CfgNode) -> TokenViT:
 
 @BACKBONE_REGISTRY.register()
 def build_class_token_vit_backbone(cfg: CfgNode) -> ClassTokenViT:
-    """Build a transformer for fast-reid's heads, which need ``POOL_LAYER: Identity``.
-
-    Raises:
-        UserError: as :func:`build_token_vit_backbone`.
-    """
+    """Build a transformer for fast-reid's heads, which need ``POOL_LAYER: Identity``."""
     from occluded_reid.modeling.vit import ClassTokenViT
 
     return _build(ClassTokenViT, cfg)
@@ -52,21 +43,13 @@ def _build(kind: type[Any], cfg: CfgNode) -> Any:
     dim, depth, num_heads = _shape(keys)
     image_size, patch_size, stride = _sizes(cfg)
     model = kind(
-        stride=stride,
-        num_cameras=keys.CAMERA_EMBEDDING,
-        camera_weight=keys.SIE_COE,
-        recompute=keys.RECOMPUTE,
-        img_size=image_size,
-        patch_size=patch_size,
-        embed_dim=dim,
-        depth=depth,
-        num_heads=num_heads,
+        num_cameras=keys.CAMERA_EMBEDDING, camera_weight=keys.SIE_COE, recompute=keys.RECOMPUTE,
+        img_size=image_size, patch_size=patch_size, stride=stride,
+        embed_dim=dim, depth=depth, num_heads=num_heads,
         mlp_ratio=keys.MLP_RATIO if keys.DEPTH == "custom" else 4.0,
-        pos_drop_rate=keys.DROP_RATIO,
-        proj_drop_rate=keys.DROP_RATIO,
-        attn_drop_rate=keys.ATT_DROP_RATE,
-        drop_path_rate=keys.DROP_PATH_RATIO,
-    )
+        pos_drop_rate=keys.DROP_RATIO, proj_drop_rate=keys.DROP_RATIO,
+        attn_drop_rate=keys.ATT_DROP_RATE, drop_path_rate=keys.DROP_PATH_RATIO,
+    )  # fmt: skip
     if keys.PRETRAIN:
         source = keys.PRETRAIN_PATH or download_weights(_pretrain_name(keys))
         load_weights(model, source, resize=keys.POSITION_RESIZE)
@@ -74,7 +57,7 @@ def _build(kind: type[Any], cfg: CfgNode) -> Any:
 
 
 def _shape(keys: CfgNode) -> tuple[int, int, int]:
-    """Return the number of channels, blocks and heads."""
+    """Return the numbers of channels, blocks and heads."""
     if keys.DEPTH not in (*DEPTHS, "custom"):
         names = ", ".join(DEPTHS)
         raise UserError(f"MODEL.BACKBONE.DEPTH is {keys.DEPTH!r}; it can be {names} or custom")

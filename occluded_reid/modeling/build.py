@@ -21,11 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def build_model(cfg: CfgNode) -> nn.Module:
-    """Build the model of ``cfg`` on ``MODEL.DEVICE``.
-
-    Raises:
-        UserError: a part or pretrained weights that the configuration names do not exist.
-    """
+    """Build the model of ``cfg`` on ``MODEL.DEVICE``."""
     _check_names(cfg)
     backbone = cfg.MODEL.BACKBONE
     try:
@@ -50,11 +46,7 @@ def build_model(cfg: CfgNode) -> nn.Module:
 
 
 def build_untrained(cfg: CfgNode) -> nn.Module:
-    """Build the model of ``cfg`` without looking for pretrained weights.
-
-    Raises:
-        UserError: the configuration names a part that does not exist.
-    """
+    """Build the model of ``cfg`` without looking for pretrained weights."""
     with changed_copy(cfg) as cfg:
         cfg.MODEL.BACKBONE.PRETRAIN = False
     return build_model(cfg)
@@ -65,12 +57,8 @@ def load_trained(model: nn.Module, cfg: CfgNode, weights: str, *, trust: bool = 
 
     Args:
         model: the model of ``cfg``, with or without the parts that only training needs.
-        cfg: the configuration.
         weights: a weights file or a run's folder.
         trust: allow pickled Python objects, which can run code.
-
-    Raises:
-        UserError: no such file, or weights that do not fit.
     """
     checkpointer = Checkpointer(model, num_classes=cfg.MODEL.HEADS.NUM_CLASSES, trust=trust)
     checkpointer.load(weights, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
@@ -79,16 +67,8 @@ def load_trained(model: nn.Module, cfg: CfgNode, weights: str, *, trust: bool = 
 def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) -> nn.Module:
     """Build the model of ``cfg`` without the parts that only training needs, and load its weights.
 
-    Args:
-        cfg: the configuration.
-        weights: a weights file or a run's folder.
-        trust: allow pickled Python objects, which can run code.
-
-    Returns:
-        The model in evaluation mode, on ``MODEL.DEVICE``.
-
-    Raises:
-        UserError: the model cannot be built, or the weights do not fit.
+    The model is in evaluation mode, on ``MODEL.DEVICE``. See :func:`load_trained` for the arguments
+    and errors: a UserError if the model cannot be built, or the weights do not fit.
 
     >>> model = build_inference_model(cfg, "logs/demo")  # doctest: +SKIP
     """
@@ -107,17 +87,14 @@ def remove_training_parts(model: nn.Module) -> nn.Module:
 
 def log_model(cfg: CfgNode, model: nn.Module) -> None:
     """Log the model's name and size; its modules to log.txt only."""
-    parameters = sum(parameter.numel() for parameter in model.parameters())
-    name, backbone = cfg.MODEL.META_ARCHITECTURE, cfg.MODEL.BACKBONE.NAME
-    logger.info(f"Model: {name} with {backbone}, {parameters:,} parameters")
+    size = sum(parameter.numel() for parameter in model.parameters())
+    names = f"{cfg.MODEL.META_ARCHITECTURE} with {cfg.MODEL.BACKBONE.NAME}"
+    logger.info(f"Model: {names}, {size:,} parameters")
     logger.debug(f"Modules:\n{model}")
 
 
 def _prepare_resnet(model: nn.Module) -> None:
-    """Set what a ResNet without non-local blocks sets in its first forward pass.
-
-    Otherwise a compiled ResNet is compiled twice.
-    """
+    """Set what a ResNet sets in its first forward pass: otherwise it is compiled twice."""
     for module in model.modules():
         for name in ("NL_1_idx", "NL_2_idx", "NL_3_idx", "NL_4_idx"):
             if getattr(module, name, None) == []:

@@ -18,14 +18,10 @@ R = TypeVar("R")
 
 
 class ImageNormalization(nn.Module):
-    """``(images - mean) / std`` per channel, never in place.
+    """``(images - mean) / std`` per channel of images in 0-255, never in place.
 
     Both are buffers outside the state dict: they come from ``MODEL.PIXEL_MEAN`` and
     ``MODEL.PIXEL_STD``.
-
-    Args:
-        mean: of each channel of images in 0-255.
-        std: of each channel.
 
     >>> normalize = ImageNormalization(mean=[127.5] * 3, std=[127.5] * 3)
     >>> normalize(torch.full((1, 3, 1, 1), 255.0)).flatten().tolist()
@@ -49,11 +45,7 @@ def build_neck(dim: int, enabled: bool) -> nn.Module:
     """Build the BNNeck before the classifiers: batch normalization of (B, dim) with a frozen bias.
 
     One BatchNorm1d over flattened parts equals one per part, since it normalizes each channel
-    independently.
-
-    Args:
-        dim: number of channels.
-        enabled: False builds the identity.
+    independently. Without ``enabled`` it is the identity.
 
     >>> build_neck(8, enabled=True)(torch.randn(4, 8)).shape
     torch.Size([4, 8])
@@ -90,9 +82,7 @@ def split_tokens(
 def to_feature_map(features: torch.Tensor, grid: tuple[int, int] | None) -> torch.Tensor:
     """Return backbone features as a feature map (B, C, H, W), without the class token.
 
-    Args:
-        features: the map itself, or tokens (B, 1 + T, C) of a transformer, class token first.
-        grid: rows and columns of the patches; None for a feature map.
+    See :func:`split_tokens` for the arguments.
 
     >>> to_feature_map(torch.randn(2, 1 + 8, 16), grid=(4, 2)).shape
     torch.Size([2, 16, 4, 2])

@@ -30,10 +30,8 @@ class Embedding(NamedTuple):
 
     def numpy(self) -> Embedding:
         """Return the same with float32 arrays in place of tensors."""
-        features, visibility = (
-            each.float().cpu().numpy() for each in (self.features, self.visibility)
-        )
-        return Embedding(features, visibility, self.stripes)
+        arrays = (each.float().cpu().numpy() for each in (self.features, self.visibility))
+        return Embedding(*arrays, self.stripes)
 
 
 def as_embedding(output: torch.Tensor | Embedding) -> Embedding:
@@ -49,19 +47,17 @@ def embed_batch(
     *,
     flip: bool,
 ) -> Embedding:
-    """Run a model on a batch.
+    """Run a model, or its ``forward``, on a batch, which is not changed.
 
     Args:
-        forward: the model, or its ``forward``.
-        batch: ``images`` (B, 3, H, W) in 0-255, and whatever else the model reads; not changed.
+        forward: from a batch to the model's output.
+        batch: ``images`` (B, 3, H, W) in 0-255, and whatever else the model reads.
         flip: average the outputs for an image and for its mirror image.
     """
     embedding = as_embedding(forward(batch))
     if not flip:
         return embedding
     mirrored = as_embedding(forward({**batch, "images": batch["images"].flip(-1)}))
-    return Embedding(
-        (embedding.features + mirrored.features) / 2,
-        (embedding.visibility + mirrored.visibility) / 2,
-        embedding.stripes,
-    )
+    features = (embedding.features + mirrored.features) / 2
+    visibility = (embedding.visibility + mirrored.visibility) / 2
+    return Embedding(features, visibility, embedding.stripes)

@@ -23,11 +23,9 @@ from occluded_reid.utils.errors import UserError
 
 
 class OverlappingPatchEmbed(PatchEmbed):
-    """timm's patch embedding with a stride of its own.
+    """timm's patch embedding with a ``stride`` of its own, vertical and horizontal, in pixels.
 
-    Args:
-        stride: vertical and horizontal, in pixels; below the patch size, patches overlap.
-        options: timm's.
+    Below the patch size, patches overlap.
     """
 
     def __init__(self, *, stride: tuple[int, int], **options: Any):
@@ -118,16 +116,12 @@ class TokenViT(VisionTransformer):
         Args:
             images: (B, 3, H, W), normalized.
             camera_ids: (B,), numbered as in training; required with a camera embedding.
-
-        Raises:
-            UserError: there is a camera embedding, but no camera.
         """
         class_token: Any = self.cls_token
         positions: Any = self.pos_embed
         patches = self.patch_embed(images)
-        tokens = (
-            torch.cat((class_token.expand(images.shape[0], -1, -1), patches), dim=1) + positions
-        )
+        class_tokens = class_token.expand(len(images), -1, -1)
+        tokens = torch.cat((class_tokens, patches), dim=1) + positions
         if self.sie_embed is not None:
             if camera_ids is None:
                 raise UserError(
@@ -137,10 +131,8 @@ class TokenViT(VisionTransformer):
             tokens = tokens + self.camera_weight * self.sie_embed[camera_ids]
         tokens = self.pos_drop(tokens)
         if self.grad_checkpointing and self.training:
-            tokens = checkpoint_seq(self.blocks, tokens)
-        else:
-            tokens = self.blocks(tokens)
-        return self.norm(tokens)
+            return self.norm(checkpoint_seq(self.blocks, tokens))
+        return self.norm(self.blocks(tokens))
 
 
 class ClassTokenViT(TokenViT):

@@ -154,7 +154,7 @@ def test_dry_run_needs_no_data_and_leaves_nothing(tmp_path, config, monkeypatch,
         (["DATASETS.ALLOW_PARTIAL", False], "12936"),
         (["MODEL.WEIGHTS", "gone.pth"], "there is no checkpoint gone.pth"),
         (["MODEL.WEIGHTS", "."], "there are no weights in .; expected model_final.pth"),
-        (["MODEL.META_ARCHITECTURE", "Foo"], "'Foo', which does not exist; there is AONet"),
+        (["MODEL.META_ARCHITECTURE", "Xyz"], "'Xyz', which does not exist; there is AONet"),
         (["MODEL.BACKBONE.NAME", "build_resnt_backbone"], "did you mean build_resnet_backbone"),
         (["MODEL.HEADS.NAME", "EmbedingHead"], "did you mean EmbeddingHead"),
         (
