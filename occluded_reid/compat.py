@@ -681,7 +681,7 @@ def distributed_worker(
 
 
 def join_process_group(
-    url: str, local_rank: int, per_machine: int, *, on_cpu: bool, **ranks: int
+    url: str, local_rank: int, per_machine: int, *, on_cpu: bool, **ranks: Any
 ) -> None:
     """Join the process group and tell fast-reid which ranks share this machine.
 
