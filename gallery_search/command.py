@@ -13,14 +13,13 @@ Figures, filters, several folders and machines: docs/search.md.
 
 from __future__ import annotations
 
-import argparse
 import os
 from collections.abc import Callable
 from importlib import import_module
 
 from gallery_search.store import KINDS
 from gallery_search.web import MAX_HITS
-from occluded_reid.utils import cli
+from occluded_reid.utils.cli import build_parser, positive_int, run_command
 
 # The module and the function behind each command; imported only when it runs.
 _FUNCTIONS = {
@@ -28,17 +27,6 @@ _FUNCTIONS = {
     "optimise": ("indexing", "optimize"), "info": ("indexing", "show_info"),
     "query": ("querying", "query"), "serve": ("querying", "serve"),
 }  # fmt: skip
-
-
-def build_parser() -> argparse.ArgumentParser:
-    """Return the parser of all commands."""
-    parser = cli.build_parser(__doc__)
-    commands = parser.add_subparsers(dest="command", required=True)
-    for line in (__doc__ or "").splitlines():
-        name, _, text = line.partition(" ")
-        if name in _FUNCTIONS:
-            _add_options(name, commands.add_parser(name, description=text.strip()).add_argument)
-    return parser
 
 
 def _add_options(name: str, add: Callable[..., object]) -> None:
@@ -49,7 +37,7 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
     if name in ("build", "add"):
         workers = min(4, os.cpu_count() or 1)
         add("--metadata", metavar="F.csv", help="columns path,camera,time,identity")
-        add("--batch-size", type=cli.positive_int, default=64, metavar="N", help="64")
+        add("--batch-size", type=positive_int, default=64, metavar="N", help="64")
         add("--workers", type=int, default=workers, metavar="N", help=f"{workers}")
     if name in ("build", "add", "query", "serve"):
         new = name == "build"
@@ -69,7 +57,7 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
         add("--kind", default="auto", choices=("auto", *KINDS))
     if name == "query":
         add("--image", action="append", required=True, metavar="IMG", help="a crop")
-        add("--top", type=cli.positive_int, default=10, metavar="N", help="hits (10)")
+        add("--top", type=positive_int, default=10, metavar="N", help="hits (10)")
         add("--exact", action="store_true", help="compare every image")
         add("--figure", metavar="F.png", help="draw the ranked list")
         add("--json", metavar="F.json", help="write the hits")
@@ -86,7 +74,13 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
 
 def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
-    args = build_parser().parse_args(words)
+    parser = build_parser(__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    for line in (__doc__ or "").splitlines():
+        name, _, text = line.partition(" ")
+        if name in _FUNCTIONS:
+            _add_options(name, commands.add_parser(name, description=text.strip()).add_argument)
+    args = parser.parse_args(words)
     module, function = _FUNCTIONS[args.command]
 
     def run() -> None:
@@ -95,4 +89,4 @@ def command(words: list[str] | None = None) -> int:
         setup_logging()
         getattr(import_module(f"gallery_search.{module}"), function)(args)
 
-    return cli.run_command(run, debug=args.debug)
+    return run_command(run, debug=args.debug)
