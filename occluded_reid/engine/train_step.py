@@ -79,8 +79,10 @@ class TrainingStep:
         if self._replays_graphs:  # the last iteration's losses and gradients are no longer needed
             torch.compiler.cudagraph_mark_step_begin()
         group_size, is_last = self._position_in_group()
-        accumulates = not is_last and isinstance(self.model, DistributedDataParallel)
-        with self.model.no_sync() if accumulates else contextlib.nullcontext():
+        sync: Any = contextlib.nullcontext()
+        if not is_last and isinstance(self.model, DistributedDataParallel):
+            sync = self.model.no_sync()
+        with sync:
             use_amp = self._amp_dtype is not None
             with torch.autocast(self._device_type, self._amp_dtype, enabled=use_amp):
                 losses = self.model(batch)

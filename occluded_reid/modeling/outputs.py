@@ -30,8 +30,8 @@ class Embedding(NamedTuple):
 
     def numpy(self) -> Embedding:
         """Return the same with float32 arrays in place of tensors."""
-        arrays = (each.float().cpu().numpy() for each in (self.features, self.visibility))
-        return Embedding(*arrays, self.stripes)
+        features, visibility = (each.float().cpu().numpy() for each in self[:2])
+        return Embedding(features, visibility, self.stripes)
 
 
 def as_embedding(output: torch.Tensor | Embedding) -> Embedding:
