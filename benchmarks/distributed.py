@@ -21,8 +21,7 @@ from unittest import mock
 import numpy as np
 import torch
 import torch.distributed as dist
-from cases.models import AONetCase, FEDCase
-from cases.training import SGD, build_step
+from cases.training import SGD, AONetCase, FEDCase, build_step
 from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 from harness.comparison import Work
@@ -84,11 +83,7 @@ class MessageCounter(TorchDispatchMode):
 
 
 def build_case(method: str, images: int) -> FEDCase | AONetCase:
-    """Return the sizes of the paper, with another number of images per rank.
-
-    Raises:
-        UserError: an odd number of images for FED, which needs pairs.
-    """
+    """Return the sizes of the paper, with another number of images per rank."""
     if method == "AONet":
         return AONetCase(images=images)
     if images % 2:
@@ -97,11 +92,7 @@ def build_case(method: str, images: int) -> FEDCase | AONetCase:
 
 
 def start(args: argparse.Namespace) -> None:
-    """Start the ranks, unless torchrun did.
-
-    Raises:
-        UserError: an option does not fit the method or the machine.
-    """
+    """Check the options and start the ranks, unless torchrun did."""
     build_case(args.method, args.images)
     gpus, under_torchrun = torch.cuda.device_count(), "TORCHELASTIC_RUN_ID" in os.environ
     if args.device == "cuda" and not under_torchrun and gpus < args.ranks:
@@ -111,11 +102,7 @@ def start(args: argparse.Namespace) -> None:
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure on one rank; the first rank prints and writes the results.
-
-    Raises:
-        UserError: there is only one rank.
-    """
+    """Measure on one rank; the first rank prints and writes the results."""
     if comm.get_world_size() < 2:
         raise UserError("one process sends no messages: use --ranks 2, or torchrun with two")
     if args.device == "cpu":

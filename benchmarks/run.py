@@ -72,12 +72,7 @@ class Results:
 
 
 def run(args: argparse.Namespace) -> bool:
-    """Measure, write and print the figures; return whether none failed.
-
-    Raises:
-        UserError: An unknown or unavailable figure, no GPU for the suite gpu, or a file that cannot
-            be written.
-    """
+    """Measure, write and print the figures; return whether none failed."""
     owners = {name: names for names in SUITES[args.suite] for name in names}
     if args.only:
         check_name(args.suite, args.only)

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from figures import evaluation, gpu_schedule, gpu_training, imports, latency, loading, search, step
+import occluded_reid.compat  # noqa: F401  # before fast-reid
+from figures import evaluation, gpu_training, imports, latency, loading, search, step
 
 Suite = dict[tuple[str, ...], Callable[..., Any]]
 LATENCY: Suite = {
@@ -24,14 +25,13 @@ SUITES: dict[str, Suite] = {
         ("activations",): step.measure_activations,
         ("similarity", "similarity_bf16"): evaluation.measure_similarity,
         ("ranking", "ranking_memory"): evaluation.measure_ranking,
-        ("evaluation",): evaluation.measure_evaluation,
         ("rerank",): evaluation.measure_reranking,
         ("search", "search_one"): search.measure_search,
         ("optimizer",): step.measure_optimizer,
         ("loading", "loading_files"): loading.measure_loading,
         **LATENCY,
         ("head",): step.measure_head,
-        ("step", "step_bf16", "head_share", "head_share_bf16"): step.measure_step,
+        ("step", "step_bf16"): step.measure_step,
     },
     "latency": {
         **LATENCY,
@@ -43,7 +43,7 @@ SUITES: dict[str, Suite] = {
     "gpu": {  # the most important first: time may run out
         tuple(f"gpu_fed_{name}" for name in ("images", "schedule", "share", "memory")):
             gpu_training.measure_fed,
-        ("gpu_schedule", "gpu_loading", "gpu_waiting"): gpu_schedule.measure_schedule,
+        ("gpu_schedule", "gpu_loading", "gpu_waiting"): loading.measure_schedule,
         tuple(f"gpu_aonet_{name}" for name in ("images", "schedule", "share", "memory", "tried")):
             gpu_training.measure_aonet,
         ("gpu_evaluation",): evaluation.measure_gpu_evaluation,

@@ -9,8 +9,7 @@ from functools import partial
 from typing import Any
 
 import torch
-from cases.models import AONET, FED, AONetCase, FEDCase
-from cases.training import SGD, build_step, our_step, run_steps
+from cases.training import AONET, FED, SGD, AONetCase, FEDCase, build_step, our_step, run_steps
 from harness.comparison import (
     Figure,
     Figures,
@@ -21,7 +20,6 @@ from harness.comparison import (
     time_alternately,
 )
 from references import fed_in_loops
-from references.group_per_tensor import build_sgd
 from torch import nn
 from torch._dynamo.utils import counters
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -47,10 +45,8 @@ def measure_fed(
     reference = fed_in_loops.plain_copy(model)
     ours = partial(our_step, model, batch, torch.bfloat16)
     loops = partial(fed_in_loops.training_step, reference, batch, torch.bfloat16)
-    works = (
-        add_optimizer(ours, build_optimizer(cfg, model)),
-        add_optimizer(loops, build_sgd(reference, cfg)),
-    )
+    optimizers = build_optimizer(cfg, model), fed_in_loops.build_sgd(reference, cfg)
+    works = [add_optimizer(*each) for each in zip((ours, loops), optimizers, strict=True)]
     return compare_training("fed", works, timing, images=2 * case.pairs, peak_side=peak_side)
 
 
@@ -68,7 +64,7 @@ def measure_aonet(
         ours, reference = (our_step(model, batch) for model in models)
     for name, value in reference.items():
         require_equal(name, ours[name], value, atol=1e-3, rtol=1e-2)
-    optimizers = build_optimizer(cfg, models[0]), build_sgd(models[1], cfg)
+    optimizers = build_optimizer(cfg, models[0]), fed_in_loops.build_sgd(models[1], cfg)
     works = [
         add_optimizer(partial(our_step, model, batch, torch.bfloat16), optimizer)
         for model, optimizer in zip(models, optimizers, strict=True)
@@ -76,11 +72,8 @@ def measure_aonet(
     yield from compare_training("aonet", works, timing, images=case.images, peak_side=peak_side)
 
     def with_benchmark() -> None:
-        torch.backends.cudnn.benchmark = True
-        try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=True):
             works[0]()
-        finally:
-            torch.backends.cudnn.benchmark = False
 
     times = time_alternately(with_benchmark, works[0], **timing)
     yield "gpu_aonet_tried", make_figure(times, f"s per step, {case.images} images")
@@ -162,12 +155,7 @@ def compare_mode(
     build: Callable[[], nn.Module], batch: dict[str, Any], mode: str, *, device: str, rounds: int,
     in_a_row: int,
 ) -> Figure:  # fmt: skip
-    """Compare ``in_a_row`` steps per round on the same batch.
-
-    Raises:
-        MismatchError: Losses or memories differ.
-        RuntimeError: No CUDA graph was recorded where the mode asks for them.
-    """
+    """Compare ``in_a_row`` steps per round on the same batch, if losses and memories agree."""
     torch._dynamo.reset()
     counters.clear()
     options = (
@@ -191,11 +179,7 @@ def compare_mode(
 
 
 def describe_graphs() -> str:
-    """Return whether CUDA graphs cover the whole step, from the compiler's counts.
-
-    Raises:
-        RuntimeError: No graph was recorded.
-    """
+    """Return whether CUDA graphs cover the whole step, from the compiler's counts."""
     found = counters["inductor"]
     if not found["cudagraph_recorded_non_static_inputs"]:
         raise RuntimeError("no part of the step was recorded in CUDA graphs")

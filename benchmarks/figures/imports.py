@@ -9,7 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from cases.models import THIN
+from cases.training import THIN
 from harness.comparison import Figure, make_figure
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer

@@ -5,6 +5,7 @@ Figures that need a missing package or C++ compiler are left out.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import os
@@ -17,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from cases.models import AONET, FED, AONetCase, FEDCase
+from cases.training import AONET, FED, AONetCase, FEDCase
 from harness.comparison import Figure, Figures, make_figure, require_equal, time_alternately
 from torch import nn
 
@@ -81,11 +82,13 @@ def measure_latency(fed: FEDCase = FED, aonet: AONetCase = AONET, rounds: int = 
 
 def measure_runtimes(fed: FEDCase = FED, aonet: AONetCase = AONET, rounds: int = 20) -> Figures:
     """Compare other ways with the eager float32 model."""
-    ways = (
-        in_autocast, in_dynamic_int8, in_compiled, in_compiled_bf16, in_openvino, in_onnxruntime,
-        in_onnxruntime_int8,
-    )  # fmt: skip
-    return compare_ways({way.__name__.removeprefix("in"): way for way in ways}, fed, aonet, rounds)
+    ways: dict[str, Callable[[Network], Way | None]] = {
+        "_autocast": in_autocast, "_dynamic_int8": in_dynamic_int8, "_compiled": in_compiled,
+        "_compiled_bf16": functools.partial(in_compiled, dtype=torch.bfloat16),
+        "_openvino": in_openvino, "_onnxruntime": in_onnxruntime,
+        "_onnxruntime_int8": in_onnxruntime_int8,
+    }  # fmt: skip
+    return compare_ways(ways, fed, aonet, rounds)
 
 
 def compare_ways(
@@ -106,28 +109,26 @@ def compare(network: Network, way: Way, title: str, rounds: int) -> Figure:
     eager = in_torch(network.graph)
 
     def one_by_one(images: torch.Tensor) -> list[np.ndarray]:
-        outputs = zip(*map(way.run, images.split(1)), strict=True)
-        return [np.concatenate(each) for each in outputs]
+        return list(map(np.concatenate, zip(*map(way.run, images.split(1)), strict=True)))
 
     cost = measure_feature_error(network.graph, one_by_one, images)["one_minus_cosine"]
     name = f"{title} in {way.precision}, 1 - cosine"
     require_equal(name, cost["max"], 0, atol=LIMITS[way.precision])
     image = images[:1]
     times = time_alternately(lambda: way.run(image), lambda: eager(image), rounds=rounds)
-    return make_figure(
-        times,
+    unit = (
         f"s per image of {network.size[0]} x {network.size[1]}, {title}, {way.precision} by "
-        f"{way.program}, 1 - cosine {cost['mean']:.1e} (at most {cost['max']:.1e})",
+        f"{way.program}, 1 - cosine {cost['mean']:.1e} (at most {cost['max']:.1e})"
     )
+    return make_figure(times, unit)
 
 
 def is_installed(kind: str) -> bool:
     """Return whether an export format's packages are installed."""
-    try:
+    with contextlib.suppress(UserError):
         check_packages(kind)
-    except UserError:
-        return False
-    return True
+        return True
+    return False
 
 
 def has_compiler() -> bool:
@@ -148,11 +149,9 @@ def in_torch(module: Callable[[torch.Tensor], Any], dtype: torch.dtype | None = 
 def in_bf16(network: Network) -> Way | None:
     """Run in bfloat16 by the best program that is installed."""
     if is_installed("openvino"):
-        try:
+        with contextlib.suppress(UserError):  # not supported by this processor
             return Way(lower_to_bf16(network.openvino).run, "bf16", "OpenVINO")
-        except UserError:  # not supported by this processor
-            pass
-    return in_compiled_bf16(network) or in_autocast(network)
+    return in_compiled(network, torch.bfloat16) or in_autocast(network)
 
 
 def in_int8(network: Network) -> Way | None:
@@ -174,11 +173,10 @@ def in_dynamic_int8(network: Network) -> Way | None:
     """Run a transformer's linear layers in int8; their input range is taken from each image."""
     if not network.transformer:
         return None
+    quantize = torch.ao.quantization.quantize_dynamic
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # deprecated, but needs no other package
-        module = torch.ao.quantization.quantize_dynamic(
-            network.graph, {nn.Linear}, dtype=torch.qint8
-        )
+        module = quantize(network.graph, {nn.Linear}, dtype=torch.qint8)
     return Way(in_torch(module), "int8", "PyTorch, dynamic")
 
 
@@ -192,11 +190,6 @@ def in_compiled(network: Network, dtype: torch.dtype | None = None) -> Way | Non
     with torch._inductor.config.patch(freezing=True):  # as an option of compile it does nothing
         run(torch.zeros(1, 3, *network.size))
     return Way(run, "fp32" if dtype is None else "bf16", "torch.compile, frozen")
-
-
-def in_compiled_bf16(network: Network) -> Way | None:
-    """Compile the model under bf16 autocast."""
-    return in_compiled(network, torch.bfloat16)
 
 
 def in_openvino(network: Network) -> Way | None:

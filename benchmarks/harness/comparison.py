@@ -34,12 +34,7 @@ Figures = Iterator[tuple[str, Figure]]
 
 
 def make_figure(values: Sequence[Sequence[float]], unit: str, *, rate: bool = False) -> Figure:
-    """Summarize rounds.
-
-    Args:
-        values: Ours, one value per round, and the reference's.
-        unit: Of the values.
-        rate: Whether more is better.
+    """Summarize one value per round of ours and of the reference; of a ``rate``, more is better.
 
     >>> make_figure(([1, 2, 9], [4, 4, 9]), "s")
     Figure(ours=2, reference=4, ratio=2.0, unit='s', spread=[1.0, 4.0])

@@ -94,11 +94,7 @@ def _run(work: Work, threads: int, sender: Connection) -> None:
 
 
 def check_agreement(ours: np.ndarray, reference: np.ndarray) -> dict[str, Any]:
-    """Return how many of two results differ, and by how much.
-
-    Raises:
-        MismatchError: more differ than ties between neighbors explain.
-    """
+    """Return how many of two results differ, and by how much, if ties explain that."""
     off = np.abs(ours - reference)
     differing = int(np.count_nonzero(~(off <= TOLERANCE)))
     if differing > TIES * off.size:

@@ -39,11 +39,7 @@ QUERIES, BATCH, TOP = 20, 63, 10
 
 
 def run(args: argparse.Namespace) -> None:
-    """Measure all sizes and kinds, print a table, and write the results.
-
-    Raises:
-        UserError: Too few items or dimensions.
-    """
+    """Measure all sizes and kinds, print a table, and write the results."""
     if min(args.items) < 1000 or args.dim < 8:
         raise UserError("--items must be at least 1000, --dim at least 8")
     torch.set_num_threads(1)

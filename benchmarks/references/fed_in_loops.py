@@ -1,4 +1,4 @@
-"""FED's training step as in research code: view by view, image by image.
+"""FED's training step and optimizer as in research code: view by view, image by image.
 
 One backbone pass per view with plain attention; loops over the batch for memory search and bank
 update; keys and values projected per image. Two results differ from :class:`fed_plugin.FED`: batch
@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from cases.models import THIN, Batch
-from cases.training import our_step
+from cases.training import THIN, Batch, our_step
+from fastreid.config import CfgNode
 from harness.comparison import require_equal
 from timm.models.vision_transformer import Attention
 from torch import nn
@@ -67,10 +67,7 @@ def plain_copy(model: nn.Module) -> Any:
 def training_step(
     model: Any, batch: Batch, dtype: torch.dtype | None = None
 ) -> dict[str, torch.Tensor]:
-    """Run forward and backward pass and bank update; return the loss terms.
-
-    ``dtype`` is that of autocast; None for float32.
-    """
+    """Run forward and backward pass and bank update, as :func:`cases.training.our_step` does."""
     with torch.autocast(batch["images"].device.type, dtype, enabled=dtype is not None):
         terms, holistic = losses(model, batch)
     torch.stack(list(terms.values())).sum().backward()
@@ -173,3 +170,21 @@ def update(memory: Any, features: torch.Tensor, identities: torch.Tensor) -> Non
     for feature, identity in zip(features, identities, strict=True):
         kept = memory.momentum * memory.centres[identity]
         memory.centres[identity] = kept + (1 - memory.momentum) * feature
+
+
+def build_sgd(model: nn.Module, cfg: CfgNode) -> torch.optim.Optimizer:
+    """Return PyTorch's default SGD with a parameter group per tensor."""
+    solver, groups = cfg.SOLVER, []
+    for prefix, module in model.named_modules():
+        is_norm = "Norm" in type(module).__name__
+        for name, parameter in module.named_parameters(prefix, recurse=False):
+            if parameter.requires_grad:
+                group = {"params": [parameter], "lr": solver.BASE_LR}
+                group["weight_decay"] = solver.WEIGHT_DECAY
+                if name.endswith("bias"):
+                    group["lr"] *= solver.BIAS_LR_FACTOR
+                    group["weight_decay"] = solver.WEIGHT_DECAY_BIAS
+                if is_norm:
+                    group["weight_decay"] = solver.WEIGHT_DECAY_NORM
+                groups.append(group)
+    return torch.optim.SGD(groups, momentum=solver.MOMENTUM, nesterov=solver.NESTEROV)

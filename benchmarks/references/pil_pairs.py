@@ -21,13 +21,9 @@ from occluded_reid.utils.random import PrivateRandomness
 
 
 class PairsInPIL:
-    """A data set of pairs.
+    """A data set of pairs; ``transform`` makes the holistic view (3, H, W) of a PIL image.
 
-    Args:
-        items: (path, identity, camera) of each image.
-        transform: From a PIL image to the holistic view (3, H, W).
-        npo: Source of the patches and random ranges.
-        folder: Where the patches are written.
+    The patches of ``npo`` are written to ``folder``.
     """
 
     def __init__(self, items: list[Any], transform: Any, npo: NpoAugmentation, folder: Path):

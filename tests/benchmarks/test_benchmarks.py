@@ -9,6 +9,7 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -16,12 +17,10 @@ import numpy as np
 import pytest
 import run
 import torch
-from cases.models import THIN, AONetCase, FEDCase
-from cases.training import our_step
+from cases.training import THIN, AONetCase, FEDCase, our_step
 from figures import (
     SUITES,
     evaluation,
-    gpu_schedule,
     gpu_training,
     imports,
     latency,
@@ -37,7 +36,6 @@ from harness.comparison import (
     require_equal,
     time_alternately,
 )
-from harness.dispatch import OperationCounter
 from large import rerank_large, search_scale
 from references import fed_in_loops, pil_pairs
 from references.fed_in_loops import check_steps
@@ -58,14 +56,13 @@ SCHEDULE = (
 )  # fmt: skip
 GPU = dict(device="cpu", rounds=1, in_a_row=1)
 SIZES = {
-    evaluation.measure_evaluation: dict(queries=8, gallery=60, channels=5, rounds=1),
     evaluation.measure_gpu_evaluation: dict(
         queries=8, gallery=60, channels=5, device="cpu", rounds=1
     ),
     evaluation.measure_ranking: dict(queries=20, gallery=150, rounds=1),
     evaluation.measure_reranking: dict(queries=8, gallery=60, channels=8, k1=6, k2=3, rounds=1),
     evaluation.measure_similarity: dict(queries=8, gallery=9, landmarks=3, channels=5, rounds=1),
-    gpu_schedule.measure_schedule: dict(
+    loading.measure_schedule: dict(
         images=20, identities=5, workers=0, options=SCHEDULE, device="cpu"
     ),
     gpu_training.measure_aonet: dict(case=TINY_AONET, peak_side=64, timing=GPU),
@@ -164,7 +161,7 @@ def forward_on_a_pretended_gpu(then):
             {name: torch.empty(x.shape, dtype=x.dtype, device="cuda") for name, x in of.items()}
             for of in (state, batch)
         )
-        with OperationCounter() as counter:
+        with step.OperationCounter() as counter:
             then(functional_call(model, state, (batch,)))
     return counter
 
@@ -186,10 +183,10 @@ def test_the_forward_pass_reads_nothing_on_the_host():
 )  # fmt: skip
 def test_what_waits_is_counted(wait):
     numbers = torch.tensor([1.0, -1.0])
-    with OperationCounter() as counter:
+    with step.OperationCounter() as counter:
         numbers.view(2, 1).add(1)
     assert (counter.launches, counter.syncs) == (1, 0)
-    with OperationCounter() as counter:
+    with step.OperationCounter() as counter:
         wait(numbers)
     assert counter.syncs == 1
 
@@ -288,7 +285,7 @@ def changed(function, by):
         (loading.measure_loading, pil_pairs.PairsInPIL, "_occluded",
          lambda image: image.rotate(180)),
         (latency.measure_latency, latency, "in_bf16", backwards),
-        (step.measure_optimizer, step, "build_sgd",
+        (step.measure_optimizer, fed_in_loops, "build_sgd",
          lambda sgd: (sgd.param_groups[0].update(lr=1), sgd)[1]),
     ],
     ids=lambda value: value if isinstance(value, str) else None,
@@ -458,6 +455,13 @@ def test_a_mistyped_figure_ends_in_one_message(capsys):
     assert "did you mean ranking" in capsys.readouterr().err
     assert run.command(["--only", "gpu_search"]) == 2
     assert "use --suite gpu" in capsys.readouterr().err
+
+
+def test_the_script_starts_on_its_own():
+    """Outside the tests nothing has made fast-reid importable before."""
+    words = [sys.executable, BENCHMARKS / "run.py", "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert "--suite" in done.stdout, done.stderr
 
 
 def test_what_is_optional_is_named_where_it_is_left_out(tmp_path, capsys, monkeypatch):

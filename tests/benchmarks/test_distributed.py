@@ -9,7 +9,7 @@ import pickle
 import distributed
 import numpy as np
 import pytest
-from cases.models import AONetCase, FEDCase
+from cases.training import AONetCase, FEDCase
 from documented import ROOT
 from ranks import on_ranks
 
