@@ -69,17 +69,22 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
         except RuntimeError as error:
             if not str(error).startswith("DataLoader timed out"):
                 raise
-            for worker in batches._workers:  # which may respond to nothing but SIGKILL
-                os.kill(worker.pid, signal.SIGUSR1)  # prints its stack
-            time.sleep(1)
-            for worker in batches._workers:
-                worker.kill()
+            _kill(batches._workers)
             raise UserError(
                 f"{loader.num_workers} workers have read no batch in {loader.timeout:.0f} seconds; "
                 "check that the disk responds. If it does, the stacks above show where the workers "
                 "hang, and DATALOADER.NUM_WORKERS 0 (--workers 0) does without them"
             ) from error
         yield batch
+
+
+def _kill(workers: list[Any]) -> None:
+    """Kill workers that may not respond to anything else, after they have printed their stacks."""
+    for worker in workers:
+        os.kill(worker.pid, signal.SIGUSR1)
+    time.sleep(1)
+    for worker in workers:
+        worker.kill()
 
 
 def _wait_for_parents_sigterm() -> None:

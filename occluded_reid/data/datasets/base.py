@@ -98,11 +98,6 @@ class FolderDataset(ImageDataset):
 
     A subclass declares the attributes below. If its images are not in one folder per subset, it
     overrides :meth:`read_subsets`.
-
-    Args:
-        root: the folder of all data sets.
-        protocol: one of :attr:`protocols`; ``""`` is the first of them.
-        allow_partial: warn instead of failing where counts differ from :attr:`expected`.
     """
 
     dataset_name: str = ""  # prefix of training labels; sets that share identities share it
