@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from runs import load_tool
-from test_embedder import MODELS, draw_crops, save_run
+from saved_runs import MODELS, draw_crops, save_run
 
 # The options that a command needs besides --weights; FOLDER has two images, NEW does not exist.
 COMMANDS = {

@@ -13,12 +13,9 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from aonet.tiny import aonet_run_cfg
-from fastreid.config import CfgNode
 from fastreid.modeling.meta_arch import build_model
-from fed.tiny import fed_run_cfg
-from PIL import Image
-from runs import load_tool, tiny_cfg
+from runs import load_tool
+from saved_runs import MODELS, draw_crops, save_run
 
 import occluded_reid
 from fed_plugin import add_fed_config
@@ -32,13 +29,6 @@ from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.utils.errors import UserError
 
-CLASSES = ("MODEL.HEADS.NUM_CLASSES", 8)
-MODELS: dict[str, Any] = {
-    "baseline": lambda folder: tiny_cfg(folder, *CLASSES),
-    "flip": lambda folder: tiny_cfg(folder, *CLASSES, "TEST.FLIP.ENABLED", True),
-    "FED": lambda folder: fed_run_cfg(folder, *CLASSES),
-    "AONet": lambda folder: aonet_run_cfg(folder, *CLASSES),
-}
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "embedding.md"
 
@@ -53,35 +43,6 @@ unwanted = {"cv2", "faiss", "matplotlib", "pandas", "scipy", "sklearn", "tensorb
 unwanted |= {"fastreid.engine", "fastreid.evaluation", "occluded_reid.evaluation"}
 assert not unwanted & sys.modules.keys(), unwanted & sys.modules.keys()
 """
-
-
-def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
-    """Write the files that a finished run leaves, without training."""
-    folder = Path(cfg.OUTPUT_DIR)
-    folder.mkdir(parents=True, exist_ok=True)
-    torch.manual_seed(seed)
-    Checkpointer(build_model(cfg), str(folder)).save(name)
-    (folder / "config.yaml").write_text(cfg.dump())
-    return folder
-
-
-def two_runs(folder: Path) -> Path:
-    """Save two FED models that differ only in their weights, as ``run`` and ``other``."""
-    for seed, name in enumerate(("run", "other")):
-        save_run(MODELS["FED"](folder / name), seed=seed)
-    return folder
-
-
-def draw_crops(folder: Path, count: int = 6) -> list[Path]:
-    """Write lossless images of many sizes."""
-    rng = np.random.default_rng(0)
-    folder.mkdir(parents=True, exist_ok=True)
-    paths = [folder / f"{number}.png" for number in range(count)]
-    for number, path in enumerate(paths):
-        size = 40 + 7 * number, 20 + 3 * number
-        coarse = rng.integers(0, 256, (5, 3, 3), dtype=np.uint8)
-        Image.fromarray(coarse).resize(size[::-1]).save(path)
-    return paths
 
 
 @pytest.fixture(scope="module")

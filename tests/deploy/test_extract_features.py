@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs import forked, kill_self, load_tool, status_of
-from test_embedder import draw_crops, two_runs
+from saved_runs import draw_crops, two_runs
 
 import occluded_reid
 from occluded_reid.deploy import bulk

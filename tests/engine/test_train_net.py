@@ -12,7 +12,17 @@ from pathlib import Path
 import pytest
 import torch
 from ranks import run_ranks
-from runs import TINY, assert_same_run, draw_market, forked, load_tool, status_of, tiny_cfg
+from runs import (
+    LAUNCHED,
+    TINY,
+    assert_same_run,
+    build_arguments,
+    draw_market,
+    forked,
+    load_tool,
+    status_of,
+    tiny_cfg,
+)
 
 from occluded_reid.engine.launch import launch
 from occluded_reid.modeling.build import build_model
@@ -34,11 +44,6 @@ def config(tmp_path, market, monkeypatch) -> str:
     path = tmp_path / "tiny.yml"
     path.write_text(TINY)
     return str(path)
-
-
-def build_arguments(config: str, folder: Path | str, *more: object) -> list[str]:
-    options = ["OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu", *more]
-    return ["--config-file", config, *map(str, options)]
 
 
 def test_train_then_evaluate(tmp_path, config):
@@ -235,16 +240,6 @@ def test_the_exit_code_of_the_process(tmp_path):
     done = run_python(TOOL, "--config-file", tmp_path / "gone.yml")
     assert done.returncode == 2
     assert done.stderr.strip().startswith("error: no configuration file")
-
-
-LAUNCHED = """
-import sys
-import runs  # registers the test backbone in this process and, by its import, in the spawned ones
-sys.path.insert(0, {tools!r})
-import train_net
-if __name__ == "__main__":
-    sys.exit(train_net.command(sys.argv[1:]))
-"""
 
 
 def on_two_ranks(options: list[str]) -> list[int]:

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from indexes import add, create
 from PIL import Image
 from runs import draw_market, forked, status_of, tiny_cfg, train
-from test_gallery import add, create
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer

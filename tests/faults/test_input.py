@@ -22,8 +22,8 @@ import pytest
 import torch
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
+from indexes import add, clustered, create
 from PIL import Image
-from test_gallery import add, clustered, create
 from test_structure import PYTHON, ROOT
 
 from gallery_search import GalleryIndex

@@ -18,10 +18,19 @@ from typing import Any
 
 import pytest
 import torch
+from documented import ROOT as REPOSITORY
 from fed.tiny import fed_run_cfg
 from ranks import has_ended, on_ranks
-from runs import TINY, assert_same_run, draw_market, forked, status_of, train
-from test_train_net import LAUNCHED, REPOSITORY, build_arguments
+from runs import (
+    LAUNCHED,
+    TINY,
+    assert_same_run,
+    build_arguments,
+    draw_market,
+    forked,
+    status_of,
+    train,
+)
 
 from faults.kill import run_trials
 from fed_plugin import hooks

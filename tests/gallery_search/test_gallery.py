@@ -19,19 +19,19 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from indexes import DIM, add, clustered, create, some_items
 from runs import forked, kill_self, status_of
 
 from gallery_search import Filter, GalleryIndex, Item, search_indexes
 from gallery_search.store import approximation as approximations
 from gallery_search.store import database as databases
 from gallery_search.store import exact as exact_search
-from gallery_search.store import index as indexes
+from gallery_search.store import index as index_module
 from gallery_search.store import vectors as vector_files
 from gallery_search.store.metadata import check_path, parse_name, parse_time, read_table
 from occluded_reid.evaluation.distances import METRICS, distance_matrix
 from occluded_reid.utils.errors import UserError
 
-DIM, PARTS = 4, 2
 quick = settings(deadline=None, database=None, max_examples=12)
 made = iter(range(10**6))
 
@@ -45,37 +45,10 @@ def one_thread() -> Iterator[None]:
     faiss.omp_set_num_threads(threads)
 
 
-def create(folder: Path, metric: str = "dot", dim: int = DIM, parts: int = PARTS) -> GalleryIndex:
-    return GalleryIndex.create(
-        folder, metric=metric, dim=dim, num_parts=parts, fingerprint="0123abcd", weights="W.pth"
-    )
-
-
-def some_items(count: int, first: int = 0) -> list[Item]:
-    """Items at three cameras, and some at none; a minute apart, and some without a time."""
-    numbers = range(first, first + count)
-    cameras, times = (None, "1", "2", "3"), (lambda n: 60.0 * n, lambda n: None)
-    return [Item(f"{n}.jpg", cameras[n % 4], times[n % 5 == 0](n), str(n % 7)) for n in numbers]
-
-
-def add(index: GalleryIndex, features: np.ndarray, first: int = 0) -> list[int]:
-    with index.writer() as writer:
-        parts = index.info().num_parts
-        return writer.add(
-            some_items(len(features), first), features, np.full((len(features), parts), 0.5)
-        )
-
-
 def brute(query: np.ndarray, gallery: np.ndarray, metric: str) -> np.ndarray:
     """Similarities by the evaluation's distances."""
     distances = distance_matrix(torch.tensor(query), torch.tensor(gallery), metric)
     return 1 - distances if metric == "cosine" else -distances
-
-
-def clustered(count: int, dim: int, seed: int = 0) -> np.ndarray:
-    centres = np.random.default_rng(99).normal(size=(40, dim)) * 2
-    random = np.random.default_rng(seed)
-    return (centres[random.integers(40, size=count)] + random.normal(size=(count, dim))).astype("f")
 
 
 @pytest.mark.parametrize("metric", METRICS)
@@ -128,7 +101,7 @@ def test_exact_search_is_brute_force(metric, data, tmp_path_factory):
 @pytest.mark.parametrize("metric", METRICS)
 def test_approximate_search(kind, metric, tmp_path, monkeypatch):
     monkeypatch.setattr(approximations, "CODES", 2)
-    monkeypatch.setattr(indexes, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(index_module, "EXACT_UP_TO", 100)
     features = clustered(1400, 16)
     index = create(tmp_path / "index", metric, 16, 0)
     ids = np.array(add(index, features[:1100]))
@@ -167,7 +140,7 @@ def test_too_few_proposals_end_in_exact_search(tmp_path, monkeypatch):
     add(index, features)
     with index.writer() as writer:
         writer.optimize("ivf")
-    monkeypatch.setattr(indexes, "propose_rows", lambda *_: np.full((1, 100), -1))
+    monkeypatch.setattr(index_module, "propose_rows", lambda *_: np.full((1, 100), -1))
     assert [hit.item.path for hit in index.search(features[:1], 3)[0]][0] == "0.jpg"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from runs import draw_market, forked, kill_self, load_tool, status_of
-from test_embedder import two_runs
+from saved_runs import two_runs
 
 import occluded_reid
 from gallery_search import Filter, GalleryIndex, Item, Writer, querying

@@ -26,7 +26,7 @@ import pytest
 from faults.load import PageClient
 from PIL import Image
 from runs import draw_market, load_tool
-from test_embedder import MODELS, save_run
+from saved_runs import MODELS, save_run
 
 from gallery_search import GalleryIndex, Item
 from gallery_search.web import fragments, images, server

@@ -191,3 +191,18 @@ def assert_same_run(left: Path, right: Path) -> None:
 def read_metrics(folder: Path) -> list[dict[str, float]]:
     """Return the rows of a run's metrics.json."""
     return [json.loads(line) for line in (folder / "metrics.json").read_text().splitlines()]
+
+
+def build_arguments(config: str, folder: Path | str, *more: object) -> list[str]:
+    options = ["OUTPUT_DIR", folder, "MODEL.DEVICE", "cpu", *more]
+    return ["--config-file", config, *map(str, options)]
+
+
+LAUNCHED = """
+import sys
+import runs  # registers the test backbone in this process and, by its import, in the spawned ones
+sys.path.insert(0, {tools!r})
+import train_net
+if __name__ == "__main__":
+    sys.exit(train_net.command(sys.argv[1:]))
+"""

@@ -1,0 +1,54 @@
+"""Runs that look finished, without a training, and crops to embed with them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from aonet.tiny import aonet_run_cfg
+from fastreid.config import CfgNode
+from fastreid.modeling.meta_arch import build_model
+from fed.tiny import fed_run_cfg
+from PIL import Image
+from runs import tiny_cfg
+
+from occluded_reid.checkpoint.checkpointer import Checkpointer
+
+CLASSES = ("MODEL.HEADS.NUM_CLASSES", 8)
+MODELS: dict[str, Any] = {
+    "baseline": lambda folder: tiny_cfg(folder, *CLASSES),
+    "flip": lambda folder: tiny_cfg(folder, *CLASSES, "TEST.FLIP.ENABLED", True),
+    "FED": lambda folder: fed_run_cfg(folder, *CLASSES),
+    "AONet": lambda folder: aonet_run_cfg(folder, *CLASSES),
+}
+
+
+def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
+    """Write the files that a finished run leaves, without training."""
+    folder = Path(cfg.OUTPUT_DIR)
+    folder.mkdir(parents=True, exist_ok=True)
+    torch.manual_seed(seed)
+    Checkpointer(build_model(cfg), str(folder)).save(name)
+    (folder / "config.yaml").write_text(cfg.dump())
+    return folder
+
+
+def two_runs(folder: Path) -> Path:
+    """Save two FED models that differ only in their weights, as ``run`` and ``other``."""
+    for seed, name in enumerate(("run", "other")):
+        save_run(MODELS["FED"](folder / name), seed=seed)
+    return folder
+
+
+def draw_crops(folder: Path, count: int = 6) -> list[Path]:
+    """Write lossless images of many sizes."""
+    rng = np.random.default_rng(0)
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = [folder / f"{number}.png" for number in range(count)]
+    for number, path in enumerate(paths):
+        size = 40 + 7 * number, 20 + 3 * number
+        coarse = rng.integers(0, 256, (5, 3, 3), dtype=np.uint8)
+        Image.fromarray(coarse).resize(size[::-1]).save(path)
+    return paths
