@@ -120,7 +120,7 @@ class TokenViT(VisionTransformer):
         class_token: Any = self.cls_token
         positions: Any = self.pos_embed
         patches = self.patch_embed(images)
-        class_tokens = class_token.expand(len(images), -1, -1)
+        class_tokens = class_token.expand(images.shape[0], -1, -1)
         tokens = torch.cat((class_tokens, patches), dim=1) + positions
         if self.sie_embed is not None:
             if camera_ids is None:
