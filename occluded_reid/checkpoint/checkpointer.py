@@ -142,10 +142,8 @@ class Checkpointer(FastreidCheckpointer):
         all_parts = list_training_parts(self.model)
         parts = [part for part in all_parts if any(is_inside(key, (part,)) for key in keys)]
         if parts:
-            logger.info(
-                f"Only in one of {self._path} and the model, and only needed in training: "
-                + ", ".join(sorted(parts))
-            )
+            names = ", ".join(sorted(parts))
+            logger.info(f"{self._path}: skipped parts only needed in training: {names}")
         return [key for key in keys if not is_inside(key, parts)]
 
     def _hint(self, missing: list[str]) -> str:

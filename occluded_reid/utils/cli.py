@@ -6,6 +6,8 @@ Nothing here imports PyTorch, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -15,14 +17,18 @@ from occluded_reid.utils.errors import EXIT_CODE, UserError
 def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
     """Run ``main`` and turn a :class:`UserError` into one message on stderr.
 
-    Returns the process's exit code: 0, 2 after a user's mistake, 130 after Ctrl-C. ``debug`` raises
-    the error with its traceback instead.
+    Returns the process's exit code: 0, 2 after a user's mistake, 130 after Ctrl-C, 141 if nobody
+    reads the output any more (``| head``). ``debug`` raises the error with its traceback instead.
 
     >>> run_command(lambda: None)
     0
     """
     try:
         main()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say
+        return 128 + signal.SIGPIPE
     except (UserError, KeyboardInterrupt) as error:
         if debug:
             raise
@@ -75,8 +81,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     dry_help = "one training and one evaluation step on generated images; no data set is needed"
     add("--dry-run", action="store_true", help=dry_help)
-    add("--num-gpus", type=int, default=1, metavar="N", help="processes on this machine (1)")
-    add("--num-machines", type=int, default=1, metavar="N", help="machines of the job (1)")
+    add("--num-gpus", type=positive_int, default=1, metavar="N", help="processes here (default: 1)")
+    add("--num-machines", type=positive_int, default=1, metavar="N", help="machines (default: 1)")
     add("--machine-rank", type=int, default=0, metavar="R", help="this machine's rank (0)")
     add("--dist-url", default="auto", metavar="URL", help="where the processes meet (a free port)")
     add_config_options(parser)

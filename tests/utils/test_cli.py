@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
+import sys
 
 import pytest
 
@@ -65,3 +67,22 @@ def test_positive_int() -> None:
     for text in ("0", "-1"):
         with pytest.raises(argparse.ArgumentTypeError, match="at least 1"):
             positive_int(text)
+
+
+def test_a_closed_pipe_is_no_error() -> None:
+    script = "from occluded_reid.utils.cli import run_command\n"
+    script += "raise SystemExit(run_command(lambda: [print('x' * 99) for _ in range(9999)]))\n"
+    process = subprocess.Popen(
+        [sys.executable, "-c", script], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+@pytest.mark.parametrize("number", ["0", "-1", "x"])
+def test_a_job_has_at_least_one_process(number: str) -> None:
+    parser = build_parser(None)
+    add_run_options(parser)
+    with pytest.raises(SystemExit):
+        parser.parse_args(["--num-gpus", number])
