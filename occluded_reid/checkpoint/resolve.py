@@ -14,8 +14,8 @@ logger = logging.getLogger(__name__)
 def resolve_weights(path: str | os.PathLike[str]) -> tuple[str, str]:
     """Find the config.yaml (``""``: none) and the weights file that ``path`` stands for.
 
-    ``path`` is a weights file or a run's folder, whose weights are model_final.pth, else the file
-    that last_checkpoint names, else model_best.pth.
+    ``path`` is a weights file, or a run's folder, whose weights are model_final.pth, else the file
+    that last_checkpoint names, else model_best.pth; or a published folder with one .pth file.
 
     >>> resolve_weights("logs/demo")  # doctest: +SKIP
     ('logs/demo/config.yaml', 'logs/demo/model_final.pth')
@@ -51,10 +51,13 @@ def _newest_weights(run: Path) -> Path:
     if last.is_file():
         names.insert(1, last.read_text(encoding="utf-8").strip())
     weights = [run / name for name in names if name and (run / name).is_file()]
+    published = sorted(run.glob("*.pth"))
+    if not weights and len(published) == 1:
+        return published[0]
     if not weights:
         raise UserError(
             f"there are no weights in {run}; expected model_final.pth, the file that "
-            "last_checkpoint names, or model_best.pth"
+            "last_checkpoint names, model_best.pth, or one published .pth file"
         )
     if weights[0].name != names[0]:
         logger.warning(f"{run} has no {names[0]}: using {weights[0].name}")

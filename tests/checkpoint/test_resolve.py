@@ -1,0 +1,22 @@
+"""What a run's folder, a published folder and a file stand for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from occluded_reid.checkpoint.resolve import resolve_weights
+from occluded_reid.utils.errors import UserError
+
+
+def test_a_published_folder_stands_for_its_one_weights_file(tmp_path: Path) -> None:
+    (tmp_path / "fed-0123abcd.pth").touch()
+    (tmp_path / "config.yaml").touch()
+    config, weights = resolve_weights(tmp_path)
+    assert (Path(config).name, Path(weights).name) == ("config.yaml", "fed-0123abcd.pth")
+    (tmp_path / "other.pth").touch()
+    with pytest.raises(UserError, match="one published .pth file"):
+        resolve_weights(tmp_path)
+    (tmp_path / "model_final.pth").touch()
+    assert Path(resolve_weights(tmp_path)[1]).name == "model_final.pth"
