@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
+
+import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
 
 import occluded_reid.compat  # noqa: E402, F401
+
+
+@pytest.fixture(scope="module")
+def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Draw a tiny Market-1501 for the tests of a file."""
+    from runs import draw_market
+
+    return draw_market(tmp_path_factory.mktemp("market"))
+
+
+@pytest.fixture
+def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the data sets be read from ``market``."""
+    monkeypatch.setenv("FASTREID_DATASETS", str(market))

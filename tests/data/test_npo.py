@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from runs import batches, draw_market, tiny_cfg, train
+from runs import batches, tiny_cfg, train
 
 from occluded_reid.config import load_config
 from occluded_reid.data.build import build_train_loader
@@ -280,14 +280,7 @@ def test_a_selection_is_the_rectangle_and_nothing_else():
 # --------------------------------------------------------------------------------- loader
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_market(tmp_path_factory.mktemp("market"))
-
-
-@pytest.fixture(autouse=True)
-def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+pytestmark = pytest.mark.usefixtures("data_root")
 
 
 PAIR = ("INPUT.NPO.ENABLED", True, "INPUT.NPO.MODE", "pair")

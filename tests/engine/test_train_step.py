@@ -12,7 +12,7 @@ import torch
 from fastreid.config import CfgNode
 from fastreid.utils.events import EventStorage
 from ranks import on_ranks
-from runs import assert_same_run, draw_market, read_metrics, tiny_cfg, train
+from runs import assert_same_run, read_metrics, tiny_cfg, train
 from torch import nn
 
 from occluded_reid.engine import spikes, train_step
@@ -22,15 +22,7 @@ from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
 from occluded_reid.utils.errors import UserError
 
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_market(tmp_path_factory.mktemp("market"))
-
-
-@pytest.fixture(autouse=True)
-def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+pytestmark = pytest.mark.usefixtures("data_root")
 
 
 class Linear(nn.Module):

@@ -39,15 +39,7 @@ from occluded_reid.modeling.build import build_model
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.random import PrivateRandomness, derive_seed, seed_everything
 
-
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_market(tmp_path_factory.mktemp("market"))
-
-
-@pytest.fixture(autouse=True)
-def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+pytestmark = pytest.mark.usefixtures("data_root")
 
 
 def test_parameters_move_and_the_loss_falls_through_the_whole_trainer(tmp_path):

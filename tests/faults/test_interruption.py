@@ -26,7 +26,6 @@ from runs import (
     TINY,
     assert_same_run,
     build_arguments,
-    draw_market,
     forked,
     status_of,
     train,
@@ -43,14 +42,7 @@ from occluded_reid.utils.errors import UserError
 STATEFUL = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 2)
 
 
-@pytest.fixture(scope="module")
-def market(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return draw_market(tmp_path_factory.mktemp("market"))
-
-
-@pytest.fixture(autouse=True)
-def data_root(market: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("FASTREID_DATASETS", str(market))
+pytestmark = pytest.mark.usefixtures("data_root")
 
 
 @pytest.fixture(scope="module")
