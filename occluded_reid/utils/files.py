@@ -8,11 +8,12 @@ import json
 import logging
 import os
 import shutil
+import stat
 import tempfile
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, BinaryIO
 
 from occluded_reid.utils.errors import UserError
 
@@ -83,6 +84,32 @@ def atomic_write(path: str | os.PathLike[str], mode: str = "wb") -> Iterator[IO[
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def open_regular(path: str | os.PathLike[str]) -> BinaryIO:
+    """Open a file for reading in binary form, as ``open`` does, but only a regular one.
+
+    A named pipe or a device raises an OSError at once: reading one could wait, or go on, forever.
+    A link is followed. See :func:`~occluded_reid.utils.errors.explain_read_errors`.
+    """
+    handle = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))  # a pipe would wait
+    if not stat.S_ISREG(os.fstat(handle).st_mode):
+        os.close(handle)
+        raise OSError(errno.EINVAL, "it is no file, but a folder, pipe or device", os.fspath(path))
+    return os.fdopen(handle, "rb")
+
+
+def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
+    """Read a regular file of at most ``limit`` bytes; anything else raises an OSError at once.
+
+    >>> read_regular("images.csv", 2**26).decode()  # doctest: +SKIP
+    """
+    with open_regular(path) as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size > limit:
+            told = f"it has {size} bytes; at most {limit} are read"
+            raise OSError(errno.EFBIG, told, os.fspath(path))
+        return stream.read(size)
 
 
 def write_json(
