@@ -39,6 +39,15 @@ def test_import_needs_nothing_heavy(module: str, tmp_path: Path) -> None:
     assert list_imported(f"import {module}", tmp_path) == "[]"
 
 
+@pytest.mark.parametrize("words", [[], ["evaluate", "--help"]])
+def test_console_command_needs_nothing_heavy(words: list[str], tmp_path: Path) -> None:
+    code = (
+        "import contextlib\nfrom occluded_reid.commands.main import main\n"
+        f"with contextlib.suppress(SystemExit):\n    main({words!r})"
+    )
+    assert list_imported(code, tmp_path) == "[]"
+
+
 @pytest.mark.parametrize("tool", TOOLS)
 def test_help_needs_nothing_heavy(tool: str, tmp_path: Path) -> None:
     path = str(ROOT / "tools" / f"{tool}.py")

@@ -1,49 +1,9 @@
 #!/usr/bin/env python
-"""Generate a data set, train FED on it, evaluate and draw figures: minutes on two CPU cores."""
+"""See occluded_reid/commands/demo.py."""
 
-from __future__ import annotations
-
-import json
-import subprocess
 import sys
-from pathlib import Path
 
-from occluded_reid.utils.cli import build_parser
-
-TOOLS = Path(__file__).parent
-CONFIG = TOOLS.parent / "projects" / "FED" / "configs" / "synthetic.yml"
-FOLDER = Path("logs", "demo")
-FIGURES = ("batch", "visibility", "ranks")
-
-
-def command(words: list[str] | None = None) -> int:
-    """Run the commands that a user would type; return the exit code."""
-    build_parser(__doc__).parse_args(words)  # there are no options but --help
-    commands = [["train_net.py", "--config-file", str(CONFIG), "OUTPUT_DIR", str(FOLDER)]]
-    commands += [["visualize.py", "--kind", kind, "--weights", str(FOLDER)] for kind in FIGURES]
-    for tool, *arguments in commands:
-        print(f"$ python tools/{tool} {' '.join(arguments)}", flush=True)
-        if code := subprocess.run([sys.executable, str(TOOLS / tool), *arguments]).returncode:
-            return code
-    print_results(FOLDER / "results.json")
-    print("Figures:", *(FOLDER / f"{kind}.png" for kind in FIGURES))
-    return 0
-
-
-def print_results(path: Path) -> None:
-    """Print the table of metrics and the visibility AUC."""
-    from occluded_reid.evaluation.results import format_results
-
-    reports = json.loads(path.read_text(encoding="utf-8"))["data_sets"]
-    print("\nIn per cent, with 95 % intervals over queries:\n")
-    print(format_results(reports))
-    for report in reports.values():
-        if report.get("visibility_auc"):
-            areas = report["visibility_auc"].items()
-            text = ", ".join(f"{kind} {area:.2f}" for kind, area in areas)
-            print(f"\nArea under the ROC curve of the visibility of stripes: {text}")
-    print(f"\nResults: {path}")
-
+from occluded_reid.commands.demo import command
 
 if __name__ == "__main__":
     sys.exit(command())

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 import json
 import os
+import runpy
 import signal
 import sys
 import traceback
@@ -30,15 +30,9 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 
 def load_tool(name: str) -> ModuleType:
-    """Import ``tools/<name>.py`` under its own name."""
-    path = TOOLS / f"{name}.py"
-    if str(TOOLS) not in sys.path:
-        sys.path.append(str(TOOLS))  # as for a script: the tools find each other
-    spec = importlib.util.spec_from_file_location(name, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # spawned processes unpickle functions by module
-    spec.loader.exec_module(module)
-    return module
+    """Import what ``tools/<name>.py`` runs."""
+    shim = runpy.run_path(str(TOOLS / f"{name}.py"))
+    return sys.modules[shim["command"].__module__]
 
 
 @BACKBONE_REGISTRY.register()

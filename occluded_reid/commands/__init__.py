@@ -1,0 +1,1 @@
+"""The commands: ``occluded-reid COMMAND``, and ``tools/*.py`` in a checkout."""

@@ -1,0 +1,45 @@
+"""Make a model-zoo entry of a run: weights for inference, configuration, results, a table row.
+
+The folder appears only if evaluating the published weights gives the numbers of the run.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from occluded_reid.utils.cli import build_parser, run_command
+
+
+def publish_model(args: argparse.Namespace) -> None:
+    """Publish the run; print its rows and add them to the page."""
+    from pathlib import Path
+
+    from occluded_reid.deploy.publish import add_rows, publish
+    from occluded_reid.utils.logs import setup_logging
+
+    setup_logging()
+    rows = publish(
+        args.weights or args.run, args.output, run=args.run, name=args.name, device=args.device,
+        trust_checkpoint=args.trust_checkpoint,
+    )  # fmt: skip
+    print(f"\nEvaluated from {args.output}: the numbers of the run\n{rows}")
+    if args.zoo:
+        add_rows(Path(args.zoo), rows)
+
+
+def command(words: list[str] | None = None) -> int:
+    """Run the command with ``words`` (default: the process's); return the exit code."""
+    options = build_parser(__doc__)
+    add = options.add_argument
+    add("--weights", metavar="RUN", help="an evaluated run's folder, or its weights file")
+    add("--run", default="", metavar="DIR", help="of config.yaml and results.json; default: RUN's")
+    add("--output", required=True, metavar="DIR", help="folder to make")
+    add("--name", default="", help="of the model; default: the name of the run's folder")
+    add("--zoo", default="", metavar="FILE", help="page that the row is added to: MODEL_ZOO.md")
+    add("--device", default="", help="to evaluate on; default: that of the run")
+    add("--trust-checkpoint", action="store_true", help="read Python objects: they can run code")
+    add("--debug", action="store_true", help="show the traceback of an error")
+    args = options.parse_args(words)
+    if not (args.weights or args.run):
+        options.error("--weights is required")
+    return run_command(lambda: publish_model(args), debug=args.debug)
