@@ -13,6 +13,8 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     # Seed of all randomness. One seed gives one run on one machine, whatever NUM_WORKERS is. -1 =
     # from the clock; the log and OUTPUT_DIR/config.yaml hold the value used.
     cfg.SEED = -1
+    # Name of the run, drawn when it starts, in all files that it leaves; not to be set.
+    cfg.RUN_ID = ""
 
     # Data type of autocast with SOLVER.AMP.ENABLED: bfloat16, or float16 (CUDA only).
     cfg.SOLVER.AMP.DTYPE = "bfloat16"

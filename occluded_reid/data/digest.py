@@ -1,0 +1,26 @@
+"""A digest of a list of images, which tells whether two runs or machines read the same."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import PurePath
+from typing import Any
+
+
+def digest_items(items: Iterable[Any]) -> str:
+    """Return the sha256 of a training or test list: paths, identities and cameras, in order.
+
+    The class of an identity is its rank among all of them, so the digest covers the labels too. Of
+    a path only the file's name and its folder count: the data may be moved.
+
+    >>> one = [("/data/shop/0001_c1.jpg", 1, 0)]
+    >>> digest_items(one) == digest_items([("/disk/shop/0001_c1.jpg", 1, 0)])
+    True
+    >>> digest_items(one) == digest_items([("/data/shop/0001_c1.jpg", 2, 0)])
+    False
+    """
+    digest = hashlib.sha256()
+    for path, identity, camera, *_ in items:
+        digest.update(repr((PurePath(path).parts[-2:], str(identity), str(camera))).encode())
+    return digest.hexdigest()
