@@ -1,6 +1,6 @@
 # make test    build .venv if need be, run the tests        make lint        ruff and mypy
 # make demo    build .venv if need be, train and evaluate   make clean-venv  remove .venv
-# Other targets: venv, test-slow, test-docs, test-extras, test-gpu, test-real-data, pin. PYTHON=...
+# Other targets: venv, test-slow, test-docs, test-wheel, test-extras, test-gpu, test-real-data, pin. PYTHON=...
 # chooses the interpreter, PYTEST_ARGS=... goes to pytest.
 
 VENV := .venv
@@ -26,7 +26,7 @@ INSTALL = install() { \
     $(1)/python -m pip install -q --disable-pip-version-check "$$@"; \
 };
 
-.PHONY: test test-slow test-docs test-extras test-gpu test-real-data demo lint venv clean-venv pin
+.PHONY: test test-slow test-docs test-wheel test-extras test-gpu test-real-data demo lint venv clean-venv pin
 .DEFAULT_GOAL := test
 
 test: $(VENV)/.installed
@@ -38,6 +38,10 @@ test-slow: $(VENV)/.installed
 # The commands of README.md, docs and projects, on tiny data.
 test-docs: $(VENV)/.installed
 	@$(PYTEST) tests/test_docs.py tests/test_example_method.py $(PYTEST_ARGS)
+
+# Builds the wheel, installs it elsewhere and uses it from another folder.
+test-wheel: $(VENV)/.installed
+	@$(PYTEST) tests/test_wheel.py $(PYTEST_ARGS)
 
 # In an environment of its own: what is optional must not be needed in $(VENV).
 test-extras: $(EXTRAS_VENV)/.installed

@@ -136,14 +136,19 @@ def _install() -> None:
     _repair_imported()
 
 
-def _require_fastreid() -> None:
-    """Name the one command that installs fast-reid, which pip cannot resolve by itself."""
-    if importlib.util.find_spec("fastreid") is None:
-        raise ModuleNotFoundError(
-            "fast-reid is not installed, and pip cannot resolve its pin torch==1.13.1; "
-            "install it with: pip install --no-deps fastreid==1.4.0",
-            name="fastreid",
-        )
+_BY_HAND = {
+    "fastreid": "fast-reid is not installed, and pip cannot resolve its pin torch==1.13.1; "
+    "install it with: pip install --no-deps fastreid==1.4.0",
+    "cv2": "OpenCV is not installed, neither opencv-python nor opencv-python-headless, of which "
+    "either serves; install one: pip install opencv-python-headless",
+}
+
+
+def _require_packages() -> None:
+    """Name the command that installs what ``pip install .`` cannot choose by itself."""
+    for name, advice in _BY_HAND.items():
+        if importlib.util.find_spec(name) is None:
+            raise ModuleNotFoundError(advice, name=name)
 
 
 # ------------------------------------------------------------------------------ imports
@@ -759,5 +764,5 @@ def byte_storage(module: Any) -> None:
     module._serialize_to_tensor = serialize_to_tensor
 
 
-_require_fastreid()
+_require_packages()
 _install()

@@ -262,14 +262,21 @@ def test_order_of_import(outcomes, order):
     assert outcomes[order] == "ok"
 
 
-def test_missing_fastreid_names_the_command(monkeypatch):
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [
+        ("fastreid", "pip install --no-deps fastreid==1.4.0"),
+        ("cv2", "pip install opencv-python-headless"),
+    ],
+)
+def test_missing_package_names_the_command(package, command, monkeypatch):
     find = importlib.util.find_spec
     monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name: None if name == "fastreid" else find(name)
+        importlib.util, "find_spec", lambda name: None if name == package else find(name)
     )
-    with pytest.raises(ModuleNotFoundError, match="pip install --no-deps fastreid==1.4.0") as error:
-        compat._require_fastreid()
-    assert "\n" not in str(error.value)
+    with pytest.raises(ModuleNotFoundError, match=f": {command}$") as error:
+        compat._require_packages()
+    assert "\n" not in str(error.value) and error.value.name == package
 
 
 def test_torchvision_of_another_torch_is_explained(monkeypatch, tmp_path):

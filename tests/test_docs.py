@@ -253,7 +253,7 @@ def on_tiny_data(name: str, arguments: list[str]) -> list[str]:
     """Return a tool's arguments with those that make it quick."""
     words = [PLACEHOLDERS.get(word, word) for word in arguments]
     config = words[words.index("--config-file") + 1] if "--config-file" in words else ""
-    if name in ("train_net", "visualize") and config.startswith(("configs/", "projects/")):
+    if name in ("train", "train_net", "visualize") and config.startswith(("configs/", "projects/")):
         words += SMALL
     if "configs/test_all.yml" in words:
         words += ["DATASETS.ALLOW_PARTIAL", "True"]

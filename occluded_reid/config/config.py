@@ -20,6 +20,9 @@ logger = logging.getLogger(__name__)
 
 AddKeys = Callable[[CfgNode], None]
 
+SHIPPED = Path(__file__).parents[1] / "shipped"
+"""Holds configs/ and projects/ with the configurations, also in an installed package."""
+
 
 def get_cfg(add_keys: Iterable[AddKeys] = ()) -> CfgNode:
     """Return fast-reid's default configuration with our keys and those that ``add_keys`` add."""
@@ -41,7 +44,8 @@ def load_config(
     Without a GPU, ``MODEL.DEVICE: cuda`` becomes ``cpu`` with a warning.
 
     Args:
-        path: a YAML file, possibly with ``_BASE_``; ``""`` for the defaults.
+        path: a YAML file, possibly with ``_BASE_``; ``""`` for the defaults. One that is not in the
+            working directory is taken from those that the package ships.
         overrides: ``KEY VALUE KEY VALUE ...``.
         add_keys: functions that add the keys of methods, such as ``add_fed_config``.
         also: more YAML files, merged in this order after ``path``.
@@ -61,11 +65,19 @@ def load_config(
     return cfg
 
 
-def _merge_file(cfg: CfgNode, path: str) -> None:
-    if not Path(path).is_file():
-        homes = (found for home in ("configs", "projects") for found in Path(home).rglob("*.yml"))
-        files = {str(found) for found in (*Path(path).parent.glob("*.yml"), *homes)}
+def _find_file(path: str) -> str:
+    """Return ``path``, or the shipped file of that name if the working directory has none."""
+    found = next((file for file in (Path(path), SHIPPED / path) if file.is_file()), None)
+    if found is None:
+        homes = [SHIPPED / "configs", *SHIPPED.glob("projects/*/configs")]
+        shipped = [file.relative_to(SHIPPED) for home in homes for file in home.rglob("*.yml")]
+        files = {str(file) for file in (*Path(path).parent.glob("*.yml"), *shipped)}
         raise UserError(f"no configuration file {path}{suggest(path, sorted(files))}")
+    return str(found)
+
+
+def _merge_file(cfg: CfgNode, path: str) -> None:
+    path = _find_file(path)
     try:
         loaded = CfgNode.load_yaml_with_base(path)
     except FileNotFoundError as error:

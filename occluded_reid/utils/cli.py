@@ -15,9 +15,9 @@ from occluded_reid.utils.errors import EXIT_CODE, UserError
 
 
 def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
-    """Run ``main`` and turn a :class:`UserError` into one message on stderr.
+    """Run ``main``; turn a :class:`UserError` or a missing package into one message on stderr.
 
-    Returns the process's exit code: 0, 2 after a user's mistake, 130 after Ctrl-C, 141 if nobody
+    Returns the process's exit code: 0, 2 after such a mistake, 130 after Ctrl-C, 141 if nobody
     reads the output any more (``| head``). ``debug`` raises the error with its traceback instead.
 
     >>> run_command(lambda: None)
@@ -29,10 +29,10 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say
         return 128 + signal.SIGPIPE
-    except (UserError, KeyboardInterrupt) as error:
+    except (UserError, ModuleNotFoundError, KeyboardInterrupt) as error:
         if debug:
             raise
-        is_mistake = isinstance(error, UserError)
+        is_mistake = not isinstance(error, KeyboardInterrupt)
         print(f"error: {error}" if is_mistake else "interrupted", file=sys.stderr)
         return EXIT_CODE if is_mistake else 130
     return 0

@@ -25,6 +25,17 @@ def test_a_file_over_its_base_and_overrides_over_both(tmp_path):
     assert cfg.is_frozen()
 
 
+def test_shipped_files_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    name = "configs/synthetic_baseline.yml"
+    assert load_config(name).DATASETS.NAMES == ("SyntheticOccluded",)
+    with pytest.raises(UserError, match=f"^no configuration file configs/synth.yml.*{name}"):
+        load_config("configs/synth.yml")
+    (tmp_path / "configs").mkdir()
+    write(tmp_path, "SEED: 3\n", name)  # the working directory comes first
+    assert load_config(name).SEED == 3
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [

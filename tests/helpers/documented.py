@@ -13,7 +13,7 @@ PAGES = [
     *sorted(f"projects/{path.parent.name}/README.md" for path in ROOT.glob("projects/*/README.md")),
 ]  # fmt: skip
 PYTHONS = (".venv/bin/python", "python")
-PROGRAMS = (*PYTHONS, "make", "pip", "sh", "torchrun", "trtexec", "uv")
+PROGRAMS = (*PYTHONS, "make", "occluded-reid", "pip", "sh", "torchrun", "trtexec", "uv")
 
 # Beginnings of commands. Everything else is run by `make test-docs`.
 NOT_RUN = {
@@ -86,6 +86,8 @@ def reason_not_to_run(words: list[str]) -> str:
 
 def tool_of(words: list[str]) -> tuple[str, list[str]] | None:
     """The name of the tool that a command starts, and its arguments; None for other commands."""
+    if words[0] == "occluded-reid":
+        return words[1], words[2:]
     for place, word in enumerate(words):
         if found := re.fullmatch(r"tools/(\w+)\.py", word):
             return found[1], words[place + 1 :]

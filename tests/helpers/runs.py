@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 import json
 import os
 import runpy
@@ -20,6 +21,7 @@ from fastreid.modeling.backbones import BACKBONE_REGISTRY
 from PIL import Image
 from torch import nn
 
+from occluded_reid.commands.main import COMMANDS
 from occluded_reid.config import CfgNode, load_config
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.engine.defaults import prepare_run
@@ -30,7 +32,9 @@ TOOLS = Path(__file__).parents[2] / "tools"
 
 
 def load_tool(name: str) -> ModuleType:
-    """Import what ``tools/<name>.py`` runs."""
+    """Import what ``tools/<name>.py`` or ``occluded-reid <name>`` runs."""
+    if name in COMMANDS:
+        return importlib.import_module(COMMANDS[name])
     shim = runpy.run_path(str(TOOLS / f"{name}.py"))
     return sys.modules[shim["command"].__module__]
 
