@@ -20,11 +20,7 @@ def fail(error: BaseException) -> None:
     ("error", "code", "message"),
     [
         (UserError("no folder X"), 2, "error: no folder X\n"),
-        (
-            ModuleNotFoundError("no fast-reid"),
-            2,
-            "error: no fast-reid\n",
-        ),
+        (ModuleNotFoundError("no fast-reid"), 2, "error: no fast-reid\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
     ],
 )
