@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import math
 import os
 import re
@@ -16,10 +17,12 @@ from pathlib import Path
 
 import numpy as np
 
-from occluded_reid.data.datasets.base import FolderDataset
+from occluded_reid.data.datasets.base import NOBODY, FolderDataset
 from occluded_reid.evaluation.distances import METRICS
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.tables import read_csv
+from occluded_reid.utils.tables import clean_path, read_csv
+
+logger = logging.getLogger(__name__)
 
 COLUMNS = ("path", "camera", "time", "identity")
 # 0002_c1s1_000451_03.jpg (Market-1501) and 0001_c2_f0046182.jpg (DukeMTMC-reID) name the frame, too
@@ -138,7 +141,8 @@ def parse_name(path: str) -> Item:
     if match is None:
         return Item(path)
     time = float(match[3]) if match[3] else None
-    return Item(path, camera=str(int(match[2])), time=time, identity=str(int(match[1])))
+    identity = str(int(match[1])) if int(match[1]) > 0 else None  # else a false or no person
+    return Item(path, camera=str(int(match[2])), time=time, identity=identity)
 
 
 def parse_time(text: str) -> float:
@@ -162,26 +166,22 @@ def parse_time(text: str) -> float:
 def read_table(path: str | os.PathLike[str]) -> dict[str, Item]:
     """Read items by path from a CSV file with the columns path, camera, time and identity.
 
-    Only ``path`` is required; other columns and cells may be missing.
+    Only ``path`` is required; other columns are named in the log, and cells may be missing.
     """
     table = read_csv(path, str(path), "expected a CSV file in UTF-8")
-    names = table.columns
-    if "path" not in names or not set(names) <= set(COLUMNS):
-        raise UserError(
-            f"{path}: the first line is {','.join(names) or 'empty'}; it should name the "
-            f"columns {','.join(COLUMNS)}, at least path"
-        )
+    table.require("path")
+    if unused := [name for name in table.columns if name not in ("", *COLUMNS)]:
+        logger.info(f"{path}: the columns {', '.join(unused)} are not used")
     items: dict[str, Item] = {}
     for row in table.rows:
         cells = {name: text for name, text in row.cells.items() if text}
         try:
-            if row.surplus:
-                raise UserError("more cells than columns")
-            name = check_path(row.cells["path"])
-            if name in items:
-                raise UserError(f"{name} is a duplicate")
+            name = check_path(clean_path(row.cells["path"]))
             time = parse_time(cells["time"]) if "time" in cells else None
+            identity = cells.get("identity")
+            item = Item(name, cells.get("camera"), time, None if identity in NOBODY else identity)
+            if items.setdefault(name, item) != item:
+                raise UserError(f"{name} is there twice, with other values")
         except UserError as error:
             raise UserError(f"{path}, line {row.line}: {error}") from error
-        items[name] = Item(name, cells.get("camera"), time, cells.get("identity"))
     return items

@@ -22,8 +22,9 @@ import numpy as np
 
 from occluded_reid.data.datasets.base import IMAGE_SUFFIXES
 from occluded_reid.modeling.outputs import Embedding
-from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder
+from occluded_reid.utils.tables import clean_path, read_list
 
 SUFFIXES = IMAGE_SUFFIXES | {".webp"}
 
@@ -174,8 +175,8 @@ class FeatureFile:
 def list_images(source: str | os.PathLike[str]) -> ImageList:
     """List the images below a folder, or those that a text file names, one path per line.
 
-    Paths in the file are relative to its folder and may contain spaces. In a folder, hidden files
-    and links to folders are skipped.
+    Paths in the file are relative to its folder and may contain spaces; at least one of them must
+    exist. In a folder, hidden files and links to folders are skipped.
 
     >>> list_images("crops").paths  # doctest: +SKIP
     array(['0001.jpg', 'camera2/0001.jpg'], dtype='<U16')
@@ -186,12 +187,16 @@ def list_images(source: str | os.PathLike[str]) -> ImageList:
         if not paths:
             raise UserError(f"there are no images in {source} ({', '.join(sorted(SUFFIXES))})")
         return ImageList(folder, np.array(paths))
-    with explain_read_errors(source, "expected a folder or a list of images"):
-        text = Path(source).read_text(encoding="utf-8", errors="surrogateescape")
-    lines = [line for line in text.split("\n") if line]
-    if not lines or "\0" in text:
-        raise UserError(f"{source} is not a list of images: a text file with one path per line")
-    return ImageList(os.path.dirname(source), np.array(lines))
+    if not os.path.exists(source):
+        raise UserError(f"cannot read {source}: there is no such folder or list of images")
+    folder, paths = os.path.dirname(source), [clean_path(line) for line in read_list(source)]
+    if not any(os.path.isfile(os.path.join(folder, path)) for path in paths):
+        first = f" (the first is {paths[0][:100]!r})" if paths else ""
+        raise UserError(
+            f"{source} is not a list of images: none of its {len(paths)} lines{first} names a "
+            "file; paths are relative to the list's folder, one per line"
+        )
+    return ImageList(folder, np.array(paths))
 
 
 def write_array(

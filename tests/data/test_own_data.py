@@ -76,7 +76,7 @@ def test_without_cameras_every_match_is_scored(tmp_path: Path) -> None:
         ("a/2.jpg", "a/1.jpg", "line 3: this row repeats a/1.jpg in train"),
         ("q.jpg", "../q.jpg", "names '../q.jpg', which lies outside"),
         ("b 3.png", "gone.png", "names 1 missing images, such as gone.png in line 4"),
-        ("path,identity", "file;identity", "needs rows with path, identity, split"),
+        ("path,identity", "file,identity", "needs rows with path, identity, split"),
         (ROWS[ROWS.index("\n") :], "\n", "and 0 rows"),
     ],
 )
@@ -92,7 +92,7 @@ def test_missing_parts_are_named(shop: Path, tmp_path: Path) -> None:
     (shop / "a" / "2.jpg").unlink()
     assert len(open_shop(shop, allow_partial=True).train) == 2
     (shop / TABLE).unlink()
-    with pytest.raises(UserError, match=f"CSV: found no {TABLE} in any of\n  {shop}"):
+    with pytest.raises(UserError, match=f"CSV:shop: found no {TABLE} in any of\n  {shop}"):
         open_shop(shop)
     (shop / TABLE).write_bytes(b"path,identity,split\n\xff\xfe")
     with pytest.raises(UserError, match=r"cannot read the table .*CSV in UTF-8"):

@@ -100,11 +100,12 @@ def test_a_list_keeps_its_order_and_is_relative_to_its_folder(words, images, tmp
 
 
 def test_a_name_that_is_not_unicode_survives(tmp_path):
-    (tmp_path / "list").write_bytes(b"\xff\xfe a.png\r\nb.png")
+    (tmp_path / "list").write_bytes(b"\xff\xf0 a.png\r\nb.png")
+    (tmp_path / "b.png").touch()
     listed = list_images(tmp_path / "list")
     np.save(tmp_path / "paths.npy", listed.paths)
     paths = np.load(tmp_path / "paths.npy", allow_pickle=False)
-    assert paths[0].encode("utf-8", "surrogateescape") == b"\xff\xfe a.png"
+    assert paths[0].encode("utf-8", "surrogateescape") == b"\xff\xf0 a.png"
     assert paths[1] == "b.png" and len(listed.sha256) == 64
 
 
@@ -232,10 +233,10 @@ def test_a_part_that_another_process_has_just_removed_is_ignored(words, expected
 
 
 def test_no_file_is_written_if_no_image_can_be_read(words, tmp_path, capsys):
-    (tmp_path / "list").write_text("gone.png\naway.png\nlost.png\n")
+    (tmp_path / "list").write_text("list\naway.png\nlost.png\n")
     assert tool.command([*words, "--input", str(tmp_path / "list")]) == 2
     printed = capsys.readouterr().err
-    assert "none of the 3 images can be read" in printed and "FileNotFoundError" in printed
+    assert "none of the 3 images can be read" in printed and "UnidentifiedImageError" in printed
     assert sorted(path.name for path in tmp_path.iterdir()) == ["list"]
 
 
@@ -244,9 +245,13 @@ def test_a_bad_list_is_named(images, tmp_path):
         list_images(tmp_path)
     with pytest.raises(UserError, match="cannot read .*none"):
         list_images(tmp_path / "none")
-    for content in (b"", b"\x89PNG\0\0\n"):
+    for content, message in (
+        (b"", "is not a list of images: none of its 0 lines names a file"),
+        (b"# Title\nSome text", "none of its 2 lines .the first is '# Title'. names a file"),
+        (b"\x89PNG\0\0\n", "cannot read the list"),
+    ):
         (tmp_path / "file").write_bytes(content)
-        with pytest.raises(UserError, match="is not a list of images"):
+        with pytest.raises(UserError, match=message):
             list_images(tmp_path / "file")
 
 

@@ -526,19 +526,21 @@ def test_times_and_tables(far_away, tmp_path):
     assert parse_time("1970-01-02") == parse_time("1970-01-02T00:00:00Z") == 86400
     assert parse_time("1970-01-01T01:00:00+01:00") == 0
     table = tmp_path / "table.csv"
-    table.write_text('path,camera,time,identity\na/b.jpg,gate,1970-01-02,\n"c,d.jpg",,,5\n')
+    table.write_text(
+        'path,split,camera,time,identity\na/b.jpg,query,gate,1970-01-02,\n"c,d.jpg",,,,5\n'
+        ".\\\\a\\\\b.jpg,gallery,gate,1970-01-02,\ne.jpg,,gate,,0000\n"
+    )
     assert list(read_table(table).values()) == [
-        Item("a/b.jpg", "gate", 86400.0), Item("c,d.jpg", identity="5"),
+        Item("a/b.jpg", "gate", 86400.0), Item("c,d.jpg", identity="5"), Item("e.jpg", "gate"),
     ]  # fmt: skip
     for text, message in (
-        ("camera\n1\n", "at least path"),
-        ("path,colour\na,b\n", "should name the columns"),
+        ("camera\n1\n", "needs rows with path"),
         ("path,time\na.jpg,soon\n", "line 2: 'soon' is not a time"),
         ("path,time\na.jpg,nan\n", "line 2: 'nan' is not a time"),
-        ("path\na.jpg\na.jpg\n", "line 3: a.jpg is a duplicate"),
+        ("path,camera\na.jpg,1\nb/../a.jpg,2\n", "line 3: a.jpg is there twice, with other values"),
         ("path\n../a.jpg\n", "line 2: '../a.jpg' is not a path below"),
-        ("path\na.jpg,1\n", "line 2: more cells"),
-        ("", "first line is empty"),
+        ("path\na.jpg,1\n", "line 2: there are more cells"),
+        ("", "has the columns .none. and 0 rows"),
         ("path\n\x00\n", "table.csv"),
     ):
         table.write_text(text)

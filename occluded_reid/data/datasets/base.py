@@ -25,6 +25,8 @@ from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
+NOBODY = frozenset({"-1", "0000"})  # as names and tables write the identity of no person
+OWN_DATA = "If the images are your own, list them in a table instead: CSV:FOLDER, docs/own_data.md"
 IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
 
 
@@ -63,6 +65,16 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def parse_identity(text: str, path: object) -> int:
+    """Read the number of a person, at most nine digits, in the file ``path`` or its name."""
+    if len(text.lstrip("-0")) > 9:
+        raise UserError(
+            f"{path}: the identity {text[:12]}... has more than nine digits; rename or remove the "
+            f"image. {OWN_DATA}"
+        )
+    return int(text)
+
+
 def read_images(
     folder: Path, pattern: re.Pattern[str], *, num_cameras: int, camid: int | None = None,
     nested: bool = False,
@@ -80,14 +92,14 @@ def read_images(
         match = pattern.match(path.name)
         if match is None or not is_image_name(path.name):
             continue
-        pid = int(match[1])
+        pid = parse_identity(match[1], path)
         if pid < 0:
             continue
         camera = int(match[2]) if camid is None else camid + 1
         if camid is None and not 1 <= camera <= num_cameras:
             raise UserError(
                 f"{path}: the name has camera {camera}, but the set has cameras 1 to "
-                f"{num_cameras}; rename or remove the file"
+                f"{num_cameras}; rename or remove the file. {OWN_DATA}"
             )
         images.append(LabeledImage(str(path), pid, camera - 1))
     return images
@@ -201,8 +213,9 @@ class FolderDataset(ImageDataset):
 
     def missing_error(self, what: str) -> DatasetNotFound:
         """Return the error for a set without ``what`` in any of the candidates."""
+        name = ":".join(filter(None, (type(self).__name__, self.protocol)))
         return DatasetNotFound(
-            f"{type(self).__name__}: found no {what} in any of\n{self.format_candidates()}\n"
+            f"{name}: found no {what} in any of\n{self.format_candidates()}\n"
             f"{self.advice}, or point FASTREID_DATASETS to the folder of your data sets"
         )
 

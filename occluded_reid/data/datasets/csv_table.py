@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from occluded_reid.data.datasets.base import FolderDataset, LabeledImage, Subsets, logger
+from occluded_reid.data.datasets.base import (
+    NOBODY,
+    FolderDataset,
+    LabeledImage,
+    Subsets,
+    logger,
+)
 from occluded_reid.data.datasets.layout import list_candidates, resolve_case
-from occluded_reid.data.datasets.lists import check_inside
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.tables import read_csv
+from occluded_reid.utils.tables import check_inside, read_csv
 
 TABLE = "images.csv"
 _DISTRACTOR = 0  # identity of gallery images that match no query
@@ -33,8 +39,9 @@ class CSV(FolderDataset):
     """A folder with images and ``images.csv``: ``CSV:FOLDER`` below the folder of all data sets.
 
     The table has the columns ``path``, ``identity``, ``camera`` and ``split`` (train, query or
-    gallery) in any order; other columns are ignored. Identities and cameras are any text. Gallery
-    images of the query's identity and camera are not scored. Without the column ``camera``, queries
+    gallery) in any order; other columns are ignored. Identities and cameras are any text; of
+    nobody, the identity is empty, 0000 or -1. Gallery images of the query's identity and camera are
+    not scored. Without the column ``camera``, queries
     and gallery count as two cameras, so that every match is scored. ``allow_partial`` warns about
     missing images instead of failing.
     """
@@ -53,7 +60,8 @@ class CSV(FolderDataset):
             raise UserError(
                 f"CSV needs the folder of your data, CSV:FOLDER, with {TABLE} and the images"
             )
-        return check_inside(protocol, Path("CSV:FOLDER"))
+        advice = "give its path below the folder of all data sets"
+        return check_inside(protocol, Path("CSV:FOLDER"), advice)
 
     def list_candidates(self) -> list[Path]:
         """Return the folders in which FOLDER may be."""
@@ -80,7 +88,7 @@ class CSV(FolderDataset):
 
     def _select_present(self, table: Path, rows: list[ImageRow]) -> list[ImageRow]:
         """Return the rows whose images exist."""
-        missing = [row for row in rows if not (table.parent / row.path).is_file()]
+        missing = [row for row in rows if not os.path.isfile(table.parent / row.path)]
         if not missing:
             return rows
         message = (
@@ -103,12 +111,12 @@ def read_image_rows(path: Path) -> list[ImageRow]:
     table.require("path", "identity", "split")
     rows: list[ImageRow] = []
     seen: set[tuple[str, str]] = set()
-    for line, cells, _ in table.rows:
-        image = cells["path"].replace("\\", "/")
+    for line, cells in table.rows:
+        image = check_inside(cells["path"], path, "move the image into it")
         identity, camera, split = (cells.get(key, "") for key in ("identity", "camera", "split"))
-        check_inside(image, path)
+        identity = "" if identity in NOBODY else identity
         fault = ""
-        if not image:
+        if not cells["path"]:
             fault = "has no path"
         elif split not in Subsets._fields:
             fault = f"has the split {split!r}; it can be {', '.join(Subsets._fields)}"
@@ -128,6 +136,8 @@ def read_image_rows(path: Path) -> list[ImageRow]:
 def _number_names(names: Iterable[str]) -> dict[str, int]:
     """Number names from 1: numbers by value, then words."""
     unique = set(names)
-    numbers = sorted((name for name in unique if name.isdecimal()), key=int)
-    words = sorted(unique.difference(numbers))
+    digits = {name for name in unique if name.isascii() and name.isdecimal()}
+    by_value = {name: name.lstrip("0") for name in digits}  # of any length
+    numbers = sorted(digits, key=lambda name: (len(by_value[name]), by_value[name], name))
+    words = sorted(unique - digits)
     return {name: number for number, name in enumerate([*numbers, *words], start=1)}

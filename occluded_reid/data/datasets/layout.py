@@ -36,7 +36,7 @@ def resolve_case(parent: Path, relative: str) -> Path:
     resolved = parent
     for part in Path(relative).parts:
         exact = resolved / part
-        if not exact.exists() and resolved.is_dir():
+        if not os.path.exists(exact) and os.path.isdir(resolved):
             matches = (name for name in list_names(resolved) if name.lower() == part.lower())
             exact = resolved / next(matches, part)
         resolved = exact

@@ -12,10 +12,11 @@ from occluded_reid.data.datasets.base import (
     LabeledImage,
     Subsets,
     label_training_items,
+    parse_identity,
 )
 from occluded_reid.data.datasets.layout import resolve_case
-from occluded_reid.data.datasets.lists import check_inside, read_list
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.tables import check_inside, read_list
 
 _LISTS = ("list_train.txt", "list_val.txt", "list_query.txt", "list_gallery.txt")
 _VERSIONS = (("train", "test"), ("mask_train_v2", "mask_test_v2"))  # V1 and V2
@@ -74,11 +75,11 @@ class MSMT17(FolderDataset):
                     f"{source}, line {number}: {line!r} is not of the form "
                     f"'0000/{self.example} 0'; unpack the list again"
                 )
-            if not 1 <= int(camera[1]) <= self.num_cameras:
+            if not 1 <= parse_identity(camera[1], source) <= self.num_cameras:
                 raise UserError(f"{source}, line {number}: there is no camera {camera[1]}")
             path = os.path.join(folder, check_inside(name.strip(), source))
             if path in present:
-                images.append(LabeledImage(path, int(pid), int(camera[1]) - 1))
+                images.append(LabeledImage(path, parse_identity(pid, source), int(camera[1]) - 1))
         return images
 
 

@@ -7,10 +7,16 @@ from pathlib import Path
 
 from fastreid.data.datasets import DATASET_REGISTRY
 
-from occluded_reid.data.datasets.base import Counts, DatasetNotFound, LabeledImage, Subsets
+from occluded_reid.data.datasets.base import (
+    Counts,
+    DatasetNotFound,
+    LabeledImage,
+    Subsets,
+    parse_identity,
+)
 from occluded_reid.data.datasets.layout import resolve_case
-from occluded_reid.data.datasets.lists import check_inside, read_list
 from occluded_reid.data.datasets.two_sided import GALLERY_CAMERA, QUERY_CAMERA, TwoSided
+from occluded_reid.utils.tables import check_inside, read_list
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +87,7 @@ class PartialiLIDS(TwoSided):
     def _read_listed(self, home: Path, source: Path, camid: int) -> list[LabeledImage]:
         paths = (resolve_case(home, check_inside(line, source)) for line in read_list(source))
         return [
-            LabeledImage(str(path), int(match[1]), camid)
+            LabeledImage(str(path), parse_identity(match[1], path), camid)
             for path in paths
             if path.is_file() and (match := self.pattern.match(path.name))
         ]

@@ -18,10 +18,10 @@ from pathlib import Path, PurePosixPath
 from occluded_reid.data.datasets.base import Counts
 from occluded_reid.data.datasets.dukemtmc import OccludedDuke
 from occluded_reid.data.datasets.layout import list_candidates, list_names, resolve_case
-from occluded_reid.data.datasets.lists import check_inside, read_list
 from occluded_reid.utils.errors import UserError, explain_read_errors
 from occluded_reid.utils.files import atomic_folder, explain_write_errors
 from occluded_reid.utils.progress import progress
+from occluded_reid.utils.tables import check_inside, read_list
 
 logger = logging.getLogger(__name__)
 
@@ -144,7 +144,7 @@ def _list_zip(archive: zipfile.ZipFile, source: Path) -> Images:
     """Return the members by their last folder and name; folders above are ignored."""
     images: Images = defaultdict(dict)
     for member in archive.infolist():
-        path = PurePosixPath(check_inside(member.filename.replace("\\", "/"), source))
+        path = PurePosixPath(check_inside(member.filename, source))
         if not member.is_dir() and "__MACOSX" not in path.parts:
             images[path.parent.name.lower()][path.name] = partial(archive.read, member)
     return images

@@ -19,7 +19,7 @@ from occluded_reid.data.images import explain_image_errors
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.truth import Box, bound_mask
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.tables import read_csv
+from occluded_reid.utils.tables import check_inside, read_csv
 
 LIST = "occluders.csv"
 COLUMNS = ("file", "source", "class", "x0", "y0", "x1", "y1", "split")
@@ -91,7 +91,10 @@ def read_cutouts(folder: Path, split: str) -> list[Cutout]:
             f"{path} lists no occluder of the split {split!r}; tools/make_occluders.py masks makes "
             "sets with both splits"
         )
-    return [Cutout(_decode_cutout(folder / row["file"]), row["class"]) for row in chosen]
+    return [
+        Cutout(_decode_cutout(folder / check_inside(row["file"], path)), row["class"])
+        for row in chosen
+    ]
 
 
 def _decode_cutout(path: Path) -> np.ndarray:
