@@ -211,6 +211,18 @@ def test_invalid_lists_are_a_fault(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "list_train.txt, line 1: 'nothing' is not of the form" in capsys.readouterr().out
 
 
+def test_many_broken_images_are_ten_faults_and_a_count(tmp_path: Path) -> None:
+    """VIPeR's training labels do not end in numbers."""
+    (tmp_path / "VIPeR" / "cam_a").mkdir(parents=True)
+    for number in range(12):
+        (tmp_path / "VIPeR" / "cam_a" / f"{number:03d}_0.bmp").write_bytes(b"no image")
+    diagnosis = diagnose(build_dataset("VIPeR", root=str(tmp_path), verbose=False))
+    broken = [fault for fault in diagnosis.faults if "is no image" in fault]
+    assert len(broken) == 10 and "cam_a/009_0.bmp is no image" in broken[-1]
+    assert "2 more images are broken, 12 in all" in diagnosis.faults
+    assert "viper_cam_a: 12" in diagnosis.tables[0]
+
+
 def zip_duke(duke: Path, *, above: str = "", extra: str = "") -> Path:
     archive = duke.parent / "DukeMTMC-reID.zip"
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED) as members:

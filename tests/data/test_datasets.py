@@ -203,7 +203,9 @@ def test_host_lists_are_sorted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_impossible_camera_is_named(tmp_path: Path) -> None:
     write_images(tmp_path / "train", [*training_names([2]), market_name(2, 7, 1)])
-    with pytest.raises(UserError, match=r"0002_c7s1_000001_01.jpg: .* camera 7, .* 1 to 6"):
+    with pytest.raises(
+        UserError, match=r"0002_c7s1_000001_01.jpg: .* camera 7, .* 1 to 6.*CSV:FOLDER"
+    ):
         build_dataset("MarketSplit", root=str(tmp_path), allow_partial=True)
 
 
@@ -230,6 +232,26 @@ def test_other_host_errors_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(DATASET_REGISTRY._obj_map, "Broken", Broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         build_dataset("Broken", root="nowhere")
+
+
+def test_files_that_fast_reid_does_not_understand_are_named(tmp_path: Path) -> None:
+    lists = tmp_path / "VERI-Wild" / "train_test_split"
+    lists.mkdir(parents=True)
+    (lists.parent / "images").mkdir()
+    for name in ("train_list.txt", "test_3000_query.txt", "test_3000.txt", "vehicle_info.txt"):
+        (lists / name).write_text("00001/000002\n")
+    with pytest.raises(UserError, match=r"SmallVeRiWild: .*train_list.txt', line '00001/000002'"):
+        build_dataset("SmallVeRiWild", root=str(tmp_path))
+    (lists / "train_list.txt").unlink()
+    with pytest.raises(DatasetNotFound, match=r"train_list.txt. is not found"):
+        build_dataset("SmallVeRiWild", root=str(tmp_path))
+
+
+def test_identities_that_no_set_has_are_named(tmp_path: Path) -> None:
+    name = market_name(2, 1, 1).replace("0002", "2" * 30)
+    write_images(tmp_path / "train", [*training_names([2]), name])
+    with pytest.raises(UserError, match="222222222222... has more than nine digits.*CSV:FOLDER"):
+        build_dataset("MarketSplit", root=str(tmp_path), allow_partial=True)
 
 
 @pytest.mark.parametrize("name", ["marketsplit", "MarketSplitt", "Market-Split"])

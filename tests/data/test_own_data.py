@@ -75,6 +75,10 @@ def test_without_cameras_every_match_is_scored(tmp_path: Path) -> None:
         ("q.jpg,10,gate", "q.jpg,10,", "line 5: this row has no camera; give one to all rows"),
         ("a/2.jpg", "a/1.jpg", "line 3: this row repeats a/1.jpg in train"),
         ("q.jpg", "../q.jpg", "names '../q.jpg', which lies outside"),
+        ("anna,gate,train", "-1,gate,train", "line 2: this row has no identity"),
+        ("q.jpg", "C:\\q.jpg", "names 'C:.*q.jpg', which lies outside its own folder; move the"),
+        ("b 3.png", "x" * 5000, "names 1 missing images"),
+        ("gallery,nobody", "gallery,no,body", "line 8: there are more cells than columns"),
         ("b 3.png", "gone.png", "names 1 missing images, such as gone.png in line 4"),
         ("path,identity", "file,identity", "needs rows with path, identity, split"),
         (ROWS[ROWS.index("\n") :], "\n", "and 0 rows"),
@@ -84,6 +88,20 @@ def test_an_invalid_row_is_named(shop: Path, old: str, new: str, message: str) -
     (shop / TABLE).write_text(ROWS.replace(old, new))
     with pytest.raises(UserError, match=message):
         open_shop(shop)
+
+
+def test_names_are_odd_and_numbers_long(tmp_path: Path) -> None:
+    long = "9" * 5000
+    rows = f"a:1.jpg;{long};7;query\n./a:1.jpg;007;7;gallery\nb\\2.jpg;0{long};8;gallery\n"
+    rows += "c.jpg;-1;8;gallery\nd.jpg;0000;9;gallery\n"
+    (tmp_path / "shop" / "b").mkdir(parents=True)
+    for name in ("a:1.jpg", "b/2.jpg", "c.jpg", "d.jpg"):
+        (tmp_path / "shop" / name).touch()
+    (tmp_path / "shop" / TABLE).write_text(f"path;identity;camera;split\n{rows}", "utf-16")
+    dataset = open_shop(tmp_path / "shop")
+    assert dataset.query == [(f"{tmp_path}/shop/a:1.jpg", 3, 0)]
+    names = {Path(path).name: pid for path, pid, _ in dataset.gallery}
+    assert names == {"a:1.jpg": 1, "2.jpg": 2, "c.jpg": 0, "d.jpg": 0}
 
 
 def test_missing_parts_are_named(shop: Path, tmp_path: Path) -> None:

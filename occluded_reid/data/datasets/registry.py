@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import traceback
 from operator import itemgetter
 from typing import Any
 
@@ -19,7 +20,12 @@ from occluded_reid.data.datasets import (  # noqa: F401  (importing them registe
     synthetic,
     two_sided,
 )
-from occluded_reid.data.datasets.base import DatasetNotFound, FolderDataset, count_images
+from occluded_reid.data.datasets.base import (
+    OWN_DATA,
+    DatasetNotFound,
+    FolderDataset,
+    count_images,
+)
 from occluded_reid.data.datasets.dukemtmc import DukeMTMC
 from occluded_reid.data.datasets.market1501 import Market1501
 from occluded_reid.data.datasets.msmt17 import MSMT17
@@ -61,6 +67,7 @@ def build_dataset(
 
     Raises:
         DatasetNotFound: the set is not on the disk.
+        UserError: its files are not as they were published.
 
     >>> build_dataset("Market1501", root="datasets").query[0]  # doctest: +SKIP
     LabeledImage(path='.../query/0001_c1s1_001051_00.jpg', pid=1, camid=0)
@@ -123,16 +130,33 @@ def _read(
 ) -> ImageDataset:
     try:
         dataset = factory(root=root, **options)
-        subsets = (dataset.train, dataset.query, dataset.gallery)
-    except RuntimeError as error:  # fast-reid's sets: '"PATH" is not found'
-        if not str(error).endswith("is not found"):
+        for items in (dataset.train, dataset.query, dataset.gallery):
+            items.sort(key=itemgetter(0))
+    except Exception as error:
+        if isinstance(error, UserError) or issubclass(factory, FolderDataset):
             raise
-        raise DatasetNotFound(
-            f"{name}: {error}. Download the data set and unpack it there, or point "
-            f"FASTREID_DATASETS to the folder of your data sets (now {os.path.abspath(root)})"
-        ) from error
-    for items in subsets:
-        items.sort(key=itemgetter(0))
+        raise _explain_failure(name, os.path.abspath(root), error) from error
     if not isinstance(dataset, FolderDataset):  # which has it, and reads it on demand
         dataset.truth = None
     return dataset
+
+
+def _explain_failure(name: str, root: str, error: Exception) -> UserError:
+    """Return what to tell of an error in one of fast-reid's readers, which check next to nothing.
+
+    The texts that its failing function had at hand are the list, its line or the image.
+    """
+    if isinstance(error, FileNotFoundError) or str(error).endswith('" is not found'):
+        return DatasetNotFound(
+            f"{name}: {error}. Download the data set and unpack it there, or point "
+            f"FASTREID_DATASETS to the folder of your data sets (now {root})"
+        )
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    own = [frame for frame in frames if "fastreid" in frame.f_code.co_filename] or frames
+    texts = {key: each for key, each in own[-1].f_locals.items() if isinstance(each, str)}
+    where = ", ".join(f"{key} {each[:200]!r}" for key, each in texts.items())
+    return UserError(
+        f"{name}: fast-reid's reader does not understand the files below {root} "
+        f"({type(error).__name__}: {error}; {where or 'no file was open'}). Compare them with the "
+        f"published ones. {OWN_DATA}"
+    )

@@ -19,14 +19,15 @@ from occluded_reid.utils.errors import UserError
 
 SUBSETS = ("train", "query", "gallery")
 _MAX_EXAMPLES = 3
+_MAX_BROKEN = 10  # files that are named one by one
 
 
 class Entry(NamedTuple):
-    """An image as the data set lists it; ``pid`` is a number in training too."""
+    """An image as the data set lists it; training labels that end in numbers are numbers too."""
 
     path: str
-    pid: int
-    camid: int
+    pid: int | str
+    camid: int | str
     subset: str
 
 
@@ -59,7 +60,10 @@ class Diagnosis:
         return "\n\n".join([*self.tables, "\n".join([*lines, f"{verdict}."])])
 
     def _report_broken(self, files: list[FileReport]) -> None:
-        self.faults += [f"{file.path} {file.fault}" for file in files if file.fault]
+        broken = [f"{file.path} {file.fault}" for file in files if file.fault]
+        self.faults += broken[:_MAX_BROKEN]
+        if (more := len(broken) - _MAX_BROKEN) > 0:
+            self.faults.append(f"{more} more images are broken, {len(broken)} in all")
 
     def _check_subsets(self) -> None:
         """Compare the counts with the published ones."""
@@ -72,7 +76,10 @@ class Diagnosis:
             verdict = "not checked" if expected is None else "ok" if counts == expected else "WRONG"
             if verdict == "WRONG":
                 self.faults.append(f"{subset} has {counts}, expected {expected}")
-            cameras = sorted(Counter(entry.camid + 1 for entry in members).items())
+            numbers = (
+                each.camid if isinstance(each.camid, str) else each.camid + 1 for each in members
+            )
+            cameras = sorted(Counter(numbers).items(), key=lambda pair: str(pair[0]).rjust(12))
             per_camera = "  ".join(f"{camera}: {count}" for camera, count in cameras)
             rows.append([subset, counts, expected or "", verdict, per_camera])
         headers = ["subset", "found", "expected", "verdict", "images per camera"]
@@ -132,7 +139,7 @@ class Diagnosis:
             self.faults.append(f"{what}; unpack the set again")
 
     def _check_matches(self) -> None:
-        cameras: dict[int, set[int]] = defaultdict(set)
+        cameras: dict[int | str, set[int | str]] = defaultdict(set)
         for entry in self._entries:
             if entry.subset == "gallery":
                 cameras[entry.pid].add(entry.camid)
@@ -203,10 +210,18 @@ def diagnose(dataset: ImageDataset, *, decode: bool = False) -> Diagnosis:
 
 def _list_entries(dataset: ImageDataset) -> Iterable[Entry]:
     for path, pid, camid in dataset.train:  # labels such as market1501_0002 and market1501_00
-        yield Entry(path, int(str(pid).split("_")[-1]), int(str(camid).split("_")[-1]), "train")
+        yield Entry(path, _parse_label(pid), _parse_label(camid), "train")
     for subset in ("query", "gallery"):
         for path, pid, camid in getattr(dataset, subset):
             yield Entry(path, int(pid), int(camid), subset)
+
+
+def _parse_label(label: object) -> int | str:
+    """Return the number at the end of a training label; some of fast-reid's have none."""
+    try:
+        return int(str(label).split("_")[-1])
+    except ValueError:
+        return str(label)
 
 
 def _is_junk(name: str, junk_pids: Iterable[int]) -> bool:
