@@ -71,6 +71,7 @@ class FED(nn.Module):
     """
 
     reads_pairs = True  # of INPUT.NPO.MODE pair
+    reads_tokens = True  # of a transformer; others get them as a feature map
     # top-level names in the state dict that inference does not need
     training_only = ("classifiers", "diffusion", "erased_memory", "diffused_memory")
 

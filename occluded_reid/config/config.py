@@ -203,11 +203,6 @@ def _check_choices(cfg: CfgNode) -> None:
         raise UserError("OUTPUT_DIR is empty; name the folder of the run")
     if not cfg.DATASETS.NAMES:
         raise UserError("DATASETS.NAMES is empty; name a data set to train on")
-    pretrained = cfg.MODEL.BACKBONE.PRETRAIN_PATH
-    if cfg.MODEL.BACKBONE.PRETRAIN and pretrained and not Path(pretrained).is_file():
-        raise UserError(
-            f"there are no pretrained weights {pretrained} (MODEL.BACKBONE.PRETRAIN_PATH)"
-        )
     try:
         torch.device(cfg.MODEL.DEVICE)
     except RuntimeError as error:

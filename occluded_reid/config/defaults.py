@@ -59,7 +59,7 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     # AUGMENTATION workers; made on first use. "" = decode them in each epoch.
     cfg.INPUT.CACHE = ""
     _add_npo_config(cfg)
-    _add_vit_config(cfg)
+    _add_backbone_config(cfg)
 
 
 def _add_npo_config(cfg: CfgNode) -> None:
@@ -88,8 +88,14 @@ def _add_npo_config(cfg: CfgNode) -> None:
     cfg.INPUT.NPO.NUM_STRIPES, cfg.INPUT.NPO.COVERED = 4, 0.75
 
 
-def _add_vit_config(cfg: CfgNode) -> None:
-    """Add the keys of the transformers (:mod:`occluded_reid.modeling.backbones`) to fast-reid's."""
+def _add_backbone_config(cfg: CfgNode) -> None:
+    """Add the keys of our backbones (:mod:`occluded_reid.modeling.backbones`) to fast-reid's."""
+    # Number of channels; 0 = the backbone's. fast-reid's default is 2048.
+    cfg.MODEL.BACKBONE.FEAT_DIM = 0
+    # Network of build_timm_backbone, by timm's name, and where its features end: block, or, of
+    # networks that have one before the pooling, head, their head convolution.
+    cfg.MODEL.BACKBONE.TIMM_NAME = ""
+    cfg.MODEL.BACKBONE.FEATURE = "block"
     # Side of a patch in pixels; the step between patches is fast-reid's STRIDE_SIZE.
     cfg.MODEL.BACKBONE.PATCH_SIZE = [16, 16]
     # Number of blocks and heads, hidden size of the MLPs over FEAT_DIM; used if DEPTH is "custom".
@@ -112,6 +118,7 @@ CHOICES = {
     "INPUT.AUGMENTATION": ("transforms", "workers"),
     "INPUT.NPO.MODE": ("pair", "replace"),
     "INPUT.ON_ERROR": ("raise", "skip"),
+    "MODEL.BACKBONE.FEATURE": ("block", "head"),
     "MODEL.BACKBONE.POSITION_RESIZE": ("bicubic", "bilinear"),
     "MODEL.COMPILE_MODE": ("default", *WITH_CUDA_GRAPHS),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),

@@ -6,6 +6,7 @@ import argparse
 
 from fastreid.config import CfgNode
 
+from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.engine.defaults import load_run_config, prepare_run
 from occluded_reid.engine.dry_run import dry_run
@@ -19,6 +20,9 @@ def run(args: argparse.Namespace) -> None:
     cfg = load_run_config(args)
     if args.dry_run:
         return dry_run(cfg)
+    backbone = cfg.MODEL.BACKBONE
+    if backbone.PRETRAIN and backbone.PRETRAIN_PATH and not args.eval_only:
+        resolve_source(backbone.PRETRAIN_PATH)  # stops a run, or downloads, before anything starts
     launch(
         _run_process, cfg, args, device=cfg.MODEL.DEVICE, processes=args.num_gpus,
         machines=args.num_machines, machine_rank=args.machine_rank, url=args.dist_url,

@@ -1,4 +1,4 @@
-"""Vision transformers under fast-reid's keys; importing this registers them.
+"""timm's networks and our vision transformers under fast-reid's keys, registered by importing this.
 
 timm is imported only if such a backbone is built.
 """
@@ -9,14 +9,21 @@ from typing import TYPE_CHECKING, Any
 
 from fastreid.config import CfgNode
 from fastreid.modeling.backbones import BACKBONE_REGISTRY
+from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
 
 from occluded_reid.utils.errors import UserError
 
 if TYPE_CHECKING:
+    from occluded_reid.modeling.timm_backbone import TimmBackbone
     from occluded_reid.modeling.vit import ClassTokenViT, TokenViT
 
 Pair = tuple[int, int]
 # numbers of channels, blocks and heads
+# what build_timm_backbone leaves to timm
+_NOT_OF_TIMM = {
+    "WITH_IBN": False, "WITH_SE": False, "WITH_NL": False, "NORM": "BN", "CAMERA_EMBEDDING": 0,
+    "PATCH_SIZE": [16, 16], "STRIDE_SIZE": (16, 16), "DROP_RATIO": 0.0, "ATT_DROP_RATE": 0.0,
+}  # fmt: skip
 DEPTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 
 
@@ -34,6 +41,30 @@ def build_class_token_vit_backbone(cfg: CfgNode) -> ClassTokenViT:
     from occluded_reid.modeling.vit import ClassTokenViT
 
     return _build(ClassTokenViT, cfg)
+
+
+@BACKBONE_REGISTRY.register()
+def build_timm_backbone(cfg: CfgNode) -> TimmBackbone:
+    """Build timm's ``MODEL.BACKBONE.TIMM_NAME``, with the weights of ``MODEL.BACKBONE``."""
+    from occluded_reid.checkpoint.timm_weights import load_timm_weights
+    from occluded_reid.modeling.timm_backbone import create_backbone
+
+    keys = cfg.MODEL.BACKBONE
+    for key, value in _NOT_OF_TIMM.items():
+        if keys[key] != value:
+            raise UserError(
+                f"MODEL.BACKBONE.{key} {keys[key]} does not apply to build_timm_backbone: leave it "
+                f"at {value}"
+            )
+    model = META_ARCH_REGISTRY.get(cfg.MODEL.META_ARCHITECTURE)
+    backbone = create_backbone(
+        keys.TIMM_NAME, tuple(cfg.INPUT.SIZE_TRAIN), last_stride=keys.LAST_STRIDE,
+        feature=keys.FEATURE, tokens=getattr(model, "reads_tokens", False),
+        drop_path=keys.DROP_PATH_RATIO, recompute=keys.RECOMPUTE,
+    )  # fmt: skip
+    if keys.PRETRAIN:
+        load_timm_weights(backbone, keys.TIMM_NAME, keys.PRETRAIN_PATH or keys.PRETRAIN_NAME)
+    return backbone
 
 
 def _build(kind: type[Any], cfg: CfgNode) -> Any:

@@ -14,6 +14,7 @@ from torch import nn
 
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
 from occluded_reid.checkpoint.checkpointer import Checkpointer, list_training_parts
+from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.config import changed_copy
 from occluded_reid.utils.errors import UserError, suggest
 
@@ -23,6 +24,7 @@ logger = logging.getLogger(__name__)
 def build_model(cfg: CfgNode) -> nn.Module:
     """Build the model of ``cfg`` on ``MODEL.DEVICE``."""
     _check_names(cfg)
+    cfg = _complete(cfg)
     backbone = cfg.MODEL.BACKBONE
     try:
         model = build_in_fastreid(cfg)
@@ -91,6 +93,45 @@ def log_model(cfg: CfgNode, model: nn.Module) -> None:
     names = f"{cfg.MODEL.META_ARCHITECTURE} with {cfg.MODEL.BACKBONE.NAME}"
     logger.info(f"Model: {names}, {size:,} parameters")
     logger.debug(f"Modules:\n{model}")
+
+
+def _complete(cfg: CfgNode) -> CfgNode:
+    """Fill in ``FEAT_DIM`` and the path of the pretrained weights; refuse a wrong ``FEAT_DIM``."""
+    keys = cfg.MODEL.BACKBONE
+    dim = _measure_feature_dim(cfg)
+    if dim is None and not keys.FEAT_DIM:
+        raise UserError(
+            f"MODEL.BACKBONE.FEAT_DIM is 0, and {keys.NAME} does not tell its number of channels: "
+            "set it"
+        )
+    if dim and keys.FEAT_DIM not in (0, dim):
+        raise UserError(
+            f"MODEL.BACKBONE.FEAT_DIM is {keys.FEAT_DIM}, but {keys.NAME} gives {dim} channels; 0 "
+            "takes the number from the backbone"
+        )
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.BACKBONE.FEAT_DIM = dim or keys.FEAT_DIM
+        if keys.PRETRAIN and keys.PRETRAIN_PATH:
+            cfg.MODEL.BACKBONE.PRETRAIN_PATH = resolve_source(keys.PRETRAIN_PATH)
+    return cfg
+
+
+def _measure_feature_dim(cfg: CfgNode) -> int | None:
+    """Return the backbone's number of channels, from a pass on the meta device without values.
+
+    None if the backbone cannot be built there; building it in earnest says why.
+    """
+    with changed_copy(cfg) as cfg:
+        cfg.MODEL.BACKBONE.PRETRAIN = False
+    try:
+        with torch.device("meta"), torch.no_grad():
+            backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg)
+            features = backbone.eval()(torch.zeros(1, 3, *cfg.INPUT.SIZE_TRAIN))
+        return int(features.shape[-1 if features.dim() == 3 else 1])
+    except UserError:
+        raise
+    except Exception:  # whatever a backbone of another package raises
+        return None
 
 
 def _prepare_resnet(model: nn.Module) -> None:

@@ -95,10 +95,6 @@ def test_an_unknown_file_suggests_its_neighbours(tmp_path):
         (["MODEL.LOSSES.NAME", "()"], "MODEL.LOSSES.NAME is"),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),
         (["DATASETS.NAMES", "()"], "DATASETS.NAMES is empty"),
-        (
-            ["MODEL.BACKBONE.PRETRAIN", "True", "MODEL.BACKBONE.PRETRAIN_PATH", "gone.pth"],
-            "there are no pretrained weights gone.pth",
-        ),
     ],
 )
 def test_a_mistake_on_the_command_line_is_named(overrides, message):
