@@ -159,7 +159,7 @@ def make_folder_once(
     if not diagnose(folder):
         return folder
     make_folder(folder.parent)
-    with _lock(folder):
+    with hold_lock(folder):
         if fault := diagnose(folder):
             if folder.exists():
                 logger.warning(f"{folder} is made anew: {fault}")
@@ -193,20 +193,20 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes, as a file beside ``folder``."""
+def hold_lock(path: Path) -> Iterator[None]:
+    """Hold an exclusive lock between processes, as a file beside ``path``."""
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"), mode=0o666)
+    lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
     with explain_write_errors(lock.lock_file):
         try:
             held = lock.acquire(timeout=0)
         except Timeout:
-            logger.info(f"another process makes {folder.name}; waiting for it")
+            logger.info(f"another process makes {path.name}; waiting for it")
             held = lock.acquire()
         except NotImplementedError as error:
             raise UserError(
-                f"{folder.parent} is on a file system without locks; choose another folder"
+                f"{path.parent} is on a file system without locks; choose another folder"
             ) from error
     with held:
         yield
