@@ -79,6 +79,18 @@ def test_split_divides_identities_and_takes_the_first_image_per_camera(market: P
     assert names(dataset.gallery) == [market_name(1500, 1, 876), market_name(1501, 1, 876)]
 
 
+def test_halves_of_the_split_ask_about_other_identities_in_the_same_gallery(market: Path) -> None:
+    whole, choose, report = (
+        build_dataset(name, root=str(market), allow_partial=True)
+        for name in ("MarketSplit", "MarketSplit:choose", "MarketSplit:report")
+    )
+    assert {query.pid for query in choose.query} == {1500}
+    assert {query.pid for query in report.query} == {1501}
+    assert sorted([*choose.query, *report.query]) == sorted(whole.query)
+    assert choose.gallery == report.gallery == whole.gallery
+    assert choose.train == report.train == whole.train
+
+
 def test_training_labels_are_strings_that_sort_like_numbers(market: Path) -> None:
     dataset = build_dataset("MarketSplit", root=str(market), allow_partial=True)
     path, pid, camid = dataset.train[0]
@@ -275,7 +287,7 @@ def test_protocols_are_checked() -> None:
 
 
 def test_general_protocol_leaves_sets_without_protocols_alone(market: Path) -> None:
-    dataset = build_dataset("MarketSplit", root=str(market), protocol="crop", allow_partial=True)
+    dataset = build_dataset("Market1501", root=str(market), protocol="crop", allow_partial=True)
     assert dataset.protocol == ""
 
 

@@ -226,6 +226,15 @@ def test_holistic_protocol_asks_the_same_gallery_with_the_queries_as_they_are(
     assert pasted.protocol == "occluded"
 
 
+def test_a_half_of_the_split_asks_with_the_same_pasted_pixels(root: Path, occluders: str) -> None:
+    whole = {Path(item[0]).name: item for item in read(root, occluders).query}
+    halves = [read(root, occluders, f"OccludedMarketSplit:{half}") for half in ("choose", "report")]
+    asked = [item for half in halves for item in half.query]
+    assert sorted(names(asked)) == sorted(whole)
+    assert all((pixels(item[0]) == pixels(whole[Path(item[0]).name][0])).all() for item in asked)
+    assert all(set(half.truth) == {item[0] for item in half.query} for half in halves)
+
+
 def test_market1501_keeps_the_folders_of_its_queries(tmp_path: Path, occluders: str) -> None:
     home = write_market(tmp_path)
     for folder in ("query", "bounding_box_test"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import ClassVar
 
@@ -46,7 +46,13 @@ class MarketSplit(Market1501):
     for training. Of the other 251, the first image of each identity in each camera, by file name,
     is a query; all others are the gallery. If identities are missing (``allow_partial``), they are
     split in the same proportion.
+
+    Protocol ``all`` asks with every query, ``choose`` with those of every other identity, from the
+    first, and ``report`` with the others', so that what was chosen on one half is reported on the
+    other. All of them search the whole gallery.
     """
+
+    protocols = ("all", "choose", "report")
 
     layouts = ("Market-1501-v15.09.15", "Market-1501", "market1501", "MarketSplit", "")
     expected = {
@@ -54,6 +60,9 @@ class MarketSplit(Market1501):
         "query": Counts(1122, 251),
         "gallery": Counts(2641, 249),  # two identities have one image per camera
     }
+    query_halves: ClassVar[Mapping[str, Counts]] = {
+        "choose": Counts(560, 126), "report": Counts(562, 125),
+    }  # fmt: skip
 
     def list_candidates(self) -> list[Path]:
         """Return Market's own folders, folders named ``train``, and flat folders."""
@@ -78,6 +87,15 @@ class MarketSplit(Market1501):
         query_paths = {image.path for image in queries.values()}
         return Subsets(
             train=[image for image in images if image.pid in training],
-            query=[image for image in images if image.path in query_paths],
+            query=self._keep_half([image for image in images if image.path in query_paths]),
             gallery=[i for i in images if i.pid not in training and i.path not in query_paths],
         )
+
+    def _keep_half(self, queries: list[LabeledImage]) -> list[LabeledImage]:
+        """Return the protocol's queries, and expect their number."""
+        if self.protocol not in self.query_halves:
+            return queries
+        self.expected = {**self.expected, "query": self.query_halves[self.protocol]}
+        first = list(self.query_halves).index(self.protocol)
+        pids = set(sorted({query.pid for query in queries})[first::2])
+        return [query for query in queries if query.pid in pids]

@@ -70,7 +70,7 @@ class PastedQueries(FolderDataset):
         super().__init__(root, protocol, **kwargs)
         self.pasted: Path | None = None
         self.pasted_queries: list[LabeledImage] = []
-        if self.protocol != "occluded":
+        if self.protocol == "holistic":
             return
         if occluded_seed < 0:
             raise UserError(f"DATASETS.OCCLUDED.SEED is {occluded_seed}; it must be 0 or more")
@@ -126,7 +126,12 @@ class OccludedMSMT17(PastedQueries, MSMT17):
 
 @DATASET_REGISTRY.register()
 class OccludedMarketSplit(PastedQueries, MarketSplit):
-    """The validation split of Market-1501's training images, with pasted queries."""
+    """The validation split of Market-1501's training images, with pasted queries.
+
+    Protocols ``choose`` and ``report`` ask with the pasted queries of one half of the identities.
+    """
+
+    protocols = (*PastedQueries.protocols, "choose", "report")
 
 
 def _compute_digest(base: dict[str, LabeledImage], cutouts: list[Cutout]) -> str:
