@@ -28,14 +28,15 @@ TIMED_QUERIES = 30
 def build(args: argparse.Namespace) -> None:
     """Create an index or resume an interrupted build; approximate it if it is large."""
     embedder = load_model(args, args.weights)
+    # the name of a model of the zoo is no path
+    weights = os.path.abspath(args.weights) if os.path.exists(args.weights) else args.weights
     gallery = os.path.abspath(args.gallery)
     images = list_images(args.gallery)
     folder = Path(args.index)
     if not folder.exists() or not any(folder.iterdir()):
         GalleryIndex.create(
             folder, metric=embedder.metric, dim=embedder.dim, num_parts=embedder.num_parts,
-            fingerprint=embedder.fingerprint, weights=os.path.abspath(args.weights),
-            gallery=gallery,
+            fingerprint=embedder.fingerprint, weights=weights, gallery=gallery,
         )  # fmt: skip
     index = GalleryIndex(folder, embedder.fingerprint)
     if index.info().gallery != gallery:

@@ -20,6 +20,7 @@ from torch import nn
 
 from occluded_reid.checkpoint.conversion import join_first
 from occluded_reid.checkpoint.resolve import resolve_weights
+from occluded_reid.checkpoint.safetensors_file import read_safetensors
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, diagnose_zip
 
@@ -169,6 +170,8 @@ def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-ch
     The checksums of its parts are verified, which PyTorch itself does not do. ``trust`` allows
     pickled Python objects, which can run code; ``if_trusted`` is the advice to who trusts the file.
     """
+    if path.endswith(".safetensors"):
+        return read_safetensors(path)
     if zipfile.is_zipfile(path) and (fault := diagnose_zip(path)):
         raise UserError(f"{path} is no checkpoint or is damaged ({fault})")
     try:

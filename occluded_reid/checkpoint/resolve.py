@@ -1,4 +1,4 @@
-"""Find the files that a run's folder, or the path of a weights file, stands for."""
+"""Find the files that a run's folder, a weights file or a model's name stands for."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import logging
 import os
 from pathlib import Path
 
-from occluded_reid.utils.errors import UserError
+from occluded_reid.checkpoint import zoo
+from occluded_reid.utils.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
 
@@ -15,17 +16,23 @@ def resolve_weights(path: str | os.PathLike[str]) -> tuple[str, str]:
     """Find the config.yaml (``""``: none) and the weights file that ``path`` stands for.
 
     ``path`` is a weights file, or a run's folder, whose weights are model_final.pth, else the file
-    that last_checkpoint names, else model_best.pth; or a published folder with one .pth file.
+    that last_checkpoint names, else model_best.pth; or a published folder with one .pth file or
+    weights.safetensors; or the name of a model of the zoo, if there is no such path.
 
     >>> resolve_weights("logs/demo")  # doctest: +SKIP
     ('logs/demo/config.yaml', 'logs/demo/model_final.pth')
     """
-    weights = Path(path)
+    weights, named = Path(path), zoo.list_models()
+    if str(path) in named:
+        if not weights.exists():
+            return named[str(path)].find_files()
+        logger.warning(f"{path} is what is here, not the zoo's model of that name")
     if weights.is_dir():
         weights = _newest_weights(weights)
     if not weights.is_file():
         raise UserError(
-            f"there are no weights {weights}; expected a run's folder or a weights file"
+            f"there are no weights {weights}; expected a run's folder, a weights file or the name "
+            f"of a model{suggest(str(path), named) or ' (occluded-reid zoo list)'}"
         )
     config = weights.with_name("config.yaml")
     return str(config) if config.is_file() else "", str(weights)
@@ -51,13 +58,13 @@ def _newest_weights(run: Path) -> Path:
     if last.is_file():
         names.insert(1, last.read_text(encoding="utf-8").strip())
     weights = [run / name for name in names if name and (run / name).is_file()]
-    published = sorted(run.glob("*.pth"))
+    published = sorted(run.glob("*.pth")) or sorted(run.glob("weights.safetensors"))
     if not weights and len(published) == 1:
         return published[0]
     if not weights:
         raise UserError(
             f"there are no weights in {run}; expected model_final.pth, the file that "
-            "last_checkpoint names, model_best.pth, or one published .pth file"
+            "last_checkpoint names, model_best.pth, one published .pth file, or weights.safetensors"
         )
     if weights[0].name != names[0]:
         logger.warning(f"{run} has no {names[0]}: using {weights[0].name}")

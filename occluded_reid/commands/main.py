@@ -18,6 +18,7 @@ COMMANDS = {
     "export": f"{_HERE}.export_model",
     "import": f"{_HERE}.import_checkpoint",
     "publish": f"{_HERE}.publish_model",
+    "zoo": f"{_HERE}.zoo",
     "compare": f"{_HERE}.compare",
     "visualize": f"{_HERE}.visualize",
     "analyze-model": f"{_HERE}.analyze_model",

@@ -1,4 +1,4 @@
-"""Make a model-zoo entry of a run, in fast-reid's form."""
+"""Make a model-zoo entry of a run: in fast-reid's form, and as a folder for the Hub."""
 
 from __future__ import annotations
 
@@ -13,8 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
+from occluded_reid.checkpoint import zoo
+from occluded_reid.checkpoint.safetensors_file import NAME, write_safetensors
 from occluded_reid.config import CfgNode, changed_copy, load_config
 from occluded_reid.config.methods import installed_methods
+from occluded_reid.deploy.hub import METRICS, name_architecture, write_descriptions
+from occluded_reid.evaluation.comparison import read_run
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.utils.errors import UserError
@@ -22,23 +26,30 @@ from occluded_reid.utils.files import atomic_folder, atomic_write
 
 TOLERANCE = 0.05
 """Percentage points by which another machine, or autocast, may round a metric."""
-_METRICS = ("Rank-1", "mAP", "mINP")
+PACKAGED_TOLERANCE = 1.0
+"""The same for weights in half precision, with which a few queries may change."""
+PACKAGED_SIZE = 8_000_000
+"""Bytes that the weights of a model in the package may have."""
 
 
 def publish(
     weights: str, output: str, *, run: str = "", name: str = "", device: str = "",
-    trust_checkpoint: bool = False,
+    data_license: str = "", trust_checkpoint: bool = False,
 ) -> str:  # fmt: skip
     """Write weights for inference, configuration and results of a run into a new folder.
 
-    The folder appears only if evaluating the published weights gives the numbers of the run.
+    It is an entry in fast-reid's form and, with weights.safetensors, reid_config.json and a card,
+    a folder for the Hub. It appears only if evaluating the published weights gives the numbers of
+    the run; so does a model of the package, which has fewer files.
 
     Args:
         weights: A run's folder, or a weights file.
-        output: the folder to make.
+        output: the folder to make; ``""`` for a model of the package, with weights in half
+            precision and an entry in its registry.
         run: the folder of config.yaml and results.json, if they are not beside the weights.
         name: of the model; by default that of the run's folder.
         device: to evaluate on; by default that of the run.
+        data_license: of the training data, for the card.
         trust_checkpoint: allow pickled Python objects, which can run code.
 
     Returns:
@@ -52,16 +63,41 @@ def publish(
     for path in (file, config, reported):
         if not path.is_file():
             raise UserError(f"there is no {path}; publish a run that is finished and evaluated")
+    name = name or folder_of_run.resolve().name
+    if Path(name).name != name:
+        raise UserError(f"--name {name} is no file name")
+    before = read_run(reported).content
     overrides = ["MODEL.DEVICE", device] if device else []
     cfg = load_config(str(config), overrides, add_keys=installed_methods())
     model = build_inference_model(cfg, str(file), trust=trust_checkpoint)
-    name = name or folder_of_run.resolve().name
-    with atomic_folder(output) as folder:
-        published = _write_weights(folder, name, model)
-        (folder / "config.yaml").write_text(_clean_config(cfg, name).dump(), encoding="utf-8")
-        results = _evaluate(folder, published, overrides)
-        _require_same_results(json.loads(reported.read_text(encoding="utf-8")), results)
-    return _format_rows(name, Path(output, published), results)
+    packaged = not output
+    folder = Path(output or zoo.HOME / name)
+    with atomic_folder(folder) as made:
+        (made / "config.yaml").write_text(_clean_config(cfg, name).dump(), encoding="utf-8")
+        architecture = name_architecture(model, cfg)
+        by_timm = architecture.startswith("timm:")
+        write_safetensors(made / NAME, model, half=packaged, timm_names=by_timm)
+        published = NAME if packaged else _write_weights(made, name, model)
+        size = (made / published).stat().st_size
+        if packaged and size > PACKAGED_SIZE:
+            raise UserError(f"{name} has {size:,} bytes in half precision; {PACKAGED_SIZE:,} fit")
+        results = _evaluate(made, published, overrides, keep=not packaged)
+        _require_same_results(before, results, PACKAGED_TOLERANCE if packaged else TOLERANCE)
+        about = write_descriptions(made, model, cfg, name, architecture, results, data_license)
+    if packaged:
+        _register(name, about)
+    return format_rows(name, name if packaged else f"{folder.name}/{published}", about["results"])
+
+
+def _register(name: str, about: dict[str, Any]) -> None:
+    """Enter a model whose folder is in the package's zoo into the registry."""
+    weights = (zoo.HOME / name / NAME).read_bytes()
+    zoo.add_model(
+        zoo.ZooModel(
+            name=name, file=f"{name}/{NAME}", sha256=hashlib.sha256(weights).hexdigest(),
+            size=len(weights), config=f"{name}/config.yaml", card=f"{name}/README.md", **about,
+        )
+    )  # fmt: skip
 
 
 def _write_weights(folder: Path, name: str, model: nn.Module) -> str:
@@ -83,19 +119,19 @@ def _clean_config(cfg: CfgNode, name: str) -> CfgNode:
     return cfg
 
 
-def _evaluate(folder: Path, weights: str, overrides: list[str]) -> dict[str, Any]:
-    """Evaluate the published files, as ``--eval-only`` does; keep the results beside them."""
+def _evaluate(folder: Path, weights: str, overrides: list[str], *, keep: bool) -> dict[str, Any]:
+    """Evaluate the published files, as ``--eval-only`` does; ``keep`` the results beside them."""
     with tempfile.TemporaryDirectory() as output:
         overrides = [*overrides, "MODEL.WEIGHTS", str(folder / weights), "OUTPUT_DIR", output]
         cfg = load_config(str(folder / "config.yaml"), overrides, add_keys=installed_methods())
         evaluate_weights(cfg)
-        for name in ("results.json", "per_query.npz"):
+        for name in ("results.json", "per_query.npz") if keep else ():
             if Path(output, name).is_file():
                 shutil.copyfile(Path(output, name), folder / name)
-    return json.loads((folder / "results.json").read_text(encoding="utf-8"))
+        return json.loads(Path(output, "results.json").read_text(encoding="utf-8"))
 
 
-def _require_same_results(before: dict[str, Any], after: dict[str, Any]) -> None:
+def _require_same_results(before: dict[str, Any], after: dict[str, Any], tolerance: float) -> None:
     """Raise a UserError unless both hold the same data sets, counts and metrics."""
     faults = []
     for name in sorted({*before["data_sets"], *after["data_sets"]}):
@@ -107,7 +143,7 @@ def _require_same_results(before: dict[str, Any], after: dict[str, Any]) -> None
             faults.append(f"{name} has {other['counts']}, not {one['counts']}")
         for metric, values in one["metrics"].items():
             value = other["metrics"][metric]["value"]
-            if not abs(value - values["value"]) <= TOLERANCE:
+            if not abs(value - values["value"]) <= tolerance:
                 faults.append(f"{metric} on {name} is {value:.2f}, not {values['value']:.2f}")
     if faults:
         raise UserError(
@@ -116,11 +152,12 @@ def _require_same_results(before: dict[str, Any], after: dict[str, Any]) -> None
         )
 
 
-def _format_rows(name: str, weights: Path, results: dict[str, Any]) -> str:
+def format_rows(name: str, files: str, results: dict[str, dict[str, float]]) -> str:
+    """Return the rows of a model in MODEL_ZOO.md, one per data set."""
     rows = []
-    for data_set, report in results["data_sets"].items():
-        numbers = " | ".join(f"{report['metrics'][key]['value']:.1f}" for key in _METRICS)
-        rows.append(f"| {name} | {data_set} | {numbers} | `{weights.parent.name}/{weights.name}` |")
+    for data_set, values in results.items():
+        numbers = " | ".join(f"{values[key]:.1f}" for key in METRICS)
+        rows.append(f"| {name} | {data_set} | {numbers} | `{files}` |")
     return "\n".join(rows)
 
 

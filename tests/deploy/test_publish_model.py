@@ -8,11 +8,17 @@ import re
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from fed.tiny import fed_run_cfg
 from runs import draw_market, load_tool, train
+from safetensors.torch import load_file
+from saved_runs import make_zoo
 
+from occluded_reid import load
+from occluded_reid.checkpoint import zoo
+from occluded_reid.deploy import publish
 from occluded_reid.deploy.publish import add_rows
 from occluded_reid.utils.errors import UserError
 
@@ -46,15 +52,18 @@ def test_the_published_file_gives_the_same_numbers(run, tmp_path, capsys):
     words = ["--run", str(run), "--output", str(tmp_path / "zoo" / "fed"), "--zoo", str(zoo)]
     assert publish_model.command(words) == 0
     folder = tmp_path / "zoo" / "fed"
-    names = sorted(path.name for path in folder.iterdir())
-    assert names[0] == "config.yaml" and names[-1] == "results.json" and len(names) == 4
     (weights,) = folder.glob("*.pth")
+    hub = {"README.md", "reid_config.json", "weights.safetensors"}
+    ours = {"config.yaml", "results.json", "per_query.npz", weights.name}
+    assert {path.name for path in folder.iterdir()} == hub | ours
     digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     assert weights.name == f"fed_tiny-{digest[:8]}.pth"
     state = torch.load(weights)["model"]
     assert {key.split(".")[0] for key in state} == {"backbone", "heads"}
     averaged = torch.load(run / "model_final.pth")["ema"]
     assert all(torch.equal(value, averaged[f"module.{key}"]) for key, value in state.items())
+    same = load_file(folder / "weights.safetensors")
+    assert all(torch.equal(value, same[key]) for key, value in state.items())
     # as somebody who has downloaded the folder alone
     moved = Path(shutil.move(folder, tmp_path / "elsewhere"))
     shutil.rmtree(run)
@@ -80,7 +89,43 @@ def test_the_published_file_gives_the_same_numbers(run, tmp_path, capsys):
     assert "training cannot start from them" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("change", ["numbers", "weights", "data set", "missing", "taken"])
+def test_a_model_of_the_package_is_found_by_its_name(run, tmp_path, monkeypatch, capsys):
+    home = make_zoo(tmp_path, monkeypatch)
+    assert publish_model.command(["--weights", str(run), "--package", "tiny"]) == 0
+    assert "| tiny | Market1501 | " in capsys.readouterr().out
+    folder = home / "tiny"
+    names = {"README.md", "config.yaml", "reid_config.json", "weights.safetensors"}
+    assert {path.name for path in folder.iterdir()} == names
+    kinds = {
+        (value.ndim > 1, value.dtype)
+        for value in load_file(folder / "weights.safetensors").values()
+        if value.is_floating_point()
+    }
+    assert kinds == {(True, torch.float16), (False, torch.float32)}
+    model = zoo.get_model("tiny")
+    weights = (folder / "weights.safetensors").read_bytes()
+    assert (model.sha256, model.size) == (hashlib.sha256(weights).hexdigest(), len(weights))
+    assert model.results["Market1501"].keys() == {"Rank-1", "mAP", "mINP"}
+    assert (model.input_size, model.metric) == ([32, 16], "cosine")
+    assert model.data_license == "the terms of its data sets"
+    monkeypatch.chdir(tmp_path)
+    crops = [np.full((64, 32, 3), level, np.uint8) for level in (50, 200)]
+    ours, theirs = (load(name).embed(crops).features for name in ("tiny", run))
+    assert ours.dtype == np.float32 and np.allclose(ours, theirs, atol=0.02)
+    # evaluated by name: nothing is written into the package
+    assert train_net.command(["--eval-only", "--weights", "tiny"]) == 0
+    assert (tmp_path / "logs" / "tiny" / "results.json").is_file()
+    assert {path.name for path in folder.iterdir()} == names
+    assert publish_model.command(["--weights", str(run), "--package", "tiny"]) == 2
+    monkeypatch.setattr(publish, "PACKAGED_SIZE", 1000)
+    assert publish_model.command(["--weights", str(run), "--package", "tiny2"]) == 2
+    assert "bytes in half precision; 1,000 fit" in capsys.readouterr().err
+    assert list(zoo.list_models()) == ["tiny"]
+
+
+@pytest.mark.parametrize(
+    "change", ["numbers", "weights", "data set", "missing", "taken", "cut short"]
+)
 def test_other_weights_or_numbers_are_not_published(run, tmp_path, capsys, change):
     results = json.loads((run / "results.json").read_text())
     expected = "do not give the numbers of the run"
@@ -97,11 +142,14 @@ def test_other_weights_or_numbers_are_not_published(run, tmp_path, capsys, chang
     elif change == "missing":
         (run / "model_final.pth").unlink()
         expected = "there is no .*model_final.pth; publish a run that is finished and evaluated"
+    elif change == "cut short":
+        expected = "results.json"
     else:
         (tmp_path / "zoo").mkdir()
         (tmp_path / "zoo" / "file").write_text("")
         expected = "zoo exists already"
-    (run / "results.json").write_text(json.dumps(results))
+    text = json.dumps(results)
+    (run / "results.json").write_text(text[:99] if change == "cut short" else text)
     assert publish_model.command(["--weights", str(run), "--output", str(tmp_path / "zoo")]) == 2
     assert re.search(expected, capsys.readouterr().err)
     left = [path.name for path in tmp_path.iterdir()]

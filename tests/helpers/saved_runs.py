@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from aonet.tiny import aonet_run_cfg
 from fastreid.config import CfgNode
@@ -14,6 +15,7 @@ from fed.tiny import fed_run_cfg
 from PIL import Image
 from runs import tiny_cfg
 
+from occluded_reid.checkpoint import zoo
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 
 CLASSES = ("MODEL.HEADS.NUM_CLASSES", 8)
@@ -33,6 +35,15 @@ def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
     Checkpointer(build_model(cfg), str(folder)).save(name)
     (folder / "config.yaml").write_text(cfg.dump())
     return folder
+
+
+def make_zoo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put an empty zoo in place of the package's; return its folder."""
+    home = folder / "package" / "zoo"
+    home.mkdir(parents=True)
+    (home / "models.json").write_text('{"models": []}')
+    monkeypatch.setattr(zoo, "HOME", home)
+    return home
 
 
 def two_runs(folder: Path) -> Path:

@@ -1,0 +1,120 @@
+"""A published folder for the Hub: what `reid` can read of it, and the upload."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import numpy as np
+import pytest
+import timm
+import torch
+import yaml
+from fastreid.config import CfgNode
+from PIL import Image
+from runs import tiny_cfg
+from safetensors.torch import load_file
+from saved_runs import CLASSES, draw_crops
+
+from occluded_reid import load
+from occluded_reid.checkpoint.safetensors_file import read_safetensors, write_safetensors
+from occluded_reid.deploy import hub
+from occluded_reid.deploy.embedder import read_bgr
+from occluded_reid.modeling.build import build_untrained, remove_training_parts
+from occluded_reid.utils.errors import UserError
+
+MEAN_OF_TIMM = (
+    "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.BACKBONE.TIMM_NAME", "test_resnet",
+    "MODEL.BACKBONE.FEAT_DIM", 0, "MODEL.BACKBONE.LAST_STRIDE", 2, "MODEL.HEADS.POOL_LAYER",
+    "GlobalAvgPool", "MODEL.HEADS.NECK_FEAT", "before", "INPUT.SIZE_TEST", "[64,32]",
+)  # fmt: skip
+
+
+def publish(folder: Path, *overrides: Any) -> tuple[CfgNode, dict[str, Any]]:
+    """Write the folder of a model with random weights; return its configuration, reid_config."""
+    torch.manual_seed(0)
+    cfg = tiny_cfg(folder / "run", *CLASSES, *MEAN_OF_TIMM, *overrides)
+    model = remove_training_parts(build_untrained(cfg)).eval()
+    architecture = hub.name_architecture(model, cfg)
+    path = folder / "weights.safetensors"
+    write_safetensors(path, model, timm_names=architecture.startswith("timm:"))
+    (folder / "config.yaml").write_text(cfg.dump())
+    hub.write_descriptions(folder, model, cfg, "tiny", architecture, {"data_sets": {}})
+    return cfg, json.loads((folder / "reid_config.json").read_text())
+
+
+def test_a_plain_mean_of_timm_is_what_reid_computes(tmp_path: Path) -> None:
+    """reid: timm.create_model, all weights by name, PIL's resizing, ToTensor, Normalize."""
+    _, content = publish(tmp_path)
+    assert content["architecture"] == "timm:test_resnet"
+    network = timm.create_model("test_resnet", num_classes=0).eval()
+    weights = load_file(tmp_path / "weights.safetensors")
+    network.load_state_dict({name: weights[name] for name in network.state_dict()})
+    prepare = content["preprocessing"]
+    assert (prepare["interpolation"], prepare["resize_mode"]) == ("bicubic", "stretch")
+    height, width = prepare["input_size"]
+    paths = draw_crops(tmp_path / "crops", 3)
+    crops = [Image.open(path).resize((width, height), Image.Resampling.BICUBIC) for path in paths]
+    images = torch.from_numpy(np.stack(crops)).permute(0, 3, 1, 2) / 255
+    mean, std = (torch.tensor(prepare[key]).view(3, 1, 1) for key in ("mean", "std"))
+    with torch.inference_mode():
+        expected = network((images - mean) / std)
+    features = load(tmp_path).embed(map(read_bgr, paths)).features
+    assert np.allclose(features, expected, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        ("MODEL.BACKBONE.LAST_STRIDE", 1),
+        ("MODEL.HEADS.POOL_LAYER", "GlobalMaxPool"),
+        ("MODEL.BACKBONE.NAME", "build_test_backbone", "MODEL.BACKBONE.FEAT_DIM", 16),
+    ],
+)
+def test_other_models_are_not_called_timms(changes: tuple[Any, ...], tmp_path: Path) -> None:
+    assert publish(tmp_path, *changes)[1]["architecture"] == "occluded_reid:Baseline"
+    assert load(tmp_path).embed([np.zeros((64, 32, 3), np.uint8)]).features.shape[0] == 1
+    assert "cannot compute these features" in (tmp_path / "README.md").read_text()
+
+
+def test_card_begins_with_what_the_hub_reads(tmp_path: Path) -> None:
+    publish(tmp_path)
+    _, front, text = (tmp_path / "README.md").read_text().split("---\n", 2)
+    meta = yaml.safe_load(front)
+    assert (meta["license"], meta["library_name"]) == ("other", "occluded-reid")
+    assert "resized to 64x32 pixels, becomes 96 numbers" in text and "{" not in text
+
+
+def test_damaged_weights_are_one_message(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(b"x" * 20)
+    with pytest.raises(UserError, match="w.safetensors"):
+        read_safetensors(str(tmp_path / "w.safetensors"))
+
+
+class StandIn:
+    """Records what would be sent to the Hub."""
+
+    calls: list[tuple[str, dict[str, Any]]] = []
+
+    def create_repo(self, repo_id: str, **options: Any) -> None:
+        self.calls.append((repo_id, options))
+
+    def upload_folder(self, **options: Any) -> None:
+        if options["repo_id"] == "me/refused":
+            raise ConnectionError("no route to host\nat all")
+        self.calls.append((options["repo_id"], options))
+
+
+def test_push_uploads_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub, "HfApi", StandIn)
+    assert hub.push(tmp_path, "hf://me/model") == "https://huggingface.co/me/model"
+    (_, created), (repository, sent) = StandIn.calls
+    assert created == {"exist_ok": True} and repository == "me/model"
+    assert sent["folder_path"] == tmp_path and "*.pth" in sent["ignore_patterns"]
+    with pytest.raises(UserError, match=r"\(no route to host\); log in with `hf auth login`"):
+        hub.push(tmp_path, "hf://me/refused")
+    for wrong in ("me/model", "hf://model", "hf://me/model/file"):
+        with pytest.raises(UserError, match="--push takes hf://user/repo"):
+            hub.push(tmp_path, wrong)
