@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from occluded_reid.checkpoint import zoo
+from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.utils.errors import UserError, suggest
 
 logger = logging.getLogger(__name__)
@@ -17,11 +18,14 @@ def resolve_weights(path: str | os.PathLike[str]) -> tuple[str, str]:
 
     ``path`` is a weights file, or a run's folder, whose weights are model_final.pth, else the file
     that last_checkpoint names, else model_best.pth; or a published folder with one .pth file or
-    weights.safetensors; or the name of a model of the zoo, if there is no such path.
+    weights.safetensors; or, if there is no such path, the name of a model of the zoo; or
+    ``hf://user/repo`` with such a folder.
 
     >>> resolve_weights("logs/demo")  # doctest: +SKIP
     ('logs/demo/config.yaml', 'logs/demo/model_final.pth')
     """
+    if str(path).startswith("hf://"):
+        return resolve_source(f"{path}/config.yaml"), resolve_source(str(path))
     weights, named = Path(path), zoo.list_models()
     if str(path) in named:
         if not weights.exists():

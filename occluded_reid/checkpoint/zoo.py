@@ -53,7 +53,7 @@ class ZooModel(NamedTuple):
     def find_files(self) -> tuple[str, str]:
         """Return the paths of the configuration and the weights, which may be downloaded now."""
         file = self.file
-        weights = f"{file}#{self.sha256}" if "://" in file else str(HOME / file)
+        weights = f"{file}#sha256={self.sha256}" if "://" in file else str(HOME / file)
         return str(HOME / self.config), resolve_source(weights)
 
 
@@ -79,8 +79,3 @@ def add_model(model: ZooModel) -> None:
         each._asdict() for each in {**list_models(), model.name: model}.values()
     ]
     write_json(HOME / "models.json", {"models": entries})
-
-
-def is_packaged(path: str) -> bool:
-    """Whether a file belongs to the package's zoo, where nothing else should be written."""
-    return HOME in Path(path).parents

@@ -15,7 +15,6 @@ from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 
 from occluded_reid.checkpoint.resolve import resolve_run, resolve_weights
-from occluded_reid.checkpoint.zoo import is_packaged
 from occluded_reid.config import changed_copy, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.utils.distributed import same_on_all_ranks
@@ -57,7 +56,8 @@ def load_run_config(args: argparse.Namespace) -> CfgNode:
     config_file, output, weights = args.config_file, "", options.get("weights", "")
     if weights and not config_file and options.get("eval_only", True):
         config_file, weights = resolve_run(weights)
-        output = "" if is_packaged(config_file) else str(Path(config_file).parent)
+        if Path(options["weights"]).exists():  # not a model by name: nothing is written beside it
+            output = str(Path(config_file).parent)
     elif weights:
         _, weights = resolve_weights(weights)
     cfg = load_config(config_file, args.opts, add_keys=installed_methods(), also=args.also)

@@ -11,7 +11,7 @@ import pytest
 from runs import load_tool
 from saved_runs import make_zoo
 
-from occluded_reid.checkpoint import zoo
+from occluded_reid.checkpoint import resolve, zoo
 from occluded_reid.checkpoint.resolve import resolve_run, resolve_weights
 from occluded_reid.deploy.publish import format_rows
 from occluded_reid.utils.errors import UserError
@@ -61,6 +61,18 @@ def test_unknown_name_suggests_the_nearest(home: Path) -> None:
         resolve_weights("logs/run")
     with pytest.raises(UserError, match="^the zoo has no model xyzzy; there is lite-drawn$"):
         zoo.get_model("xyzzy")
+
+
+def test_weights_may_be_elsewhere(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    for module in (zoo, resolve):
+        monkeypatch.setattr(module, "resolve_source", lambda text: asked.append(text) or text)
+    zoo.add_model(zoo.ZooModel(**{**ENTRY, "file": "https://host/w.pth"}))
+    config, weights = resolve_weights("lite-drawn")
+    assert config == str(home / "lite-drawn" / "config.yaml")
+    assert weights == f"https://host/w.pth#sha256={'0' * 64}"
+    assert resolve_weights("hf://me/model") == ("hf://me/model/config.yaml", "hf://me/model")
+    assert asked == [weights, "hf://me/model/config.yaml", "hf://me/model"]
 
 
 def test_zoo_command_lists_gets_and_shows(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
