@@ -1,4 +1,4 @@
-"""Checkpoints in fast-reid's form: read safely, checked against the model, written atomically."""
+"""Checkpoints in fast-reid's form: checked before anything is used, written atomically."""
 
 from __future__ import annotations
 
@@ -6,36 +6,64 @@ import hashlib
 import io
 import logging
 import os
-import pickle
-import re
-import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from fastreid.modeling.heads import EmbeddingHead
 from fastreid.utils.checkpoint import Checkpointer as FastreidCheckpointer
 from torch import nn
 
 from occluded_reid.checkpoint.conversion import join_first
-from occluded_reid.checkpoint.resolve import resolve_weights
-from occluded_reid.checkpoint.safetensors_file import read_safetensors
+from occluded_reid.checkpoint.fitting import Purpose, fit_weights
+from occluded_reid.checkpoint.reading import (
+    as_checkpoint,
+    as_weights,
+    find_not_finite,
+    load_safely,
+    walk,
+)
+from occluded_reid.checkpoint.resolve import read_last_checkpoint, resolve_weights
+from occluded_reid.checkpoint.states import fit_state, require_progress
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import atomic_write, diagnose_zip
+from occluded_reid.utils.files import atomic_write
 
 logger = logging.getLogger(__name__)
 
+WITHOUT = {
+    "best_metric": "starts anew: the next evaluation counts as the best",
+    "ema": "starts from the weights",
+    "grad_scaler": "starts anew",
+}
+"""What becomes of a state that a resumed run's checkpoint lacks. It is refused without any other.
+
+Banks and dictionaries are weights. A start from weights makes parts that only training needs anew.
+"""
+
+
+class Loaded(dict[str, Any]):
+    """What a file holds beside weights and loaded states, such as ``epoch``; and what was loaded.
+
+    Attributes:
+        states: names of the states that were loaded.
+        left_out: weights and states of the file that were not used.
+        made_anew: weights of the model that keep their initial values.
+    """
+
+    states: tuple[str, ...] = ()
+    left_out: tuple[str, ...] = ()
+    made_anew: tuple[str, ...] = ()
+
 
 class Checkpointer(FastreidCheckpointer):
-    """fast-reid's checkpointer with three differences.
+    """fast-reid's checkpointer with four differences.
 
-    - Files are written completely or not at all.
+    - Files are written completely or not at all, and only if all their numbers are finite.
     - Files are read with ``weights_only=True`` unless the user trusts them.
-    - Weights that do not fit the model raise an error; fast-reid goes on with random ones. Two
-      exceptions. A classifier or memory bank for another number of identities is left out, unless
-      a run is resumed. Parts that only training needs may be missing or left over when a model is
-      only evaluated, that is, when there are no ``checkpointables`` such as an optimizer.
+    - Weights that do not fit the model raise an error; fast-reid goes on with random ones. See
+      :func:`~occluded_reid.checkpoint.fitting.fit_weights` for what may be left out. Training needs
+      more than evaluation, where there are no ``checkpointables`` such as an optimizer.
+    - So do states that do not fit, or are lacking (:data:`WITHOUT`).
 
     ``num_classes`` identities is what the model was built for; ``trust`` allows pickled Python
     objects, which can run code; ``checkpointables`` have a ``state_dict`` and ``load_state_dict``.
@@ -57,38 +85,60 @@ class Checkpointer(FastreidCheckpointer):
         self._resuming = False
 
     def save(self, name: str, **extra: Any) -> None:
-        """Write ``<save_dir>/<name>.pth`` and point ``last_checkpoint`` at it."""
+        """Write ``<save_dir>/<name>.pth`` and point ``last_checkpoint`` at it.
+
+        A UserError is raised, and nothing written, if a number in it is not finite.
+        """
         if not self.save_dir or not self.save_to_disk:
             return
         states = {key: item.state_dict() for key, item in self.checkpointables.items()}
+        kinds = {key: type(item).__name__ for key, item in self.checkpointables.items()}
+        checkpoint = {"model": self.model.state_dict(), **states, **extra, "kinds": kinds}
         path = Path(self.save_dir, f"{name}.pth")
+        self._require_finite(checkpoint, path)
         logger.info(f"Saving checkpoint to {path}")
         content = io.BytesIO()  # on a full disk torch.save itself would hide the reason
-        torch.save({"model": self.model.state_dict(), **states, **extra}, content)
+        torch.save(checkpoint, content)
         with atomic_write(path) as stream:
             stream.write(content.getbuffer())
         self.tag_last_checkpoint(path.name)
+
+    def _require_finite(self, checkpoint: dict[str, Any], path: Path) -> None:
+        broken = [place for place, value in walk(checkpoint) if find_not_finite(value)]
+        if broken:
+            last = Path(self.get_checkpoint_file()).name if self.has_checkpoint() else ""
+            then = f"--resume goes on from {last}" if last else "no checkpoint was saved before"
+            raise UserError(
+                f"the training has diverged: {join_first(broken, 3)} is not finite, so {path} was "
+                f"not written; {then}. Try a smaller SOLVER.BASE_LR, a longer SOLVER.WARMUP_ITERS "
+                "or SOLVER.CLIP_GRADIENTS.ENABLED True"
+            )
 
     def tag_last_checkpoint(self, last_filename_basename: str) -> None:
         """Write the name of the newest checkpoint, which ``--resume`` continues."""
         with atomic_write(Path(self.save_dir, "last_checkpoint"), "w") as stream:
             stream.write(last_filename_basename)
 
-    def resume_or_load(self, path: str, *, resume: bool = True) -> dict[str, Any]:
-        """Resume the run in ``save_dir`` if it has a checkpoint, else load the weights ``path``.
+    def get_checkpoint_file(self) -> str:
+        """Return the path of the checkpoint that last_checkpoint names."""
+        return str(Path(self.save_dir, read_last_checkpoint(self.save_dir)))
 
-        Returns the checkpoint's other content, such as ``epoch``.
-        """
+    def resume_or_load(self, path: str, *, resume: bool = True) -> Loaded:
+        """Resume the run in ``save_dir`` if it has a checkpoint, else load the weights ``path``."""
         self._resuming = resume and self.has_checkpoint()
         try:
-            return super().resume_or_load(path, resume=resume)
+            if self._resuming:
+                return self.load(self.get_checkpoint_file())
+            return self.load(path, checkpointables=[])
         finally:
             self._resuming = False
 
     def load(
         self, path: str, checkpointables: list[str] | None = None, *, part: str = "model"
-    ) -> dict[str, Any]:
+    ) -> Loaded:
         """Load a file in fast-reid's form, or that of a run's folder (``""``: nothing).
+
+        All of it is checked before any of it is used; a UserError names the file and the entry.
 
         Args:
             path: of the file or the folder.
@@ -97,122 +147,70 @@ class Checkpointer(FastreidCheckpointer):
         """
         if os.path.isdir(path):
             path = resolve_weights(path)[1]
-        if path and not os.path.isfile(path):
+        if not path:
+            return Loaded()
+        if not os.path.exists(path):
             source = "last_checkpoint names it" if self._resuming else "MODEL.WEIGHTS"
             raise UserError(f"there is no checkpoint {path} ({source})")
-        self._path, self._part = path, part
+        logger.info(f"Loading checkpoint from {path}")
+        found = Loaded(as_checkpoint(load_safely(path, trust=self._trust), path))
+        if part not in found:
+            raise UserError(f"{path} holds no averaged weights; set MODEL.EMA.ENABLED False")
+        weights = as_weights(found[part], path)
+        del found["model"]
+        names = list(self.checkpointables) if checkpointables is None else checkpointables
+        states = self._take_states(found, names, path)
+        purpose: Purpose = "train" if self.checkpointables else "evaluate"
+        fit = fit_weights(
+            weights, self.model, path, num_classes=self._num_classes,
+            purpose="resume" if self._resuming else purpose,
+        )  # fmt: skip
+        self.model.load_state_dict(fit.weights, strict=False)
+        for name, state in states.items():
+            self.checkpointables[name].load_state_dict(state)
+        if "ema" in self.checkpointables and "ema" not in states:
+            self.checkpointables["ema"].set(self.model)
+        unread = tuple(name for name in self.checkpointables if name in found)
+        found.states, found.made_anew = tuple(states), fit.made_anew
+        found.left_out = (*fit.left_out, *unread)
+        said = {"left out": found.left_out, "made anew": fit.made_anew}
+        if purpose == "evaluate":
+            said = {"only needed in training": {*fit.left_out, *fit.made_anew}}
+        for what, keys in said.items():
+            if keys:
+                logger.info(f"{path}: {what}: {', '.join(sorted(keys))}")
+        return found
+
+    def _take_states(self, found: Loaded, names: Sequence[str], path: str) -> dict[str, Any]:
+        """Take the states ``names`` out of ``found``, in the form in which they are loaded.
+
+        A UserError is raised if one is another run's, or is lacking and a run cannot do without.
+        """
+        states: dict[str, Any] = {}
+        kinds = found.pop("kinds", None)
+        kinds = kinds if isinstance(kinds, dict) else {}
+        needed = [*names, "epoch", "best_metric"] if self._resuming else names
+        missing = [name for name in needed if name not in found]
+        if refused := [name for name in missing if name not in WITHOUT]:
+            raise UserError(
+                f"{path} holds no {', '.join(refused)} and cannot be resumed; start a new run from "
+                "its weights with MODEL.WEIGHTS"
+            )
+        for name in missing:
+            logger.warning(f"{path} holds no {name}, which {WITHOUT[name]}")
         try:
-            return super().load(path, checkpointables)
-        except (ValueError, KeyError) as error:
+            for name in names:
+                if name in found:
+                    item, kind = self.checkpointables[name], kinds.get(name)
+                    states[name] = fit_state(found.pop(name), item, name, kind=kind)
+            if self._resuming:
+                require_progress(found)
+        except ValueError as error:
             raise UserError(
                 f"{path} holds the state of another run ({error}). --resume needs the run's own "
                 "SOLVER; MODEL.WEIGHTS starts a new run from its weights"
             ) from error
-
-    def _load_file(self, path: str) -> dict[str, Any]:
-        checkpoint = as_checkpoint(load_safely(path, trust=self._trust), path)
-        if self._part not in checkpoint:
-            raise UserError(f"{path} holds no averaged weights; set MODEL.EMA.ENABLED False")
-        checkpoint["model"] = checkpoint[self._part]
-        return checkpoint
-
-    def _log_incompatible_keys(self, incompatible: Any) -> None:
-        """Raise where fast-reid logs: weights that are missing, left over or of another shape."""
-        faults = []
-        for key, shape, wanted in incompatible.incorrect_shapes:
-            if self._differ_in_identities(shape, wanted):
-                logger.info(f"Left out: {key} of {shape[0]} identities, the model has {wanted[0]}")
-            else:
-                faults.append(f"{key} is {tuple(shape)} in the file, {tuple(wanted)} in the model")
-        reported = {key for key, _, _ in incompatible.incorrect_shapes}
-        missing = [key for key in incompatible.missing_keys if key not in reported]
-        unexpected = list(incompatible.unexpected_keys)
-        if not self.checkpointables:
-            missing = self._drop_training_only(missing)
-            unexpected = self._drop_training_only(unexpected)
-        faults += [f"{key} is not in the file" for key in missing]
-        faults += [f"{key} is not in the model" for key in unexpected]
-        if faults:
-            raise UserError(
-                f"{self._path} does not fit the model: {join_first(faults)}{self._hint(missing)}. "
-                "Is it from another architecture or configuration?"
-            )
-
-    def _drop_training_only(self, keys: list[str]) -> list[str]:
-        """Return the keys that evaluation needs; log which parts the others belong to."""
-        all_parts = list_training_parts(self.model)
-        parts = [part for part in all_parts if any(is_inside(key, (part,)) for key in keys)]
-        if parts:
-            names = ", ".join(sorted(parts))
-            logger.info(f"{self._path}: skipped parts only needed in training: {names}")
-        return [key for key in keys if not is_inside(key, parts)]
-
-    def _hint(self, missing: list[str]) -> str:
-        """Return a hint if all that is missing are parts that only training needs."""
-        parts = list_training_parts(self.model)
-        if missing and all(is_inside(key, parts) for key in missing):
-            return (
-                f". These are weights for evaluation, without {', '.join(parts)}: training cannot "
-                "start from them"
-            )
-        return ""
-
-    def _differ_in_identities(self, shape: tuple[int, ...], wanted: tuple[int, ...]) -> bool:
-        """Whether two shapes differ only in the number of identities, and may do so."""
-        if self._resuming or not wanted or len(shape) != len(wanted):
-            return False
-        return wanted[0] == self._num_classes and tuple(shape[1:]) == tuple(wanted[1:])
-
-
-def load_safely(path: str, *, trust: bool = False, if_trusted: str = "--trust-checkpoint") -> Any:
-    """Read a PyTorch file with ``weights_only=True``; numpy numbers and arrays are allowed.
-
-    The checksums of its parts are verified, which PyTorch itself does not do. ``trust`` allows
-    pickled Python objects, which can run code; ``if_trusted`` is the advice to who trusts the file.
-    """
-    if path.endswith(".safetensors"):
-        return read_safetensors(path)
-    if zipfile.is_zipfile(path) and (fault := diagnose_zip(path)):
-        raise UserError(f"{path} is no checkpoint or is damaged ({fault})")
-    try:
-        if trust:
-            return torch.load(path, map_location="cpu", weights_only=False)
-        return FastreidCheckpointer(nn.Module())._load_file(path)
-    except pickle.UnpicklingError as error:
-        match = re.search(r"GLOBAL ([\w.]+)", str(error))
-        what = f" (it asks for {match.group(1)})" if match else ""
-        raise UserError(
-            f"{path} is no checkpoint, or holds Python objects beside tensors{what}; such a file "
-            f"can run code when it is read. If you trust its source: {if_trusted}"
-        ) from error
-    except Exception as error:  # invalid bytes raise almost anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} is no checkpoint or is damaged ({reason})") from error
-
-
-def list_training_parts(model: nn.Module) -> tuple[str, ...]:
-    """Return the dotted names of the modules and parameters that only training needs.
-
-    A method names them in its model's class attribute ``training_only``.
-    """
-    if type(getattr(model, "heads", None)) is EmbeddingHead:  # fast-reid's classifier
-        return ("heads.weight",)
-    return getattr(type(model), "training_only", ())
-
-
-def is_inside(name: str, modules: Sequence[str]) -> bool:
-    """Whether a name of the state dict is one of ``modules`` or lies inside one."""
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
-
-
-def as_checkpoint(loaded: Any, path: str) -> dict[str, Any]:
-    """Return ``loaded`` as a dict with the key ``model``; a bare state dict is wrapped in one."""
-    if isinstance(loaded, dict):
-        if isinstance(loaded.get("model"), dict):
-            return loaded
-        if loaded and all(torch.is_tensor(value) for value in loaded.values()):
-            return {"model": loaded}
-    raise UserError(f"{path} holds no weights: neither a state dict nor one under the key 'model'")
+        return states
 
 
 def weights_sha256(model: nn.Module) -> str:

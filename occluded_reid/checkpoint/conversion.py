@@ -10,6 +10,8 @@ import torch
 
 Weights = dict[str, torch.Tensor]
 
+COUNTER = ".num_batches_tracked"  # of a batch normalization; old files have none
+
 
 class Conversion:
     """Weights whose names and shapes change step by step.

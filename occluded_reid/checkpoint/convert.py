@@ -11,16 +11,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import list_training_parts
-from occluded_reid.checkpoint.conversion import Conversion, find_mismatches, join_first
+from occluded_reid.checkpoint.conversion import COUNTER, Conversion, find_mismatches, join_first
+from occluded_reid.checkpoint.fitting import list_training_parts
 from occluded_reid.checkpoint.pretrained import fit_transformer, rename_to_backbone
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, make_folder
 
 BACKBONES = ("transreid", "timm", "torchvision")
 """Sources from which only the backbone is taken; ``fastreid`` and others give the whole model."""
-
-_COUNTER = ".num_batches_tracked"  # of a batch normalization; old files have none
 
 
 def rename_to_ours(conversion: Conversion, source: str) -> None:
@@ -77,7 +75,7 @@ def find_missing(conversion: Conversion, model: nn.Module) -> list[str]:
         if f"{name}." not in present
         and (whole or name.startswith("backbone."))
         and not f"{name}.".startswith(absent)
-        and not name.endswith((_COUNTER, "sie_embed"))
+        and not name.endswith((COUNTER, "sie_embed"))
     ]
 
 

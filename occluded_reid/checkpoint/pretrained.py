@@ -23,8 +23,8 @@ from timm.models import get_pretrained_cfg
 from torch import nn
 
 from occluded_reid.checkpoint import vit_npz as vit_npz
-from occluded_reid.checkpoint.checkpointer import load_safely
 from occluded_reid.checkpoint.conversion import Conversion, Weights, find_mismatches, join_first
+from occluded_reid.checkpoint.reading import load_safely
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 from occluded_reid.checkpoint import zoo
 from occluded_reid.checkpoint.sources import resolve_source
-from occluded_reid.utils.errors import UserError, suggest
+from occluded_reid.utils.errors import UserError, explain_read_errors, suggest
+from occluded_reid.utils.files import read_regular
 
 logger = logging.getLogger(__name__)
 
@@ -56,11 +57,23 @@ def resolve_run(path: str | os.PathLike[str], config_file: str = "") -> tuple[st
     return config_file or config, weights
 
 
+def read_last_checkpoint(run: str | os.PathLike[str]) -> str:
+    """Return the name of the file that a run's last_checkpoint names; ``""`` if there is none.
+
+    Raises a UserError unless it is the name of a file in this folder.
+    """
+    path, advice = Path(run, "last_checkpoint"), "write the name of a checkpoint beside it into it"
+    if not os.path.lexists(path):
+        return ""
+    with explain_read_errors(path, advice):
+        name = read_regular(path, 255).decode().strip()
+    if not name.isprintable() or name in ("", "..") or Path(name).name != name:
+        raise UserError(f"{path} does not name a file in its folder; {advice}")
+    return name
+
+
 def _newest_weights(run: Path) -> Path:
-    names = ["model_final.pth", "model_best.pth"]
-    last = run / "last_checkpoint"
-    if last.is_file():
-        names.insert(1, last.read_text(encoding="utf-8").strip())
+    names = ["model_final.pth", read_last_checkpoint(run), "model_best.pth"]
     weights = [run / name for name in names if name and (run / name).is_file()]
     published = sorted(run.glob("*.pth")) or sorted(run.glob("weights.safetensors"))
     if not weights and len(published) == 1:

@@ -87,7 +87,7 @@ def read_memory(args: argparse.Namespace) -> torch.Tensor | None:
     """Read the authors' memory file; None without --memory."""
     import torch
 
-    from occluded_reid.checkpoint.checkpointer import load_safely
+    from occluded_reid.checkpoint.reading import load_safely
     from occluded_reid.utils.errors import UserError
 
     memory = load_safely(args.memory, trust=args.trust_checkpoint) if args.memory else None

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import is_inside, list_training_parts
+from occluded_reid.checkpoint.fitting import is_inside, list_training_parts
 from occluded_reid.deploy.formats import InferenceGraph
 
 with warnings.catch_warnings():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from pathlib import Path
@@ -14,7 +13,8 @@ from fastreid.utils import comm
 from tqdm import tqdm
 
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank, unwrapped
-from occluded_reid.utils.files import atomic_write
+from occluded_reid.utils.errors import explain_read_errors
+from occluded_reid.utils.files import atomic_write, read_json_lines
 from occluded_reid.utils.progress import SECONDS_BETWEEN_LINES, on_terminal
 
 logger = logging.getLogger(__name__)
@@ -112,14 +112,16 @@ class ProgressBar(HookBase):
 
 def truncate_metrics(path: Path, iteration: int) -> None:
     """Drop the lines of metrics.json that a run resumed at ``iteration`` will write again."""
-    if not path.is_file():
+    if not path.exists():
         return
     kept = []
-    for line in path.read_text().splitlines():
-        try:
-            if json.loads(line)["iteration"] < iteration:
-                kept.append(line)
-        except (json.JSONDecodeError, KeyError, TypeError):
+    with explain_read_errors(path, "move it away to go on without it"):
+        lines = read_json_lines(path)
+    for line, content in lines:
+        number = content.get("iteration") if isinstance(content, dict) else None
+        if not isinstance(number, int):
             logger.warning(f"Dropped a damaged line of {path}")
+        elif number < iteration:
+            kept.append(line)
     with atomic_write(path, "w") as stream:
         stream.writelines(f"{line}\n" for line in kept)

@@ -12,9 +12,15 @@ import torch
 from fastreid.utils import comm
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import Checkpointer, load_safely
+from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.checkpoint.reading import load_safely
+from occluded_reid.checkpoint.states import require_form
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.random import random_states, restore_random_states
+from occluded_reid.utils.random import (
+    check_random_states,
+    random_states,
+    restore_random_states,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -71,13 +77,34 @@ def restore_rank_state(model: nn.Module, state: dict[str, Any]) -> None:
         buffer.copy_(value)
 
 
-def read_partial_epoch(checkpoint: dict[str, Any], folder: str) -> dict[str, Any] | None:
-    """Return what a run's last checkpoint holds of an epoch that SIGTERM cut in two."""
+def read_partial_epoch(
+    checkpoint: dict[str, Any], folder: str, model: nn.Module
+) -> dict[str, Any] | None:
+    """Return what a run's last checkpoint holds of an epoch that SIGTERM cut in two.
+
+    Without it the run goes on with the next epoch. A UserError is raised unless it is of this model
+    and as many processes.
+    """
     begun = checkpoint.get("begun")
-    if begun and len(begun["ranks"]) != comm.get_world_size():
+    if begun is None:
+        return None
+    try:
+        ranks = begun["ranks"]
+        require_form(begun["steps"], 0, "begun/steps")
+        for rank, state in enumerate(ranks):
+            require_form(state["buffers"], list(model.buffers()), f"begun/ranks/{rank}/buffers")
+            check_random_states(state["random"])
+        if begun["steps"] < 0:
+            raise ValueError("begun/steps is negative")
+    except (LookupError, TypeError, ValueError) as error:
+        raise UserError(
+            f"the checkpoint of the run in {folder} holds no epoch to go on with ({error}); write "
+            "the name of an earlier checkpoint into last_checkpoint"
+        ) from error
+    if len(ranks) != comm.get_world_size():
         raise UserError(
             f"the run in {folder} was stopped in the middle of an epoch with "
-            f"{len(begun['ranks'])} processes and cannot be resumed with {comm.get_world_size()}; "
+            f"{len(ranks)} processes and cannot be resumed with {comm.get_world_size()}; "
             "start as many, or write the name of an earlier checkpoint into last_checkpoint"
         )
     return begun

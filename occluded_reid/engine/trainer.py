@@ -119,16 +119,11 @@ class Trainer(defaults.DefaultTrainer):
         comm.synchronize()
         extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
         if resume:
-            if "epoch" not in extra:
-                raise UserError(
-                    f"the last checkpoint in {self.cfg.OUTPUT_DIR} holds only weights and cannot "
-                    "be resumed; start a new run from it with MODEL.WEIGHTS"
-                )
             self.start_epoch = extra["epoch"] + 1
-            self._checkpoint_hook.best_metric = extra["best_metric"]
-            self._partial_epoch = interruption.read_partial_epoch(extra, self.cfg.OUTPUT_DIR)
-        elif self.ema is not None and "ema" not in extra:
-            self.ema.set(unwrapped(self.model))
+            self._checkpoint_hook.best_metric = extra.get("best_metric", -1.0)
+            self._partial_epoch = interruption.read_partial_epoch(
+                extra, self.cfg.OUTPUT_DIR, unwrapped(self.model)
+            )
 
     def train(self) -> dict[str, Any]:
         """Run the remaining epochs; return the last evaluation's reports (on rank 0).

@@ -13,7 +13,8 @@ from fastreid.modeling.meta_arch import build_model as build_in_fastreid
 from torch import nn
 
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
-from occluded_reid.checkpoint.checkpointer import Checkpointer, list_training_parts
+from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.checkpoint.fitting import list_training_parts
 from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.config import changed_copy
 from occluded_reid.utils.errors import UserError, suggest

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import shutil
 import stat
@@ -112,6 +113,33 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         return stream.read(size)
 
 
+def read_json(path: str | os.PathLike[str], *, limit: int = 2**26) -> Any:
+    """Read a JSON file of at most ``limit`` bytes; an OSError or a ValueError if that fails."""
+    return _parse_json(read_regular(path, limit))
+
+
+def read_json_lines(path: str | os.PathLike[str], *, limit: int = 2**30) -> list[tuple[str, Any]]:
+    """Read a file of JSON lines, such as metrics.json: each line and its content.
+
+    The content is None if the line is damaged. An OSError is raised if the file cannot be read.
+    """
+    lines = []
+    for line in read_regular(path, limit).splitlines():
+        try:
+            content = _parse_json(line)
+        except ValueError:
+            content = None
+        lines.append((line.decode("utf-8", "replace"), content))
+    return lines
+
+
+def _parse_json(content: bytes) -> Any:
+    try:
+        return json.loads(content.decode())
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def write_json(
     path: str | os.PathLike[str], content: Mapping[str, Any], *,
     sort_keys: bool = False, allow_nan: bool = True,
@@ -132,13 +160,17 @@ def remove_unfinished(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def diagnose_zip(path: str | os.PathLike[str]) -> str:
+def diagnose_zip(file: str | os.PathLike[str] | IO[bytes], *, limit: float = math.inf) -> str:
     """Return what is wrong with a zip file, such as PyTorch's; ``""`` if it is sound.
 
-    Every part of it has a CRC-32, which PyTorch writes but does not check.
+    Every part of it has a CRC-32, which PyTorch writes but does not check. Unpacked, the parts may
+    have ``limit`` bytes together.
     """
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+            if size > limit:
+                return f"{size} bytes are packed into it, at most {limit} are read"
             part = archive.testzip()
     except Exception as error:  # invalid bytes make zipfile raise almost anything
         return f"{type(error).__name__}: {error}"

@@ -72,6 +72,22 @@ def restore_random_states(states: tuple[Any, ...]) -> None:
         torch.cuda.set_rng_state(states[3])
 
 
+def check_random_states(states: tuple[Any, ...]) -> None:
+    """Raise a ValueError unless the CPU generators can be set to ``states`` read from a file."""
+    try:
+        python, of_numpy, of_torch, of_gpu = states
+        random.Random().setstate(python)
+        np.random.RandomState().set_state(of_numpy)
+        torch.Generator().set_state(of_torch)
+        sound = of_gpu is None or of_gpu.dtype == torch.uint8
+        sound &= python[2] is None or isinstance(python[2], float)
+        sound &= 0 <= of_numpy[2] <= len(of_numpy[1])  # else numpy reads beyond its memory
+    except (AttributeError, LookupError, TypeError, OverflowError, RuntimeError) as error:
+        raise ValueError(f"it is no random state: {error}") from error
+    if not sound:
+        raise ValueError("it is no random state")
+
+
 def _states() -> tuple[Any, ...]:
     return random.getstate(), np.random.get_state(), torch.get_rng_state()
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
@@ -11,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.files import read_json_lines
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -27,20 +27,29 @@ Curve = tuple[list[int], list[float]]
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
     """Read a run's metrics.json: one line per logged iteration."""
-    if not path.is_file():
+    if not path.exists():
         raise UserError(f"there is no {path}; name the folder of a training run: OUTPUT_DIR FOLDER")
     lines = []
-    for number, line in enumerate(path.read_text(encoding="utf-8", errors="replace").splitlines()):
-        try:
-            lines.append(json.loads(line))
-            lines[-1]["iteration"] + 0
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+    with explain_read_errors(path, "expected a run's metrics.json"):
+        entries = read_json_lines(path)
+    for number, (_, line) in enumerate(entries):
+        if not _is_metrics(line):
             raise UserError(
                 f"line {number + 1} of {path} is damaged; delete it, or go on with --resume"
-            ) from error
+            )
+        lines.append(line)
     if not lines:
         raise UserError(f"{path} is empty: the run has not reached SOLVER.LOG_PERIOD iterations")
     return lines
+
+
+def _is_metrics(line: Any) -> bool:
+    """Whether a line has an iteration, and numbers where curves are drawn."""
+    return (
+        isinstance(line, dict)
+        and isinstance(line.get("iteration"), int)
+        and all(isinstance(line[name], int | float) for name in line if _choose_panel(name))
+    )
 
 
 def group_curves(lines: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, Curve]]:

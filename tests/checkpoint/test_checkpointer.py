@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
-from occluded_reid.checkpoint.checkpointer import Checkpointer, list_training_parts, weights_sha256
+from occluded_reid.checkpoint.checkpointer import Checkpointer, weights_sha256
+from occluded_reid.checkpoint.fitting import list_training_parts
 from occluded_reid.config import load_config
 from occluded_reid.modeling.build import build_untrained, remove_training_parts
 from occluded_reid.utils.errors import UserError
@@ -63,7 +64,7 @@ def test_a_bare_state_dict_and_a_data_parallel_one_are_read(tmp_path):
         (lambda s: s.update({"0.weight": torch.ones(2, 9)}), r"0.weight is \(2, 9\) in the file, "),
         (
             lambda s: [s.update({f"base.{k}": s.pop(k)}) for k in list(s)],
-            "0.weight is not in the file; .*and 11 more",
+            "0.weight is not in the file; .*and 10 more",
         ),
         (lambda s: s.update({"0.bias": torch.ones(5)}), r"0.bias is \(5,\) in the file"),
     ],
@@ -78,7 +79,7 @@ def test_weights_that_do_not_fit_stop_the_run(tmp_path, change, message):
 
 
 def test_a_classifier_of_other_identities_is_left_out_but_not_when_resuming(tmp_path):
-    Checkpointer(network(classes=9), str(tmp_path)).save("model_0000")
+    Checkpointer(network(classes=9), str(tmp_path)).save("model_0000", epoch=0)
     model = network(classes=4)
     before = model.heads.weight.clone()
     fresh = Checkpointer(model, str(tmp_path), num_classes=4)
@@ -91,11 +92,13 @@ def test_a_classifier_of_other_identities_is_left_out_but_not_when_resuming(tmp_
 def test_the_optimizer_of_another_run_is_refused(tmp_path):
     model = network()
     one_group = torch.optim.SGD(model.parameters(), lr=1.0)
-    Checkpointer(model, str(tmp_path), optimizer=one_group).save("model_0000")
+    Checkpointer(model, str(tmp_path), optimizer=one_group).save("model_0000", epoch=0)
     two_groups = torch.optim.SGD([{"params": [p]} for p in model.parameters()], lr=1.0)
-    loader = Checkpointer(model, str(tmp_path), optimizer=two_groups)
-    with pytest.raises(UserError, match="holds the state of another run"):
-        loader.resume_or_load("", resume=True)
+    adam = torch.optim.Adam(model.parameters(), lr=1.0)
+    for other, told in (two_groups, "2 entries|1 entries"), (adam, "optimizer is of 'SGD', not Ad"):
+        loader = Checkpointer(model, str(tmp_path), optimizer=other)
+        with pytest.raises(UserError, match=rf"holds the state of another run \(.*{told}"):
+            loader.resume_or_load("", resume=True)
 
 
 class Malicious:
@@ -186,23 +189,28 @@ def test_evaluation_reads_weights_without_what_only_training_needs(tmp_path, mon
     path, model = published(tmp_path), WithTrainingParts()
     Checkpointer(model).load(path)
     assert torch.equal(model.body.weight, torch.load(path)["body.weight"])
-    assert len(said) == 1 and said[0].endswith("only needed in training: bank, classifiers")
+    assert len(said) == 2 and said[1].endswith("only needed in training: bank, classifiers")
     torch.save({"classifiers.one.weight": torch.ones(5, 2)}, tmp_path / "other.pth")
     with pytest.raises(UserError, match="body.weight is not in the file; body.bias is not in the"):
         Checkpointer(model).load(str(tmp_path / "other.pth"))
 
 
-def test_a_training_needs_them(tmp_path):
+def test_a_training_makes_them_anew_but_a_resumed_one_needs_them(tmp_path):
     model = WithTrainingParts()
+    before = model.classifiers["one"].weight.clone()
     optimizer = torch.optim.SGD(model.parameters(), lr=1.0)
     loader = Checkpointer(model, str(tmp_path), optimizer=optimizer)
-    with pytest.raises(UserError, match=r"bank is not in the file; .*training cannot start from"):
-        loader.resume_or_load(published(tmp_path), resume=False)
-    broken = {"classifiers.one.weight": torch.ones(5, 2)}
-    torch.save(broken, tmp_path / "broken.pth")
-    with pytest.raises(UserError) as caught:
+    loaded = loader.resume_or_load(published(tmp_path), resume=False)
+    assert loaded.made_anew == ("bank", "classifiers") and loaded.states == loaded.left_out == ()
+    assert torch.equal(model.classifiers["one"].weight, before)
+    torch.save({"classifiers.one.weight": torch.ones(5, 2)}, tmp_path / "broken.pth")
+    with pytest.raises(UserError, match="body.weight is not in the file"):
         loader.resume_or_load(str(tmp_path / "broken.pth"), resume=False)
-    assert "cannot start" not in str(caught.value)
+    states = {"optimizer": optimizer.state_dict(), "epoch": 0}
+    torch.save({"model": torch.load(published(tmp_path)), **states}, tmp_path / "published.pth")
+    loader.tag_last_checkpoint("published.pth")
+    with pytest.raises(UserError, match="bank is not in the file"):
+        loader.resume_or_load("", resume=True)
 
 
 def test_a_model_without_them_reads_a_file_that_has_them(tmp_path):

@@ -27,7 +27,7 @@ from PIL import Image
 from test_structure import PYTHON, ROOT
 
 from gallery_search import GalleryIndex
-from occluded_reid.checkpoint.checkpointer import load_safely
+from occluded_reid.checkpoint.reading import load_safely
 from occluded_reid.config import load_config
 from occluded_reid.data.datasets.base import read_images
 from occluded_reid.data.images import READ_ERRORS, read_rgb
@@ -277,7 +277,7 @@ def test_damaged_images_are_read_or_named(tmp_path, kind, seed):
 
 # Files that may read what can run code, and why that is safe.
 TRUSTED = {
-    "occluded_reid/checkpoint/checkpointer.py": "only with --trust-checkpoint",
+    "occluded_reid/checkpoint/reading.py": "only with --trust-checkpoint",
 }
 
 
