@@ -6,7 +6,7 @@ import hashlib
 import io
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -173,7 +173,7 @@ class Checkpointer(FastreidCheckpointer):
         unread = tuple(name for name in self.checkpointables if name in found)
         found.states, found.made_anew = tuple(states), fit.made_anew
         found.left_out = (*fit.left_out, *unread)
-        said = {"left out": found.left_out, "made anew": fit.made_anew}
+        said: dict[str, Iterable[str]] = {"left out": found.left_out, "made anew": fit.made_anew}
         if purpose == "evaluate":
             said = {"only needed in training": {*fit.left_out, *fit.made_anew}}
         for what, keys in said.items():
