@@ -21,6 +21,9 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     # Iterations (forward and backward passes of IMS_PER_BATCH images) per optimizer step.
     # Batch statistics, hard mining and memory updates stay per iteration.
     cfg.SOLVER.ACCUMULATE = 1
+    # When SCHED steps after the warm-up: each EPOCH, as in fast-reid, or each ITERATION, so that
+    # short runs follow the curve too. STEPS and DELAY_EPOCHS count epochs in both.
+    cfg.SOLVER.SCHED_BY = "EPOCH"
     # Iterations between two records of the losses (log, metrics.json, TensorBoard).
     cfg.SOLVER.LOG_PERIOD = 50
     # Warn if a loss term exceeds its median of the last 100 iterations by this factor; 0 = off.
@@ -123,6 +126,7 @@ CHOICES = {
     "MODEL.COMPILE_MODE": ("default", *WITH_CUDA_GRAPHS),
     "SOLVER.AMP.DTYPE": ("bfloat16", "float16"),
     "SOLVER.SCHED": ("CosineAnnealingLR", "MultiStepLR"),
+    "SOLVER.SCHED_BY": ("EPOCH", "ITERATION"),
     "TEST.METRIC": ("cosine", "euclidean", "dot"),
 }
 

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fastreid.engine.hooks import PeriodicWriter
+from fastreid.engine.hooks import LRScheduler, PeriodicWriter
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
 from tqdm import tqdm
@@ -18,6 +18,20 @@ from occluded_reid.utils.files import atomic_write, read_json_lines
 from occluded_reid.utils.progress import SECONDS_BETWEEN_LINES, on_terminal
 
 logger = logging.getLogger(__name__)
+
+
+class IterationScheduler(LRScheduler):
+    """fast-reid's learning-rate hook, but after the warm-up each iteration steps the schedule."""
+
+    def after_step(self) -> None:
+        super().after_step()
+        trainer = self.trainer
+        delay = trainer.delay_epochs * trainer.iters_per_epoch
+        if trainer.iter + 1 > max(trainer.warmup_iters, delay):
+            self._scheduler["lr_sched"].step()
+
+    def after_epoch(self) -> None:
+        """Leave out fast-reid's step."""
 
 
 class MetricsWriter(PeriodicWriter):

@@ -17,6 +17,7 @@ from fastreid.config import CfgNode
 from fastreid.solver.build import build_lr_scheduler, get_default_optimizer_params
 from torch import nn
 
+from occluded_reid.config import changed_copy
 from occluded_reid.utils.errors import UserError
 
 
@@ -56,13 +57,20 @@ def build_lr_schedulers(
     cfg: CfgNode, optimizer: torch.optim.Optimizer, iters_per_epoch: int
 ) -> dict[str, Any]:
     """Build fast-reid's schedulers: of the warm-up, by iteration, and of ``SOLVER.SCHED``."""
-    solver = cfg.SOLVER
-    start = max(math.ceil(solver.WARMUP_ITERS / iters_per_epoch), solver.DELAY_EPOCHS)
-    if solver.SCHED == "CosineAnnealingLR" and start >= solver.MAX_EPOCH:
+    solver, unit, steps_per_epoch = cfg.SOLVER, "epochs", 1
+    if solver.SCHED_BY == "ITERATION":
+        unit, steps_per_epoch = "iterations", iters_per_epoch
+        with changed_copy(cfg) as cfg:
+            cfg.SOLVER.MAX_EPOCH *= iters_per_epoch
+            cfg.SOLVER.DELAY_EPOCHS *= iters_per_epoch
+            cfg.SOLVER.STEPS = [step * iters_per_epoch for step in solver.STEPS]
+    iters_per_step = iters_per_epoch // steps_per_epoch
+    start = max(math.ceil(solver.WARMUP_ITERS / iters_per_step), cfg.SOLVER.DELAY_EPOCHS)
+    if solver.SCHED == "CosineAnnealingLR" and start >= cfg.SOLVER.MAX_EPOCH:
         raise UserError(
-            f"SOLVER.SCHED CosineAnnealingLR starts after {start} epochs (SOLVER.WARMUP_ITERS "
+            f"SOLVER.SCHED CosineAnnealingLR starts after {start} {unit} (SOLVER.WARMUP_ITERS "
             f"{solver.WARMUP_ITERS}, {iters_per_epoch} iterations an epoch, SOLVER.DELAY_EPOCHS "
             f"{solver.DELAY_EPOCHS}), but SOLVER.MAX_EPOCH is {solver.MAX_EPOCH}: shorten the "
             "warm-up"
         )
-    return build_lr_scheduler(cfg, optimizer, iters_per_epoch)
+    return build_lr_scheduler(cfg, optimizer, iters_per_step)

@@ -88,9 +88,11 @@ class Trainer(defaults.DefaultTrainer):
         model: Any = unwrapped(self.model)
         frozen, freeze_iters = cfg.MODEL.FREEZE_LAYERS, cfg.SOLVER.FREEZE_ITERS
         freeze = fastreid_hooks.LayerFreeze(self.model, frozen, freeze_iters)
+        by_iteration = cfg.SOLVER.SCHED_BY == "ITERATION"
+        scheduler = hooks.IterationScheduler if by_iteration else fastreid_hooks.LRScheduler
         return [
             fastreid_hooks.IterationTimer(),
-            fastreid_hooks.LRScheduler(self.optimizer, self.scheduler),
+            scheduler(self.optimizer, self.scheduler),
             self._build_precise_bn(),
             freeze if frozen and freeze_iters > 0 else None,
             hooks.ProgressBar() if on_terminal() and comm.is_main_process() else None,

@@ -94,10 +94,10 @@ def _shape(keys: CfgNode) -> tuple[int, int, int]:
         raise UserError(f"MODEL.BACKBONE.DEPTH is {keys.DEPTH!r}; it can be {names} or custom")
     custom = (keys.FEAT_DIM, keys.NUM_BLOCKS, keys.NUM_HEADS)
     dim, depth, num_heads = DEPTHS.get(keys.DEPTH, custom)
-    if dim != keys.FEAT_DIM or dim % num_heads:
+    if keys.FEAT_DIM not in (0, dim) or not dim or dim % num_heads:
         raise UserError(
-            f"MODEL.BACKBONE.FEAT_DIM is {keys.FEAT_DIM}, but DEPTH {keys.DEPTH} has "
-            + (f"{num_heads} heads, which do not divide it" if dim % num_heads else f"{dim}")
+            f"MODEL.BACKBONE.FEAT_DIM is {keys.FEAT_DIM}, but DEPTH {keys.DEPTH} "
+            + (f"has {dim}" if keys.DEPTH != "custom" else f"needs a multiple of {num_heads} heads")
         )
     return dim, depth, num_heads
 

@@ -25,7 +25,7 @@ logger = logging.getLogger(__name__)
 def build_model(cfg: CfgNode) -> nn.Module:
     """Build the model of ``cfg`` on ``MODEL.DEVICE``."""
     _check_names(cfg)
-    cfg = _complete(cfg)
+    cfg = complete(cfg)
     backbone = cfg.MODEL.BACKBONE
     try:
         model = build_in_fastreid(cfg)
@@ -96,7 +96,7 @@ def log_model(cfg: CfgNode, model: nn.Module) -> None:
     logger.debug(f"Modules:\n{model}")
 
 
-def _complete(cfg: CfgNode) -> CfgNode:
+def complete(cfg: CfgNode) -> CfgNode:
     """Fill in ``FEAT_DIM`` and the path of the pretrained weights; refuse a wrong ``FEAT_DIM``."""
     keys = cfg.MODEL.BACKBONE
     dim = _measure_feature_dim(cfg)

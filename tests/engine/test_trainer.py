@@ -62,7 +62,8 @@ def test_parameters_move_and_the_loss_falls_through_the_whole_trainer(tmp_path):
 @pytest.mark.skipif(importlib.util.find_spec("gdown") is not None, reason="gdown would download")
 def test_pretrained_weights_that_are_missing_are_named_in_one_message(tmp_path, monkeypatch):
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
-    network = ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.PRETRAIN", True]
+    network = ["MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.FEAT_DIM", 0]
+    network += ["MODEL.BACKBONE.PRETRAIN", True]
     with pytest.raises(UserError, match=r"resnet50.*does not exist: download .*PRETRAIN False"):
         build_model(tiny_cfg(tmp_path / "run", *network))
 
@@ -109,7 +110,10 @@ def test_another_seed_gives_another_run(tmp_path):
         assert_same_run(tmp_path / "one", tmp_path / "two")
 
 
-RICH = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 2, "DATALOADER.NUM_WORKERS", 1)
+RICH = (
+    "MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 2, "DATALOADER.NUM_WORKERS", 1,
+    "SOLVER.SCHED_BY", "ITERATION",
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -217,7 +221,7 @@ def test_weights_keep_their_config_yaml(tmp_path):
     with pytest.raises(UserError, match="other data .DATASETS.NAMES .*SyntheticOccluded"):
         train(tiny_cfg(folder, *synthetic, "SOLVER.MAX_EPOCH", 2), resume=True)
     with pytest.raises(UserError, match="does not fit"):
-        train(tiny_cfg(folder, "MODEL.BACKBONE.FEAT_DIM", 8), resume=True)
+        train(tiny_cfg(folder, "MODEL.HEADS.EMBEDDING_DIM", 8), resume=True)
     train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1, "SEED", 9), resume=True)
     assert (folder / "config.yaml").read_bytes() == before
     log = (folder / "log.txt").read_text()
