@@ -44,6 +44,7 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
 
     Raises:
         OSError, SyntaxError, ValueError, DecompressionBombError: see :data:`READ_ERRORS`.
+        MemoryError, RuntimeError: the machine is at fault, not the file.
 
     >>> read_rgb("0002_c1s1_000451_03.jpg").size  # doctest: +SKIP
     (64, 128)

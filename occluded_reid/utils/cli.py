@@ -11,14 +11,14 @@ import signal
 import sys
 from collections.abc import Callable
 
-from occluded_reid.utils.errors import EXIT_CODE, UserError
+from occluded_reid.utils.errors import EXIT_CODE, explain
 
 
 def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
-    """Run ``main``; turn a :class:`UserError` or a missing package into one message on stderr.
+    """Run ``main``; turn a :class:`UserError` or a failure of the machine into one message.
 
-    Returns the process's exit code: 0, 2 after such a mistake, 130 after Ctrl-C, 141 if nobody
-    reads the output any more (``| head``). ``debug`` raises the error with its traceback instead.
+    Returns the process's exit code: 0, 2 after such a message on stderr, 130 after Ctrl-C, 141 if
+    nobody reads the output any more (``| head``). ``debug`` raises the error instead.
 
     >>> run_command(lambda: None)
     0
@@ -29,12 +29,13 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say
         return 128 + signal.SIGPIPE
-    except (UserError, ModuleNotFoundError, KeyboardInterrupt) as error:
-        if debug:
+    except (Exception, KeyboardInterrupt) as error:
+        interrupted = isinstance(error, KeyboardInterrupt)
+        message = "" if interrupted else explain(error)
+        if debug or not (interrupted or message):
             raise
-        is_mistake = not isinstance(error, KeyboardInterrupt)
-        print(f"error: {error}" if is_mistake else "interrupted", file=sys.stderr)
-        return EXIT_CODE if is_mistake else 130
+        print("interrupted" if interrupted else f"error: {message}", file=sys.stderr)
+        return 130 if interrupted else EXIT_CODE
     return 0
 
 

@@ -1,17 +1,77 @@
-"""How a user's mistake is reported: one message and exit code 2, no traceback."""
+"""How mistakes and failures of the machine are reported: one message, exit code 2, no traceback."""
 
 from __future__ import annotations
 
 import contextlib
 import csv
 import difflib
+import re
 from collections.abc import Iterable, Iterator
 
 EXIT_CODE = 2
 
+_SMALLER = "lower SOLVER.IMS_PER_BATCH (training), TEST.IMS_PER_BATCH (evaluation) or --batch-size"
+_NO_WORKERS = "DATALOADER.NUM_WORKERS 0 (--workers 0) does without workers"
+_RESUME = "--resume continues a training from its last checkpoint"
+
+LOST_RANK = "another process of the job has ended or cannot be reached; its own message says why"
+
+# what libraries write when the machine fails them, and what to tell the user; the first one counts
+_MACHINE_FAILURES = (
+    (
+        r"shared memory ?\(shm\)|shared memory limit|</torch_|No space left on device",
+        "shared memory (/dev/shm) or a disk is full: enlarge it (docker run --shm-size 8g); "
+        + _NO_WORKERS,
+    ),
+    (
+        r"Too many open files|received \d+ items of ancdata",
+        f"the limit on open files is reached: raise it (ulimit -n 65536); {_NO_WORKERS}",
+    ),
+    (
+        r"CUDA out of memory|CUBLAS_STATUS_ALLOC_FAILED|CUDA error: out of memory",
+        f"the GPU has run out of memory: {_SMALLER}, or set MODEL.BACKBONE.RECOMPUTE True "
+        "(transformers); nvidia-smi shows what else uses the GPU",
+    ),
+    (
+        r"MemoryError|[Cc]an(no|')t allocate memory|not enough memory|bad_alloc|allocate \d+ bytes",
+        f"the machine has run out of memory: {_SMALLER}, or DATALOADER.NUM_WORKERS (--workers)",
+    ),
+    (
+        r"can't start new thread|Resource temporarily unavailable",
+        f"the limit on processes and threads is reached: raise it (ulimit -u); {_NO_WORKERS}",
+    ),
+    (
+        r"DataLoader worker .*(is killed by signal|exited unexpectedly)",
+        "a worker of the data loader has ended. If nobody stopped it, the machine may have run out "
+        f"of memory: lower DATALOADER.NUM_WORKERS (--workers). {_RESUME}",
+    ),
+    (
+        r"^(Runtime|Dist\w+)Error: .*(Connection (was )?(likely )?(closed|reset|refused)|[Ss]ocket|"
+        r"Broken pipe|[Tt]imed out waiting|[Ww]ait timeout|NCCL)",
+        f"{LOST_RANK}. {_RESUME}",
+    ),
+)
+
 
 class UserError(Exception):
     """A mistake that the user can correct: what is wrong, what was expected, and what to do."""
+
+
+def explain(error: BaseException) -> str:
+    """Return the message if a user can mend it: a mistake, a failing machine, a missing package.
+
+    It is ``""`` for another error.
+
+    >>> explain(OSError(24, "Too many open files"))
+    'the limit on open files is reached: raise it (ulimit -n 65536); ...'
+    """
+    if isinstance(error, (UserError, ModuleNotFoundError)):  # one from a worker comes as the text of its traceback
+        return str(error).rpartition("errors.UserError: ")[2].rstrip()
+    lines = f"{type(error).__name__}: {error}".splitlines()
+    for pattern, message in _MACHINE_FAILURES:
+        if reasons := [line for line in lines if re.search(pattern, line)]:
+            return f"{message} ({reasons[-1].strip()[:200]})"
+    return ""
 
 
 def suggest(name: str, known: Iterable[str], *, count: int = 3) -> str:

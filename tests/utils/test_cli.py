@@ -31,10 +31,43 @@ def test_a_mistake_is_one_message_and_an_exit_code(error, code, message, capsys)
         run_command(lambda: fail(error), debug=True)
 
 
+class OutOfMemoryError(RuntimeError):
+    """As torch's."""
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (MemoryError(), "the machine has run out of memory: lower SOLVER.IMS_PER_BATCH"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't "
+            "allocate memory: you tried to allocate 99 bytes."), "the machine has run out of memory",
+        ),
+        (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU has run out of"),
+        (OSError(24, "Too many open files"), "ulimit -n"),
+        (OSError(28, "No space left on device"), "/dev/shm"),
+        (RuntimeError("can't start new thread"), "ulimit -u"),
+        (RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. "), "a worker of"),
+        (
+            RuntimeError("[gloo/transport/tcp/pair.cc:534] Connection closed by peer [::1]:9"),
+            "another process of the job has ended",
+        ),
+    ],
+)  # fmt: skip
+def test_a_failure_of_the_machine_is_one_message(error, words, capsys) -> None:
+    assert run_command(lambda: fail(error)) == 2
+    message = capsys.readouterr().err
+    assert message.startswith("error: ") and words in message and message.count("\n") == 1
+    with pytest.raises(type(error)):
+        run_command(lambda: fail(error), debug=True)
+
+
 def test_other_errors_pass() -> None:
     assert run_command(lambda: None) == 0
     with pytest.raises(ZeroDivisionError):
         run_command(lambda: 1 / 0)
+    with pytest.raises(ConnectionResetError):  # of a download, say
+        run_command(lambda: fail(ConnectionResetError("Connection reset by peer")))
 
 
 def test_options_of_a_run() -> None:
