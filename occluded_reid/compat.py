@@ -19,6 +19,7 @@ from __future__ import annotations
 import codecs
 import collections
 import contextlib
+import datetime
 import functools
 import importlib.util
 import inspect
@@ -686,7 +687,7 @@ def distributed_worker(
 
 
 def join_process_group(
-    url: str, local_rank: int, per_machine: int, *, on_cpu: bool, **ranks: Any
+    url: str, local_rank: int, per_machine: int, *, on_cpu: bool, seconds: float = 300, **ranks: Any
 ) -> None:
     """Join the process group and tell fast-reid which ranks share this machine.
 
@@ -695,13 +696,18 @@ def join_process_group(
         local_rank: this process's index on its machine, and that of its GPU.
         per_machine: processes on each machine.
         on_cpu: communicate over gloo, else over NCCL.
+        seconds: to wait for the other processes; later on PyTorch's own limit holds.
         ranks: ``rank`` and ``world_size``, unless ``url`` tells them.
     """
     from fastreid.utils import comm
 
     if not on_cpu:
         torch.cuda.set_device(local_rank)
-    dist.init_process_group("gloo" if on_cpu else "nccl", init_method=url, **ranks)
+    timeout = datetime.timedelta(seconds=seconds)
+    store, rank, world_size = next(dist.rendezvous(url, timeout=timeout, **ranks))
+    store.set_timeout(dist.default_pg_timeout)
+    backend = "gloo" if on_cpu else "nccl"
+    dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     for first in range(0, dist.get_world_size(), per_machine):
         group = dist.new_group(list(range(first, first + per_machine)))
         if first <= dist.get_rank() < first + per_machine:

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageOps
 
-from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.errors import UserError, explain, explain_read_errors
 
 READ_ERRORS = (OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 """What Pillow raises for a file that is no image, or a part of one."""
@@ -49,9 +49,14 @@ def read_rgb(path: str | os.PathLike[str]) -> Image.Image:
     >>> read_rgb("0002_c1s1_000451_03.jpg").size  # doctest: +SKIP
     (64, 128)
     """
-    with Image.open(path) as image:
-        upright = ImageOps.exif_transpose(image)
-        if upright.mode in _16_BIT_MODES:
-            values = np.asarray(upright).astype(np.int64)
-            upright = Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8))
-        return upright.convert("RGB")
+    try:
+        with Image.open(path) as image:
+            upright = ImageOps.exif_transpose(image)
+            if upright.mode in _16_BIT_MODES:
+                values = np.asarray(upright).astype(np.int64)
+                upright = Image.fromarray(np.clip(values >> 8, 0, 255).astype(np.uint8))
+            return upright.convert("RGB")
+    except OSError as error:
+        if explain(error):  # too many open files, say: an image is not to be skipped for that
+            raise RuntimeError(f"{error}") from error
+        raise

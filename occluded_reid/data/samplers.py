@@ -51,13 +51,15 @@ class EpochBatches(Sampler[list[SampleIndex]]):
 
 
 def build_sampler(cfg: CfgNode, items: list[Item], seed: int) -> Sampler[int]:
-    """Build fast-reid's sampler ``DATALOADER.SAMPLER_TRAIN`` with a seed."""
+    """Build fast-reid's sampler ``DATALOADER.SAMPLER_TRAIN`` with a seed.
+
+    SetReWeightSampler is none of them: its own check allows no batch that it can fill.
+    """
     name = cfg.DATALOADER.SAMPLER_TRAIN
     batch = (cfg.SOLVER.IMS_PER_BATCH // comm.get_world_size(), cfg.DATALOADER.NUM_INSTANCE)
     arguments = {
         "TrainingSampler": (len(items),),
         "ImbalancedDatasetSampler": (items,),
-        "SetReWeightSampler": (items, *batch, cfg.DATALOADER.SET_WEIGHT),
         **dict.fromkeys(_IDENTITY_SAMPLERS, (items, *batch)),
     }
     if name not in arguments:
@@ -66,24 +68,32 @@ def build_sampler(cfg: CfgNode, items: list[Item], seed: int) -> Sampler[int]:
 
 
 def check_batch_size(cfg: CfgNode, items: list[Item]) -> None:
-    """Check that ``items`` can fill a batch; else fast-reid's samplers never return."""
+    """Check that ``items`` can fill a batch that can be trained on; else samplers never return."""
     batch, ranks = cfg.SOLVER.IMS_PER_BATCH, comm.get_world_size()
     if batch % ranks:
         raise UserError(f"SOLVER.IMS_PER_BATCH {batch} cannot be shared by {ranks} processes")
+    per_rank = f"{batch // ranks} images per process (SOLVER.IMS_PER_BATCH {batch}, {ranks} "
+    per_rank += "processes)" if ranks > 1 else "process)"
+    if batch // ranks < 2:
+        raise UserError(f"a batch of {per_rank}; batch normalization needs 2 at least")
     if len(items) < batch:
         raise UserError(
             f"the training set has {len(items)} images, SOLVER.IMS_PER_BATCH asks for {batch}"
+        )
+    identities = len({item[1] for item in items})
+    if identities < 2:
+        raise UserError(
+            f"the training set has {identities} identity; training tells people apart and needs 2 "
+            "at least"
         )
     if cfg.DATALOADER.SAMPLER_TRAIN not in _IDENTITY_SAMPLERS:
         return
     instances = cfg.DATALOADER.NUM_INSTANCE
     if instances < 1 or (batch // ranks) % instances:
         raise UserError(
-            f"a batch of {batch // ranks} images per process (SOLVER.IMS_PER_BATCH {batch}, "
-            f"{ranks} processes) is no multiple of DATALOADER.NUM_INSTANCE {instances}"
+            f"a batch of {per_rank} is no multiple of DATALOADER.NUM_INSTANCE {instances}"
         )
     needed = batch // instances
-    identities = len({item[1] for item in items})
     if identities < needed:
         raise UserError(
             f"a batch needs {needed} identities (SOLVER.IMS_PER_BATCH {batch} / "

@@ -50,7 +50,22 @@ def build_optimizer(cfg: CfgNode, model: nn.Module) -> torch.optim.Optimizer:
         {"params": params, "lr": lr, "weight_decay": decay, "freeze_status": freeze_status}
         for (lr, decay, freeze_status), params in groups.items()
     ]
-    return kind(entries, **options)
+    try:
+        _try_step(kind, [entry | {"params": None} for entry in entries], options)
+        return kind(entries, **options)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise UserError(
+            f"SOLVER.OPT {solver.OPT} cannot be used with this SOLVER: {error}. It must work "
+            "without a closure, on dense gradients, and on vectors as well as matrices"
+        ) from error
+
+
+def _try_step(kind: Any, entries: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    """Take one step with an optimizer like the one to be built; it raises what a training would."""
+    for entry in entries:
+        entry["params"] = [nn.Parameter(torch.zeros(2))]
+        entry["params"][0].grad = torch.ones(2)
+    kind(entries, **options).step()
 
 
 def build_lr_schedulers(

@@ -198,6 +198,22 @@ def test_fast_optimizers_equal_their_plain_form(tmp_path, name):
     torch.testing.assert_close(*weights)
 
 
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("SOLVER.OPT", "LBFGS"), "closure"),
+        (("SOLVER.OPT", "SparseAdam"), "dense gradients"),
+        (("SOLVER.OPT", "Muon"), "2D"),
+        (("SOLVER.OPT", "Optimizer"), "defaults"),
+        (("SOLVER.OPT", "SGD", "SOLVER.MOMENTUM", -1.0), "momentum"),
+        (("SOLVER.OPT", "Adam", "SOLVER.WEIGHT_DECAY", -1.0), "weight_decay"),
+    ],
+)
+def test_an_optimizer_that_cannot_step_is_refused_when_it_is_built(tmp_path, words, reason):
+    with pytest.raises(UserError, match=f"SOLVER.OPT {words[1]} cannot be used .*{reason}"):
+        build_optimizer(tiny_cfg(tmp_path / "run", *words), nn.Linear(2, 2))
+
+
 @pytest.mark.distributed
 def test_gradients_of_ranks_are_held_once(tmp_path):
     """They are views of the bucket that DDP sends."""

@@ -345,13 +345,22 @@ def test_a_batch_holds_paths_and_images_in_0_255(tmp_path):
     [
         (("SOLVER.IMS_PER_BATCH", 64), "has 48 images, SOLVER.IMS_PER_BATCH asks for 64"),
         (("SOLVER.IMS_PER_BATCH", 24), "needs 12 identities .* the training set has 8"),
+        (("SOLVER.IMS_PER_BATCH", 1), "a batch of 1 images per process .* needs 2 at least"),
+        (("DATALOADER.NUM_INSTANCE", 16), "8 images .* no multiple of DATALOADER.NUM_INSTANCE 16"),
         (("DATALOADER.NUM_INSTANCE", 3), "no multiple of DATALOADER.NUM_INSTANCE 3"),
         (("DATALOADER.SAMPLER_TRAIN", "Nave"), "SAMPLER_TRAIN is Nave; it can be TrainingSampler"),
+        (("DATALOADER.SAMPLER_TRAIN", "SetReWeightSampler"), "it can be TrainingSampler"),
     ],
 )
 def test_impossible_batches_are_refused(tmp_path, overrides, message):
     with pytest.raises(UserError, match=message):
         next(iter(build_train_loader(tiny_cfg(tmp_path / "run", *overrides))))
+
+
+def test_one_identity_is_refused(tmp_path):
+    items = [(f"{number}.jpg", "one", 0) for number in range(8)]
+    with pytest.raises(UserError, match="has 1 identity; training tells people apart"):
+        build_train_loader(tiny_cfg(tmp_path / "run"), items)
 
 
 def test_the_log_shows_the_data_time(tmp_path, monkeypatch):

@@ -41,7 +41,7 @@ class OutOfMemoryError(RuntimeError):
         (MemoryError(), "the machine has run out of memory: lower SOLVER.IMS_PER_BATCH"),
         (
             RuntimeError("[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't "
-            "allocate memory: you tried to allocate 99 bytes."), "the machine has run out of memory",
+            "allocate memory: you tried to allocate 9 bytes."), "the machine has run out of memory",
         ),
         (OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), "the GPU has run out of"),
         (OSError(24, "Too many open files"), "ulimit -n"),
