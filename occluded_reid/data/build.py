@@ -17,6 +17,7 @@ from occluded_reid.data.reid_dataset import BatchDataset, Item, ReidDataset
 from occluded_reid.data.samplers import EpochBatches, build_sampler, check_batch_size
 from occluded_reid.data.transforms.augmentation import build_augmentation
 from occluded_reid.data.transforms.npo import build_npo
+from occluded_reid.utils.distributed import check_agreement, name_items
 from occluded_reid.utils.errors import UserError
 
 
@@ -49,6 +50,7 @@ def build_train_loader(cfg: CfgNode, items: list[Item] | None = None) -> ReidLoa
     """
     if items is None:
         items = [item for name in cfg.DATASETS.NAMES for item in open_dataset(cfg, name).train]
+    check_agreement({"the training list": name_items(items)})
     check_batch_size(cfg, items)
     batches = EpochBatches(
         lambda seed: build_sampler(cfg, items, seed),

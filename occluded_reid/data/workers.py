@@ -6,6 +6,7 @@ that may affect them.
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import gc
 import os
@@ -79,6 +80,7 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
         except StopIteration:
             return
         except (EOFError, ConnectionError) as error:  # killed while it sent a batch
+            time.sleep(1)  # PyTorch's handler of SIGCHLD raises here, and names the worker
             raise RuntimeError(f"{_WORKER_ENDED} ({error!r})") from error
         except RuntimeError as error:
             if not str(error).startswith("DataLoader timed out"):
@@ -114,7 +116,9 @@ def _kill(workers: list[Any]) -> None:
         os.kill(worker.pid, signal.SIGUSR1)
     time.sleep(1)
     for worker in workers:
-        worker.kill()
+        with contextlib.suppress(RuntimeError):  # of PyTorch's handler of SIGCHLD
+            worker.kill()
+            worker.join()
 
 
 def _wait_for_parents_sigterm() -> None:

@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import argparse
+import logging
+from importlib import metadata
 
 from fastreid.config import CfgNode
 
 from occluded_reid.checkpoint.sources import resolve_source
+from occluded_reid.config import leaves
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.engine.defaults import load_run_config, prepare_run
 from occluded_reid.engine.dry_run import dry_run
 from occluded_reid.engine.launch import launch
 from occluded_reid.engine.trainer import Trainer
 from occluded_reid.evaluation.testing import evaluate_weights
+from occluded_reid.utils.distributed import check_agreement, find_differences
+
+logger = logging.getLogger(__name__)
+
+_OF_A_MACHINE = (
+    "CUDNN_BENCHMARK", "DATALOADER.NUM_WORKERS", "DATASETS.OCCLUDED.ROOT",
+    "DATASETS.SYNTHETIC.ROOT", "INPUT.CACHE", "MODEL.DEVICE", "OUTPUT_DIR", "RUN_ID", "SEED",
+)  # fmt: skip
+"""Keys that may differ between machines; of the last two, all take rank 0's value."""
+_PATHS = ("MODEL.BACKBONE.PRETRAIN_PATH", "MODEL.WEIGHTS")
+"""Keys whose file may lie elsewhere on each machine."""
 
 
 def run(args: argparse.Namespace) -> None:
@@ -31,6 +45,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_process(cfg: CfgNode, args: argparse.Namespace) -> None:
     installed_methods()  # registers their models: a spawned process starts without them
+    _compare_ranks(cfg)
     cfg = prepare_run(cfg, training=not args.eval_only, resumed=args.resume)
     if args.eval_only:
         evaluate_weights(cfg, trust_checkpoint=args.trust_checkpoint)
@@ -38,3 +53,18 @@ def _run_process(cfg: CfgNode, args: argparse.Namespace) -> None:
     trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
+
+
+def _compare_ranks(cfg: CfgNode) -> None:
+    """Refuse ranks with other configurations, before anything is written; warn of versions."""
+    check_agreement(
+        {
+            key: bool(value) if key in _PATHS else value
+            for key, value in leaves(cfg)
+            if key not in _OF_A_MACHINE
+        }
+    )
+    packages = ("torch", "timm", "numpy", "pillow")
+    versions = {name: metadata.version(name) for name in packages}
+    if differences := find_differences(versions):
+        logger.warning(f"The processes of this job differ: {'; '.join(differences)}")

@@ -24,6 +24,7 @@ from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.results import format_results, write_results
 from occluded_reid.modeling.build import build_untrained, load_trained, log_model
+from occluded_reid.utils.distributed import check_agreement, name_items
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -93,6 +94,8 @@ def open_test_sets(cfg: CfgNode) -> tuple[dict[str, TestSet], dict[str, str]]:
             if not cfg.DATASETS.SKIP_MISSING:
                 raise
             missing[name] = str(error)
+    lists: dict[str, Any] = {name: loader.dataset for name, (loader, _) in test_sets.items()}
+    check_agreement({f"the list of {name}": name_items(s.img_items) for name, s in lists.items()})
     if missing and not test_sets:
         raise UserError(f"none of DATASETS.TESTS exists: {'; '.join(missing.values())}")
     return test_sets, missing

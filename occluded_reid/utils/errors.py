@@ -65,7 +65,8 @@ def explain(error: BaseException) -> str:
     >>> explain(OSError(24, "Too many open files"))
     'the limit on open files is reached: raise it (ulimit -n 65536); ...'
     """
-    if isinstance(error, (UserError, ModuleNotFoundError)):  # one from a worker comes as the text of its traceback
+    if isinstance(error, (UserError, ModuleNotFoundError)):
+        # one from a worker comes as the text of its traceback
         return str(error).rpartition("errors.UserError: ")[2].rstrip()
     lines = f"{type(error).__name__}: {error}".splitlines()
     for pattern, message in _MACHINE_FAILURES:

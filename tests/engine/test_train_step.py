@@ -206,7 +206,6 @@ def test_fast_optimizers_equal_their_plain_form(tmp_path, name):
         (("SOLVER.OPT", "Muon"), "2D"),
         (("SOLVER.OPT", "Optimizer"), "defaults"),
         (("SOLVER.OPT", "SGD", "SOLVER.MOMENTUM", -1.0), "momentum"),
-        (("SOLVER.OPT", "Adam", "SOLVER.WEIGHT_DECAY", -1.0), "weight_decay"),
     ],
 )
 def test_an_optimizer_that_cannot_step_is_refused_when_it_is_built(tmp_path, words, reason):

@@ -119,8 +119,9 @@ def shared_memory_is_full(*_: object) -> None:
 
 
 def take_all_descriptors(index: int) -> None:
-    soft = len(os.listdir("/proc/self/fd"))
-    resource.setrlimit(resource.RLIMIT_NOFILE, (soft, soft))
+    if index == 0:
+        limit = len(os.listdir("/proc/self/fd"))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
 
 
 @pytest.mark.parametrize(
