@@ -42,7 +42,7 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
     if name in ("build", "add", "query", "serve"):
         new = name == "build"
         default = "" if new else " (default: the index's)"
-        weights = f"weights, or a run's folder{default}"
+        weights = f"a run's folder, a file, or a model's name{default}"
         add("--weights", required=new, metavar="W", help=weights)
         add("--gallery", required=new, default="", metavar="DIR", help=f"images{default}")
         add("--config-file", default="", metavar="FILE", help="of the weights")

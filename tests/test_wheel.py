@@ -9,6 +9,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from saved_runs import draw_crops, save_hub_folder
+
+from occluded_reid.checkpoint.zoo import ZooModel, add_model
 
 ROOT = Path(__file__).resolve().parent.parent
 CONTENT = ("occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search", "configs", "projects")
@@ -33,6 +36,13 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         shutil.copytree(ROOT / name, home / "tree" / name, symlinks=True, ignore=ignored)
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, home / "tree")
+    zoo = home / "tree" / "occluded_reid" / "zoo"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("occluded_reid.checkpoint.zoo.HOME", zoo)
+        save_hub_folder(zoo / "tiny")
+        about = {"license": "", "data_license": "", "input_size": [], "metric": "", "results": {}}
+        files = {"file": "tiny/weights.safetensors", "config": "tiny/config.yaml", "card": ""}
+        add_model(ZooModel(name="tiny", sha256="", size=0, **files, **about))
     pip = (sys.executable, "-m", "pip", "-q", "--disable-pip-version-check")
     options = ("--no-deps", "--no-build-isolation", "--no-index")
     done = run(home, *pip, "wheel", *options, "-w", home, home / "tree")
@@ -54,6 +64,20 @@ def test_console_command_reads_what_is_shipped(installed: Path, tmp_path: Path) 
     done = start(installed, tmp_path, "train", "--config-file", config, "SEEED", "1")
     assert done.returncode == 2, done.stderr
     assert "there is no configuration key SEEED; did you mean SEED?" in done.stderr
+
+
+def test_three_lines_by_name(installed: Path, tmp_path: Path) -> None:
+    draw_crops(tmp_path / "crops", 10)
+    code = (
+        "import cv2, glob, occluded_reid\n"
+        "model = occluded_reid.load('tiny')\n"
+        "embedding = model.embed(map(cv2.imread, sorted(glob.glob('crops/*'))))\n"
+        "print(occluded_reid.__file__, embedding.features.shape)"
+    )
+    done = run(tmp_path, sys.executable, "-c", code, PYTHONPATH=str(installed))
+    assert done.stdout.split(maxsplit=1) == [
+        str(installed / "occluded_reid" / "__init__.py"), "(10, 96)\n"
+    ], done.stderr  # fmt: skip
 
 
 def test_metadata_requires_no_opencv(installed: Path) -> None:

@@ -51,7 +51,7 @@ def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     options = build_parser(__doc__)
     add = options.add_argument
-    add("--weights", required=True, metavar="RUN", help="a run's folder, or a weights file")
+    add("--weights", required=True, metavar="RUN", help="a run's folder, a file, or a model's name")
     add("--format", required=True, choices=("torch", "onnx", "openvino"))
     add("--output", required=True, metavar="F", help="such as model.onnx, model.xml or model.pt2")
     add("--precision", default="fp32", choices=("fp32", "bf16", "int8"), help="of OpenVINO's graph")

@@ -41,7 +41,7 @@ def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     options = build_parser(__doc__)
     add = options.add_argument
-    add("--weights", required=True, metavar="RUN", help="a run's folder, or a weights file")
+    add("--weights", required=True, metavar="RUN", help="a run's folder, a file, or a model's name")
     add("--input", required=True, metavar="DIR_OR_LIST", help="images, or a file of their paths")
     add("--output", required=True, metavar="F.npz", help="its parts lie in F.npz.parts")
     add("--batch-size", type=positive_int, default=64, metavar="N", help="images at a time (64)")

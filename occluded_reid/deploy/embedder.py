@@ -167,7 +167,7 @@ def load(
     """Load a trained model, without the parts that only training needs.
 
     Args:
-        weights_or_run: A run's folder, or a weights file.
+        weights_or_run: a run's folder, a weights file, or the name of a model of the zoo.
         device: such as ``cpu`` or ``cuda:0``; None takes ``MODEL.DEVICE``, or the CPU where there
             is no GPU.
         config: the configuration; by default the config.yaml in the run or beside the weights.

@@ -101,9 +101,8 @@ def write_descriptions(
 def name_architecture(model: nn.Module, cfg: CfgNode) -> str:
     """Return ``timm:NAME`` if timm's network alone, as ``reid`` builds it, computes the features.
 
-    That is a mean of the feature map without a neck: ``LAST_STRIDE`` as timm has it, the feature
-    map that timm pools, ``GlobalAvgPool``, features before the neck. Anything else is
-    ``occluded_reid:ARCHITECTURE``, which ``reid`` refuses.
+    That takes ``LAST_STRIDE`` as timm has it, the feature map that timm pools, ``GlobalAvgPool``
+    and no neck. Anything else is ``occluded_reid:ARCHITECTURE``, which ``reid`` refuses.
     """
     ours, backbone = f"occluded_reid:{cfg.MODEL.META_ARCHITECTURE}", cfg.MODEL.BACKBONE
     if backbone.NAME != "build_timm_backbone":

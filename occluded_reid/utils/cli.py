@@ -68,9 +68,9 @@ def add_common_options(
 
 def add_config_options(parser: argparse.ArgumentParser) -> None:
     """Add the common options, ``--weights``, and ``--also`` for a second configuration file."""
-    weights_help = "a run's folder or a weights file"
+    weights_help = "a run's folder, a weights file, or the name of a model (occluded-reid zoo list)"
     also_help = "a configuration to read after --config-file, such as configs/test_all.yml"
-    parser.add_argument("--weights", default="", metavar="RUN|FILE", help=weights_help)
+    parser.add_argument("--weights", default="", metavar="RUN|FILE|NAME", help=weights_help)
     parser.add_argument("--also", action="append", default=[], metavar="FILE", help=also_help)
     add_common_options(parser)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -12,42 +11,20 @@ import pytest
 import timm
 import torch
 import yaml
-from fastreid.config import CfgNode
 from PIL import Image
-from runs import tiny_cfg
 from safetensors.torch import load_file
-from saved_runs import CLASSES, draw_crops
+from saved_runs import draw_crops, save_hub_folder
 
 from occluded_reid import load
-from occluded_reid.checkpoint.safetensors_file import read_safetensors, write_safetensors
+from occluded_reid.checkpoint.safetensors_file import read_safetensors
 from occluded_reid.deploy import hub
 from occluded_reid.deploy.embedder import read_bgr
-from occluded_reid.modeling.build import build_untrained, remove_training_parts
 from occluded_reid.utils.errors import UserError
-
-MEAN_OF_TIMM = (
-    "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.BACKBONE.TIMM_NAME", "test_resnet",
-    "MODEL.BACKBONE.FEAT_DIM", 0, "MODEL.BACKBONE.LAST_STRIDE", 2, "MODEL.HEADS.POOL_LAYER",
-    "GlobalAvgPool", "MODEL.HEADS.NECK_FEAT", "before", "INPUT.SIZE_TEST", "[64,32]",
-)  # fmt: skip
-
-
-def publish(folder: Path, *overrides: Any) -> tuple[CfgNode, dict[str, Any]]:
-    """Write the folder of a model with random weights; return its configuration, reid_config."""
-    torch.manual_seed(0)
-    cfg = tiny_cfg(folder / "run", *CLASSES, *MEAN_OF_TIMM, *overrides)
-    model = remove_training_parts(build_untrained(cfg)).eval()
-    architecture = hub.name_architecture(model, cfg)
-    path = folder / "weights.safetensors"
-    write_safetensors(path, model, timm_names=architecture.startswith("timm:"))
-    (folder / "config.yaml").write_text(cfg.dump())
-    hub.write_descriptions(folder, model, cfg, "tiny", architecture, {"data_sets": {}})
-    return cfg, json.loads((folder / "reid_config.json").read_text())
 
 
 def test_a_plain_mean_of_timm_is_what_reid_computes(tmp_path: Path) -> None:
     """reid: timm.create_model, all weights by name, PIL's resizing, ToTensor, Normalize."""
-    _, content = publish(tmp_path)
+    content = save_hub_folder(tmp_path)
     assert content["architecture"] == "timm:test_resnet"
     network = timm.create_model("test_resnet", num_classes=0).eval()
     weights = load_file(tmp_path / "weights.safetensors")
@@ -70,17 +47,18 @@ def test_a_plain_mean_of_timm_is_what_reid_computes(tmp_path: Path) -> None:
     [
         ("MODEL.BACKBONE.LAST_STRIDE", 1),
         ("MODEL.HEADS.POOL_LAYER", "GlobalMaxPool"),
+        ("MODEL.HEADS.WITH_BNNECK", True),
         ("MODEL.BACKBONE.NAME", "build_test_backbone", "MODEL.BACKBONE.FEAT_DIM", 16),
     ],
 )
 def test_other_models_are_not_called_timms(changes: tuple[Any, ...], tmp_path: Path) -> None:
-    assert publish(tmp_path, *changes)[1]["architecture"] == "occluded_reid:Baseline"
+    assert save_hub_folder(tmp_path, *changes)["architecture"] == "occluded_reid:Baseline"
     assert load(tmp_path).embed([np.zeros((64, 32, 3), np.uint8)]).features.shape[0] == 1
     assert "cannot compute these features" in (tmp_path / "README.md").read_text()
 
 
 def test_card_begins_with_what_the_hub_reads(tmp_path: Path) -> None:
-    publish(tmp_path)
+    save_hub_folder(tmp_path)
     _, front, text = (tmp_path / "README.md").read_text().split("---\n", 2)
     meta = yaml.safe_load(front)
     assert (meta["license"], meta["library_name"]) == ("other", "occluded-reid")

@@ -38,6 +38,10 @@ NOT_RUN = {
     "python tools/make_occluders.py masks": "needs street scenes; run by test_make_occluders.py",
     "python tools/make_occluders.py window": "needs a display",
     "python tools/search.py serve": "serves until it is stopped, and needs the extra web",
+    "python tools/train_net.py --dry-run --config-file configs/Market1501": "needs fast-reid's",
+    "python tools/train_net.py --eval-only --config-file configs/Market1501": "likewise",
+    "python tools/import_checkpoint.py --source fastreid": "needs a download; run by "
+    "test_import_checkpoint.py",
     "python tools/import_checkpoint.py --source timm": "needs timm's weights; run by "
     "test_import_checkpoint.py",
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,13 @@ from fastreid.modeling.meta_arch import build_model
 from fed.tiny import fed_run_cfg
 from PIL import Image
 from runs import tiny_cfg
+from torch import nn
 
 from occluded_reid.checkpoint import zoo
 from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.checkpoint.safetensors_file import write_safetensors
+from occluded_reid.deploy import hub
+from occluded_reid.modeling.build import build_untrained, remove_training_parts
 
 CLASSES = ("MODEL.HEADS.NUM_CLASSES", 8)
 MODELS: dict[str, Any] = {
@@ -44,6 +49,29 @@ def make_zoo(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (home / "models.json").write_text('{"models": []}')
     monkeypatch.setattr(zoo, "HOME", home)
     return home
+
+
+MEAN_OF_TIMM = (
+    "MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.BACKBONE.TIMM_NAME", "test_resnet",
+    "MODEL.BACKBONE.FEAT_DIM", 0, "MODEL.BACKBONE.LAST_STRIDE", 2, "MODEL.HEADS.POOL_LAYER",
+    "GlobalAvgPool", "MODEL.HEADS.WITH_BNNECK", False, "INPUT.SIZE_TEST", "[64,32]",
+)  # fmt: skip
+
+
+def save_hub_folder(folder: Path, *overrides: Any) -> dict[str, Any]:
+    """Write the folder of a model with random weights; return its reid_config.json."""
+    torch.manual_seed(0)
+    cfg = tiny_cfg(folder / "run", *CLASSES, *MEAN_OF_TIMM, *overrides)
+    model = remove_training_parts(build_untrained(cfg)).eval()
+    for module in model.heads.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):  # a neck that has seen images
+            module.running_mean.normal_()
+    architecture = hub.name_architecture(model, cfg)
+    path = folder / "weights.safetensors"
+    write_safetensors(path, model, timm_names=architecture.startswith("timm:"))
+    (folder / "config.yaml").write_text(cfg.dump())
+    hub.write_descriptions(folder, model, cfg, "tiny", architecture, {"data_sets": {}})
+    return json.loads((folder / "reid_config.json").read_text())
 
 
 def two_runs(folder: Path) -> Path:
