@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -13,6 +14,9 @@ from occluded_reid.checkpoint.conversion import COUNTER, Weights, find_mismatche
 from occluded_reid.utils.errors import UserError
 
 Purpose = Literal["resume", "train", "evaluate"]
+
+_FOREIGN = {r"heads\.(bnneck|classifier)\.": "fastreid", r"base\.": "transreid"}
+"""Names in weights of fast-reid before 1.0, as its model zoo has them, and of TransReID."""
 
 
 class Fit(NamedTuple):
@@ -61,10 +65,23 @@ def fit_weights(
     ]
     if faults:
         raise UserError(
-            f"{source} does not fit the model: {join_first(faults)}. Is it from another "
-            "architecture or configuration? tools/import_checkpoint.py reads other code bases"
+            f"{source} does not fit the model: {join_first(faults)}. {_advise(weights, source)}"
         )
     return Fit(taken, _name_parts(left_out, model), _name_parts(made_anew, model))
+
+
+def _advise(weights: Weights, source: str) -> str:
+    """Name the command that converts weights with the names of another code base."""
+    for names, code_base in _FOREIGN.items():
+        if any(re.match(names, key) for key in weights):
+            return (
+                "Names like these are converted by tools/import_checkpoint.py --source "
+                f"{code_base} --input {source} --output NEW.pth"
+            )
+    return (
+        "Is it from another architecture or configuration? tools/import_checkpoint.py reads other "
+        "code bases"
+    )
 
 
 def _name_parts(keys: Iterable[str], model: nn.Module) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from occluded_reid.checkpoint.pretrained import load_weights
 from occluded_reid.config import load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.modeling.build import build_inference_model, build_untrained
+from occluded_reid.utils.errors import UserError
 
 tool = load_tool("import_checkpoint")
 
@@ -392,6 +394,10 @@ def test_a_model_of_fastreids_zoo(tmp_path, with_model_key):
     state["heads.classifier.weight"] = state.pop("heads.weight")  # as in its older files
     content = {**state, "pixel_mean": torch.ones(1, 3, 1, 1)}
     given = {"model": content, "iteration": 3} if with_model_key else content
+    torch.save(given, tmp_path / "old.pth")
+    command = f"import_checkpoint.py --source fastreid --input {tmp_path}/old.pth --output NEW.pth"
+    with pytest.raises(UserError, match=f"does not fit the model: .*{re.escape(command)}$"):
+        Checkpointer(build_untrained(cfg), num_classes=7).load(str(tmp_path / "old.pth"))
     report = run(tmp_path, "fastreid", given, config=RESNET)
     again = build_untrained(cfg)
     optimizer = torch.optim.SGD(again.parameters(), lr=0.1)
