@@ -103,7 +103,7 @@ def open_test_sets(cfg: CfgNode) -> tuple[dict[str, TestSet], dict[str, str]]:
 
 def build_evaluator(cfg: CfgNode, name: str) -> TestSet:
     """Return the loader and the evaluator of one test set, ``Name`` or ``Name:protocol``."""
-    dataset = open_dataset(cfg, name)
+    dataset = open_dataset(cfg, name, training=False)
     if not (dataset.query and dataset.gallery):
         raise UserError(
             f"{name} has {len(dataset.query)} queries and {len(dataset.gallery)} gallery images "

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from fastreid.data.datasets import DATASET_REGISTRY
 from PIL import Image
+from runs import draw_market
 
 from occluded_reid.data.datasets import synthetic
 from occluded_reid.data.datasets.base import (
@@ -357,6 +359,17 @@ def test_truth_is_keyed_by_the_path_of_an_item(tmp_path: Path, generated: list[t
 
 def test_sets_without_truth_say_so(market: Path) -> None:
     assert build_dataset("MarketSplit", root=str(market), allow_partial=True).truth is None
+
+
+def test_an_evaluation_needs_no_training_images(tmp_path: Path) -> None:
+    home = draw_market(tmp_path) / "Market-1501-v15.09.15"
+    options = {"root": str(tmp_path), "allow_partial": True}
+    whole = build_dataset("Market1501", **options)
+    shutil.rmtree(home / "bounding_box_train")
+    with pytest.raises(UserError, match="bounding_box_train"):
+        build_dataset("Market1501", **options)
+    part = build_dataset("Market1501", training=False, **options)
+    assert (part.query, part.gallery, part.train) == (whole.query, whole.gallery, [])
 
 
 @pytest.mark.real_data

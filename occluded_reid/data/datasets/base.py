@@ -132,13 +132,15 @@ class FolderDataset(ImageDataset):
     _junk_pids: ClassVar[list[int]] = [-1]
 
     def __init__(
-        self, root: str = "datasets", protocol: str = "", allow_partial: bool = False, **kwargs: Any
-    ) -> None:
+        self, root: str = "datasets", protocol: str = "", allow_partial: bool = False,
+        training: bool = True, **kwargs: Any,
+    ) -> None:  # fmt: skip
         self.root = os.path.abspath(os.path.expanduser(root))
         self.home = self.root  # the folder of the images, once it is known
         self.image_folders: list[Path] = []  # the folders in it whose file names are parsed
         self.protocol = self.resolve_protocol(protocol)
         self.allow_partial = allow_partial
+        self.training = training  # without, the folders of training images need not exist
         subsets = self.read_subsets()
         self._check_counts(subsets)
         train = label_training_items(subsets.train, self.dataset_name)
@@ -170,13 +172,19 @@ class FolderDataset(ImageDataset):
 
     def read_subsets(self) -> Subsets:
         """Find and read the images; by default one folder per subset."""
-        folders = self.find_folders([tuple(self.folders.values())])
-        images = dict(zip(self.folders, map(self.read_folder, folders), strict=True))
+        used = self.list_used_folders()
+        folders = self.find_folders([tuple(used.values())])
+        images = dict(zip(used, map(self.read_folder, folders), strict=True))
         return Subsets(
             train=self.remove_junk(images.get("train", [])),
             query=self.remove_junk(images.get("query", [])),
             gallery=images.get("gallery", []),
         )
+
+    def list_used_folders(self) -> dict[str, str]:
+        """Return :attr:`folders`, without those of training images where nobody asks for them."""
+        names = self.folders.items()
+        return {key: name for key, name in names if self.training or not key.endswith("train")}
 
     def find_folders(
         self, choices: Sequence[Sequence[str]], files: Sequence[str] = ()
@@ -222,6 +230,8 @@ class FolderDataset(ImageDataset):
     def _check_counts(self, subsets: Subsets) -> None:
         faults = []
         for subset, expected in self.expected.items():
+            if subset == "train" and not self.training:
+                continue
             counts = count_images(getattr(subsets, subset), self._junk_pids)
             if counts != expected:
                 faults.append(f"{subset} has {counts}, expected {expected}")

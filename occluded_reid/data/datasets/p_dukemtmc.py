@@ -50,11 +50,11 @@ class PDukeMTMC(FolderDataset):
 
     def read_subsets(self) -> Subsets:
         """Read both sides for training, and one side each for queries and gallery."""
-        folders = self.find_folders([tuple(self.folders.values())])
-        sides: list[int | None] = [QUERY_CAMERA, GALLERY_CAMERA] * 2
-        camids = sides if self.protocol == "binary" else [None] * 4
-        occluded, whole, query, gallery = (
-            read_images(folder, self.pattern, num_cameras=8, camid=camid, nested=True)
-            for folder, camid in zip(folders, camids, strict=True)
-        )
-        return Subsets(occluded + whole, query, gallery)
+        used = self.list_used_folders()
+        sides = {"occluded_train": QUERY_CAMERA, "query": QUERY_CAMERA}
+        images = {}
+        for key, folder in zip(used, self.find_folders([tuple(used.values())]), strict=True):
+            camid = sides.get(key, GALLERY_CAMERA) if self.protocol == "binary" else None
+            images[key] = read_images(folder, self.pattern, num_cameras=8, camid=camid, nested=True)
+        train = images.get("occluded_train", []) + images.get("train", [])
+        return Subsets(train, images["query"], images["gallery"])

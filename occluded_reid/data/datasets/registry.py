@@ -49,7 +49,7 @@ def list_dataset_names() -> list[str]:
 
 def build_dataset(
     name: str, *, root: str, protocol: str = "", allow_partial: bool = False,
-    combineall: bool = False, verbose: bool = True, **options: Any,
+    combineall: bool = False, verbose: bool = True, training: bool = True, **options: Any,
 ) -> ImageDataset:  # fmt: skip
     """Read a data set.
 
@@ -59,6 +59,7 @@ def build_dataset(
             set's default.
         allow_partial: warn instead of failing where counts differ from the published ones.
         combineall: train on queries and gallery too.
+        training: False if only queries and gallery are needed; see :attr:`FolderDataset.training`.
         options: of ``SyntheticOccluded`` and ``PastedQueries``; other sets ignore them.
 
     Returns:
@@ -77,7 +78,7 @@ def build_dataset(
     factory = find_factory(name)
     used: dict[str, Any] = {"combineall": combineall, "verbose": verbose}
     if issubclass(factory, FolderDataset):
-        used |= {"protocol": protocol, "allow_partial": allow_partial}
+        used |= {"protocol": protocol, "allow_partial": allow_partial, "training": training}
         used |= {key: options[key] for key in factory.options if key in options}
     elif protocol:
         raise UserError(f"{name} has no protocol {protocol!r}; it has only one")
