@@ -25,6 +25,7 @@ from occluded_reid.checkpoint.reading import (
 )
 from occluded_reid.checkpoint.resolve import read_last_checkpoint, resolve_weights
 from occluded_reid.checkpoint.states import fit_state, require_progress
+from occluded_reid.utils.distributed import run_on_first_rank
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write
 
@@ -138,22 +139,18 @@ class Checkpointer(FastreidCheckpointer):
     ) -> Loaded:
         """Load a file in fast-reid's form, or that of a run's folder (``""``: nothing).
 
-        All of it is checked before any of it is used; a UserError names the file and the entry.
+        All of it is checked before any of it is used; a UserError names the file and the entry. Of
+        several processes rank 0 reads the file, and sends its content to the others.
 
         Args:
             path: of the file or the folder.
             checkpointables: states to load besides the weights; None for all.
             part: the file's state that becomes the model's weights, ``model`` or ``ema``.
         """
-        if os.path.isdir(path):
-            path = resolve_weights(path)[1]
         if not path:
             return Loaded()
-        if not os.path.exists(path):
-            source = "last_checkpoint names it" if self._resuming else "MODEL.WEIGHTS"
-            raise UserError(f"there is no checkpoint {path} ({source})")
-        logger.info(f"Loading checkpoint from {path}")
-        found = Loaded(as_checkpoint(load_safely(path, trust=self._trust), path))
+        path, content = run_on_first_rank(lambda: self._read(path))
+        found = Loaded(content)
         if part not in found:
             raise UserError(f"{path} holds no averaged weights; set MODEL.EMA.ENABLED False")
         weights = as_weights(found[part], path)
@@ -180,6 +177,16 @@ class Checkpointer(FastreidCheckpointer):
             if keys:
                 logger.info(f"{path}: {what}: {', '.join(sorted(keys))}")
         return found
+
+    def _read(self, path: str) -> tuple[str, dict[str, Any]]:
+        """Return the file's path and its content."""
+        if os.path.isdir(path):
+            path = resolve_weights(path)[1]
+        if not os.path.exists(path):
+            source = "last_checkpoint names it" if self._resuming else "MODEL.WEIGHTS"
+            raise UserError(f"there is no checkpoint {path} ({source})")
+        logger.info(f"Loading checkpoint from {path}")
+        return path, as_checkpoint(load_safely(path, trust=self._trust), path)
 
     def _take_states(self, found: Loaded, names: Sequence[str], path: str) -> dict[str, Any]:
         """Take the states ``names`` out of ``found``, in the form in which they are loaded.

@@ -9,6 +9,8 @@ import pickle
 import numpy as np
 import pytest
 import torch
+from fastreid.utils import comm
+from ranks import on_ranks
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
@@ -34,6 +36,23 @@ def test_round_trip(tmp_path):
     loader = Checkpointer(other, str(tmp_path), optimizer=torch.optim.Adam(other.parameters()))
     assert loader.resume_or_load("", resume=True) == {"epoch": 1}
     assert weights_sha256(other) == weights_sha256(model)
+
+
+@pytest.mark.distributed
+def test_machines_without_the_file_get_what_rank_0_reads(tmp_path):
+    def work(rank: int) -> None:
+        torch.manual_seed(rank)
+        model = network()
+        optimizer = torch.optim.Adam(model.parameters(), lr=(1 + rank) / 10)
+        loader = Checkpointer(model, str(tmp_path), optimizer=optimizer, save_to_disk=rank == 0)
+        loader.save("model_0001", epoch=1)
+        file = str(tmp_path / f"{'elsewhere/' * rank}model_0001.pth")
+        assert loader.load(file) == {"epoch": 1} and optimizer.param_groups[0]["lr"] == 0.1
+        assert len(set(comm.all_gather(weights_sha256(model)))) == 1
+        with pytest.raises(UserError, match="there is no checkpoint gone0"):
+            loader.load(f"gone{rank}")
+
+    on_ranks(2, work)
 
 
 def test_fastreid_reads_what_we_write(tmp_path):
