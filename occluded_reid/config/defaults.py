@@ -132,16 +132,25 @@ CHOICES = {
 
 # minimum and maximum
 RANGES = {
+    "DATALOADER.NUM_INSTANCE": (1, 10**9),
     "DATALOADER.NUM_WORKERS": (0, 1024),
     "MODEL.EMA.DECAY": (0, 1),
     "SEED": (-1, 2**31 - 1),
     "SOLVER.ACCUMULATE": (1, 10**9),
     "SOLVER.BASE_LR": (0, float("inf")),
+    "SOLVER.CHECKPOINT_PERIOD": (0, 10**9),
+    "SOLVER.DELAY_EPOCHS": (0, 10**9),
+    "SOLVER.ETA_MIN_LR": (0, float("inf")),
+    "SOLVER.FREEZE_ITERS": (0, 10**9),
+    "SOLVER.GAMMA": (0, float("inf")),
     "SOLVER.IMS_PER_BATCH": (1, 10**9),
     "SOLVER.LOG_PERIOD": (1, 10**9),
     "SOLVER.MAX_EPOCH": (1, 10**9),
+    "SOLVER.MOMENTUM": (0, 1),
     "SOLVER.SPIKE_FACTOR": (0, float("inf")),
     "SOLVER.WARMUP_ITERS": (0, 10**9),
+    "SOLVER.WEIGHT_DECAY": (0, float("inf")),
+    "SOLVER.WEIGHT_DECAY_NORM": (0, float("inf")),
     "TEST.EVAL_PERIOD": (0, 10**9),
     "TEST.IMS_PER_BATCH": (1, 10**9),
 }

@@ -47,6 +47,13 @@ def positive_int(text: str) -> int:
     return value
 
 
+def count_processes(text: str) -> int:
+    """Parse ``--num-gpus``, the number of processes on this machine."""
+    if int(text) == 0:
+        raise argparse.ArgumentTypeError("expected at least 1; MODEL.DEVICE cpu does without a GPU")
+    return positive_int(text)
+
+
 def build_parser(description: str | None) -> argparse.ArgumentParser:
     """Return a parser that shows ``description``, a module's docstring, as it is laid out."""
     return argparse.ArgumentParser(
@@ -82,7 +89,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     dry_help = "one training and one evaluation step on generated images; no data set is needed"
     add("--dry-run", action="store_true", help=dry_help)
-    add("--num-gpus", type=positive_int, default=1, metavar="N", help="processes here (default: 1)")
+    gpus_help = "processes here, on CPUs with MODEL.DEVICE cpu (default: 1)"
+    add("--num-gpus", type=count_processes, default=1, metavar="N", help=gpus_help)
     add("--num-machines", type=positive_int, default=1, metavar="N", help="machines (default: 1)")
     add("--machine-rank", type=int, default=0, metavar="R", help="this machine's rank (0)")
     add("--dist-url", default="auto", metavar="URL", help="where the processes meet (a free port)")

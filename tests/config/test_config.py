@@ -87,6 +87,8 @@ def test_an_unknown_file_suggests_its_neighbours(tmp_path):
         (["TEST.METRIC", "cosin"], "TEST.METRIC is 'cosin'"),
         (["SOLVER.AMP.DTYPE", "int8"], "SOLVER.AMP.DTYPE is 'int8'"),
         (["SOLVER.ACCUMULATE", "0"], "SOLVER.ACCUMULATE is 0; it must be from 1"),
+        (["SOLVER.WEIGHT_DECAY", "-0.1"], "SOLVER.WEIGHT_DECAY is -0.1; it must be from 0"),
+        (["DATALOADER.NUM_INSTANCE", "0"], "DATALOADER.NUM_INSTANCE is 0; it must be from 1"),
         (["SOLVER.BASE_LR", "-1.0"], "SOLVER.BASE_LR is -1.0"),
         (["SOLVER.MAX_EPOCH", "0"], "SOLVER.MAX_EPOCH is 0"),
         (["SOLVER.SCHED", "Foo"], "SOLVER.SCHED is 'Foo'"),

@@ -114,9 +114,12 @@ def test_a_closed_pipe_is_no_error() -> None:
     assert process.wait() == 141
 
 
-@pytest.mark.parametrize("number", ["0", "-1", "x"])
-def test_a_job_has_at_least_one_process(number: str) -> None:
+@pytest.mark.parametrize(
+    ("number", "message"), [("0", "MODEL.DEVICE cpu does without"), ("-1", "got -1"), ("x", "'x'")]
+)
+def test_a_job_has_at_least_one_process(number: str, message: str, capsys) -> None:
     parser = build_parser(None)
     add_run_options(parser)
     with pytest.raises(SystemExit):
         parser.parse_args(["--num-gpus", number])
+    assert message in capsys.readouterr().err
