@@ -42,6 +42,10 @@ def fit_to_model(conversion: Conversion, model: Any, *, resize: str, trust_own: 
         Faults that keep the weights from being the model's or its backbone's: missing weights, and
         weights of another shape, which are left out.
     """
+    if hasattr(model.backbone, "network"):  # of build_timm_backbone
+        conversion.rename(
+            lambda name: re.sub(r"^backbone\.(?!network\.)", "backbone.network.", name)
+        )
     if hasattr(model.backbone, "patch_embed"):
         fit_transformer(
             conversion, model.backbone, resize=resize, trust_own=trust_own, prefix="backbone."

@@ -5,6 +5,7 @@ timm is imported only if such a backbone is built.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from fastreid.config import CfgNode
@@ -16,6 +17,8 @@ from occluded_reid.utils.errors import UserError
 if TYPE_CHECKING:
     from occluded_reid.modeling.timm_backbone import TimmBackbone
     from occluded_reid.modeling.vit import ClassTokenViT, TokenViT
+
+logger = logging.getLogger(__name__)
 
 Pair = tuple[int, int]
 # numbers of channels, blocks and heads
@@ -64,7 +67,19 @@ def build_timm_backbone(cfg: CfgNode) -> TimmBackbone:
     )  # fmt: skip
     if keys.PRETRAIN:
         load_timm_weights(backbone, keys.TIMM_NAME, keys.PRETRAIN_PATH or keys.PRETRAIN_NAME)
+        _compare_normalization(cfg, backbone.network.pretrained_cfg)
     return backbone
+
+
+def _compare_normalization(cfg: CfgNode, trained: dict[str, Any]) -> None:
+    """Warn if images are normalized otherwise than timm says they were for the weights."""
+    for key, name in (("PIXEL_MEAN", "mean"), ("PIXEL_STD", "std")):
+        wanted, present = [round(255 * each, 1) for each in trained[name]], list(cfg.MODEL[key])
+        if any(abs(a - b) > 3 for a, b in zip(wanted, present, strict=True)):  # of 255
+            logger.warning(
+                f"MODEL.{key} is {present}, but timm's weights of {cfg.MODEL.BACKBONE.TIMM_NAME} "
+                f"expect {wanted}"
+            )
 
 
 def _build(kind: type[Any], cfg: CfgNode) -> Any:
