@@ -17,7 +17,7 @@ from gallery_search import Filter, GalleryIndex, Hit, search_indexes
 from gallery_search.store.metadata import parse_name, parse_time
 from gallery_search.web import server
 from gallery_search.web.search import GallerySearch
-from occluded_reid.data.images import READ_ERRORS, explain_image_errors, read_rgb
+from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.deploy.embedder import Embedder, load, read_bgr
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
@@ -32,11 +32,7 @@ COLUMNS = 11  # of a figure: the query and ten hits
 def query(args: argparse.Namespace) -> None:
     """Print, and draw, the gallery images most similar to each query."""
     indexes, embedder = open_indexes(args)
-    images = []
-    for path in args.image:
-        with explain_image_errors(f"the image {path}", "choose another one"):
-            images.append(read_bgr(path))
-    embedding = embedder.embed(images)
+    embedding = embedder.embed(map(read_bgr, args.image))
     filter, tables = read_filter(args), {}
     lists = search_indexes(indexes, embedding.features, args.top, filter, exact=args.exact)
     for path, hits in zip(args.image, lists, strict=True):
@@ -115,6 +111,6 @@ def read_pixels(path: str | Path) -> np.ndarray:
     """Return the image, or a white one if the file cannot be read."""
     try:
         return np.asarray(read_rgb(path))
-    except READ_ERRORS as error:
-        logger.warning(f"Cannot draw {path} ({error})")
+    except BrokenImage as error:
+        logger.warning(f"Cannot draw {path} ({error.reason})")
         return np.full((TILE[1], TILE[0], 3), 255, np.uint8)

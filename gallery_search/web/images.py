@@ -5,14 +5,12 @@ from __future__ import annotations
 import io
 import os
 from pathlib import Path
-from typing import Any
 
 from PIL import Image
 
-from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.data.images import FORMATS, BrokenImage, decode_content, read_content
 from occluded_reid.utils.errors import UserError
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP")
 MAX_BYTES = 10 * 2**20
 MAX_PIXELS = 25_000_000
 THUMBNAIL = (192, 384)  # maximum width and height
@@ -27,19 +25,11 @@ def decode_image(content: bytes) -> Image.Image:
     if len(content) > MAX_BYTES:
         raise RequestError(f"The image is larger than {MAX_BYTES // 2**20} MiB; crop the person.")
     try:
-        with Image.open(io.BytesIO(content), formats=FORMATS) as image:
-            width, height = image.size
-        if width * height > MAX_PIXELS:
-            raise Image.DecompressionBombError
-        stream: Any = io.BytesIO(content)
-        return read_rgb(stream)
-    except Image.DecompressionBombError as error:
+        return decode_content(content, max_pixels=MAX_PIXELS)
+    except BrokenImage as error:
         raise RequestError(
-            f"The image has more than {MAX_PIXELS // 10**6} million pixels; crop the person."
-        ) from error
-    except READ_ERRORS as error:
-        raise RequestError(
-            f"This is not a valid image; choose a file in one of the formats {', '.join(FORMATS)}."
+            f"This is not a valid image: {error.reason}. Choose a file in one of the formats "
+            f"{', '.join(FORMATS)}, with at most {MAX_PIXELS // 10**6} million pixels."
         ) from error
 
 
@@ -52,14 +42,10 @@ def read_gallery_image(folder: Path, path: str) -> Image.Image:
     root, target = (Path(os.path.realpath(each)) for each in (folder, folder / path))
     if not target.is_relative_to(root):
         raise RequestError(f"{path} leads out of the gallery's folder")
-    if not target.is_file():  # reading a pipe would never end
-        raise RequestError(f"{path} does not exist")
     try:
-        with target.open("rb") as stream:
-            content = stream.read(MAX_BYTES + 1)
-    except OSError as error:
-        raise RequestError(f"{path} cannot be read") from error
-    return decode_image(content)
+        return decode_image(read_content(target))
+    except BrokenImage as error:
+        raise RequestError(f"{path} cannot be read ({error.reason})") from error
 
 
 def make_thumbnail(image: Image.Image) -> bytes:

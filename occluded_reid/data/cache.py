@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import explain_write_errors, make_folder_once, write_json
 from occluded_reid.utils.progress import progress
@@ -40,8 +40,8 @@ class DecodedImages:
         """Return (3, H, W) uint8 RGB, or why the image cannot be read."""
         try:
             image = self._resize(read_rgb(self.paths[position]))
-        except READ_ERRORS as error:
-            return f"{type(error).__name__}: {error}"
+        except BrokenImage as error:
+            return error.reason
         return np.asarray(image).transpose(2, 0, 1)
 
 

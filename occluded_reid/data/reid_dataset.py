@@ -16,7 +16,7 @@ from fastreid.data.common import CommDataset
 from torch.utils.data import default_collate
 
 from occluded_reid.data.cache import Images
-from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.data.transforms.augmentation import Augmentation
 from occluded_reid.data.transforms.npo import NpoAugmentation
 from occluded_reid.utils.random import PrivateRandomness
@@ -67,8 +67,8 @@ class ReidDataset(CommDataset):
         path = self.img_items[position][0]
         try:
             image = read_rgb(path)
-        except READ_ERRORS as error:
-            return Unreadable(path, f"{type(error).__name__}: {error}")
+        except BrokenImage as error:
+            return Unreadable(path, error.reason)
         return {"images": self.transform(image), **self.describe(position)}
 
     def describe(self, position: int) -> dict[str, Any]:

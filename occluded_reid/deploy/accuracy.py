@@ -14,7 +14,7 @@ from fastreid.data.transforms import build_transforms
 from torch import nn
 
 from occluded_reid.config import CfgNode
-from occluded_reid.data.images import explain_image_errors, read_rgb
+from occluded_reid.data.images import read_rgb
 from occluded_reid.deploy.feature_file import list_images
 from occluded_reid.deploy.formats import Runner
 from occluded_reid.evaluation.inference import run_inference
@@ -52,11 +52,7 @@ def read_calibration_images(source: str, cfg: CfgNode) -> torch.Tensor:
         )
     chosen = np.linspace(0, len(paths) - 1, min(len(paths), MAX_IMAGES)).round().astype(int)
     transform = build_transforms(cfg, is_train=False)
-    tensors = []
-    for path in (paths[index] for index in chosen):
-        with explain_image_errors(f"the image {path}", "replace it or take it off the list"):
-            tensors.append(transform(read_rgb(path)))
-    return torch.stack(tensors)
+    return torch.stack([transform(read_rgb(paths[index])) for index in chosen])
 
 
 def split_held_out(images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.data.workers import build_worker_options, read_batches
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import FeatureFile, ImageList, Job, UnreadableImage
@@ -44,8 +44,8 @@ class _PreparedImages(Dataset[Any]):
         path = os.path.join(self._images.folder, self._images.paths[index])
         try:
             return index, self._transform(read_rgb(path))
-        except READ_ERRORS as error:
-            return UnreadableImage(index, f"{type(error).__name__}: {error}")
+        except BrokenImage as error:
+            return UnreadableImage(index, error.reason)
 
 
 def _collate(samples: list[tuple[int, torch.Tensor] | UnreadableImage]) -> Batch:

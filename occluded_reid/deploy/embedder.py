@@ -197,7 +197,7 @@ def load(
 def read_bgr(path: str | os.PathLike[str]) -> np.ndarray:
     """Read an image file as :meth:`Embedder.embed` expects: (H, W, 3) uint8, BGR.
 
-    Raises the :data:`~occluded_reid.data.images.READ_ERRORS`.
+    Raises :class:`~occluded_reid.data.images.BrokenImage`.
     """
     return np.ascontiguousarray(np.asarray(read_rgb(path))[:, :, ::-1])
 

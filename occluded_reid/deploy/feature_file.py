@@ -20,13 +20,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from occluded_reid.data.datasets.base import IMAGE_SUFFIXES
+from occluded_reid.data.images import IMAGE_SUFFIXES, is_image_name
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder
 from occluded_reid.utils.tables import clean_path, read_list
-
-SUFFIXES = IMAGE_SUFFIXES | {".webp"}
 
 
 class ImageList(NamedTuple):
@@ -185,7 +183,9 @@ def list_images(source: str | os.PathLike[str]) -> ImageList:
         folder = os.fspath(source)
         paths = sorted(_find_images(folder))
         if not paths:
-            raise UserError(f"there are no images in {source} ({', '.join(sorted(SUFFIXES))})")
+            raise UserError(
+                f"there are no images in {source} ({', '.join(sorted(IMAGE_SUFFIXES))})"
+            )
         return ImageList(folder, np.array(paths))
     if not os.path.exists(source):
         raise UserError(f"cannot read {source}: there is no such folder or list of images")
@@ -221,7 +221,7 @@ def _find_images(folder: str) -> Iterator[str]:
         below = os.path.relpath(here, folder)
         prefix = "" if below == "." else f"{below}/"
         for name in names:
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in SUFFIXES:
+            if not name.startswith(".") and is_image_name(name):
                 yield prefix + name
 
 

@@ -95,9 +95,12 @@ def truncate(path: Path) -> None:
 @pytest.mark.parametrize(
     ("harm", "fault"),
     [
-        (lambda path: path.write_bytes(b""), "is empty (0 bytes)"),
-        (truncate, "is a truncated JPEG"),
-        (lambda path: path.write_text("<html>404 Not found"), "is no image; it starts with b'<htm"),
+        (lambda path: path.write_bytes(b""), "cannot be read: it is no image; it is empty"),
+        (truncate, "cannot be read: OSError: image file is truncated"),
+        (
+            lambda path: path.write_text("<html>404 Not found"),
+            "cannot be read: it is no image; it starts with b'<htm",
+        ),
         (lambda path: (path.unlink(), path.symlink_to("gone")), "cannot be read: No such file"),
     ],
 )
@@ -119,7 +122,7 @@ def test_pixels_are_decoded_where_asked(occluded: Path) -> None:
     path.write_bytes(content)
     assert examine(occluded).faults == []
     (fault,) = examine(occluded, decode=True).faults
-    assert f"{path} cannot be decoded" in fault
+    assert f"{path} cannot be read" in fault
     assert check_dataset.command(["OccludedDuke", "--root", str(occluded), "--decode"]) == 1
 
 

@@ -30,7 +30,7 @@ from gallery_search import GalleryIndex
 from occluded_reid.checkpoint.reading import load_safely
 from occluded_reid.config import load_config
 from occluded_reid.data.datasets.base import read_images
-from occluded_reid.data.images import READ_ERRORS, read_rgb
+from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.data.prepare.occluder_sets import cut_boxes, read_boxes
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import diagnose_zip
@@ -254,7 +254,7 @@ def test_every_kind_of_image_becomes_rgb(tmp_path, mode, size):
 def test_other_files_raise_the_errors_of_images(tmp_path, content):
     path = tmp_path / "image.jpg"
     path.write_bytes(content)
-    with pytest.raises(READ_ERRORS):
+    with pytest.raises(BrokenImage):
         read_rgb(path)
 
 
@@ -269,7 +269,7 @@ def test_damaged_images_are_read_or_named(tmp_path, kind, seed):
         data[rng.randrange(len(data))] = rng.randrange(256)
     path = tmp_path / "image.jpg"
     path.write_bytes(data[: rng.choice([None, rng.randrange(len(data))])])
-    with contextlib.suppress(READ_ERRORS):
+    with contextlib.suppress(BrokenImage):
         assert read_rgb(path).mode == "RGB"
 
 

@@ -21,14 +21,13 @@ from occluded_reid.data.datasets.layout import (
     list_names,
     resolve_case,
 )
+from occluded_reid.data.images import is_image_name
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
 NOBODY = frozenset({"-1", "0000"})  # as names and tables write the identity of no person
 OWN_DATA = "If the images are your own, list them in a table instead: CSV:FOLDER, docs/own_data.md"
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
-
 
 class DatasetNotFound(UserError):
     """The folders of a data set are not on the disk."""
@@ -58,11 +57,6 @@ class Counts(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.images} images of {self.identities} identities"
-
-
-def is_image_name(name: str) -> bool:
-    """Return whether ``name`` has the suffix of an image."""
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
 def parse_identity(text: str, path: object) -> int:

@@ -17,7 +17,7 @@ from occluded_reid.data.datasets.base import FolderDataset, LabeledImage
 from occluded_reid.data.datasets.dukemtmc import DukeMTMC
 from occluded_reid.data.datasets.market1501 import Market1501, MarketSplit
 from occluded_reid.data.datasets.msmt17 import MSMT17
-from occluded_reid.data.images import explain_image_errors, read_rgb
+from occluded_reid.data.images import read_content, read_rgb
 from occluded_reid.data.transforms.occluder_cutouts import Cutout, read_cutouts, render_cutouts
 from occluded_reid.data.transforms.paste import SHARES, paste_cutout, person_zone
 from occluded_reid.synthetic.truth import Occluder, Truth, bound_mask, measure_masks, read_truth
@@ -138,8 +138,7 @@ def _compute_digest(base: dict[str, LabeledImage], cutouts: list[Cutout]) -> str
     """Return ten hexadecimal digits that change with any query and any cut-out."""
     digest = hashlib.sha256()
     for name, image in base.items():
-        with explain_image_errors(f"the image {image.path}", "replace or remove it"):
-            content = Path(image.path).read_bytes()
+        content = read_content(image.path)
         digest.update(f"{name}\0".encode() + hashlib.sha256(content).digest())
     for cutout in cutouts:
         digest.update(f"{cutout.kind}{cutout.pixels.shape}".encode())
@@ -155,8 +154,7 @@ def _paste_all(
     candidates = {name: same for name, same in by_occlusion.items() if same}
     truths = []
     for name, image in progress(base.items(), description="Pasting over queries", logger=logger):
-        with explain_image_errors(f"the image {image.path}", "replace or remove it"):
-            pixels = np.asarray(read_rgb(image.path))
+        pixels = np.asarray(read_rgb(image.path))
         # seeded by the name, so that a query does not depend on the rest of the set
         name_seed = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "big")
         rng = np.random.default_rng([VERSION, seed, name_seed])

@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from PIL import Image
+from PIL import ImageFile
 
-from occluded_reid.data.images import READ_ERRORS
+from occluded_reid.data.images import (
+    BrokenImage,
+    count_bits,
+    decode_content,
+    open_content,
+    read_content,
+)
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
 
 _END_MARKERS = {"JPEG": b"\xff\xd9", "PNG": b"IEND"}
+_DEEP, _FLOAT = "16-bit", "floating-point"
 _TAIL = 4096  # some cameras write more bytes after the end marker
 _THREADS_PER_CORE = 2  # one waits for the disk while the other computes
 
@@ -44,32 +50,25 @@ def inspect_files(paths: Sequence[str], *, decode: bool = False) -> list[FileRep
 def inspect_file(path: str, *, decode: bool = False) -> FileReport:
     """Inspect the structure of a file: signature, header, end marker.
 
-    Pixels are decoded with ``decode`` and for formats without an end marker (TIFF, BMP).
+    Pixels are decoded with ``decode``, where there is no end marker (a truncated file, TIFF, BMP),
+    and where the range of the values decides whether they can be read (16 bits, floats).
     """
+    digest = b""
     try:
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        return FileReport(path, fault=f"cannot be read: {error.strerror}")
-    if not content:
-        return FileReport(path, fault="is empty (0 bytes)")
-    digest = hashlib.blake2b(content, digest_size=16).digest()
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            end = _END_MARKERS.get(image.format or "")
-            if end is not None and content.rfind(end, max(0, len(content) - _TAIL)) < 0:
-                return FileReport(path, digest, fault=f"is a truncated {image.format}")
-            if decode or end is None:
-                image.load()
-            return FileReport(path, digest, format=_name_format(image))
-    except READ_ERRORS as error:
-        if isinstance(error, Image.UnidentifiedImageError):
-            return FileReport(path, digest, fault=f"is no image; it starts with {content[:12]!r}")
-        return FileReport(path, digest, fault=f"cannot be decoded: {error}")
+        content = read_content(path)
+        digest = hashlib.blake2b(content, digest_size=16).digest()
+        with open_content(content) as image:
+            end, kind = _END_MARKERS.get(image.format or ""), _name_format(image)
+        is_whole = end is not None and content.rfind(end, max(0, len(content) - _TAIL)) >= 0
+        if decode or not is_whole or kind in (_DEEP, _FLOAT):
+            decode_content(content)
+        return FileReport(path, digest, format=kind)
+    except BrokenImage as error:
+        return FileReport(path, digest, fault=f"cannot be read: {error.reason}")
 
 
-def _name_format(image: Image.Image) -> str:
-    if image.mode == "RGB":
-        return ""
-    names = {"L": "gray", "1": "black and white", "P": "palette", "RGBA": "transparent"}
-    return names.get(image.mode, "16-bit" if image.mode.startswith("I") else image.mode)
+def _name_format(image: ImageFile.ImageFile) -> str:
+    if count_bits(image) > 8:
+        return _DEEP
+    names = {"RGB": "", "L": "gray", "1": "black and white", "P": "palette", "RGBA": "transparent"}
+    return {**names, "F": _FLOAT}.get(image.mode, image.mode)

@@ -15,7 +15,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from occluded_reid.data.images import explain_image_errors, find_images
+from occluded_reid.data.images import find_images, read_image
 from occluded_reid.data.transforms.occluder_cutouts import (
     COLUMNS,
     LIST,
@@ -119,8 +119,7 @@ def _parse_sequence(frame: Path, pattern: str) -> str:
 
 def _read_labels(path: Path) -> np.ndarray:
     """Return (H, W) uint8 classes; palette images give their indices."""
-    with explain_image_errors(str(path), "replace or remove it"), Image.open(path) as file:
-        labels = np.asarray(file)
+    labels = np.asarray(read_image(path, None, upright=False))
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(
             f"{path} is no label image: one channel of 8 bits is expected, the class of each pixel"
@@ -130,8 +129,7 @@ def _read_labels(path: Path) -> np.ndarray:
 
 def _read_image(path: Path) -> np.ndarray:
     """Return (H, W, 3) uint8 RGB, not rotated by EXIF data: boxes and labels refer to it."""
-    with explain_image_errors(str(path), "replace or remove it"), Image.open(path) as file:
-        return np.asarray(file.convert("RGB"))
+    return np.asarray(read_image(path, "RGB", upright=False))
 
 
 def split_occluders(

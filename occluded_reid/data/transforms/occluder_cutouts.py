@@ -13,9 +13,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image
 
-from occluded_reid.data.images import explain_image_errors
+from occluded_reid.data.images import read_image
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.truth import Box, bound_mask
 from occluded_reid.utils.errors import UserError
@@ -99,9 +98,7 @@ def read_cutouts(folder: Path, split: str) -> list[Cutout]:
 
 def _decode_cutout(path: Path) -> np.ndarray:
     """Read RGBA pixels and trim their transparent border."""
-    advice = f"replace it or remove it from {LIST}"
-    with explain_image_errors(f"the cut-out {path}", advice), Image.open(path) as file:
-        pixels = np.asarray(file.convert("RGBA"))
+    pixels = np.asarray(read_image(path, "RGBA"))
     x0, y0, x1, y1 = bound_mask(pixels[..., 3] > 127)
     if x0 == x1:
         raise UserError(f"the cut-out {path} is fully transparent; remove it from {LIST}")

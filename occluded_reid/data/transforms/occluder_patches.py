@@ -14,9 +14,8 @@ from typing import NamedTuple
 
 import cv2
 import numpy as np
-from PIL import Image, ImageOps
 
-from occluded_reid.data.images import explain_image_errors, find_images
+from occluded_reid.data.images import find_images, read_image
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.scene import scenery
 from occluded_reid.synthetic.scene.camera import NUM_CAMERAS, build_camera, develop
@@ -61,9 +60,7 @@ def load_patches(folder: Path) -> list[Patch]:
 
 
 def _decode_patch(path: Path) -> Patch:
-    advice = "replace it or remove it from the set"
-    with explain_image_errors(f"the occluder {path}", advice), Image.open(path) as file:
-        image = ImageOps.exif_transpose(file).convert("RGBA")
+    image = read_image(path, "RGBA")
     if np.asarray(image)[..., 3].min() < 255:
         raise UserError(
             f"the occluder {path} has transparent pixels; a patch is an opaque rectangle, cropped "
