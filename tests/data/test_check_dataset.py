@@ -221,7 +221,7 @@ def test_many_broken_images_are_ten_faults_and_a_count(tmp_path: Path) -> None:
         (tmp_path / "VIPeR" / "cam_a" / f"{number:03d}_0.bmp").write_bytes(b"no image")
     diagnosis = diagnose(build_dataset("VIPeR", root=str(tmp_path), verbose=False))
     broken = [fault for fault in diagnosis.faults if "is no image" in fault]
-    assert len(broken) == 10 and "cam_a/009_0.bmp is no image" in broken[-1]
+    assert len(broken) == 10 and "cam_a/009_0.bmp cannot be read: it is no image" in broken[-1]
     assert "2 more images are broken, 12 in all" in diagnosis.faults
     assert "viper_cam_a: 12" in diagnosis.tables[0]
 

@@ -382,8 +382,8 @@ def test_dark_cutouts_are_brightened_in_a_bright_image() -> None:
             lambda f: write_list(f, [("0.png", "car")], ("file", "class")),
             "class and 1 rows; it needs",
         ),
-        (lambda f: (f / "1.png").write_bytes(b"no image"), r"cannot read the cut-out .*1\.png"),
-        (lambda f: (f / "1.png").unlink(), r"cannot read the cut-out .*1\.png"),
+        (lambda f: (f / "1.png").write_bytes(b"no image"), r"cannot read the image .*1\.png"),
+        (lambda f: (f / "1.png").unlink(), r"cannot read the image .*1\.png"),
         (lambda f: Image.new("RGBA", (9, 9)).save(f / "1.png"), r"1\.png is fully transparent"),
     ],
 )
@@ -450,7 +450,7 @@ def test_the_doctor_checks_base_and_pasted_queries_and_writes_nothing(
     query, truth = Path(dataset.query[0][0]), dataset.pasted / "truth.jsonl"
     query.write_bytes(b"")
     truth.write_text("".join(truth.read_text().splitlines(keepends=True)[1:]))
-    examine(1, f"{query} is empty", "1 pasted queries are not in truth.jsonl")
+    examine(1, f"{query} cannot be read: it is no image; it is empty", "1 pasted queries are not in truth.jsonl")
     truth.write_text("{")
     examine(1, f"cannot read {truth} ", "delete the folder to paste the queries again")
     (Path(occluders) / "occluders.csv").unlink()

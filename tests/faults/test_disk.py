@@ -204,18 +204,18 @@ def test_a_data_set_that_loses_a_file_during_the_run_names_it(tmp_path, monkeypa
     lost = next(root.rglob("bounding_box_train/0003_c2*.jpg"))
     trainer = Trainer(prepare_run(tiny_cfg(tmp_path / "run"), training=True))
     lost.unlink()
-    with pytest.raises(UserError, match=f"cannot read the image .*{lost.name}.*FileNotFound"):
+    with pytest.raises(UserError, match=f"cannot read the image .*{lost.name}.*No such file"):
         trainer.train()
 
 
 @pytest.mark.parametrize(
     ("gone", "options", "message"),
     [
-        ("bounding_box_train", [], "cannot read the image .*bounding_box_train.*FileNotFound"),
+        ("bounding_box_train", [], "cannot read the image .*bounding_box_train.*No such file"),
         (
             "bounding_box_train",
             ["INPUT.ON_ERROR", "skip"],
-            "no image of 10 batches could be read, the last .*FileNotFound.*; is its folder still",
+            "no image of 10 batches could be read, the last .*No such file.*; is its folder still",
         ),
         ("query", [], "Market1501"),
         ("bounding_box_test", ["INPUT.ON_ERROR", "skip"], "Market1501"),

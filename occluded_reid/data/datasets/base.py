@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 NOBODY = frozenset({"-1", "0000"})  # as names and tables write the identity of no person
 OWN_DATA = "If the images are your own, list them in a table instead: CSV:FOLDER, docs/own_data.md"
 
+
 class DatasetNotFound(UserError):
     """The folders of a data set are not on the disk."""
 
