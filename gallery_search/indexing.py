@@ -14,7 +14,7 @@ from gallery_search import Filter, GalleryIndex
 from gallery_search.querying import load_model, read_filter
 from gallery_search.store.approximation import EXACT_UP_TO, choose_kind
 from gallery_search.store.metadata import parse_name, read_table
-from occluded_reid.deploy.bulk import load_batches, log_unreadable
+from occluded_reid.deploy.bulk import load_batches, log_unreadable, require_all
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import ImageList, list_images
 from occluded_reid.evaluation.distances import split_range
@@ -82,6 +82,7 @@ def add_images(
         if args.command == "build" and is_outdated(index, args.kind):
             writer.optimize(args.kind)
     print_info(index)
+    require_all(new._replace(lost=images.lost), unreadable)
 
 
 def is_outdated(index: GalleryIndex, kind: str) -> bool:

@@ -8,11 +8,12 @@ with a file ends in one error, :class:`BrokenImage`. Damaged metadata do not mak
 from __future__ import annotations
 
 import io
+import logging
 import os
 import re
 import warnings
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,6 +22,8 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from occluded_reid.utils.errors import UserError, explain, explain_read_errors
 from occluded_reid.utils.files import read_regular
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -37,6 +40,7 @@ _MAX_SCANNED = 10**9  # pixels of all scans of a JPEG together; each scan counts
 _MAX_PARTS = 20_000  # segments, chunks, strips or tiles
 _MAX_READS = 500_000  # Pillow parses in Python, by small reads
 _MAX_EXIF = 2**17  # bytes
+_MAX_NAMED = 10
 _MAX_SLOW = 10**6  # pixels for a decoder that is written in Python
 _SMALL_FILE = 2**20  # bytes; parsing it is short whatever it holds
 
@@ -64,6 +68,13 @@ def is_image_name(name: str) -> bool:
     return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
 
 
+def warn_of_files(what: str, names: Sequence[str]) -> None:
+    """Warn of files, if there are any: how many ``what``, and the first names."""
+    if names:
+        few = ", ".join(names[:_MAX_NAMED]) + ", ..." * (len(names) > _MAX_NAMED)
+        logger.warning(f"{len(names)} {what}: {few}")
+
+
 def find_images(folder: Path, advice: str) -> list[Path]:
     """List the visible images directly in a folder of occluders or frames, sorted by name.
 
@@ -71,7 +82,10 @@ def find_images(folder: Path, advice: str) -> list[Path]:
     """
     with explain_read_errors(folder, advice):
         files = sorted(folder.iterdir())
-    images = [path for path in files if path.name[0] != "." and is_image_name(path.name)]
+    visible = [path for path in files if path.name[0] != "."]
+    images = [path for path in visible if is_image_name(path.name)]
+    others = [path.name for path in visible if not is_image_name(path.name)]
+    warn_of_files(f"files in {folder} are passed over, by name they are no images", others)
     if not images:
         raise UserError(f"{folder} holds no images ({', '.join(sorted(IMAGE_SUFFIXES))}); {advice}")
     return images
@@ -233,7 +247,10 @@ def _strip_metadata(content: bytes) -> bytes:
         kept = [b"\xff\xd8"]
         for marker, segment in _split_jpeg(content):
             is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
-            if not is_metadata or marker in (0xE1, 0xEE):  # EXIF, and Adobe's kind of colors
+            is_needed = (
+                marker == 0xE1 or marker == 0xEE and len(segment) > 15
+            )  # EXIF, Adobe's colors
+            if is_needed or not is_metadata:
                 kept.append(segment)
         return b"".join(kept)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):

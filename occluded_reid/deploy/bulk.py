@@ -17,6 +17,7 @@ from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.data.workers import build_worker_options, read_batches
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import FeatureFile, ImageList, Job, UnreadableImage
+from occluded_reid.utils.errors import IncompleteWork
 from occluded_reid.utils.files import make_folder
 from occluded_reid.utils.progress import progress
 
@@ -85,6 +86,17 @@ def log_unreadable(
         logger.warning(f"{count} images cannot be read; {consequence}")
 
 
+def require_all(images: ImageList, unreadable: Sequence[UnreadableImage]) -> None:
+    """Raise IncompleteWork, once the rest is done, if something in a folder cannot be opened."""
+    paths = [os.path.join(images.folder, images.paths[each.position]) for each in unreadable]
+    closed = [path for path in paths if not os.access(path, os.R_OK)]
+    if lost := [*closed, *images.lost]:
+        raise IncompleteWork(
+            f"{len(lost)} files or folders of {images.folder} cannot be opened, the first is "
+            f"{lost[0]}; the others are done"
+        )
+
+
 def join_job() -> tuple[int, int]:
     """Read this process's rank and the number of processes, as torchrun sets them; pick its GPU.
 
@@ -109,6 +121,7 @@ def extract_features(
     ``world_size`` is its rank. See docs/embedding.md for the arrays in the file.
 
     Raises:
+        IncompleteWork: the file is written, but an image or folder cannot be opened.
         UserError: the output holds features of another model, list or precision; no image can be
             read; or the disk is full.
     """
@@ -139,6 +152,7 @@ def extract_features(
         print(f"{file.path}: features of {total - len(unreadable)} images")
         advice = "to try them again, delete the file and repeat the command"
         log_unreadable(images, unreadable, f"the array `broken` names them; {advice}")
+        require_all(images, unreadable)
 
 
 def _write_parts(

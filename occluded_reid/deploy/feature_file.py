@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from occluded_reid.data.images import IMAGE_SUFFIXES, is_image_name
+from occluded_reid.data.images import IMAGE_SUFFIXES, is_image_name, warn_of_files
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder
@@ -32,6 +32,7 @@ class ImageList(NamedTuple):
 
     folder: str
     paths: np.ndarray
+    lost: Sequence[str] = ()  # folders below it that cannot be listed, links that lead nowhere
 
     @property
     def sha256(self) -> str:
@@ -174,19 +175,14 @@ def list_images(source: str | os.PathLike[str]) -> ImageList:
     """List the images below a folder, or those that a text file names, one path per line.
 
     Paths in the file are relative to its folder and may contain spaces; at least one of them must
-    exist. In a folder, hidden files and links to folders are skipped.
+    exist. In a folder, hidden files and links to folders are
+    skipped; other files that are no images are named in the log.
 
     >>> list_images("crops").paths  # doctest: +SKIP
     array(['0001.jpg', 'camera2/0001.jpg'], dtype='<U16')
     """
     if os.path.isdir(source):
-        folder = os.fspath(source)
-        paths = sorted(_find_images(folder))
-        if not paths:
-            raise UserError(
-                f"there are no images in {source} ({', '.join(sorted(IMAGE_SUFFIXES))})"
-            )
-        return ImageList(folder, np.array(paths))
+        return _find_images(os.fspath(source))
     if not os.path.exists(source):
         raise UserError(f"cannot read {source}: there is no such folder or list of images")
     folder, paths = os.path.dirname(source), [clean_path(line) for line in read_list(source)]
@@ -215,14 +211,36 @@ def write_array(
             member.write(np.asarray(chunk, dtype).tobytes())
 
 
-def _find_images(folder: str) -> Iterator[str]:
-    for here, folders, names in os.walk(folder):
+def _find_images(folder: str) -> ImageList:
+    """Find the images below a folder, and name in the log whatever else is there."""
+    images: list[str] = []
+    others: list[str] = []
+    links: list[str] = []
+    lost: list[str] = []
+
+    def note(error: OSError) -> None:
+        lost.append(f"{os.path.relpath(error.filename, folder)} ({error.strerror})")
+
+    for here, folders, names in os.walk(folder, onerror=note):
         folders[:] = [name for name in folders if not name.startswith(".")]
         below = os.path.relpath(here, folder)
         prefix = "" if below == "." else f"{below}/"
-        for name in names:
-            if not name.startswith(".") and is_image_name(name):
-                yield prefix + name
+        for name in filter(lambda name: os.path.islink(os.path.join(here, name)), folders):
+            home, target = os.path.realpath(here), os.path.realpath(os.path.join(here, name))
+            is_circle = os.path.commonpath([home, target]) == target
+            (lost if is_circle else links).append(prefix + name)
+        for name in (name for name in names if not name.startswith(".")):
+            if is_image_name(name):
+                images.append(prefix + name)
+            else:
+                is_there = os.path.exists(os.path.join(here, name))
+                (others if is_there else lost).append(prefix + name)
+    warn_of_files(f"files in {folder} are passed over, by name they are no images", others)
+    warn_of_files(f"links to folders in {folder} are passed over", links)
+    warn_of_files(f"folders or links in {folder} cannot be opened", lost)
+    if not images:
+        raise UserError(f"there are no images in {folder} ({', '.join(sorted(IMAGE_SUFFIXES))})")
+    return ImageList(folder, np.array(sorted(images)), lost)
 
 
 def _encode(text: str) -> bytes:

@@ -6,25 +6,30 @@ Nothing here imports PyTorch, so that ``--help`` answers at once.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
 from collections.abc import Callable
 
 from occluded_reid.utils.errors import EXIT_CODE, explain
+from occluded_reid.utils.terminal import EscapedStream, escape
 
 
 def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
     """Run ``main``; turn a :class:`UserError` or a failure of the machine into one message.
 
-    Returns the process's exit code: 0, 2 after such a message on stderr, 130 after Ctrl-C, 141 if
-    nobody reads the output any more (``| head``). ``debug`` raises the error instead.
+    Returns the process's exit code: 0, 2 after such a message on stderr, 1 if all is done but what
+    cannot be opened, 130 after Ctrl-C, 141 if nobody reads the output any more (``| head``).
+    ``debug`` raises the error instead. What is printed is escaped, see :class:`EscapedStream`.
 
     >>> run_command(lambda: None)
     0
     """
+    os.environ["NO_COLOR"] = "1"  # escapes would show the codes of colors, too
     try:
-        main()
+        with contextlib.redirect_stdout(EscapedStream(sys.stdout)):
+            main()
         sys.stdout.flush()
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to say
@@ -34,8 +39,8 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
         message = "" if interrupted else explain(error)
         if debug or not (interrupted or message):
             raise
-        print("interrupted" if interrupted else f"error: {message}", file=sys.stderr)
-        return 130 if interrupted else EXIT_CODE
+        print("interrupted" if interrupted else escape(f"error: {message}"), file=sys.stderr)
+        return 130 if interrupted else getattr(error, "exit_code", EXIT_CODE)
     return 0
 
 

@@ -56,6 +56,14 @@ _MACHINE_FAILURES = (
 class UserError(Exception):
     """A mistake that the user can correct: what is wrong, what was expected, and what to do."""
 
+    exit_code = EXIT_CODE
+
+
+class IncompleteWork(UserError):
+    """The work is done, but for some files or folders that cannot be opened."""
+
+    exit_code = 1
+
 
 def explain(error: BaseException) -> str:
     """Return the message if a user can mend it: a mistake, a failing machine, a missing package.

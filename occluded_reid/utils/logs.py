@@ -5,8 +5,9 @@ from __future__ import annotations
 import logging
 import sys
 
-from termcolor import colored
 from tqdm import tqdm
+
+from occluded_reid.utils.terminal import escape
 
 LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
 
@@ -27,7 +28,7 @@ def setup_logging(folder: str | None = None) -> None:
         suffix = f".rank{rank}" if rank else ""
         file_handler = logging.FileHandler(f"{folder}/log.txt{suffix}", encoding="utf-8")
         file_format = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
-        file_handler.setFormatter(logging.Formatter(file_format, "%m/%d %H:%M:%S"))
+        file_handler.setFormatter(EscapingFormatter(file_format, "%m/%d %H:%M:%S"))
         handlers.append(file_handler)
     for name in LOGGERS:
         logger = logging.getLogger(name)
@@ -38,12 +39,20 @@ def setup_logging(folder: str | None = None) -> None:
         logger.propagate = False
 
 
+class EscapingFormatter(logging.Formatter):
+    """Shows the control characters in names of files as escapes."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line of a message."""
+        return escape(super().format(record))
+
+
 class TerminalHandler(logging.Handler):
     """Prints messages above the progress bars; those on a data set, opened again, only once."""
 
     def __init__(self) -> None:
         super().__init__(logging.INFO)
-        self.setFormatter(logging.Formatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S"))
+        self.setFormatter(EscapingFormatter("[%(asctime)s] %(message)s", "%m/%d %H:%M:%S"))
         self._shown: set[str] = set()
 
     def emit(self, record: logging.LogRecord) -> None:
@@ -55,7 +64,7 @@ class TerminalHandler(logging.Handler):
             self._shown.add(message)
         text = self.format(record)
         if record.levelno >= logging.WARNING:
-            text = text.replace("] ", f"] {colored(record.levelname, 'red')} ", 1)
+            text = text.replace("] ", f"] {record.levelname} ", 1)
         try:
             tqdm.write(text, file=sys.stdout)
             sys.stdout.flush()

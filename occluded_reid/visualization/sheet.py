@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from occluded_reid.utils.terminal import escape
+
 RGB = tuple[int, int, int]
 
 TILE = (96, 192)  # width, height of an image on a sheet
@@ -50,11 +52,12 @@ class Tile:
     @property
     def lines(self) -> list[str]:
         """The text below the image."""
+        captions = [escape(caption, keep="") for caption in self.captions]
         if self.stripes or self.visibility is None:
-            return list(self.captions)
+            return captions
         numbers = [f"{score:.2f}" for score in self.visibility]
         rows = [" ".join(numbers[start : start + 3]) for start in range(0, len(numbers), 3)]
-        return [*self.captions, *rows]
+        return [*captions, *rows]
 
 
 @dataclass
@@ -92,6 +95,7 @@ def map_heat(heat: np.ndarray) -> Image.Image:
 
 
 def _draw_section(section: Section) -> Image.Image:
+    title = escape(section.title, keep="")
     lines = max((len(tile.lines) for tile in section.tiles), default=0)
     bar_columns = max((len(tile.bars) for tile in section.tiles), default=0)
     step_x = TILE[0] + 2 * FRAME + MARGIN + bar_columns * (BAR + 2)
@@ -105,13 +109,13 @@ def _draw_section(section: Section) -> Image.Image:
     tiles_y = scale_y + bool(section.scale) * (CAPTION + 6) + 2
     width = 2 * MARGIN + max(
         section.columns * step_x,
-        _measure_text(section.title, TITLE),
+        _measure_text(title, TITLE),
         sum(_measure_entry(name) for name, _ in legend) + _measure_text(note),
         SCALE_WIDTH + _measure_text(section.scale),
     )
     part = Image.new("RGB", (width, tiles_y + rows * step_y), "white")
     draw = ImageDraw.Draw(part)
-    draw.text((MARGIN, MARGIN), section.title, BLACK, _load_font(TITLE))
+    draw.text((MARGIN, MARGIN), title, BLACK, _load_font(TITLE))
     x = MARGIN
     for name, color in legend:
         draw.rectangle((x, legend_y + 3, x + 11, legend_y + 14), fill=color)

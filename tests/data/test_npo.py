@@ -440,7 +440,7 @@ def break_set(kind, folder, monkeypatch):
         ("a file", r"a.jpg \(Not a directory.*expects folders with images"),
         ("empty", r"OS1 holds no images \(.bmp, .*\); INPUT.NPO.OCCLUDERS expects"),
         ("unreadable", r"OS1 \(Permission denied\)"),
-.*replace or remove it"),
+        ("broken", r"cannot read the image .*c.jpg \(.*replace or remove it"),
         ("no image", r"cannot read the image .*c.png"),
         ("transparent", r"c.png has transparent pixels"),
     ],

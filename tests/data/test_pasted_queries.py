@@ -450,7 +450,7 @@ def test_the_doctor_checks_base_and_pasted_queries_and_writes_nothing(
     query, truth = Path(dataset.query[0][0]), dataset.pasted / "truth.jsonl"
     query.write_bytes(b"")
     truth.write_text("".join(truth.read_text().splitlines(keepends=True)[1:]))
-    examine(1, f"{query} cannot be read: it is no image; it is empty", "1 pasted queries are not in truth.jsonl")
+    examine(1, f"{query} cannot be read: ", "1 pasted queries are not in truth.jsonl")
     truth.write_text("{")
     examine(1, f"cannot read {truth} ", "delete the folder to paste the queries again")
     (Path(occluders) / "occluders.csv").unlink()

@@ -21,7 +21,7 @@ from occluded_reid.data.datasets.layout import (
     list_names,
     resolve_case,
 )
-from occluded_reid.data.images import is_image_name
+from occluded_reid.data.images import is_image_name, warn_of_files
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -81,11 +81,14 @@ def read_images(
     and negative identities (junk detections) are skipped. The images are sorted by name. With
     ``nested``, those in the folders directly below follow; folder names are never parsed.
     """
-    images = []
+    images, others = [], []
     homes = [folder, *list_folders(folder)] if nested else [folder]
     for path in (home / name for home in homes for name in list_names(home)):
         match = pattern.match(path.name)
-        if match is None or not is_image_name(path.name):
+        if match is None:
+            continue
+        if not is_image_name(path.name):
+            others.append(path.name)
             continue
         pid = parse_identity(match[1], path)
         if pid < 0:
@@ -97,6 +100,7 @@ def read_images(
                 f"{num_cameras}; rename or remove the file. {OWN_DATA}"
             )
         images.append(LabeledImage(str(path), pid, camera - 1))
+    warn_of_files(f"files in {folder} are passed over, by name they are no images", others)
     return images
 
 

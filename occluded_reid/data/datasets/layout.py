@@ -19,13 +19,10 @@ def list_names(folder: Path) -> list[str]:
 
 def list_folders(folder: Path) -> list[Path]:
     """Return the sorted folders in ``folder``, without hidden ones and those of the system."""
-    return [
-        folder / name
-        for name in list_names(folder)
-        if not name.startswith(".")
-        and name.lower() not in _SYSTEM_FOLDERS
-        and (folder / name).is_dir()
-    ]
+    names = [name for name in list_names(folder) if not name.startswith(".")]
+    visible = [folder / name for name in names if name.lower() not in _SYSTEM_FOLDERS]
+    with explain_read_errors(folder, "check that it is a readable folder"):
+        return [path for path in visible if path.is_dir()]
 
 
 def resolve_case(parent: Path, relative: str) -> Path:

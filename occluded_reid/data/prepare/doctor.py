@@ -92,7 +92,7 @@ class Diagnosis:
         unread, others = [], []
         for folder, names in self._group_names().items():
             rest = [name for name in list_names(folder) if name not in names]
-            rest_files = [name for name in rest if not (folder / name).is_dir()]
+            rest_files = [name for name in rest if not os.path.isdir(folder / name)]
             images = [name for name in rest_files if is_image_name(name)]
             wrong = [name for name in images if not _is_junk(name, self._dataset._junk_pids)]
             unread += sorted(str(folder / name) for name in wrong)
