@@ -2,7 +2,8 @@
 
 It holds features (N, D) float32, visibility (N, P) float32, paths (N,), the metric to compare the
 features by, the model's fingerprint, and as `broken` the paths of images that cannot be read. Those
-are named at the end as well; the exit code is 0 unless no image can be read.
+are named at the end as well; the exit code is 0 unless no image can be read (2), or files or
+folders cannot be opened (1).
 
 The work is kept in parts beside the file: repeat the command after an interruption. Under torchrun,
 or with RANK and WORLD_SIZE set on each machine, every process does its share of the parts, and the

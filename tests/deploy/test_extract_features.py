@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import signal
 from pathlib import Path
 from typing import Any
@@ -92,7 +94,7 @@ def test_a_list_keeps_its_order_and_is_relative_to_its_folder(words, images, tmp
     below, full, odd = "below it/1.png", str(images / "0.png"), "ä\u2028b.png"
     lines = [below, "gone.png", full, below, odd]
     (images / "some list").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
-    assert tool.command([*words, "--input", str(images / "some list")]) == 0
+    assert tool.command([*words, "--input", str(images / "some list")]) == 1
     arrays = read_arrays(tmp_path / "F.npz")
     assert arrays["paths"].tolist() == [below, full, below]
     assert arrays["broken"].tolist() == ["gone.png", odd]
@@ -253,6 +255,30 @@ def test_a_bad_list_is_named(images, tmp_path):
         (tmp_path / "file").write_bytes(content)
         with pytest.raises(UserError, match=message):
             list_images(tmp_path / "file")
+
+
+def test_nothing_is_left_out_in_silence(words, images, tmp_path, monkeypatch, capsys):
+    folder = tmp_path / "folder"
+    shutil.copytree(images, folder)
+    (folder / "notes.txt").touch()
+    (folder / "closed").mkdir()
+    (folder / "elsewhere").symlink_to(images)
+    (folder / "circle").symlink_to(folder)
+    (folder / "nowhere").symlink_to("gone")
+    scan = os.scandir
+
+    def refuse(path: Any) -> Any:
+        if os.path.basename(path) == "closed":
+            raise PermissionError(13, "Permission denied", path)
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    assert tool.command([*words, "--input", str(folder)]) == 1
+    printed, error = capsys.readouterr()
+    assert "are passed over, by name they are no images" in printed and "notes.txt" in printed
+    assert "1 links to folders in" in printed and "elsewhere" in printed
+    assert "circle, nowhere, closed (Permission denied)" in printed
+    assert "3 files or folders of" in error and "features of 6 images" in printed
 
 
 def test_a_full_disk_leaves_the_parts(words, tmp_path, monkeypatch, capsys):
