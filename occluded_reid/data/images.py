@@ -38,7 +38,7 @@ MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
 _MAX_SCANNED = 10**9  # pixels of all scans of a JPEG together; each scan counts as a megapixel
 _MAX_PARTS = 20_000  # segments, chunks, strips or tiles
-_MAX_READS = 500_000  # Pillow parses in Python, by small reads
+_MAX_READS = 200_000  # Pillow parses in Python, by small reads
 _MAX_EXIF = 2**17  # bytes
 _MAX_NAMED = 10
 _MAX_SLOW = 10**6  # pixels for a decoder that is written in Python
@@ -139,8 +139,7 @@ def decode_content(
         with _open(content, max_pixels) as image:
             bits = count_bits(image)
             image.load()
-            turned = _turn_upright(image) if upright else image
-            small = _keep_8_bits(turned, bits)
+            small = _keep_8_bits(_turn_upright(image) if upright else image, bits)
             return small.convert(mode) if mode else small.copy()
 
     return _try_without_metadata(decode, content)
@@ -212,11 +211,10 @@ class _BoundedStream(io.BytesIO):
 
 def _check_scans(content: bytes, allowed: int) -> None:
     """Refuse a JPEG of many scans: each of them goes over all pixels again."""
-    if content.count(b"\xff\xda") <= allowed:  # a thumbnail, or what follows, may hold some, too
-        return
-    markers = [marker for marker, _ in _split_jpeg(content)]
-    if markers.count(_SCAN) > allowed or len(markers) == _MAX_PARTS:
-        raise BrokenImage(f"it has more than {allowed} scans")
+    if content.count(b"\xff\xda") > allowed:  # a thumbnail, or what follows, may hold some, too
+        markers = [marker for marker, _ in _split_jpeg(content)]
+        if markers.count(_SCAN) > allowed or len(markers) == _MAX_PARTS:
+            raise BrokenImage(f"it has more than {allowed} scans")
 
 
 def _split_jpeg(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -247,10 +245,8 @@ def _strip_metadata(content: bytes) -> bytes:
         kept = [b"\xff\xd8"]
         for marker, segment in _split_jpeg(content):
             is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
-            is_needed = (
-                marker == 0xE1 or marker == 0xEE and len(segment) > 15
-            )  # EXIF, Adobe's colors
-            if is_needed or not is_metadata:
+            is_colors = marker == 0xEE and len(segment) > 15  # Adobe's
+            if is_colors or marker == 0xE1 or not is_metadata:  # 0xE1: EXIF data
                 kept.append(segment)
         return b"".join(kept)
     if content.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -303,7 +299,5 @@ def _keep_8_bits(image: Image.Image, bits: int) -> Image.Image:
 
 def _check_16_bits(highest: int, bits: int) -> None:
     if bits == 16 and 0 < highest < 2**14:
-        raise BrokenImage(
-            "its 16-bit values leave the upper two bits unused, as those of a camera of 10, 12 or "
-            "14 bits do; scale them to 65535, or save 8 bits"
-        )
+        what = "its 16-bit values leave the upper two bits unused, as cameras of 10 to 14 bits do"
+        raise BrokenImage(f"{what}; scale them to 65535, or save 8 bits")
