@@ -218,10 +218,7 @@ def _check_scans(content: bytes, allowed: int) -> None:
 
 
 def _split_jpeg(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield the marker and the bytes of each segment; the pixels of a scan belong to its segment.
-
-    They end with the image: cameras append thumbnails and films.
-    """
+    """Yield marker and bytes of each segment, a scan with its pixels, to the end of the image."""
     start = 2
     for _ in range(_MAX_PARTS):
         found = _JPEG_MARKER.search(content, start)
