@@ -72,7 +72,12 @@ def test_tokens_are_the_class_token_and_the_patches():
 
 @pytest.mark.parametrize(
     "name",
-    ["test_convnext", "mobilenetv3_small_050", "vit_base_patch16_siglip_224", "cait_xxs24_224"],
+    [
+        "test_convnext",
+        "mobilenetv3_small_050",
+        pytest.param("vit_base_patch16_siglip_224", marks=pytest.mark.slow),
+        pytest.param("cait_xxs24_224", marks=pytest.mark.slow),
+    ],
 )
 def test_every_parameter_has_a_gradient(name):
     """DDP needs it: what only timm's pooling or classifier reads is not kept."""
