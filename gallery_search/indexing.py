@@ -70,8 +70,8 @@ def add_images(
         for batch in load_batches(new, parts, embedder, workers=args.workers, description="Adding"):
             unreadable += batch.unreadable
             if batch.images is not None:
-                embedding = embedder.embed_batch(batch.images)
                 paths = [str(new.paths[position]) for position in batch.indices]
+                embedding = embedder.embed_batch(batch.images, paths)
                 items = [table.get(path) or parse_name(path) for path in paths]
                 writer.add(items, embedding.features, embedding.visibility)
         log_unreadable(new, unreadable, "they are not in the index")

@@ -7,23 +7,32 @@ from __future__ import annotations
 
 import functools
 import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from gallery_search.store.vectors import Vectors
-from occluded_reid.evaluation.distances import TINY, split_range
+from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 
 BLOCK = 2**24  # values in a block of vectors that is searched at once: 64 MiB
 SPARE = 16  # extra rows per query, because faiss rounds otherwise than `rank_rows`
 MAX_ON_GPU = 2048  # neighbors that faiss can find on a GPU
 
+NORMS = 1e-18, 1e18
+"""Smallest and largest norm of a vector whose products float32 can hold."""
+
 _gpu_lock = threading.Lock()  # the resources serve one thread at a time
 
 
-def prepare_vectors(features: np.ndarray, metric: str, dim: int) -> np.ndarray:
-    """Return finite (N, D) float32 vectors for storage or search, with norm 1 for ``cosine``.
+def prepare_vectors(
+    features: np.ndarray, metric: str, dim: int, names: Sequence[str] = ()
+) -> np.ndarray:
+    """Return (N, D) float32 vectors for storage or search, with norm 1 for ``cosine``.
+
+    Vectors that are zero, not finite, or too large or small for products in float32 are a
+    UserError; ``names`` (N,) are those of the images in it.
 
     >>> prepare_vectors(np.array([[3.0, 4.0]]), "cosine", 2)
     array([[0.6, 0.8]], dtype=float32)
@@ -31,15 +40,17 @@ def prepare_vectors(features: np.ndarray, metric: str, dim: int) -> np.ndarray:
     features = np.ascontiguousarray(features, np.float32)
     if features.ndim != 2 or features.shape[1] != dim:
         raise UserError(f"features of shape {features.shape} do not fit: expected (N, {dim})")
-    finite = np.isfinite(features).all(1)
-    if not finite.all():
+    norms = np.linalg.norm(features.astype(np.float64), axis=1, keepdims=True)
+    low, high = (0, np.inf) if metric == "cosine" else NORMS
+    usable = ((low < norms) & (norms < high)).ravel()
+    if not usable.all():
+        first = int(usable.argmin())
+        name = names[first] if first < len(names) else f"image {first}"
         raise UserError(
-            f"the features of image {finite.argmin()} hold NaN or infinity; check the model"
+            f"the features of {name} have the norm {norms[first, 0]:.3g}, with which nothing can "
+            "be compared; the weights are broken"
         )
-    if metric == "cosine":
-        norms = np.linalg.norm(features, axis=1, keepdims=True)
-        return features / np.maximum(norms, TINY)
-    return features
+    return (features / norms).astype(np.float32) if metric == "cosine" else features
 
 
 def rank_rows(
@@ -56,7 +67,8 @@ def rank_rows(
     terms = -np.square(found - query) if metric == "euclidean" else found * query
     similarities = terms.sum(1, dtype=np.float64)
     order = np.argsort(-similarities, kind="stable")[:top]
-    return rows[order], similarities[order]
+    bound = 1 if metric == "cosine" else np.inf  # which rounding may exceed
+    return rows[order], np.clip(similarities[order], -bound, bound)
 
 
 def resolve_faiss_metric(metric: str) -> int:

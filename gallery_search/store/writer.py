@@ -36,11 +36,13 @@ class Writer:
 
         Raises:
             UserError: A path that is in the index already or leads out of the gallery, arrays of
-                another shape, or a full disk. Nothing is added.
+                another shape, features that are zero or not finite, or a full disk. Nothing is
+                added.
         """
         with transaction(self.folder, write=True) as database:
             info = database.read_info()
-            values = prepare_vectors(features, info.metric, info.dim)
+            names = [item.path for item in items]
+            values = prepare_vectors(features, info.metric, info.dim, names)
             empty = np.empty((len(items), 0))
             visibility = np.asarray(empty if visibility is None else visibility, np.float32)
             if len(values) != len(items) or visibility.shape != (len(items), info.num_parts):

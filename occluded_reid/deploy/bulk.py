@@ -171,7 +171,8 @@ def _write_parts(
             indices += batch.indices
             unreadable += batch.unreadable
             if batch.images is not None:
-                embeddings.append(embedder.embed_batch(batch.images))
+                paths = [file.images.paths[index] for index in batch.indices]
+                embeddings.append(embedder.embed_batch(batch.images, paths))
         file.write_part(part, np.array(indices), embedder.concatenate(embeddings), unreadable)
 
 

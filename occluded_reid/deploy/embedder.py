@@ -92,9 +92,11 @@ class Embedder:
         (2, 768)
         """
         prepared = (self.prepare(image, index) for index, image in enumerate(images))
-        batches = []
+        batches, count = [], 0
         while batch := list(islice(prepared, self.batch_size)):
-            batches.append(self.embed_batch(torch.stack(batch)))
+            names = [f"image {count + index}" for index in range(len(batch))]
+            batches.append(self.embed_batch(torch.stack(batch), names))
+            count += len(batch)
         return self.concatenate(batches)
 
     def similarity(self, a: Embedding | np.ndarray, b: Embedding | np.ndarray) -> np.ndarray:
@@ -105,13 +107,22 @@ class Embedder:
             b: the same for Nb images.
 
         Returns:
-            (Na, Nb) float32: cosines, inner products, or negated squared Euclidean distances.
+            (Na, Nb) float32: cosines in [-1, 1], inner products, or negated squared Euclidean
+            distances.
+
+        Raises:
+            UserError: features of another shape, not finite, or too large for their products.
         """
         from occluded_reid.evaluation.distances import FeatureDistances
 
         features = self._check_features(a), self._check_features(b)
         distances = FeatureDistances(*features, self.metric, self.device)[:, :]
-        return 1 - distances if self.metric == "cosine" else -distances
+        if not np.isfinite(distances).all():
+            raise UserError(
+                "the features are not finite, or too large: their similarities overflow float32"
+            )
+        # rounding may exceed the range of a cosine
+        return np.clip(1 - distances, -1, 1) if self.metric == "cosine" else -distances
 
     def prepare(self, image: np.ndarray, index: int = 0) -> torch.Tensor:
         """Turn an image into the model's input: (3, H, W) in 0-255, RGB.
@@ -128,14 +139,20 @@ class Embedder:
         return self.transform(Image.fromarray(np.ascontiguousarray(image[:, :, ::-1])))
 
     @torch.inference_mode()
-    def embed_batch(self, images: torch.Tensor) -> Embedding:
-        """Embed one batch (N, 3, H, W) of prepared images; see :meth:`embed`."""
+    def embed_batch(self, images: torch.Tensor, names: Sequence[str] = ()) -> Embedding:
+        """Embed one batch (N, 3, H, W) of prepared images; see :meth:`embed`.
+
+        ``names`` (N,) are those of the images in an error.
+        """
         images = images.to(self.device, non_blocking=True)
         bf16 = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             embedding = embed_batch(self._model, {"images": images}, flip=self._flip)
-        if not embedding.features.isfinite().all():
-            raise UserError("the model's features are not finite; the weights are broken")
+        finite = embedding.features.isfinite().all(1)
+        if not finite.all():
+            first = int(finite.int().argmin())
+            name = names[first] if names else f"image {first}"
+            raise UserError(f"the features of {name} are not finite; the weights are broken")
         return embedding.numpy()
 
     def concatenate(self, batches: Sequence[Embedding]) -> Embedding:

@@ -67,7 +67,7 @@ class FeatureFile:
         self.folder = self.path.with_name(f"{self.path.name}.parts")
         self.num_parts = -(-len(images.paths) // job.part_size)
         self._job = job
-        self._images = images
+        self.images = images
 
     def is_finished(self) -> bool:
         """Whether the file exists; its parts may exist for a moment longer."""
@@ -109,7 +109,7 @@ class FeatureFile:
 
         Returns the images that could not be read; it is an error if not one could.
         """
-        paths = self._images.paths
+        paths = self.images.paths
         readable = sum(len(indices) for indices in self._iterate_parts("places"))
         reasons = [str(reason) for part in self._iterate_parts("reasons") for reason in part]
         indices = np.concatenate(list(self._iterate_parts("broken")))
@@ -118,7 +118,7 @@ class FeatureFile:
             shutil.rmtree(self.folder)
             raise UserError(
                 f"none of the {len(paths)} images can be read; the first is "
-                f"{os.path.join(self._images.folder, paths[0])} ({unreadable[0].reason})"
+                f"{os.path.join(self.images.folder, paths[0])} ({unreadable[0].reason})"
             )
         arrays: dict[str, tuple[Any, tuple[int, ...], Iterable[np.ndarray]]] = {
             "features": (np.float32, (readable, dim), self._iterate_parts("features")),

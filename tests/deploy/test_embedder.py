@@ -27,6 +27,7 @@ from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
+from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -108,6 +109,15 @@ def test_similarity_follows_the_metric(fed_run):
         np.testing.assert_allclose(model.similarity(one, other), values, rtol=1e-4, atol=1e-4)
     with pytest.raises(UserError, match=r"shape \(3, 5\) cannot .*expected \(N, 64\)"):
         model.similarity(one[:, :5], other)
+    with pytest.raises(UserError, match="their similarities overflow float32"):
+        model.similarity(one * np.float32(1e25), other * np.float32(1e25))
+    cosine = occluded_reid.load(fed_run).similarity
+    np.testing.assert_allclose(cosine(one * np.float32(1e25), other), expected["cosine"], rtol=1e-4)
+    many = np.random.default_rng(0).normal(size=(300, 64))
+    assert cosine(many, many).max() <= 1
+    many[3, 3] = np.nan
+    with pytest.raises(UserError, match="not finite"):
+        cosine(many, many)
 
 
 def test_bfloat16_is_close_and_returned_as_float32(fed_run, crops):
@@ -222,6 +232,21 @@ def test_weights_that_give_nan_are_refused(fed_run, tmp_path):
     torch.save(content, tmp_path / "broken.pth")
     with pytest.raises(UserError, match="not finite"):
         occluded_reid.load(tmp_path / "broken.pth", config=fed_run / "config.yaml")
+
+
+def test_images_without_finite_features_are_named(fed_run, crops, monkeypatch):
+    model = occluded_reid.load(fed_run, batch_size=2)
+    whole = model.embed(crops)
+    calls = iter(range(9))
+
+    def broken(*_, **__):
+        features = torch.from_numpy(whole.features[:2]).clone()
+        features[1, 0] = np.inf if next(calls) == 1 else 0
+        return Embedding(features, torch.zeros(2, 0))
+
+    monkeypatch.setattr("occluded_reid.deploy.embedder.embed_batch", broken)
+    with pytest.raises(UserError, match="the features of image 3 are not finite"):
+        model.embed(crops[:4])
 
 
 def test_files_are_read_as_cv2_reads_them(tmp_path):

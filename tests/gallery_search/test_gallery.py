@@ -57,7 +57,7 @@ def brute(query: np.ndarray, gallery: np.ndarray, metric: str) -> np.ndarray:
 def test_exact_search_is_brute_force(metric, data, tmp_path_factory):
     """Whole numbers: many ties, and no rounding but in the cosine."""
     count = data.draw(st.integers(1, 1 + exact_search.SPARE))  # more equal ones have no order
-    values = st.lists(st.integers(-2, 2), min_size=DIM, max_size=DIM)
+    values = st.lists(st.integers(-2, 2), min_size=DIM, max_size=DIM).filter(any)
     gallery = np.array([data.draw(values) for _ in range(count)], np.float32)
     queries = np.array([data.draw(values) for _ in range(2)], np.float32)
     index = create(tmp_path_factory.getbasetemp() / f"exact{next(made)}", metric)
@@ -293,6 +293,31 @@ def test_kill_between_the_files_and_the_database(place, tmp_path, monkeypatch):
     assert not (tmp_path / "index" / "vectors-1.f32").exists() and not half.exists()
 
 
+@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("factor", [1e25, 1e-25])
+def test_features_of_extreme_sizes_are_compared_truly_or_refused(metric, factor):
+    """Their squares overflow float32, or vanish; the cosine has no length."""
+    features = clustered(3, 5)
+    expected = exact_search.prepare_vectors(features, metric, 5)
+    if metric == "cosine":
+        scaled = exact_search.prepare_vectors(features * np.float32(factor), metric, 5)
+        np.testing.assert_allclose(scaled, expected, rtol=1e-6)
+        return
+    with pytest.raises(UserError, match=r"features of b.png have the norm .*e[+-]2\d, with which"):
+        features[1] *= factor
+        exact_search.prepare_vectors(features, metric, 5, ["a.png", "b.png", "c.png"])
+
+
+def test_a_cosine_is_at_most_one(tmp_path):
+    features = np.random.default_rng(0).normal(size=(200, 40)).astype(np.float32)
+    index = GalleryIndex.create(
+        tmp_path / "index", metric="cosine", dim=40, num_parts=0, fingerprint="f"
+    )
+    with index.writer() as writer:
+        writer.add(some_items(200), features)
+    assert max(hits[0].similarity for hits in index.search(features, 1)) <= 1
+
+
 def test_a_second_writer_is_refused(tmp_path):
     index = create(tmp_path / "index")
     with index.writer(), pytest.raises(UserError, match="another process is writing to"):
@@ -304,12 +329,13 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(tmp_path, monkeypatch):
     index = create(tmp_path / "index")
     add(index, np.eye(4, dtype=np.float32))
     size = (tmp_path / "index" / "vectors-0.f32").stat().st_size
-    bad = np.eye(4, dtype=np.float32)
-    bad[2, 1] = np.nan
+    bad, zero = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)
+    bad[2, 1], zero[1] = np.nan, 0
     for features, first, message in (
         (np.eye(4), 3, "3.jpg is in the index .* already"),
         (np.eye(3), 9, r"shape \(3, 3\) do not fit: expected \(N, 4\)"),
-        (bad, 9, "image 2 hold NaN"),
+        (bad, 9, "the features of 11.jpg have the norm nan"),
+        (zero, 9, "the features of 10.jpg have the norm 0, "),
     ):
         with pytest.raises(UserError, match=message):
             add(index, np.float32(features), first)
