@@ -1,4 +1,4 @@
-"""A digest of a list of images, which tells whether two runs or machines read the same."""
+"""Digests of a list of images and of an image: whether two runs, or two files, hold the same."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import PurePath
 from typing import Any
+
+from PIL import Image
 
 
 def digest_items(items: Iterable[Any]) -> str:
@@ -24,3 +26,13 @@ def digest_items(items: Iterable[Any]) -> str:
     for path, identity, camera, *_ in items:
         digest.update(repr((PurePath(path).parts[-2:], str(identity), str(camera))).encode())
     return digest.hexdigest()
+
+
+def digest_pixels(image: Image.Image) -> int:
+    """Return a hash of 63 bits that only images of equal size and pixels share.
+
+    >>> digest_pixels(Image.new("RGB", (2, 8))) == digest_pixels(Image.new("RGB", (4, 4)))
+    False
+    """
+    digest = hashlib.blake2b(image.tobytes(), digest_size=8, salt=b"%dx%d" % image.size).digest()
+    return int.from_bytes(digest, "big") >> 1

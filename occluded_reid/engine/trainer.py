@@ -136,7 +136,7 @@ class Trainer(defaults.DefaultTrainer):
         """
         if self.start_epoch >= self.max_epoch:
             return self._finish_run()
-        testing.open_test_sets(self.cfg)
+        testing.open_test_sets(self.cfg, {item[1] for item in self.data_loader.dataset.img_items})
         steps = self._partial_epoch["steps"] if self._partial_epoch else 0
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch + steps
         batches = self.data_loader.batch_sampler

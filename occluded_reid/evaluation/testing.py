@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Collection
 from typing import Any
 
 import occluded_reid.compat  # noqa: F401
@@ -17,7 +18,12 @@ from fastreid.utils import comm
 from torch import nn
 
 from occluded_reid.data.build import build_test_loader, open_dataset
-from occluded_reid.data.datasets.base import DatasetNotFound
+from occluded_reid.data.datasets.base import (
+    NOTHING_SCORED,
+    DatasetNotFound,
+    find_shared_people,
+    find_unmatched,
+)
 from occluded_reid.data.datasets.registry import resolve_protocol
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.evaluation.evaluator import Evaluator
@@ -81,15 +87,18 @@ def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[st
     return reports
 
 
-def open_test_sets(cfg: CfgNode) -> tuple[dict[str, TestSet], dict[str, str]]:
+def open_test_sets(
+    cfg: CfgNode, training: Collection[str] = ()
+) -> tuple[dict[str, TestSet], dict[str, str]]:
     """Open all of ``DATASETS.TESTS`` at once, so that a mistake in the last one shows early.
 
-    Returns the opened ones by name; for each missing one the reason, if ``DATASETS.SKIP_MISSING``.
+    Identities that are among the labels of ``training`` too are named in a warning. Returns the
+    opened sets by name; for each missing one the reason, if ``DATASETS.SKIP_MISSING``.
     """
     test_sets, missing = {}, {}
     for name in cfg.DATASETS.TESTS:
         try:
-            test_sets[name] = build_evaluator(cfg, name)
+            test_sets[name] = build_evaluator(cfg, name, training)
         except DatasetNotFound as error:
             if not cfg.DATASETS.SKIP_MISSING:
                 raise
@@ -101,7 +110,7 @@ def open_test_sets(cfg: CfgNode) -> tuple[dict[str, TestSet], dict[str, str]]:
     return test_sets, missing
 
 
-def build_evaluator(cfg: CfgNode, name: str) -> TestSet:
+def build_evaluator(cfg: CfgNode, name: str, training: Collection[str] = ()) -> TestSet:
     """Return the loader and the evaluator of one test set, ``Name`` or ``Name:protocol``."""
     dataset = open_dataset(cfg, name, training=False)
     if not (dataset.query and dataset.gallery):
@@ -109,6 +118,12 @@ def build_evaluator(cfg: CfgNode, name: str) -> TestSet:
             f"{name} has {len(dataset.query)} queries and {len(dataset.gallery)} gallery images "
             "with readable names; run tools/check_dataset.py to see what is there"
         )
+    if len(find_unmatched(dataset.query, dataset.gallery)) == len(dataset.query):
+        raise UserError(f"{name}: {NOTHING_SCORED}")
+    if both := find_shared_people(dataset, training):
+        logger.warning(
+            f"{len(both)} identities of {name} are in the training set too, such as "
+            f"{', '.join(both[:5])}: the results on it are too good"
+        )
     loader, num_query = build_test_loader(cfg, dataset.query, dataset.gallery)
-    truth, duplicates = getattr(dataset, "truth", None), getattr(dataset, "query_duplicates", None)
-    return loader, Evaluator(cfg, num_query, truth, duplicates)
+    return loader, Evaluator(cfg, num_query, getattr(dataset, "truth", None))

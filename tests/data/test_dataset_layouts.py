@@ -75,15 +75,6 @@ def test_occluded_duke_in_each_layout(tmp_path: Path, layout: str) -> None:
     ]
 
 
-def test_queries_of_occluded_duke_that_stand_in_the_gallery_are_kept_and_named(
-    tmp_path: Path,
-) -> None:
-    write_tree(tmp_path / "Occluded_Duke", DUKE)
-    dataset = read("OccludedDuke", tmp_path)
-    assert dataset.query_duplicates == {dataset.query[0][0]: dataset.gallery[0][0]}
-    assert read("DukeMTMC", make_duke(tmp_path)).query_duplicates == {}
-
-
 def make_duke(root: Path) -> Path:
     write_tree(root / "DukeMTMC-reID", DUKE)
     return root

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +10,11 @@ import pytest
 from PIL import Image
 from runs import load_tool, tiny_cfg, train
 
+from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.datasets.csv_table import TABLE
 from occluded_reid.data.datasets.registry import build_dataset, summarize
+from occluded_reid.data.prepare.doctor import diagnose
+from occluded_reid.evaluation.testing import open_test_sets
 from occluded_reid.utils.errors import UserError
 
 check_dataset = load_tool("check_dataset")
@@ -126,6 +130,80 @@ def test_the_doctor_looks_at_it(shop: Path, capsys: pytest.CaptureFixture[str]) 
     output = capsys.readouterr().out
     assert "g1.jpg cannot be read: it is no" in output and "docs/own_data.md" in output
     assert check_dataset.command(["CSV"]) == 2
+
+
+PEOPLE = "path,identity,camera,split\n" + "".join(
+    f"{split}{person}{camera}.png,{person},{camera},{split}\n"
+    for split, people in (("train", "ab"), ("query", "cd"), ("gallery", "cd"))
+    for person in people
+    for camera in "12"
+)
+
+
+def keep(condition: Callable[[str], bool]) -> str:
+    head, *rows = PEOPLE.splitlines(keepends=True)
+    return head + "".join(row for row in rows if condition(row))
+
+
+@pytest.mark.parametrize(
+    ("table", "fault", "refusal"),
+    [
+        (
+            keep(lambda row: ",b," not in row),
+            "train has one identity",
+            "the training set has 1 identity",
+        ),
+        (keep(lambda row: "query" not in row), "there are 0 queries and 4", "0 queries and 4 gal"),
+        (keep(lambda row: "gallery" not in row), "there are 4 queries and 0", "4 queries and 0 ga"),
+        (keep(lambda row: ",1," in row), "no query has an image of its ident", "nothing can be sc"),
+    ],
+)
+def test_what_cannot_be_learned_or_scored_is_found_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, table: str, fault: str, refusal: str
+) -> None:
+    shop = write_shop(tmp_path / "shop", table)
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    (found,) = diagnose(open_shop(shop)).faults
+    assert found.startswith(fault)
+    names = ("DATASETS.NAMES", "('CSV:shop',)", "DATASETS.TESTS", "('CSV:shop',)")
+    cfg = tiny_cfg(
+        tmp_path / "run", *names, "SOLVER.IMS_PER_BATCH", 2, "DATALOADER.NUM_INSTANCE", 1
+    )
+    with pytest.raises(UserError, match=refusal):
+        build_train_loader(cfg)
+        open_test_sets(cfg)
+
+
+def test_people_in_training_and_test_are_named_as_in_the_table(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    text = PEOPLE.replace("traina1.png,a", "traina1.png,d")
+    shop = write_shop(tmp_path / "shop", text)
+    monkeypatch.setenv("FASTREID_DATASETS", str(tmp_path))
+    dataset = open_shop(shop)
+    (fault,) = diagnose(dataset).faults
+    assert fault == "1 identities are in training and test (d); split by person, not by image"
+    cfg = tiny_cfg(tmp_path / "run", "DATASETS.TESTS", "('CSV:shop',)")
+    open_test_sets(cfg, {item[1] for item in dataset.train})
+    assert "1 identities of CSV:shop are in the training set too, such as d:" in caplog.text
+    caplog.clear()
+    open_test_sets(cfg, ["market1501_0003", "shop_0001"])  # people of other sets, and of training
+    assert "training set too" not in caplog.text
+
+
+def test_copies_under_other_names_are_found_by_their_pixels(tmp_path: Path) -> None:
+    shop = write_shop(tmp_path / "shop", PEOPLE)
+    Image.open(shop / "queryc1.png").save(shop / "galleryc2.png", compress_level=0)
+    assert diagnose(open_shop(shop)).faults == []  # other bytes
+    (fault,) = diagnose(open_shop(shop), decode=True).faults
+    assert fault.startswith("1 queries are in the gallery too, under another camera; a query's own")
+    assert fault.endswith("(galleryc2.png = queryc1.png)")
+    Image.open(shop / "queryc1.png").save(shop / "galleryd2.png")
+    (fault,) = diagnose(open_shop(shop), decode=True).faults
+    assert fault.startswith("1 images are there under several identities")
+    text = "path,identity,split\na.png,a,query\na.png,a,gallery\nb.png,a,gallery\n"
+    (fault,) = diagnose(open_shop(write_shop(tmp_path / "shop", text))).faults
+    assert "under another camera" in fault and fault.endswith("(a.png)")
 
 
 def test_a_training_reads_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,6 +28,14 @@ logger = logging.getLogger(__name__)
 
 NOBODY = frozenset({"-1", "0000"})  # as names and tables write the identity of no person
 OWN_DATA = "If the images are your own, list them in a table instead: CSV:FOLDER, docs/own_data.md"
+<<<<<<< HEAD
+=======
+NOTHING_SCORED = (
+    "no query has an image of its identity from another camera in the gallery, so nothing can be "
+    "scored; if there is only one camera, leave the cameras out (docs/own_data.md)"
+)
+IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
+>>>>>>> 6e5d16c (x)
 
 
 class DatasetNotFound(UserError):
@@ -137,6 +145,7 @@ class FolderDataset(ImageDataset):
         self.root = os.path.abspath(os.path.expanduser(root))
         self.home = self.root  # the folder of the images, once it is known
         self.image_folders: list[Path] = []  # the folders in it whose file names are parsed
+        self.identity_names: dict[int, str] = {}  # as a table writes them
         self.protocol = self.resolve_protocol(protocol)
         self.allow_partial = allow_partial
         self.training = training  # without, the folders of training images need not exist
@@ -159,15 +168,6 @@ class FolderDataset(ImageDataset):
     def truth(self) -> dict[str, Any] | None:
         """The known occlusion of each image by absolute path, or None."""
         return None
-
-    @property
-    def query_duplicates(self) -> dict[str, str]:
-        """Gallery path of each query that is in the gallery too, by the query's path.
-
-        Scoring drops such a duplicate (same identity, same camera). Methods that use neighbors,
-        such as re-ranking and query expansion, must exclude it as well.
-        """
-        return {}
 
     def read_subsets(self) -> Subsets:
         """Find and read the images; by default one folder per subset."""
@@ -249,6 +249,34 @@ def count_images(images: Iterable[Sequence[Any]], junk_pids: Iterable[int]) -> C
     """Count images (path, identity, ...), and identities that are not junk."""
     pids = [image[1] for image in images]
     return Counts(len(pids), len(set(pids).difference(junk_pids)))
+
+
+def find_unmatched(query: Iterable[Sequence[Any]], gallery: Iterable[Sequence[Any]]) -> list[str]:
+    """Return the paths of the queries without a match, which is from another camera.
+
+    Items are (path, identity, camera, ...).
+
+    >>> find_unmatched([("a", 7, 0), ("b", 8, 0)], [("c", 7, 1), ("d", 8, 0)])
+    ['b']
+    """
+    cameras: dict[Any, set[Any]] = {}
+    for _, pid, camera, *_ in gallery:
+        cameras.setdefault(pid, set()).add(camera)
+    return [path for path, pid, camera, *_ in query if not cameras.get(pid, set()) - {camera}]
+
+
+def find_shared_people(dataset: ImageDataset, labels: Iterable[str]) -> list[str]:
+    """Return the names of a set's test identities that have one of the training ``labels``.
+
+    Labels are those of :func:`label_training_items`, also of other sets with the same identities.
+    """
+    own = getattr(dataset, "dataset_name", "")
+    parts = (label.rpartition("_") for label in labels)
+    trained = {int(pid) for name, _, pid in parts if name == own and pid.isdecimal()}
+    tested = {item[1] for item in [*dataset.query, *dataset.gallery]}
+    names = getattr(dataset, "identity_names", {})
+    both = sorted((trained & tested).difference(dataset._junk_pids))
+    return [names.get(pid, str(pid)) for pid in both]
 
 
 def label_training_items(images: Sequence[LabeledImage], name: str) -> list[tuple[str, str, str]]:

@@ -77,6 +77,7 @@ class CSV(FolderDataset):
         self.dataset_name = self.protocol.replace("/", "_")
         rows = self._select_present(table, read_image_rows(table))
         identities = _number_names(row.identity for row in rows if row.identity)
+        self.identity_names = {number: name for name, number in identities.items()}
         cameras = _number_names(row.camera for row in rows)
         subsets = Subsets([], [], [])
         for row in rows:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -41,7 +40,6 @@ class OccludedDuke(DukeMTMC):
 
     1,870 of the 2,210 queries are in the gallery too. They stay there, as in every published
     result: the rule that drops images of the same identity and camera excludes them from scoring.
-    Their paths are in :attr:`query_duplicates`.
 
     Reference: Miao et al., Pose-Guided Feature Alignment for Occluded Person Re-Identification.
     ICCV 2019.
@@ -55,10 +53,3 @@ class OccludedDuke(DukeMTMC):
         "Build it from DukeMTMC-reID (withdrawn by its authors) and the public name lists: "
         "tools/build_occluded_duke.py"
     )
-
-    @property
-    def query_duplicates(self) -> dict[str, str]:
-        """Gallery path of each query whose file name is in the gallery too."""
-        gallery = {os.path.basename(item[0]): item[0] for item in self.gallery}
-        names = ((item[0], os.path.basename(item[0])) for item in self.query)
-        return {path: gallery[name] for path, name in names if name in gallery}

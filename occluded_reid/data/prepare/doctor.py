@@ -12,7 +12,14 @@ from typing import NamedTuple
 from fastreid.data.datasets.bases import ImageDataset
 from tabulate import tabulate
 
-from occluded_reid.data.datasets.base import Counts, count_images, is_image_name
+from occluded_reid.data.datasets.base import (
+    NOTHING_SCORED,
+    Counts,
+    count_images,
+    find_shared_people,
+    find_unmatched,
+    is_image_name,
+)
 from occluded_reid.data.datasets.layout import list_folders, list_names
 from occluded_reid.data.prepare.image_files import FileReport, inspect_files
 from occluded_reid.utils.errors import UserError
@@ -49,7 +56,7 @@ class Diagnosis:
         for name, count in formats.items():
             self.notes.append(f"{count} images are {name}; reading converts them")
         self._check_overlap()
-        self._check_matches()
+        self._check_sizes()
         self._check_duplicates()
         self._check_pasted(decode)
 
@@ -131,55 +138,70 @@ class Diagnosis:
         return names
 
     def _check_overlap(self) -> None:
-        training = {entry.pid for entry in self._entries if entry.subset == "train"}
-        tested = {entry.pid for entry in self._entries if entry.subset != "train"}
-        if both := sorted((training & tested).difference(self._dataset._junk_pids)):
-            examples = ", ".join(map(str, both[:_MAX_EXAMPLES]))
-            what = f"{len(both)} identities are in training and test ({examples})"
-            self.faults.append(f"{what}; unpack the set again")
+        labels = [str(label) for _, label, _ in self._dataset.train]
+        if both := find_shared_people(self._dataset, labels):
+            examples = ", ".join(both[:_MAX_EXAMPLES])
+            named = getattr(self._dataset, "identity_names", {})
+            advice = "split by person, not by image" if named else "unpack the set again"
+            self.faults.append(
+                f"{len(both)} identities are in training and test ({examples}); {advice}"
+            )
 
-    def _check_matches(self) -> None:
-        cameras: dict[int | str, set[int | str]] = defaultdict(set)
-        for entry in self._entries:
-            if entry.subset == "gallery":
-                cameras[entry.pid].add(entry.camid)
-        queries = (entry for entry in self._entries if entry.subset == "query")
-        unmatched = [entry.path for entry in queries if not cameras[entry.pid] - {entry.camid}]
+    def _check_sizes(self) -> None:
+        """Check that something can be learned, and something scored."""
+        train, query, gallery = (
+            [entry for entry in self._entries if entry.subset == subset] for subset in SUBSETS
+        )
+        if len({entry.pid for entry in train}) == 1:
+            self.faults.append("train has one identity; training needs at least two")
+        if bool(query) != bool(gallery):
+            self.faults.append(
+                f"there are {len(query)} queries and {len(gallery)} gallery images, so nothing can "
+                "be scored"
+            )
+            return
+        unmatched = find_unmatched(query, gallery)
+        if query and len(unmatched) == len(query):
+            self.faults.append(NOTHING_SCORED)
+            return
         what = "queries have no match in another camera and are not scored"
         self.notes += _report(unmatched, what)
 
     def _check_duplicates(self) -> None:
-        """Look for files with equal content."""
+        """Look for files of equal bytes; with ``decode``, for equal pixels."""
         digests = {file.path: file.digest for file in self._files if file.digest}
-        groups: dict[bytes, list[Entry]] = defaultdict(list)
+        groups: dict[object, list[Entry]] = defaultdict(list)
         for entry in self._entries:
             if entry.path in digests:
                 groups[digests[entry.path]].append(entry)
-        known = getattr(self._dataset, "query_duplicates", {})
-        repeated, in_gallery = [], 0
+        found: dict[str, list[str]] = defaultdict(list)
         for group in groups.values():
-            paths = sorted({entry.path for entry in group})
-            if len(paths) < 2:
-                continue
-            if len({entry.pid for entry in group}) > 1:
-                self.faults.append("one image, several identities: " + ", ".join(paths))
-                continue
-            queries = [entry for entry in group if entry.subset == "query"]
-            gallery = [entry for entry in group if entry.subset == "gallery"]
-            in_gallery += sum(entry.path in known for entry in queries)
-            if {entry.camid for entry in gallery} - {entry.camid for entry in queries} and queries:
-                self.faults.append(
-                    "a query's own image is in the gallery under another camera, where it is "
-                    "scored: " + ", ".join(paths)
-                )
-            elif len(paths) > 1 + (len(queries) == len(gallery) == 1):
-                repeated.append(paths[0])
-        self.notes += _report(repeated, "images are there more than once under one identity")
-        if in_gallery:
-            self.notes.append(
-                f"{in_gallery} queries are in the gallery too, under their own camera: scoring "
-                "drops them, re-ranking and query expansion must"
+            name = " = ".join(sorted({os.path.basename(entry.path) for entry in group}))
+            subsets, people, sights = (
+                {entry.subset for entry in group},
+                {entry.pid for entry in group},
+                {entry.camid for entry in group if entry.subset != "train"},
             )
+            if len(people) > 1:
+                found["identities"].append(name)
+            elif {"query", "gallery"} <= subsets:
+                found["cameras" if len(sights) > 1 else "query"].append(name)
+            elif len(group) > 1:
+                found["repeated"].append(name)
+        self.faults += _report(found["identities"], "images are there under several identities")
+        self.faults += _report(
+            found["cameras"],
+            "queries are in the gallery too, under another camera; a query's own image is not "
+            "scored. Remove one of the two",
+        )
+        self.notes += _report(
+            found["repeated"], "images are there more than once under one identity"
+        )
+        self.notes += _report(
+            found["query"],
+            "queries are in the gallery too, under their own camera: these copies are not scored, "
+            "and re-ranking and query expansion count them once",
+        )
 
     def _check_pasted(self, decode: bool) -> None:
         """Check the pasted queries of ``Occluded<Base>``."""

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from PIL import ImageFile
 
+<<<<<<< HEAD
 from occluded_reid.data.images import (
     BrokenImage,
     count_bits,
@@ -18,6 +19,10 @@ from occluded_reid.data.images import (
     open_content,
     read_content,
 )
+=======
+from occluded_reid.data.digest import digest_pixels
+from occluded_reid.data.images import READ_ERRORS, read_rgb
+>>>>>>> 6e5d16c (x)
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -32,7 +37,7 @@ class FileReport(NamedTuple):
     """The result of a check of one file."""
 
     path: str
-    digest: bytes = b""  # of its content; equal for exact duplicates
+    digest: bytes | int = b""  # of its content, or its pixels if all files are decoded
     format: str = ""  # its pixel format if that is not 8-bit RGB
     fault: str = ""  # why it cannot be read
 
@@ -55,6 +60,7 @@ def inspect_file(path: str, *, decode: bool = False) -> FileReport:
     """
     digest = b""
     try:
+<<<<<<< HEAD
         content = read_content(path)
         digest = hashlib.blake2b(content, digest_size=16).digest()
         with open_content(content) as image:
@@ -65,6 +71,29 @@ def inspect_file(path: str, *, decode: bool = False) -> FileReport:
         return FileReport(path, digest, format=kind)
     except BrokenImage as error:
         return FileReport(path, digest, fault=f"cannot be read: {error.reason}")
+=======
+        with open(path, "rb") as file:
+            content = file.read()
+    except OSError as error:
+        return FileReport(path, fault=f"cannot be read: {error.strerror}")
+    if not content:
+        return FileReport(path, fault="is empty (0 bytes)")
+    digest: bytes | int = hashlib.blake2b(content, digest_size=16).digest()
+    try:
+        with Image.open(io.BytesIO(content)) as image:
+            end = _END_MARKERS.get(image.format or "")
+            if end is not None and content.rfind(end, max(0, len(content) - _TAIL)) < 0:
+                return FileReport(path, digest, fault=f"is a truncated {image.format}")
+            if decode:
+                digest = digest_pixels(read_rgb(path))
+            elif end is None:
+                image.load()
+            return FileReport(path, digest, format=_name_format(image))
+    except READ_ERRORS as error:
+        if isinstance(error, Image.UnidentifiedImageError):
+            return FileReport(path, digest, fault=f"is no image; it starts with {content[:12]!r}")
+        return FileReport(path, digest, fault=f"cannot be decoded: {error}")
+>>>>>>> 6e5d16c (x)
 
 
 def _name_format(image: ImageFile.ImageFile) -> str:
