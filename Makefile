@@ -6,6 +6,7 @@
 VENV := .venv
 BIN := $(VENV)/bin
 FASTREID := fastreid==1.4.0
+EVALUATOR := reid==0.1.0rc1
 PYTHON ?=
 PYTEST_ARGS ?=
 OUR_CODE := occluded_reid fed_plugin aonet_plugin gallery_search
@@ -100,5 +101,5 @@ $(EXTRAS_VENV)/.installed: $(VENV)/.installed
 	@echo "Making $(EXTRAS_VENV) with the extras $(EXTRAS)"
 	@$(BIN)/python -m venv --clear $(EXTRAS_VENV)
 	@$(call INSTALL,$(EXTRAS_VENV)/bin) \
-	install -e '.[dev,$(EXTRAS)]' playwright && install --no-deps $(FASTREID)
+	install -e '.[dev,$(EXTRAS)]' playwright && install --no-deps $(FASTREID) $(EVALUATOR)
 	@touch $@

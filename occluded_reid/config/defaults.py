@@ -54,6 +54,9 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
 
     # For an unreadable image: raise an error, or skip it with a warning.
     cfg.INPUT.ON_ERROR = "raise"
+    # Gallery images at the same distance: against ranks a match behind them; gallery_order lets the
+    # order of the gallery decide, as fast-reid's tables do.
+    cfg.TEST.TIES = "against"
     # How training images are augmented; a seed gives the same images. transforms: image by image,
     # by fast-reid. workers: batch by batch in the loader's workers, several times faster; supports
     # zero padding, flip, color jitter without hue, erasing and NPO, and refuses the others.
@@ -128,6 +131,7 @@ CHOICES = {
     "SOLVER.SCHED": ("CosineAnnealingLR", "MultiStepLR"),
     "SOLVER.SCHED_BY": ("EPOCH", "ITERATION"),
     "TEST.METRIC": ("cosine", "euclidean", "dot"),
+    "TEST.TIES": ("against", "gallery_order"),
 }
 
 # minimum and maximum

@@ -15,6 +15,7 @@ METRICS = ("cosine", "euclidean", "dot")
 TILE = 2**23  # distances in memory at a time: 32 MiB of float32
 MIN_TILE_ROWS = 64  # with fewer, the gallery would be read too often
 TINY = 1e-12
+SAFE = 1e-6, 1e15  # norms and values whose products are neither 0 nor infinite in float32
 
 
 class Tiles(Protocol):
@@ -52,9 +53,9 @@ class FeatureDistances:
         self.shape = len(query), len(gallery)
         self.device = torch.device(device)
         self.dtype = torch.promote_types(query.dtype, torch.float32)
-        self.query, self.gallery, self.metric = query, gallery, metric
-        self._query_norms = _compute_norms(query, metric).to(self.device)
-        self._gallery_norms = _compute_norms(gallery, metric).to(self.device)
+        self.metric = metric
+        self.query, self._query_norms = self._measure(query)
+        self.gallery, self._gallery_norms = self._measure(gallery)
         self._loaded: tuple[slice, torch.Tensor] | None = None
 
     def __getitem__(self, tile: tuple[slice, slice], /) -> np.ndarray:
@@ -81,6 +82,19 @@ class FeatureDistances:
         norms = self._query_norms[queries], self._gallery_norms[gallery]
         return self._to_distances(torch.cat(products).to(self.device), *norms)
 
+    def _measure(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return the features and their norms; for the cosine, which has no length, scale rows.
+
+        Only extreme rows make a copy of the features necessary.
+        """
+        norms = _compute_norms(features, self.metric)
+        low, high = SAFE
+        if self.metric == "cosine" and ((norms < low) | (norms > high)).any():
+            largest = features.abs().amax(1, keepdim=True)
+            features = features / largest.clamp_min(torch.finfo(features.dtype).tiny)
+            norms = _compute_norms(features, self.metric)
+        return features, norms.to(self.device)
+
     def _load_gallery(self, gallery: slice) -> torch.Tensor:
         if self._loaded is None or self._loaded[0] != gallery:
             self._loaded = gallery, self.gallery[gallery].to(self.device)
@@ -105,6 +119,16 @@ def _compute_norms(features: torch.Tensor, metric: str) -> torch.Tensor:
     if metric == "dot":
         return features.new_zeros(1, dtype=dtype).expand(len(features))
     return torch.linalg.vector_norm(features, dim=1, dtype=dtype)
+
+
+def limit_sizes(features: torch.Tensor) -> torch.Tensor:
+    """Divide features by one number if their products could leave the range of float32.
+
+    A common factor changes distances, by any metric, but not their order.
+    """
+    low, high = torch.aminmax(features)
+    largest = max(-float(low), float(high))
+    return features if not largest or SAFE[0] < largest < SAFE[1] else features / largest
 
 
 def distance_matrix(query: torch.Tensor, gallery: torch.Tensor, metric: str) -> np.ndarray:

@@ -1,47 +1,44 @@
-"""Queries whose own image is in the gallery too, as 1,870 of Occluded-Duke's are.
+"""Images that are query and gallery image at once, as 1,870 of Occluded-Duke's are.
 
-Market-1501's rules remove them from the ranking: same identity, same camera. In re-ranking and
-query expansion, however, such a query would be its own nearest neighbor and vote twice. There, both
-count as one image.
+They are found by their pixels, whatever their names, identities and cameras. Ranking never scores a
+query's own image. In re-ranking and query expansion, such a query would be its own nearest neighbor
+and vote twice; there, both count as one image.
 
 Shapes: Q queries, G gallery images, N = Q + G images.
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
-
 import numpy as np
 import torch
 
 
-def find_duplicates(
-    paths: np.ndarray, identities: np.ndarray, cameras: np.ndarray, queries: int,
-    declared: Mapping[str, str] | None = None,
-) -> np.ndarray:  # fmt: skip
-    """Return the gallery index of each query's duplicate: (Q,), -1 where there is none.
+def assign_images(digests: np.ndarray, queries: int) -> torch.Tensor:
+    """Return (N,): the index of each entry's image, the first query with its digest or itself.
 
-    ``paths``, ``identities`` and ``cameras`` are (N,), queries first. ``declared`` is the
-    duplicate's path by the query's path, if the data set has them; it may be empty. None: a
-    duplicate has the query's file name, identity and camera.
+    >>> assign_images(np.array([7, 8, 8, 7, 9, 9]), queries=2)
+    tensor([0, 1, 1, 0, 4, 5])
     """
-    if declared is not None:
-        index = {path: number for number, path in enumerate(paths[queries:])}
-        return np.array([index.get(declared.get(path), -1) for path in paths[:queries]], np.int64)
-    names = (os.path.basename(path) for path in paths)
-    keys = list(zip(names, identities.tolist(), cameras.tolist(), strict=True))
-    index = {key: number for number, key in enumerate(keys[queries:])}
-    return np.array([index.get(key, -1) for key in keys[:queries]], np.int64)
+    first: dict[int, int] = {}
+    for index, digest in enumerate(digests[:queries].tolist()):
+        first.setdefault(digest, index)
+    return torch.tensor([first.get(d, index) for index, d in enumerate(digests.tolist())])
 
 
-def assign_images(duplicates: np.ndarray, gallery: int) -> torch.Tensor:
-    """Return (N,): the index of each entry's image, for a duplicate (Q,) that of its query."""
-    queries = len(duplicates)
-    images = torch.arange(queries + gallery)
-    columns = torch.from_numpy(duplicates)
-    images[queries + columns[columns >= 0]] = torch.arange(queries)[columns >= 0]
-    return images
+def find_copies(images: torch.Tensor, queries: int) -> dict[int, np.ndarray]:
+    """Return the gallery indices of a query's own image, by query; most queries have none.
+
+    ``images`` (N,) are those of :func:`assign_images`.
+
+    >>> find_copies(torch.tensor([0, 1, 1, 0, 4, 5]), queries=2)
+    {0: array([1]), 1: array([0])}
+    """
+    gallery = images[queries:].numpy()
+    found: dict[int, list[int]] = {}
+    for index in np.flatnonzero(gallery < queries).tolist():
+        found.setdefault(int(gallery[index]), []).append(index)
+    own = enumerate(images[:queries].tolist())
+    return {query: np.array(found[image]) for query, image in own if image in found}
 
 
 def list_redundant(images: torch.Tensor) -> torch.Tensor:

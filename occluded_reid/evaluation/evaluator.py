@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -11,8 +12,8 @@ import torch
 
 import occluded_reid.compat  # noqa: F401
 from occluded_reid.evaluation import gather, occlusion_metrics
-from occluded_reid.evaluation.distances import FeatureDistances, Tiles
-from occluded_reid.evaluation.duplicates import assign_images, find_duplicates
+from occluded_reid.evaluation.distances import FeatureDistances, Tiles, limit_sizes
+from occluded_reid.evaluation.duplicates import find_copies
 from occluded_reid.evaluation.gather import Batch, FeatureTable
 from occluded_reid.evaluation.query_expansion import expand_features
 from occluded_reid.evaluation.ranking import Ranking, rank_queries
@@ -24,7 +25,10 @@ from occluded_reid.utils.errors import UserError
 if TYPE_CHECKING:
     from occluded_reid.config import CfgNode
 
+logger = logging.getLogger(__name__)
+
 WORST = 20
+ALIKE = 1e-4  # differences below this, relative to the largest value, drown in float32's distances
 
 
 class Evaluator:
@@ -33,22 +37,17 @@ class Evaluator:
     An image that several ranks read counts once.
 
     Args:
-        cfg: reads ``TEST.METRIC``, ``TEST.AQE``, ``TEST.RERANK``, ``TEST.ROC``, ``MODEL.DEVICE``.
+        cfg: reads ``TEST.METRIC``, ``TEST.TIES``, ``TEST.AQE``, ``TEST.RERANK``, ``TEST.ROC``,
+            ``MODEL.DEVICE``.
         num_query: number of queries, which are the first images of the data set.
         truth: occlusion truth by image path, if the data set has it.
-        duplicates: the gallery path of a query's own image by the query's path, if the data set
-            declares them; see :func:`duplicates.find_duplicates`.
     """
 
-    def __init__(
-        self, cfg: CfgNode, num_query: int, truth: Mapping[str, Any] | None = None,
-        duplicates: Mapping[str, str] | None = None,
-    ):  # fmt: skip
+    def __init__(self, cfg: CfgNode, num_query: int, truth: Mapping[str, Any] | None = None):
         self._test = copy.deepcopy(cfg.TEST)
         self._device = torch.device(cfg.MODEL.DEVICE)
         self._num_query = num_query
         self._truth = truth
-        self._duplicates = duplicates
         self.stripes = True  # whether the model's parts are stripes, as Embedding.stripes
         self._batches: list[Batch] = []
 
@@ -71,24 +70,28 @@ class Evaluator:
         """Return the report on rank 0, an empty dict elsewhere.
 
         Returns:
-            ``metric``, ``query_expansion`` and ``reranking`` in use; ``counts`` of queries,
-            gallery, identities, positives and duplicates; ``metrics`` in per cent with intervals;
+            ``metric``, ``ties``, ``query_expansion`` and ``reranking`` in use; ``counts`` of
+            queries, gallery, identities, positives and duplicates; ``metrics`` in per cent with
+            intervals;
             ``per_query`` results by name and ``worst_queries``; ``roc`` if ``TEST.ROC``;
             ``by_occlusion`` and the metrics of visibility if the truth is known.
         """
         table = self.gather()
         if table is None:
             return {}
-        queries, labels, duplicates = table.queries, table.labels, self._find_duplicates(table)
-        query_paths = table.paths[:queries]
+        queries, labels = table.queries, table.labels
+        query_paths, copies = table.paths[:queries], find_copies(table.images, queries)
+        _warn_of_copies(copies, *labels)
+        _warn_if_alike(table.features)
         distances = self.compute_distances(table)
-        ranking = rank_queries(distances, *labels)
+        ranking = self.rank(distances, table)
         if len(ranking.query) == 0:
             raise UserError(
-                "no query has an image of its identity from another camera in the gallery"
+                "no query has another image of its identity from another camera in the gallery"
             )
         report: dict[str, Any] = {
             "metric": self._test.METRIC,
+            "ties": self._test.TIES,
             "query_expansion": self._test.AQE.ENABLED,
             "reranking": self._test.RERANK.ENABLED,
             "counts": {
@@ -98,7 +101,7 @@ class Evaluator:
                 "query_identities": len(np.unique(labels[0])),
                 "gallery_identities": len(np.unique(labels[1])),
                 "positives_per_query": float(ranking.positives.mean()),
-                "queries_with_a_copy_in_the_gallery": int((duplicates >= 0).sum()),
+                "queries_with_a_copy_in_the_gallery": len(copies),
             },
             "metrics": summarize_ranking(ranking),
             "per_query": report_queries(query_paths, ranking),
@@ -120,7 +123,9 @@ class Evaluator:
         Tiles are computed when they are read; ``[:, :]`` returns all at once.
         """
         test, features, device = self._test, table.features, self._device
-        images = assign_images(self._find_duplicates(table), len(features) - table.queries)
+        images = table.images
+        if test.METRIC != "cosine" or test.AQE.ENABLED:  # FeatureDistances scales cosines' rows
+            features = limit_sizes(features)
         if test.AQE.ENABLED:
             aqe = test.AQE
             features = expand_features(
@@ -136,9 +141,38 @@ class Evaluator:
         query, gallery = features[: table.queries], features[table.queries :]
         return FeatureDistances(query, gallery, test.METRIC, device)
 
-    def _find_duplicates(self, table: FeatureTable) -> np.ndarray:
-        return find_duplicates(
-            table.paths, table.identities, table.cameras, table.queries, self._duplicates
+    def rank(self, distances: Tiles, table: FeatureTable) -> Ranking:
+        """Rank the gallery for each query of ``table`` by the rules of :mod:`.ranking`."""
+        copies = find_copies(table.images, table.queries)
+        return rank_queries(distances, *table.labels, copies=copies, ties=self._test.TIES)
+
+
+def _warn_of_copies(
+    copies: Mapping[int, np.ndarray], query_ids: np.ndarray, gallery_ids: np.ndarray,
+    query_cameras: np.ndarray, gallery_cameras: np.ndarray,
+) -> None:  # fmt: skip
+    """Warn of queries whose own image is in the gallery where Market-1501's rules keep it."""
+    kept = [
+        query
+        for query, own in copies.items()
+        if (gallery_ids[own] != query_ids[query]).any()
+        or (gallery_cameras[own] != query_cameras[query]).any()
+    ]
+    if kept:
+        logger.warning(
+            f"{len(kept)} queries are in the gallery too, under another camera or identity: a "
+            "query's own image is not scored. tools/check_dataset.py NAME --decode names them"
+        )
+
+
+def _warn_if_alike(features: torch.Tensor) -> None:
+    """Warn if the features of all images are equal but for rounding."""
+    size = float(features[0].abs().max())
+    chunks = features.split(gather.CHUNK)
+    if all(float((chunk - features[0]).abs().max()) <= ALIKE * size for chunk in chunks):
+        logger.warning(
+            "the features of all images are the same: the model has collapsed, and the results "
+            "mean nothing"
         )
 
 

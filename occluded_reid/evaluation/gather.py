@@ -17,6 +17,7 @@ import occluded_reid.compat  # noqa: F401
 # isort: split
 from fastreid.utils import comm
 
+from occluded_reid.evaluation.duplicates import assign_images
 from occluded_reid.modeling.outputs import Embedding, as_embedding
 from occluded_reid.utils.errors import UserError
 
@@ -34,6 +35,7 @@ class FeatureTable(NamedTuple):
     identities: np.ndarray  # (N,), as are cameras and paths
     cameras: np.ndarray
     paths: np.ndarray
+    images: torch.Tensor  # (N,) index of each row's image, see duplicates.assign_images
     queries: int  # number of queries
 
     @property
@@ -44,13 +46,17 @@ class FeatureTable(NamedTuple):
 
 
 def select_rows(inputs: Mapping[str, Any], embedding: Embedding) -> Batch:
-    """Return what the evaluation needs of a batch and its embedding, on the CPU."""
+    """Return what the evaluation needs of a batch and its embedding, on the CPU.
+
+    Without ``digest`` in the batch, all images differ.
+    """
     return {
         "features": embedding.features.float().cpu(),
         "visibility": embedding.visibility.float().cpu(),
         "identities": inputs["targets"].cpu(),
         "cameras": inputs["camids"].cpu(),
         "index": inputs["index"].cpu(),
+        "digest": inputs.get("digest", inputs["index"]).cpu(),
         "paths": list(inputs["img_paths"]),
     }
 
@@ -87,7 +93,8 @@ def gather_table(batch: Batch, num_query: int) -> FeatureTable | None:
         raise UserError(f"the features of {bad} images are not finite: broken weights")
     columns = {key: rows[key].numpy() for key in ("visibility", "identities", "cameras")}
     queries = int(np.count_nonzero(index < num_query))
-    return FeatureTable(features, **columns, paths=paths, queries=queries)
+    images = assign_images(rows["digest"].numpy(), queries)
+    return FeatureTable(features, **columns, paths=paths, images=images, queries=queries)
 
 
 def gather_rows(rows: torch.Tensor) -> Any:

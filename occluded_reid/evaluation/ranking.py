@@ -2,9 +2,13 @@
 
 * **Positives** of a query are the gallery images of its identity from other cameras. A query
   without a positive is left out of all metrics.
-* **Junk**: gallery images of the query's identity *and* camera are removed before ranks are
-  counted. They count neither as hits nor as misses.
-* **Ties**: equal distances keep the order of the gallery, as a stable sort does.
+* **Junk**: gallery images of the query's identity *and* camera, and copies of the query's own
+  image under any name, identity or camera, are removed before ranks are counted. They count
+  neither as hits nor as misses.
+* **Ties** (``TEST.TIES``): ``against`` ranks a positive behind all negatives at its distance, so
+  that a model gains nothing by telling no images apart. ``gallery_order`` keeps the order of the
+  gallery at equal distances, as a stable sort does and fast-reid's tables assume; the names of the
+  files then decide. Distances that rounding alone makes different are no ties.
 * **Rank-k** (CMC): 1 if the first positive is among the first k images, else 0.
 * **Average precision** (AP; mAP is its mean over queries): the mean over the positives of the
   precision at their rank, (number of positives up to this rank) / rank. It is not interpolated.
@@ -15,9 +19,12 @@ Shapes: Q queries, V of them with a positive, G gallery images.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from occluded_reid.utils.errors import UserError
 
 if TYPE_CHECKING:
     from occluded_reid.evaluation.distances import Tiles
@@ -46,6 +53,7 @@ class Ranking(NamedTuple):
 def rank_queries(
     distances: Tiles, query_ids: np.ndarray, gallery_ids: np.ndarray,
     query_cameras: np.ndarray, gallery_cameras: np.ndarray,
+    *, copies: Mapping[int, np.ndarray] | None = None, ties: str = "against",
 ) -> Ranking:  # fmt: skip
     """Rank the gallery for each query; the rules are those of the module.
 
@@ -58,6 +66,11 @@ def rank_queries(
         distances: (Q, G), an array or tiles computed on demand.
         query_ids, query_cameras: (Q,).
         gallery_ids, gallery_cameras: (G,).
+        copies: indices of the gallery images that are the query's own, by query.
+        ties: ``against`` or ``gallery_order``.
+
+    Raises:
+        UserError: a distance is not finite.
     """
     # imports PyTorch, which reading a Ranking does not need
     from occluded_reid.evaluation.distances import choose_tile_rows, split_range
@@ -66,15 +79,20 @@ def rank_queries(
     order = np.argsort(gallery_ids, kind="stable")
     starts = gallery_ids.searchsorted(query_ids, sorter=order)
     stops = gallery_ids.searchsorted(query_ids, "right", sorter=order)
-    results = []
+    results, copies = [], copies or {}
+    nothing = np.empty(0, np.int64)
     for block in split_range(queries, choose_tile_rows(gallery)):
         tile = distances[block, :]
         for query, row in enumerate(tile, start=block.start):
             images = order[starts[query] : stops[query]]  # of the same identity
+            own = copies.get(query, nothing)
             is_junk = gallery_cameras[images] == query_cameras[query]
+            if len(own):
+                is_junk |= np.isin(images, own)
             if is_junk.all():
                 continue
-            ranks = _rank_positives(row, images[~is_junk], images[is_junk])
+            junk = np.union1d(images[is_junk], own) if len(own) else images[is_junk]
+            ranks = _rank_positives(row, images[~is_junk], junk, ties)
             count = len(ranks)
             precision = np.mean(np.arange(1, count + 1) / ranks)
             results.append((query, count, ranks[0], precision, count / ranks[-1]))
@@ -82,16 +100,26 @@ def rank_queries(
     return Ranking(*columns[:3].astype(np.int64), *columns[3:])
 
 
-def _rank_positives(row: np.ndarray, positives: np.ndarray, junk: np.ndarray) -> np.ndarray:
+def _rank_positives(
+    row: np.ndarray, positives: np.ndarray, junk: np.ndarray, ties: str
+) -> np.ndarray:
     """Return the ranks of the positives, from 1, ascending.
 
     A rank is found by its distance among the sorted distances (G,): no indices are sorted.
     """
     row = row.copy()
     row[junk] = np.inf
-    ordered = np.sort(row)
-    ranks = 1 + ordered.searchsorted(row[positives])
+    ordered = np.sort(row)  # ends with the junk and NaN
+    if not (np.isfinite(ordered[0]) and np.isfinite(ordered[-1 - len(junk)])):
+        raise UserError(
+            "distances are not finite: the features overflow float32; the weights are broken"
+        )
     not_larger = ordered.searchsorted(row[positives], "right")
+    if ties == "against":
+        not_larger.sort()
+        hits = np.arange(1, len(not_larger) + 1)
+        return not_larger - not_larger.searchsorted(not_larger, "right") + hits
+    ranks = 1 + ordered.searchsorted(row[positives])
     for tied in np.flatnonzero(not_larger > ranks):
         before = row[: positives[tied]]
         ranks[tied] += np.count_nonzero(before == row[positives[tied]])

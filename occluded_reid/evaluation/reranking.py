@@ -62,7 +62,7 @@ class RerankedDistances:
         members = _expand_reciprocal_sets(nearest[:, : k1 + 1], round(k1 / 2) + 1)
         nearest = nearest[:, :k2]
         encodings = _mark(nearest) @ self._encode(members) / nearest.shape[1]
-        self._query_encodings = encodings[:queries]
+        self._query_encodings = encodings[images[:queries].numpy()]
         self._gallery_by_member = encodings[images[queries:].numpy()].T.tocsr()  # (N, G)
         self._weight = weight
         self.shape = queries, len(features) - queries

@@ -57,9 +57,11 @@ def format_results(reports: Mapping[str, Any]) -> str:
         counts, metrics = report["counts"], report["metrics"]
         major = ["{value:.1f} [{low:.1f}, {high:.1f}]".format(**metrics[m]) for m in MAJOR_METRICS]
         minor = [f"{metrics[metric]['value']:.1f}" for metric in MINOR_METRICS]
-        rows.append([name, counts["queries"], counts["gallery"], *major, *minor])
+        queries, unscored = counts["queries"], counts["queries_without_positive"]
+        scored = f"{queries - unscored} of {queries}" if unscored else queries
+        rows.append([name, scored, counts["gallery"], *major, *minor])
     intervals = [f"{metric} [95 %]" for metric in MAJOR_METRICS]
-    return format_table(rows, ["Data set", "Queries", "Gallery", *intervals, *MINOR_METRICS])
+    return format_table(rows, ["Data set", "Queries scored", "Gallery", *intervals, *MINOR_METRICS])
 
 
 def format_table(rows: list[list[Any]], headers: list[str]) -> str:

@@ -18,7 +18,6 @@ from occluded_reid.data.build import build_test_loader, build_train_loader, open
 from occluded_reid.data.images import read_rgb
 from occluded_reid.evaluation.gather import FeatureTable
 from occluded_reid.evaluation.inference import run_inference
-from occluded_reid.evaluation.ranking import rank_queries
 from occluded_reid.evaluation.testing import build_evaluator
 from occluded_reid.modeling.outputs import as_embedding
 from occluded_reid.utils.errors import UserError
@@ -65,7 +64,7 @@ def draw_ranks(cfg: CfgNode, model: nn.Module, *, worst: bool = False) -> Image.
     run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
     test_set: Any = evaluator.gather()
     distances = evaluator.compute_distances(test_set)[:, :]
-    ranking = rank_queries(distances, *test_set.labels)
+    ranking = evaluator.rank(distances, test_set)
     best_first = np.argsort(-ranking.average_precision, kind="stable")
     tiles = []
     for position in best_first[:-21:-1] if worst else choose_evenly(best_first, 6):

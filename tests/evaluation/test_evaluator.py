@@ -85,9 +85,11 @@ def features():
     return features + 0.9 * torch.randn(30, 8, generator=generator), identities, cameras
 
 
-def report(cfg, features, identities, cameras, size=7):
+def report(cfg, features, identities, cameras, size=7, digests=None):
     evaluator = Evaluator(cfg, num_query=6)
     for batch in make_batches(features, identities, cameras, size):
+        if digests is not None:
+            batch["digest"] = digests[batch["index"]]
         evaluator.process(batch, batch["images"])
     return evaluator.evaluate()
 
@@ -132,28 +134,89 @@ def test_true_positive_rates_change_nothing_else(tmp_path, features):
 
 @pytest.mark.parametrize("option", ["AQE", "RERANK"])
 def test_a_querys_duplicate_is_not_its_neighbor(tmp_path, features, option):
-    """Each query is also in the gallery, as in Occluded-Duke, with its own name or another."""
+    """Each query is also in the gallery, as in Occluded-Duke."""
     cfg = tiny_cfg(tmp_path / "run", *options(option))
     doubled = [torch.cat([each, each[:6]]) for each in features]
-    paths = [f"query/{n}.jpg" for n in range(6)] + [f"gallery/{n}.jpg" for n in range(6, 30)]
+    known = torch.cat([torch.arange(30), torch.arange(6)])
 
-    def measure(names, duplicates=None):
-        evaluator = Evaluator(cfg, num_query=6, duplicates=duplicates)
-        for batch in make_batches(*doubled, 8):
-            batch["img_paths"] = [(paths + names)[n] for n in batch["index"]]
-            evaluator.process(batch, batch["images"])
-        result = evaluator.evaluate()
+    def measure(digests):
+        result = report(cfg, *doubled, digests=digests)
         count = result["counts"]["queries_with_a_copy_in_the_gallery"]
         return count, result["per_query"]["average_precision"]
 
-    same_names = [f"gallery/{n}.jpg" for n in range(6)]
-    other_names = [f"gallery/other{n}.jpg" for n in range(6)]
-    by_name = measure(same_names)
-    assert by_name[0] == 6
-    assert measure(other_names, dict(zip(paths[:6], other_names, strict=True))) == by_name
-    counted_twice = measure(other_names)
-    assert counted_twice[0] == 0 and counted_twice[1] != by_name[1]
-    assert measure(same_names, {}) == counted_twice
+    count, precision = measure(known)
+    assert count == 6
+    counted_twice = measure(torch.arange(36))
+    assert counted_twice[0] == 0 and counted_twice[1] != precision
+
+
+@pytest.mark.parametrize(("identity", "camera"), [(0, 9), (77, 0)])
+def test_a_querys_own_image_is_never_scored(tmp_path, features, caplog, identity, camera):
+    """Under another camera it would be a hit at rank 1, under another identity a miss."""
+    cfg = tiny_cfg(tmp_path / "run")
+    values = torch.cat([features[0], features[0][:1]])
+    added = torch.tensor([[identity], [camera]])
+    labels = [torch.cat(each) for each in zip(features[1:], added, strict=True)]
+    expected, scored, result = (
+        report(cfg, *given, digests=digests)["per_query"]["average_precision"][0]
+        for given, digests in (
+            (features, None),
+            ((values, *labels), None),
+            ((values, *labels), torch.tensor([*range(30), 0])),
+        )
+    )
+    assert result == expected != scored
+    assert "1 queries are in the gallery too, under another camera or identity" in caplog.text
+
+
+def test_a_query_whose_only_match_is_itself_is_not_scored(tmp_path, features):
+    values, identities, _ = (torch.cat([each[:6], each[:6]]) for each in features)
+    cameras = torch.arange(2).repeat_interleave(6)
+    cfg = tiny_cfg(tmp_path / "run")
+    assert report(cfg, values, identities, cameras)["metrics"]["Rank-1"]["value"] == 100
+    with pytest.raises(UserError, match="no query has another image of its identity"):
+        report(cfg, values, identities, cameras, digests=torch.arange(6).repeat(2))
+
+
+@pytest.mark.parametrize("metric", ["cosine", "euclidean", "dot"])
+@pytest.mark.parametrize("option", [(), ("AQE",), ("RERANK",)])
+def test_features_of_any_size_give_the_same_numbers(tmp_path, features, metric, option):
+    """Those of a diverged run are finite, but their squares overflow float32, or vanish."""
+    cfg = tiny_cfg(tmp_path / "run", "TEST.METRIC", metric, *options(*option))
+    values, *labels = features
+    values = values / values.abs().max()  # halving and doubling are exact
+    expected = report(cfg, values, *labels)["metrics"]
+    for exponent in (120, 80, -80):
+        assert report(cfg, values * 2.0**exponent, *labels)["metrics"] == expected
+
+
+def test_rows_of_any_size_have_the_same_cosines(tmp_path, features):
+    values, *labels = features
+    cfg = tiny_cfg(tmp_path / "run")
+    sizes = 10.0 ** torch.linspace(-30, 30, len(values))[:, None]
+    assert report(cfg, values * sizes, *labels)["metrics"] == report(cfg, *features)["metrics"]
+
+
+@pytest.mark.parametrize("noise", [0, 1e-6])
+def test_a_collapsed_model_gains_nothing_from_the_order_of_the_gallery(
+    tmp_path, features, caplog, noise
+):
+    """Each query's match stands first in the gallery, or last."""
+    cfg = tiny_cfg(tmp_path / "run")
+    values = torch.ones(30, 8) + noise * features[0]
+    numbers = torch.arange(6).repeat(5)
+    result = report(cfg, values, numbers, features[2])
+    assert "the features of all images are the same" in caplog.text
+    if not noise:
+        assert result["metrics"]["Rank-1"]["value"] == 0
+        assert result["per_query"]["first_match"] == [21] * 6  # 20 of other identities before
+        assert result["ties"] == "against"
+        by_order = tiny_cfg(tmp_path / "run", "TEST.TIES", "gallery_order")
+        old = report(by_order, values, numbers, features[2])
+        assert old["ties"] == "gallery_order" and old["metrics"]["Rank-1"]["value"] > 0
+    caplog.clear()
+    report(cfg, *features)
+    assert not caplog.text
 
 
 def test_report_names_each_query_and_the_worst(tmp_path, features):
@@ -212,7 +275,7 @@ def test_ranks_send_rows_without_pickling_them(monkeypatch):
 def test_non_finite_features_and_sets_without_positives_are_refused(tmp_path, features):
     cfg = tiny_cfg(tmp_path / "run")
     values, identities, cameras = features
-    with pytest.raises(UserError, match="no query has an image of its identity"):
+    with pytest.raises(UserError, match="no query has another image of its identity"):
         report(cfg, values, torch.arange(30), cameras)
     values[3, 0] = float("nan")
     with pytest.raises(UserError, match="features of 1 images are not finite"):

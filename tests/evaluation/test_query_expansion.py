@@ -10,7 +10,7 @@ from fastreid.evaluation.query_expansion import aqe
 
 from occluded_reid.evaluation import distances, query_expansion
 from occluded_reid.evaluation.distances import METRICS, distance_matrix
-from occluded_reid.evaluation.duplicates import assign_images, find_duplicates, list_redundant
+from occluded_reid.evaluation.duplicates import assign_images
 from occluded_reid.evaluation.query_expansion import expand_features
 
 
@@ -75,29 +75,15 @@ def test_an_image_without_similar_ones_stays_unchanged():
     assert expand_features(features, "cosine", times=1, count=99, alpha=1.0).isfinite().all()
 
 
-def test_duplicates_share_name_identity_and_camera_or_are_declared():
-    paths = np.array(["q/a.jpg", "q/b.jpg", "q/c.jpg", "g/a.jpg", "g/c.jpg", "g/b.jpg", "g/x.jpg"])
-    identities = np.array([1, 2, 3, 1, 3, 2, 9])
-    cameras = np.array([0, 0, 0, 0, 5, 0, 0])
-    duplicates = find_duplicates(paths, identities, cameras, 3)
-    assert duplicates.tolist() == [0, 2, -1]  # c.jpg is from another camera
-    known = {"q/c.jpg": "g/x.jpg", "q/a.jpg": "not in the gallery"}
-    declared = find_duplicates(paths, identities, cameras, 3, known)
-    assert declared.tolist() == [-1, -1, 3]
-    assert find_duplicates(paths, identities, cameras, 3, {}).tolist() == [-1, -1, -1]
-    images = assign_images(duplicates, 4)
-    assert images.tolist() == [0, 1, 2, 0, 4, 1, 6]
-    assert list_redundant(images).tolist() == [3, 5]
-
-
 @pytest.mark.parametrize("metric", METRICS)
 def test_a_duplicate_votes_once_and_is_expanded_as_its_query(metric):
     """A gallery with duplicates expands like the one without them."""
     features = torch.randn(20, 6, generator=torch.Generator().manual_seed(2))
-    duplicates = np.array([3, -1, 0, -1])
     gallery = features[4:].clone()
     gallery[[3, 0]] = features[[0, 2]]
-    images = assign_images(duplicates, 16)
+    digests = np.arange(20)
+    digests[[7, 4]] = [0, 2]
+    images = assign_images(digests, 4)
     whole = torch.cat([features[:4], gallery])
     kept = images == torch.arange(20)
     expanded = expand_features(whole, metric, times=2, count=4, alpha=2.0, images=images)

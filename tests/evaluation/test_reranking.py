@@ -123,10 +123,10 @@ def test_a_query_and_its_duplicate_are_one_image(metric):
     """Duplicates in the gallery change nothing, and are encoded like their queries."""
     features = make_clusters()
     queries, gallery = features[:10], features[10:].clone()
-    duplicates = np.full(10, -1)
-    duplicates[[2, 7, 9]] = [4, 0, 31]
     gallery[[4, 0, 31]] = queries[[2, 7, 9]]
-    images = assign_images(duplicates, 32)
+    digests = np.arange(42)
+    digests[[14, 10, 41]] = [2, 7, 9]
+    images = assign_images(digests, 10)
     whole = torch.cat([queries, gallery])
     options = dict(k1=6, k2=3, weight=0.3)
     masked = RerankedDistances(whole, 10, metric, images=images, **options)[:, :]
