@@ -17,12 +17,8 @@ from fastreid.data.common import CommDataset
 from torch.utils.data import default_collate
 
 from occluded_reid.data.cache import Images
-<<<<<<< HEAD
-from occluded_reid.data.images import BrokenImage, read_rgb
-=======
 from occluded_reid.data.digest import digest_pixels
-from occluded_reid.data.images import READ_ERRORS, read_rgb
->>>>>>> 6e5d16c (x)
+from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.data.transforms.augmentation import Augmentation
 from occluded_reid.data.transforms.npo import NpoAugmentation
 from occluded_reid.utils.random import PrivateRandomness
@@ -73,16 +69,10 @@ class ReidDataset(CommDataset):
         path = self.img_items[position][0]
         try:
             image = read_rgb(path)
-<<<<<<< HEAD
         except BrokenImage as error:
             return Unreadable(path, error.reason)
-        return {"images": self.transform(image), **self.describe(position)}
-=======
-        except READ_ERRORS as error:
-            return Unreadable(path, f"{type(error).__name__}: {error}")
         digest = {} if self.relabel else {"digest": digest_pixels(image)}
         return {"images": self.transform(image), **self.describe(position), **digest}
->>>>>>> 6e5d16c (x)
 
     def describe(self, position: int) -> dict[str, Any]:
         """Return everything in the sample at ``position`` but its image."""

@@ -28,14 +28,10 @@ logger = logging.getLogger(__name__)
 
 NOBODY = frozenset({"-1", "0000"})  # as names and tables write the identity of no person
 OWN_DATA = "If the images are your own, list them in a table instead: CSV:FOLDER, docs/own_data.md"
-<<<<<<< HEAD
-=======
 NOTHING_SCORED = (
     "no query has an image of its identity from another camera in the gallery, so nothing can be "
     "scored; if there is only one camera, leave the cameras out (docs/own_data.md)"
 )
-IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff", ".bmp"})
->>>>>>> 6e5d16c (x)
 
 
 class DatasetNotFound(UserError):

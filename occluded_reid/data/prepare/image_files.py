@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from PIL import ImageFile
 
-<<<<<<< HEAD
+from occluded_reid.data.digest import digest_pixels
 from occluded_reid.data.images import (
     BrokenImage,
     count_bits,
@@ -19,10 +19,6 @@ from occluded_reid.data.images import (
     open_content,
     read_content,
 )
-=======
-from occluded_reid.data.digest import digest_pixels
-from occluded_reid.data.images import READ_ERRORS, read_rgb
->>>>>>> 6e5d16c (x)
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -58,42 +54,20 @@ def inspect_file(path: str, *, decode: bool = False) -> FileReport:
     Pixels are decoded with ``decode``, where there is no end marker (a truncated file, TIFF, BMP),
     and where the range of the values decides whether they can be read (16 bits, floats).
     """
-    digest = b""
+    digest: bytes | int = b""
     try:
-<<<<<<< HEAD
         content = read_content(path)
         digest = hashlib.blake2b(content, digest_size=16).digest()
         with open_content(content) as image:
             end, kind = _END_MARKERS.get(image.format or ""), _name_format(image)
         is_whole = end is not None and content.rfind(end, max(0, len(content) - _TAIL)) >= 0
-        if decode or not is_whole or kind in (_DEEP, _FLOAT):
+        if decode:
+            digest = digest_pixels(decode_content(content))
+        elif not is_whole or kind in (_DEEP, _FLOAT):
             decode_content(content)
         return FileReport(path, digest, format=kind)
     except BrokenImage as error:
         return FileReport(path, digest, fault=f"cannot be read: {error.reason}")
-=======
-        with open(path, "rb") as file:
-            content = file.read()
-    except OSError as error:
-        return FileReport(path, fault=f"cannot be read: {error.strerror}")
-    if not content:
-        return FileReport(path, fault="is empty (0 bytes)")
-    digest: bytes | int = hashlib.blake2b(content, digest_size=16).digest()
-    try:
-        with Image.open(io.BytesIO(content)) as image:
-            end = _END_MARKERS.get(image.format or "")
-            if end is not None and content.rfind(end, max(0, len(content) - _TAIL)) < 0:
-                return FileReport(path, digest, fault=f"is a truncated {image.format}")
-            if decode:
-                digest = digest_pixels(read_rgb(path))
-            elif end is None:
-                image.load()
-            return FileReport(path, digest, format=_name_format(image))
-    except READ_ERRORS as error:
-        if isinstance(error, Image.UnidentifiedImageError):
-            return FileReport(path, digest, fault=f"is no image; it starts with {content[:12]!r}")
-        return FileReport(path, digest, fault=f"cannot be decoded: {error}")
->>>>>>> 6e5d16c (x)
 
 
 def _name_format(image: ImageFile.ImageFile) -> str:
