@@ -126,7 +126,7 @@ class FolderDataset(ImageDataset):
     pattern: ClassVar[re.Pattern[str]] = re.compile(r"(-?\d+)_c(\d+)")  # see read_images
     example: ClassVar[str] = "0001_c1_000001.jpg"  # a name that matches, for messages
     num_cameras: ClassVar[int] = 1
-    expected: ClassVar[Mapping[str, Counts]] = {}  # published counts; other subsets go unchecked
+    expected: Mapping[str, Counts] = {}  # published counts; other subsets go unchecked
     options: ClassVar[Sequence[str]] = ()  # further arguments that build_dataset passes on
     #: What to do if the set is missing.
     advice: ClassVar[str] = "Download the data set and unpack it there"

@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from fastreid.data.datasets import DATASET_REGISTRY
@@ -60,7 +61,7 @@ class PastedQueries(FolderDataset):
         pasted_queries: the pasted queries in that folder.
     """
 
-    protocols = ("occluded", "holistic")
+    protocols: ClassVar[Sequence[str]] = ("occluded", "holistic")
     options = ("occluders", "occluded_seed", "occluded_root", "paste")
 
     def __init__(
