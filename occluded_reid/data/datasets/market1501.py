@@ -52,7 +52,7 @@ class MarketSplit(Market1501):
     other. All of them search the whole gallery.
     """
 
-    protocols = ("all", "choose", "report")
+    protocols: ClassVar[Sequence[str]] = ("all", "choose", "report")
 
     layouts = ("Market-1501-v15.09.15", "Market-1501", "market1501", "MarketSplit", "")
     expected = {
