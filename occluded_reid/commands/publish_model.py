@@ -27,6 +27,7 @@ def publish_model(args: argparse.Namespace) -> None:
     rows = publish(
         args.weights or args.run, args.output, run=args.run, name=args.package or args.name,
         device=args.device, data_license=args.data_license, trust_checkpoint=args.trust_checkpoint,
+        overrides=args.opts,
     )  # fmt: skip
     print(f"\nEvaluated from {args.output or args.package}: the numbers of the run\n{rows}")
     if args.zoo:
@@ -52,6 +53,8 @@ def command(words: list[str] | None = None) -> int:
     add("--device", default="", help="to evaluate on; default: that of the run")
     add("--trust-checkpoint", action="store_true", help="read Python objects: they can run code")
     add("--debug", action="store_true", help="show the traceback of an error")
+    overrides = "configuration overrides, such as the DATASETS.TESTS of results.json"
+    add("opts", nargs=argparse.REMAINDER, metavar="KEY VALUE", help=overrides)
     args = options.parse_args(words)
     if not (args.weights or args.run):
         options.error("--weights is required")

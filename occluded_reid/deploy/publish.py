@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ PACKAGED_SIZE = 8_000_000
 
 def publish(
     weights: str, output: str, *, run: str = "", name: str = "", device: str = "",
-    data_license: str = "", trust_checkpoint: bool = False,
+    data_license: str = "", trust_checkpoint: bool = False, overrides: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Write weights for inference, configuration and results of a run into a new folder.
 
@@ -51,6 +52,7 @@ def publish(
         device: to evaluate on; by default that of the run.
         data_license: of the training data, for the card.
         trust_checkpoint: allow pickled Python objects, which can run code.
+        overrides: ``KEY VALUE ...``, such as the DATASETS.TESTS that the run was evaluated on.
 
     Returns:
         The table rows for MODEL_ZOO.md, one per data set.
@@ -67,7 +69,7 @@ def publish(
     if Path(name).name != name:
         raise UserError(f"--name {name} is no file name")
     before = read_run(reported).content
-    overrides = ["MODEL.DEVICE", device] if device else []
+    overrides = [*overrides, *(["MODEL.DEVICE", device] if device else [])]
     cfg = load_config(str(config), overrides, add_keys=installed_methods())
     model = build_inference_model(cfg, str(file), trust=trust_checkpoint)
     packaged = not output

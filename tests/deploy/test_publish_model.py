@@ -14,8 +14,9 @@ import torch
 from fed.tiny import fed_run_cfg
 from runs import draw_market, load_tool, train
 from safetensors.torch import load_file
-from saved_runs import make_zoo
+from saved_runs import draw_crops, make_zoo
 
+from gallery_search import GalleryIndex
 from occluded_reid import load
 from occluded_reid.checkpoint import zoo
 from occluded_reid.deploy import publish
@@ -92,11 +93,12 @@ def test_the_published_file_gives_the_same_numbers(run, tmp_path, capsys):
 
 def test_a_model_of_the_package_is_found_by_its_name(run, tmp_path, monkeypatch, capsys):
     home = make_zoo(tmp_path, monkeypatch)
-    assert publish_model.command(["--weights", str(run), "--package", "tiny"]) == 0
+    assert publish_model.command(["--weights", str(run), "--package", "tiny", "SEED", "9"]) == 0
     assert "| tiny | Market1501 | " in capsys.readouterr().out
     folder = home / "tiny"
     names = {"README.md", "config.yaml", "reid_config.json", "weights.safetensors"}
     assert {path.name for path in folder.iterdir()} == names
+    assert "\nSEED: 9\n" in (folder / "config.yaml").read_text()
     kinds = {
         (value.ndim > 1, value.dtype)
         for value in load_file(folder / "weights.safetensors").values()
@@ -113,6 +115,10 @@ def test_a_model_of_the_package_is_found_by_its_name(run, tmp_path, monkeypatch,
     crops = [np.full((64, 32, 3), level, np.uint8) for level in (50, 200)]
     ours, theirs = (load(name).embed(crops).features for name in ("tiny", run))
     assert ours.dtype == np.float32 and np.allclose(ours, theirs, atol=0.02)
+    draw_crops(tmp_path / "crops", 2)
+    words = ["--weights", "tiny", "--gallery", "crops", "--index", "index"]
+    assert load_tool("search").command(["build", *words]) == 0
+    assert GalleryIndex("index").info().weights == "tiny"  # found from any folder
     # evaluated by name: nothing is written into the package
     assert train_net.command(["--eval-only", "--weights", "tiny"]) == 0
     assert (tmp_path / "logs" / "tiny" / "results.json").is_file()
