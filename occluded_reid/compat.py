@@ -581,20 +581,21 @@ def _numpy_is_safe() -> Iterator[None]:
 
 @_after("evaluation.evaluator")
 def inference_context(module: Any) -> None:
-    """Give a model its training mode back also after an exception.
+    """Give each module its own mode back, also after an exception.
 
-    evaluation/evaluator.py:153-165 has no ``finally``: a failed evaluation leaves the model in eval
-    mode.
+    evaluation/evaluator.py:153-165 sets all modules to the model's mode, so frozen layers thaw, and
+    has no ``finally``: a failed evaluation leaves the model in eval mode.
     """
 
     @contextlib.contextmanager
     def restoring(model: torch.nn.Module) -> Iterator[None]:
-        training = model.training
+        modes = [(each, each.training) for each in model.modules()]
         model.eval()
         try:
             yield
         finally:
-            model.train(training)
+            for each, training in modes:
+                each.training = training
 
     module.inference_context = functools.wraps(module.inference_context)(restoring)
 

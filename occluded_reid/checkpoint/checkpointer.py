@@ -15,7 +15,7 @@ from fastreid.utils.checkpoint import Checkpointer as FastreidCheckpointer
 from torch import nn
 
 from occluded_reid.checkpoint.conversion import join_first
-from occluded_reid.checkpoint.fitting import Purpose, fit_weights
+from occluded_reid.checkpoint.fitting import Purpose, fit_weights, is_inside, list_training_parts
 from occluded_reid.checkpoint.reading import (
     as_checkpoint,
     as_weights,
@@ -23,7 +23,7 @@ from occluded_reid.checkpoint.reading import (
     load_safely,
     walk,
 )
-from occluded_reid.checkpoint.resolve import read_last_checkpoint, resolve_weights
+from occluded_reid.checkpoint.resolve import check_run_id, read_last_checkpoint, resolve_weights
 from occluded_reid.checkpoint.states import fit_state, require_progress
 from occluded_reid.utils.distributed import run_on_first_rank
 from occluded_reid.utils.errors import UserError
@@ -107,7 +107,7 @@ class Checkpointer(FastreidCheckpointer):
     def _require_finite(self, checkpoint: dict[str, Any], path: Path) -> None:
         broken = [place for place, value in walk(checkpoint) if find_not_finite(value)]
         if broken:
-            last = Path(self.get_checkpoint_file()).name if self.has_checkpoint() else ""
+            last = read_last_checkpoint(self.save_dir)
             then = f"--resume goes on from {last}" if last else "no checkpoint was saved before"
             raise UserError(
                 f"the training has diverged: {join_first(broken, 3)} is not finite, so {path} was "
@@ -120,17 +120,11 @@ class Checkpointer(FastreidCheckpointer):
         with atomic_write(Path(self.save_dir, "last_checkpoint"), "w") as stream:
             stream.write(last_filename_basename)
 
-    def get_checkpoint_file(self) -> str:
-        """Return the path of the checkpoint that last_checkpoint names."""
-        return str(Path(self.save_dir, read_last_checkpoint(self.save_dir)))
-
-    def resume_or_load(self, path: str, *, resume: bool = True) -> Loaded:
-        """Resume the run in ``save_dir`` if it has a checkpoint, else load the weights ``path``."""
-        self._resuming = resume and self.has_checkpoint()
+    def resume(self, path: str) -> Loaded:
+        """Load all states of a run's checkpoint."""
+        self._resuming = True
         try:
-            if self._resuming:
-                return self.load(self.get_checkpoint_file())
-            return self.load(path, checkpointables=[])
+            return self.load(path)
         finally:
             self._resuming = False
 
@@ -183,10 +177,11 @@ class Checkpointer(FastreidCheckpointer):
         if os.path.isdir(path):
             path = resolve_weights(path)[1]
         if not os.path.exists(path):
-            source = "last_checkpoint names it" if self._resuming else "MODEL.WEIGHTS"
-            raise UserError(f"there is no checkpoint {path} ({source})")
+            raise UserError(f"there is no checkpoint {path} (MODEL.WEIGHTS)")
         logger.info(f"Loading checkpoint from {path}")
-        return path, as_checkpoint(load_safely(path, trust=self._trust), path)
+        checkpoint = as_checkpoint(load_safely(path, trust=self._trust), path)
+        check_run_id(Path(path), checkpoint)
+        return path, checkpoint
 
     def _take_states(self, found: Loaded, names: Sequence[str], path: str) -> dict[str, Any]:
         """Take the states ``names`` out of ``found``, in the form in which they are loaded.
@@ -221,9 +216,15 @@ class Checkpointer(FastreidCheckpointer):
 
 
 def weights_sha256(model: nn.Module) -> str:
-    """Return the sha256 of the names, types, shapes and values in a model's state."""
-    digest = hashlib.sha256()
+    """Return the sha256 of the names, types, shapes and values in a model's state.
+
+    Parts that only training needs are left out: a checkpoint and the weights that are published
+    from it have one digest.
+    """
+    digest, training_parts = hashlib.sha256(), list_training_parts(model)
     for name, tensor in sorted(model.state_dict().items()):
+        if is_inside(name, training_parts):
+            continue
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()

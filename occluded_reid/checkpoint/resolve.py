@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from occluded_reid.checkpoint import zoo
 from occluded_reid.checkpoint.sources import resolve_source
@@ -55,6 +58,31 @@ def resolve_run(path: str | os.PathLike[str], config_file: str = "") -> tuple[st
             "config=FILE in Python"
         )
     return config_file or config, weights
+
+
+def read_run_id(folder: Path) -> str | None:
+    """Return ``RUN_ID`` in the config.yaml of a run's folder.
+
+    It is ``""`` in those of earlier versions and of published folders; None without a config.yaml.
+    """
+    path = folder / "config.yaml"
+    if not path.is_file():
+        return None
+    with explain_read_errors(path, "it is the configuration of the weights beside it"):
+        found = re.search(r"^RUN_ID:\s*['\"]?(\w*)", path.read_text("utf-8"), re.MULTILINE)
+    return found[1] if found else ""
+
+
+def check_run_id(path: Path, checkpoint: Mapping[str, Any]) -> None:
+    """Raise a UserError if a weights file is not of the run whose config.yaml is beside it."""
+    run = checkpoint.get("run")
+    own, wanted = run.get("id", "") if isinstance(run, dict) else "", read_run_id(path.parent)
+    if wanted is not None and own != wanted:
+        raise UserError(
+            f"{path} is of {f'the run {own}' if own else 'no named run'}, but config.yaml beside "
+            f"it is of {f'the run {wanted}' if wanted else 'no named run'}: keep weights with the "
+            "configuration of their own run"
+        )
 
 
 def read_last_checkpoint(run: str | os.PathLike[str]) -> str:

@@ -17,7 +17,7 @@ FIGURES = ("batch", "visibility", "ranks")
 def command(words: list[str] | None = None) -> int:
     """Run the commands that a user would type; return the exit code."""
     build_parser(__doc__).parse_args(words)  # there are no options but --help
-    commands = [["train", "--config-file", CONFIG, "OUTPUT_DIR", str(FOLDER)]]
+    commands = [["train", "--overwrite", "--config-file", CONFIG, "OUTPUT_DIR", str(FOLDER)]]
     commands += [["visualize", "--kind", kind, "--weights", str(FOLDER)] for kind in FIGURES]
     for each in commands:
         print("$ occluded-reid", *each, flush=True)

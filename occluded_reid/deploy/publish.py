@@ -117,7 +117,7 @@ def _clean_config(cfg: CfgNode, name: str) -> CfgNode:
     with changed_copy(cfg) as cfg:
         cfg.MODEL.WEIGHTS = cfg.MODEL.BACKBONE.PRETRAIN_PATH = ""
         cfg.MODEL.BACKBONE.PRETRAIN = cfg.MODEL.EMA.ENABLED = False
-        cfg.OUTPUT_DIR = f"logs/{name}"
+        cfg.OUTPUT_DIR, cfg.RUN_ID = f"logs/{name}", ""
     return cfg
 
 

@@ -17,32 +17,16 @@ from fastreid.utils.collect_env import collect_env_info
 from occluded_reid.checkpoint.resolve import resolve_run, resolve_weights
 from occluded_reid.config import changed_copy, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
-from occluded_reid.utils.distributed import same_on_all_ranks
+from occluded_reid.config.resume import Change, Rule, check_changes, find_changes
+from occluded_reid.engine.folder import check_start, choose_run_id, open_log, write_config
+from occluded_reid.utils.distributed import run_on_first_rank
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder
 from occluded_reid.utils.logs import setup_logging
 from occluded_reid.utils.random import seed_everything, seed_from_clock
 
 logger = logging.getLogger(__name__)
 
 NO_BREAK_SPACE = "\u00a0"
-
-DATA_KEYS = ("DATASETS.NAMES", "DATASETS.SYNTHETIC", "DATASETS.COMBINEALL")
-"""Prefixes of keys that a resumed run must not change."""
-
-RESUMABLE_KEYS = (
-    "DATALOADER.NUM_WORKERS", "DATASETS.", "INPUT.AUGMENTATION", "INPUT.CACHE", "INPUT.ON_ERROR",
-    "MODEL.BACKBONE.PRETRAIN", "MODEL.COMPILE", "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR",
-    "SOLVER.CHECKPOINT_PERIOD", "SOLVER.LOG_PERIOD", "SOLVER.SPIKE_FACTOR", "TEST.",
-)  # fmt: skip
-"""Prefixes of keys that may change between the parts of a run without a warning."""
-
-TRAINING_KEYS = (
-    "DATALOADER.", "INPUT.AUGMENTATION", "INPUT.CACHE", "MODEL.BACKBONE.PRETRAIN", "MODEL.COMPILE",
-    "MODEL.DEVICE", "MODEL.WEIGHTS", "OUTPUT_DIR", "SEED", "SOLVER.", "TEST.EVAL_PERIOD",
-    "TEST.IMS_PER_BATCH",
-)  # fmt: skip
-"""Prefixes of keys that do not change the result of an evaluation."""
 
 
 def load_run_config(args: argparse.Namespace) -> CfgNode:
@@ -53,6 +37,8 @@ def load_run_config(args: argparse.Namespace) -> CfgNode:
     """
     setup_logging()
     options = vars(args)
+    if options.get("overwrite") and (args.resume or args.eval_only):
+        raise UserError("--overwrite starts a new run; leave out --resume and --eval-only")
     config_file, output, weights = args.config_file, "", options.get("weights", "")
     if weights and not config_file and options.get("eval_only", True):
         config_file, weights = resolve_run(weights)
@@ -60,6 +46,8 @@ def load_run_config(args: argparse.Namespace) -> CfgNode:
             output = str(Path(config_file).parent)
     elif weights:
         _, weights = resolve_weights(weights)
+    if not config_file and "eval_only" in options:
+        raise UserError("name the configuration to train with: --config-file FILE")
     cfg = load_config(config_file, args.opts, add_keys=installed_methods(), also=args.also)
     seed = cfg.SEED
     if seed < 0:
@@ -73,27 +61,24 @@ def load_run_config(args: argparse.Namespace) -> CfgNode:
     return cfg
 
 
-def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNode:
-    """Create ``OUTPUT_DIR``, open its log, write config.yaml; return ``cfg`` with rank 0's seed.
+def prepare_run(
+    cfg: CfgNode, *, training: bool, resumed: bool = False, overwrite: bool = False
+) -> CfgNode:
+    """Check that a run may start in ``OUTPUT_DIR``; return ``cfg`` with rank 0's seed and id.
 
-    A run that only evaluates (not ``training``) or continues that of ``OUTPUT_DIR`` (``resumed``)
-    keeps its config.yaml, which describes the weights beside it; the trainer updates that of a
-    resumed run once training starts. A UserError is raised if the folder cannot be written, or the
-    run cannot be resumed with this configuration.
+    Nothing is written: the trainer claims the folder once everything else has been checked, and
+    :func:`prepare_evaluation` opens it for an evaluation. The log is kept until then.
     """
+    setup_logging(keep=True)
+    folder, run_id = cfg.OUTPUT_DIR, cfg.RUN_ID
+    if training:
+        run_on_first_rank(
+            lambda: _check_config(cfg) if resumed else check_start(folder, overwrite=overwrite)
+        )
+        run_id = run_on_first_rank(lambda: choose_run_id(folder, resume=resumed))
     with changed_copy(cfg) as cfg:
-        cfg.SEED = same_on_all_ranks(cfg.SEED)
-    folder = make_folder(cfg.OUTPUT_DIR)
-    with explain_write_errors(folder / "log.txt"):
-        setup_logging(str(folder))
+        cfg.SEED, cfg.RUN_ID = run_on_first_rank(lambda: cfg.SEED), run_id
     _log_config(cfg)
-    new = training and not resumed
-    if not new and (folder / "last_checkpoint").is_file():
-        _compare_with_saved(cfg, folder / "config.yaml", resumed=training)
-    if new and (folder / "model_final.pth").is_file():
-        logger.warning(f"{folder} holds a finished run, which this one overwrites")
-    if comm.is_main_process() and (new or not (folder / "config.yaml").is_file()):
-        write_config(cfg)
     device = torch.device(cfg.MODEL.DEVICE)
     if device.type == "cuda" and device.index is not None:
         torch.cuda.set_device(device)  # else a checkpoint would hold another GPU's random state
@@ -103,10 +88,35 @@ def prepare_run(cfg: CfgNode, *, training: bool, resumed: bool = False) -> CfgNo
     return cfg
 
 
-def write_config(cfg: CfgNode) -> None:
-    """Write config.yaml into ``OUTPUT_DIR``."""
-    with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
-        stream.write(cfg.dump())
+def _check_config(cfg: CfgNode) -> None:
+    """Refuse at once what the trainer would refuse after it has opened, or drawn, the data."""
+    saved = Path(cfg.OUTPUT_DIR, "config.yaml")
+    if saved.is_file() and any(saved.parent.glob("*.pth")):
+        changes = find_changes(saved.read_text(encoding="utf-8"), cfg)
+        check_changes(changes, epochs=0, steps=0, max_epoch=1)
+
+
+def prepare_evaluation(cfg: CfgNode) -> None:
+    """Open the log in ``OUTPUT_DIR``; write config.yaml unless it holds one, or any weights."""
+    folder = Path(cfg.OUTPUT_DIR)
+    open_log(folder)
+    saved = folder / "config.yaml"
+    if saved.is_file():
+        changes = find_changes(saved.read_text(encoding="utf-8"), cfg)
+        if relevant := [str(change) for change in changes if _changes_results(change)]:
+            logger.warning(
+                f"The configuration differs from {saved} ({'; '.join(relevant)}), but the results "
+                "beside it are overwritten; set OUTPUT_DIR to keep them"
+            )
+    elif comm.is_main_process() and not any(folder.glob("*.pth")):
+        with changed_copy(cfg) as cfg:
+            cfg.RUN_ID = ""  # the folder is no run's
+        write_config(cfg)
+
+
+def _changes_results(change: Change) -> bool:
+    of_evaluation = change.key.startswith(("DATASETS.", "INPUT.", "MODEL.", "TEST."))
+    return of_evaluation and change.rule in (Rule.BEST, Rule.REFUSED)
 
 
 def _log_config(cfg: CfgNode) -> None:
@@ -130,30 +140,6 @@ def _log_config(cfg: CfgNode) -> None:
         f"Rank {comm.get_rank()} of {comm.get_world_size()}, seed {cfg.SEED}. The whole "
         f"configuration is in {cfg.OUTPUT_DIR}/log.txt"
     )
-
-
-def _compare_with_saved(cfg: CfgNode, path: Path, *, resumed: bool) -> None:
-    """Warn of keys that differ from the run's config.yaml; refuse to resume with other data."""
-    saved = dict(leaves(_read_yaml(path)))
-    changes = [
-        f"{key} {saved[key]} -> {value}"
-        for key, value in leaves(yaml.safe_load(cfg.dump()))
-        if key in saved and value != saved[key] and (key, value) != ("MODEL.HEADS.NUM_CLASSES", 0)
-    ]
-    if not resumed:
-        if relevant := [change for change in changes if not change.startswith(TRAINING_KEYS)]:
-            logger.warning(
-                f"The configuration differs from {path} ({'; '.join(relevant)}), but the results "
-                "beside it are overwritten; set OUTPUT_DIR to keep them"
-            )
-        return
-    if data := [change for change in changes if change.startswith(DATA_KEYS)]:
-        raise UserError(
-            f"the run in {path.parent} was trained on other data ({'; '.join(data)}): resume it "
-            "with the same data, or start a new run from its weights (MODEL.WEIGHTS)"
-        )
-    if relevant := [change for change in changes if not change.startswith(RESUMABLE_KEYS)]:
-        logger.warning(f"Resuming with another configuration: {'; '.join(relevant)}")
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +37,38 @@ class IterationScheduler(LRScheduler):
         """Leave out fast-reid's step."""
 
 
+class MetricsFile:
+    """The file behind fast-reid's JSONWriter: metrics.json, in which each line names its run."""
+
+    def __init__(self, path: str, run_id: str):
+        self._file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115  (the writer closes it)
+        self._run_id = run_id
+        self.close = self._file.close
+
+    def write(self, line: str) -> None:
+        """Write a line of JSON."""
+        self._file.write(json.dumps({**json.loads(line), "run_id": self._run_id}) + "\n")
+
+    def flush(self) -> None:
+        """Write what is buffered to the disk."""
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
 class MetricsWriter(PeriodicWriter):
     """Writes the metrics every ``period`` iterations; the log gets a line at least every 30 s.
 
     The last iteration of an epoch is written after the epoch's evaluation, together with its
-    results. fast-reid writes it before, and never writes an iteration twice. The first of the
-    ``writers`` writes log lines.
+    results. fast-reid writes it before, and never writes an iteration twice. ``build`` opens the
+    writers when the training begins; the first writes log lines.
     """
 
+    def __init__(self, build: Callable[[], list[Any]], period: int):
+        super().__init__([], period)
+        self._build = build
+
     def before_train(self) -> None:
+        self._writers = self._build()
         self._last_line = time.monotonic()
 
     def after_step(self) -> None:
@@ -64,41 +90,53 @@ class MetricsWriter(PeriodicWriter):
             writer.write()
 
 
-class EvalCheckpointHook(HookBase):
-    """Evaluates, then saves: in this order, so that a checkpoint holds the metric of its weights.
+class EvaluationHook(HookBase):
+    """Evaluates where it is due, and keeps the best metric.
 
-    Before both, all ranks take rank 0's buffers, so that what is evaluated is what is saved.
-    ``model_best`` has the highest (Rank-1 + mAP) / 2 on the *first* data set of ``DATASETS.TESTS``.
-    It is meant for validation splits: chosen on a test set, its result on that set is biased.
+    It is the highest (Rank-1 + mAP) / 2 on the *first* data set of ``DATASETS.TESTS``. Before, all
+    ranks take rank 0's buffers, so that what is evaluated is what is saved.
     """
 
     def __init__(self) -> None:
         self.best_metric = -1.0
+        self.is_best = False
 
     def after_epoch(self) -> None:
-        """Evaluate if it is due; save if it is due or if the evaluation fails."""
-        epoch, cfg = self.trainer.epoch, self.trainer.cfg
-        is_last, is_best = epoch + 1 == self.trainer.max_epoch, False
-        copy_buffers_from_first_rank(unwrapped(self.trainer.model))
-        try:
-            if is_last or _is_due(epoch, cfg.TEST.EVAL_PERIOD):
-                metric = self.trainer.evaluate()
-                is_best = metric > self.best_metric
-                self.best_metric = max(metric, self.best_metric)
-                comm.synchronize()
-        except Exception:
-            self._save(f"model_{epoch:04d}")
-            raise
-        if is_best:
-            self._save("model_best")
-        if is_last:
-            self._save("model_final")
-        elif _is_due(epoch, cfg.SOLVER.CHECKPOINT_PERIOD):
-            self._save(f"model_{epoch:04d}")
-
-    def _save(self, name: str) -> None:
+        """Evaluate; if that fails, save the epoch as one whose evaluation is to come."""
         trainer = self.trainer
-        trainer.checkpointer.save(name, epoch=trainer.epoch, best_metric=self.best_metric)
+        self.is_best = False
+        copy_buffers_from_first_rank(unwrapped(trainer.model))
+        if not (trainer.is_last_epoch or _is_due(trainer.epoch, trainer.cfg.TEST.EVAL_PERIOD)):
+            return
+        try:
+            metric = trainer.evaluate()
+        except Exception:
+            trainer.save(f"model_{trainer.epoch:04d}", evaluated=False)
+            raise
+        self.is_best = metric > self.best_metric
+        self.best_metric = max(metric, self.best_metric)
+        comm.synchronize()
+
+
+class CheckpointHook(HookBase):
+    """Saves after the evaluation and its metrics, so that a checkpoint is of a complete epoch.
+
+    ``model_best`` is meant for validation splits: chosen on a test set, its result on that set is
+    biased.
+    """
+
+    def __init__(self, evaluation: EvaluationHook):
+        self._evaluation = evaluation
+
+    def after_epoch(self) -> None:
+        """Save the best, the last and the due checkpoints."""
+        trainer = self.trainer
+        if self._evaluation.is_best:
+            trainer.save("model_best")
+        if trainer.is_last_epoch:
+            trainer.save("model_final")
+        elif _is_due(trainer.epoch, trainer.cfg.SOLVER.CHECKPOINT_PERIOD):
+            trainer.save(f"model_{trainer.epoch:04d}")
 
 
 def _is_due(epoch: int, period: int) -> bool:
@@ -124,8 +162,11 @@ class ProgressBar(HookBase):
         self._bar.close()
 
 
-def truncate_metrics(path: Path, iteration: int) -> None:
-    """Drop the lines of metrics.json that a run resumed at ``iteration`` will write again."""
+def truncate_metrics(path: Path, iteration: int, run_id: str) -> None:
+    """Drop the lines of metrics.json that a run resumed at ``iteration`` will write again.
+
+    Those of another run are dropped too.
+    """
     if not path.exists():
         return
     kept = []
@@ -135,7 +176,7 @@ def truncate_metrics(path: Path, iteration: int) -> None:
         number = content.get("iteration") if isinstance(content, dict) else None
         if not isinstance(number, int):
             logger.warning(f"Dropped a damaged line of {path}")
-        elif number < iteration:
+        elif number < iteration and content.get("run_id", "") == run_id:
             kept.append(line)
     with atomic_write(path, "w") as stream:
         stream.writelines(f"{line}\n" for line in kept)

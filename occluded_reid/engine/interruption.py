@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 import signal
 import threading
-from pathlib import Path
 from typing import Any
 
 import torch
 from fastreid.utils import comm
 from torch import nn
 
-from occluded_reid.checkpoint.checkpointer import Checkpointer
-from occluded_reid.checkpoint.reading import load_safely
 from occluded_reid.checkpoint.states import require_form
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.random import (
@@ -21,8 +17,6 @@ from occluded_reid.utils.random import (
     random_states,
     restore_random_states,
 )
-
-logger = logging.getLogger(__name__)
 
 EXIT_CODE = 128 + signal.SIGTERM
 """The exit code that a shell reports for a process ended by SIGTERM."""
@@ -108,27 +102,3 @@ def read_partial_epoch(
             "start as many, or write the name of an earlier checkpoint into last_checkpoint"
         )
     return begun
-
-
-def skip_damaged_checkpoints(checkpointer: Checkpointer, *, trust: bool) -> None:
-    """Point ``last_checkpoint`` at the newest readable checkpoint.
-
-    If there is none, nothing changes: loading the last one then reports what is wrong with it.
-    """
-    last = Path(checkpointer.get_checkpoint_file())
-    if not last.is_file() or not (problem := _find_problem(last, trust)):
-        return
-    others = [path for path in last.parent.glob("model_*.pth") if path != last]
-    for path in sorted(others, key=lambda path: path.stat().st_mtime_ns, reverse=True):
-        if not _find_problem(path, trust):
-            logger.warning(f"{problem}; resuming from the newest readable checkpoint, {path}")
-            checkpointer.tag_last_checkpoint(path.name)
-            return
-
-
-def _find_problem(path: Path, trust: bool) -> str:
-    try:
-        load_safely(str(path), trust=trust)
-    except UserError as error:
-        return str(error)
-    return ""

@@ -11,7 +11,7 @@ from fastreid.config import CfgNode
 from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.config import leaves
 from occluded_reid.config.methods import installed_methods
-from occluded_reid.engine.defaults import load_run_config, prepare_run
+from occluded_reid.engine.defaults import load_run_config, prepare_evaluation, prepare_run
 from occluded_reid.engine.dry_run import dry_run
 from occluded_reid.engine.launch import launch
 from occluded_reid.engine.trainer import Trainer
@@ -46,11 +46,13 @@ def run(args: argparse.Namespace) -> None:
 def _run_process(cfg: CfgNode, args: argparse.Namespace) -> None:
     installed_methods()  # registers their models: a spawned process starts without them
     _compare_ranks(cfg)
-    cfg = prepare_run(cfg, training=not args.eval_only, resumed=args.resume)
+    training = not args.eval_only
+    cfg = prepare_run(cfg, training=training, resumed=args.resume, overwrite=args.overwrite)
+    trust = args.trust_checkpoint
     if args.eval_only:
-        evaluate_weights(cfg, trust_checkpoint=args.trust_checkpoint)
+        evaluate_weights(cfg, trust_checkpoint=trust, begin=lambda: prepare_evaluation(cfg))
         return
-    trainer = Trainer(cfg, trust_checkpoint=args.trust_checkpoint)
+    trainer = Trainer(cfg, trust_checkpoint=trust, overwrite=args.overwrite)
     trainer.resume_or_load(resume=args.resume)
     trainer.train()
 

@@ -17,17 +17,19 @@ from timm.utils import ModelEmaV3
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import changed_copy
+from occluded_reid.config.resume import Change, Rule, digest_recipe
 from occluded_reid.data.build import build_test_loader, build_train_loader
+from occluded_reid.data.digest import digest_items
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.engine import hooks, interruption
-from occluded_reid.engine.defaults import write_config
+from occluded_reid.engine.folder import Checkpoint, claim, find_checkpoint, write_config
 from occluded_reid.engine.optimizer import build_lr_schedulers, build_optimizer
+from occluded_reid.engine.resume import compare_with_run, complete_epoch, load_run
 from occluded_reid.engine.train_step import TrainingStep, wrap_model
 from occluded_reid.evaluation import testing
 from occluded_reid.modeling.build import build_model, log_model
-from occluded_reid.utils.distributed import unwrapped
+from occluded_reid.utils.distributed import run_on_first_rank, unwrapped
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import remove_unfinished
 from occluded_reid.utils.progress import on_terminal
 from occluded_reid.utils.random import derive_seed, seed_everything
 
@@ -42,20 +44,24 @@ class Trainer(defaults.DefaultTrainer):
     Each epoch starts from generators seeded by ``(SEED, epoch, rank)`` and from rank 0's buffers on
     every rank. A resumed run therefore equals one that was never interrupted, bit for bit.
 
-    ``OUTPUT_DIR`` must exist and ``SEED`` not be negative. With ``trust_checkpoint`` a checkpoint
-    may hold pickled Python objects, which can run code.
+    ``SEED`` must not be negative. With ``trust_checkpoint`` a checkpoint may hold pickled Python
+    objects, which can run code; with ``overwrite`` a run in ``OUTPUT_DIR`` is moved aside. Nothing
+    is written before :meth:`train` has checked the rest.
 
     >>> trainer = Trainer(prepare_run(cfg, training=True))
     >>> trainer.resume_or_load(resume=False)
     >>> reports = trainer.train()
     """
 
-    def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False):
+    def __init__(self, cfg: CfgNode, *, trust_checkpoint: bool = False, overwrite: bool = False):
         TrainerBase.__init__(self)
-        self._trust = trust_checkpoint
+        self._trust, self._overwrite = trust_checkpoint, overwrite
+        self.resumed: Checkpoint | None = None
+        self.changes: list[Change] = []  # of the configuration since then
         seed_everything(cfg.SEED)
         loader = build_train_loader(cfg)
         dataset: Any = loader.dataset
+        self._data = digest_items(dataset.img_items)
         cfg = _set_num_classes(cfg, dataset.num_classes)
         model = build_model(cfg)
         log_model(cfg, model)
@@ -79,7 +85,10 @@ class Trainer(defaults.DefaultTrainer):
             **{name: state for name, state in states.items() if state is not None},
         )  # fmt: skip
         self._last_eval_results: dict[str, Any] = {}
-        self._checkpoint_hook = hooks.EvalCheckpointHook()
+        self._evaluation = hooks.EvaluationHook()
+        writer = hooks.MetricsWriter(self.build_writers, cfg.SOLVER.LOG_PERIOD)
+        saver = hooks.CheckpointHook(self._evaluation)
+        self.ending = (self._evaluation, writer if comm.is_main_process() else None, saver)
         self.register_hooks(self.build_hooks())
 
     def build_hooks(self) -> list[Any]:
@@ -97,8 +106,16 @@ class Trainer(defaults.DefaultTrainer):
             freeze if frozen and freeze_iters > 0 else None,
             hooks.ProgressBar() if on_terminal() and comm.is_main_process() else None,
             *(model.training_hooks(cfg) if hasattr(model, "training_hooks") else []),
-            self._checkpoint_hook,
+            *self.ending,
         ]
+
+    def build_writers(self) -> list[Any]:
+        """Open fast-reid's writers; metrics.json names the run in each line."""
+        writers = super().build_writers()
+        writers[1].close()
+        path = f"{self.cfg.OUTPUT_DIR}/metrics.json"
+        writers[1]._file_handle = hooks.MetricsFile(path, self.cfg.RUN_ID)
+        return writers
 
     def _build_precise_bn(self) -> Any:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
@@ -110,44 +127,66 @@ class Trainer(defaults.DefaultTrainer):
         return fastreid_hooks.PreciseBN(self.model, loader, num_iter)
 
     def resume_or_load(self, resume: bool = True) -> None:
-        """Load the last checkpoint in ``OUTPUT_DIR`` to ``resume`` it, or else ``MODEL.WEIGHTS``.
+        """Load the run in ``OUTPUT_DIR`` to ``resume`` it, or else ``MODEL.WEIGHTS``.
 
         Raises:
             UserError: the weights do not fit, or the run cannot be resumed.
         """
-        resume = resume and self.checkpointer.has_checkpoint()
-        if resume and comm.is_main_process():
-            interruption.skip_damaged_checkpoints(self.checkpointer, trust=self._trust)
-        comm.synchronize()
-        extra = self.checkpointer.resume_or_load(self.cfg.MODEL.WEIGHTS, resume=resume)
+        cfg = self.cfg
+        found = None
         if resume:
-            self.start_epoch = extra["epoch"] + 1
-            self._checkpoint_hook.best_metric = extra.get("best_metric", -1.0)
-            self._partial_epoch = interruption.read_partial_epoch(
-                extra, self.cfg.OUTPUT_DIR, unwrapped(self.model)
-            )
+            found = run_on_first_rank(lambda: find_checkpoint(cfg.OUTPUT_DIR, trust=self._trust))
+        if found is None:
+            self.checkpointer.load(cfg.MODEL.WEIGHTS, checkpointables=[])
+            return
+        self.resumed, self.start_epoch = found, found.epoch + 1
+        self.changes = compare_with_run(cfg, found, self._data)
+        extra = load_run(self)
+        if not any(change.rule is Rule.BEST for change in self.changes):
+            self._evaluation.best_metric = extra.get("best_metric", -1.0)
+        model = unwrapped(self.model)
+        self._partial_epoch = interruption.read_partial_epoch(extra, cfg.OUTPUT_DIR, model)
 
     def train(self) -> dict[str, Any]:
-        """Run the remaining epochs; return the last evaluation's reports (on rank 0).
+        """Run the remaining epochs and the end of the run; return the last evaluation's reports.
+
+        They are on rank 0.
 
         Raises:
-            UserError: a test set cannot be used (before anything is trained), a loss is not finite,
-                an image cannot be read, or the disk is full.
+            UserError: a test set cannot be used, or ``OUTPUT_DIR`` not be claimed (before anything
+                is written), a loss is not finite, an image cannot be read, or the disk is full.
         """
-        if self.start_epoch >= self.max_epoch:
-            return self._finish_run()
         testing.open_test_sets(self.cfg, {item[1] for item in self.data_loader.dataset.img_items})
-        steps = self._partial_epoch["steps"] if self._partial_epoch else 0
-        self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch + steps
+        self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
+        if self._partial_epoch:
+            self.start_iter += self._partial_epoch["steps"]
+        with claim(self.cfg, self.resumed, overwrite=self._overwrite):
+            if self.resumed is not None and not self.resumed.steps:
+                with EventStorage(self.start_iter - 1) as self.storage:
+                    complete_epoch(self)
+            if self.start_epoch < self.max_epoch:
+                with EventStorage(self.start_iter) as self.storage:
+                    self._run_epochs()
+            if comm.is_main_process():
+                Path(self.cfg.OUTPUT_DIR, f"{INTERRUPTED}.pth").unlink(missing_ok=True)
+        return self._last_eval_results
+
+    @property
+    def is_last_epoch(self) -> bool:
+        """Whether the run ends after this epoch."""
+        return self.epoch + 1 == self.max_epoch
+
+    def _run_epochs(self) -> None:
+        self.iter = self.start_iter
         batches = self.data_loader.batch_sampler
-        batches.start_epoch, batches.start_batch = self.start_epoch, steps
+        batches.start_epoch = self.start_epoch
+        batches.start_batch = self.start_iter - self.start_epoch * self.iters_per_epoch
         if comm.is_main_process():
-            remove_unfinished(Path(self.cfg.OUTPUT_DIR))
-            hooks.truncate_metrics(Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter)
-            period = self.cfg.SOLVER.LOG_PERIOD
-            self.register_hooks([hooks.MetricsWriter(self.build_writers(), period)])
+            hooks.truncate_metrics(
+                Path(self.cfg.OUTPUT_DIR, "metrics.json"), self.start_iter, self.cfg.RUN_ID
+            )
         logger.info(f"Training from epoch {self.start_epoch} to {self.max_epoch}")
-        with EventStorage(self.start_iter) as self.storage, interruption.StopRequest() as stop:
+        with interruption.StopRequest() as stop:
             self.before_train()
             if comm.is_main_process():  # all checks have passed
                 write_config(self.cfg)
@@ -159,9 +198,17 @@ class Trainer(defaults.DefaultTrainer):
                     self.after_epoch()
             finally:
                 self.after_train()
-        if comm.is_main_process():
-            Path(self.cfg.OUTPUT_DIR, f"{INTERRUPTED}.pth").unlink(missing_ok=True)
-        return self._last_eval_results
+
+    def save(self, name: str, **extra: Any) -> None:
+        """Save a checkpoint; ``extra`` replaces or adds to what it says of itself."""
+        about = {
+            "epoch": self.epoch, "best_metric": self._evaluation.best_metric, "evaluated": True,
+            "run": {
+                "id": self.cfg.RUN_ID, "recipe": digest_recipe(self.cfg), "data": self._data,
+                "config": self.cfg.dump(),
+            },
+        }  # fmt: skip
+        self.checkpointer.save(name, **(about | extra))
 
     def _run_steps(self, stop: interruption.StopRequest) -> None:
         """Run the remaining iterations of this epoch."""
@@ -179,8 +226,7 @@ class Trainer(defaults.DefaultTrainer):
         self._trainer.read_losses()
         ranks = comm.gather(interruption.capture_rank_state(unwrapped(self.model)))
         begun = {"steps": self.iter - self.epoch * self.iters_per_epoch, "ranks": ranks}
-        best = self._checkpoint_hook.best_metric
-        self.checkpointer.save(INTERRUPTED, epoch=self.epoch - 1, best_metric=best, begun=begun)
+        self.save(INTERRUPTED, epoch=self.epoch - 1, begun=begun)
         comm.synchronize()  # the first process that exits ends the others
         logger.warning(
             f"SIGTERM: stopped and saved after iteration {self.iter} (epoch {self.epoch}); "
@@ -202,20 +248,9 @@ class Trainer(defaults.DefaultTrainer):
         self._trainer.read_losses()
         super().after_epoch()
 
-    def _finish_run(self) -> dict[str, Any]:
-        """Evaluate a run that has all its epochs, unless it has been already."""
-        logger.info(
-            f"The run in {self.cfg.OUTPUT_DIR} has finished {self.start_epoch} epochs, "
-            f"SOLVER.MAX_EPOCH is {self.max_epoch}: nothing to do"
-        )
-        if not Path(self.cfg.OUTPUT_DIR, "results.json").is_file():
-            self.epoch = self.max_epoch - 1
-            self._test()
-        return self._last_eval_results
-
-    def _test(self) -> None:
-        model = self.ema.module if self.ema is not None else unwrapped(self.model)
-        self._last_eval_results = testing.test(self.cfg, model, epoch=self.epoch)
+    def evaluated_model(self) -> Any:
+        """Return the model that is evaluated: the average, if there is one."""
+        return self.ema.module if self.ema is not None else unwrapped(self.model)
 
     def build_training_images_loader(self) -> ReidLoader:
         """Load this rank's share of the training images, once and in order, as in evaluation.
@@ -228,8 +263,8 @@ class Trainer(defaults.DefaultTrainer):
 
     def evaluate(self) -> float:
         """Evaluate; return (Rank-1 + mAP) / 2 on the first test set, fast-reid's ``metric``."""
-        self._test()
-        reports = self._last_eval_results
+        reports = testing.test(self.cfg, self.evaluated_model(), epoch=self.epoch)
+        self._last_eval_results = reports
         if not reports:
             return -1.0
         for name, report in reports.items():

@@ -12,6 +12,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
+import json
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -23,7 +24,7 @@ import numpy as np
 from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.utils.errors import UserError, explain_read_errors
-from occluded_reid.utils.files import atomic_write, write_json
+from occluded_reid.utils.files import atomic_write, make_folder, write_json
 
 if TYPE_CHECKING:
     from torch import nn
@@ -73,7 +74,8 @@ def format_table(rows: list[list[Any]], headers: list[str]) -> str:
 
 def write_results(
     cfg: CfgNode, model: nn.Module, reports: Mapping[str, Any], *,
-    seconds: float, epoch: int | None = None, missing: Iterable[str] = (),
+    seconds: float, epoch: int | None = None, missing: Iterable[str] = (), suffix: str = "",
+    weights: str = "",
 ) -> Path:  # fmt: skip
     """Write results.json and per_query.npz into ``OUTPUT_DIR``; return the path of the former.
 
@@ -84,19 +86,23 @@ def write_results(
         seconds: wall time of the evaluation.
         epoch: the last finished epoch, from 0; None outside training.
         missing: names of the test sets that are not on the disk.
+        suffix: added to both names.
+        weights: the file of the weights; ``""`` in training, which has not saved them yet.
     """
     from occluded_reid.checkpoint.checkpointer import weights_sha256
 
-    path = Path(cfg.OUTPUT_DIR, "results.json")
+    path = make_folder(cfg.OUTPUT_DIR) / f"results{suffix}.json"
     per_query = {name: each["per_query"] for name, each in reports.items() if "per_query" in each}
     content = {
         "data_sets": {
             name: {key: value for key, value in report.items() if key != "per_query"}
             for name, report in reports.items()
         },
-        "per_query": write_per_query(path.parent, per_query),
+        "per_query": write_per_query(path.parent, per_query, suffix),
         "missing": sorted(missing),
         "epoch": epoch,
+        "run_id": cfg.RUN_ID,
+        "weights": Path(weights).name,
         "seed": cfg.SEED,
         "config_sha256": hashlib.sha256(cfg.dump().encode()).hexdigest(),
         "weights_sha256": weights_sha256(model),
@@ -106,6 +112,17 @@ def write_results(
     }
     write_json(path, content, sort_keys=True)
     return path
+
+
+def are_results_of(path: Path, model: nn.Module) -> bool:
+    """Whether the results.json at ``path`` is of the weights of ``model``."""
+    from occluded_reid.checkpoint.checkpointer import weights_sha256
+
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(content, dict) and content.get("weights_sha256") == weights_sha256(model)
 
 
 def _describe_machine(device: str) -> dict[str, Any]:
@@ -142,10 +159,12 @@ def report_queries(paths: np.ndarray, ranking: Ranking) -> dict[str, list[Any]]:
     return {"names": [names[query] for query in ranking.query], **columns}
 
 
-def write_per_query(folder: Path, queries: Mapping[str, Mapping[str, list[Any]]]) -> dict[str, str]:
+def write_per_query(
+    folder: Path, queries: Mapping[str, Mapping[str, list[Any]]], suffix: str = ""
+) -> dict[str, str]:
     """Write per_query.npz beside results.json; return its name and SHA-256.
 
-    ``queries`` holds by test set what :func:`report_queries` returns.
+    ``queries`` holds by test set what :func:`report_queries` returns. ``suffix`` ends the name.
     """
     arrays: dict[str, Any] = {
         f"{test_set}/{field}": np.array(values)
@@ -154,9 +173,10 @@ def write_per_query(folder: Path, queries: Mapping[str, Mapping[str, list[Any]]]
     }
     content = io.BytesIO()
     np.savez_compressed(content, **arrays)
-    with atomic_write(folder / PER_QUERY) as stream:
+    name = PER_QUERY.replace(".", f"{suffix}.")
+    with atomic_write(folder / name) as stream:
         stream.write(content.getvalue())
-    return {"file": PER_QUERY, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+    return {"file": name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
 
 
 def read_per_query(path: Path, sha256: str) -> dict[str, PerQuery]:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 import occluded_reid.compat  # noqa: F401
@@ -17,6 +18,7 @@ from fastreid.config import CfgNode
 from fastreid.utils import comm
 from torch import nn
 
+from occluded_reid.checkpoint.resolve import resolve_weights
 from occluded_reid.data.build import build_test_loader, open_dataset
 from occluded_reid.data.datasets.base import (
     NOTHING_SCORED,
@@ -28,9 +30,9 @@ from occluded_reid.data.datasets.registry import resolve_protocol
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
-from occluded_reid.evaluation.results import format_results, write_results
+from occluded_reid.evaluation.results import are_results_of, format_results, write_results
 from occluded_reid.modeling.build import build_untrained, load_trained, log_model
-from occluded_reid.utils.distributed import check_agreement, name_items
+from occluded_reid.utils.distributed import check_agreement, name_items, run_on_first_rank
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -38,21 +40,41 @@ logger = logging.getLogger(__name__)
 TestSet = tuple[ReidLoader, Evaluator]
 
 
-def evaluate_weights(cfg: CfgNode, *, trust_checkpoint: bool = False) -> dict[str, Any]:
+def evaluate_weights(
+    cfg: CfgNode, *, trust_checkpoint: bool = False, begin: Callable[[], None] = lambda: None
+) -> dict[str, Any]:
     """Build the model, load ``MODEL.WEIGHTS`` (their average if ``MODEL.EMA.ENABLED``), and test.
 
     Pretrained backbone weights are not loaded. ``trust_checkpoint`` allows checkpoints with pickled
-    Python objects, which can run code. Returns what :func:`test` returns.
+    Python objects, which can run code. ``begin`` is called once everything has been opened. In the
+    folder of a run, its results are kept if they are of other weights: those of ``x.pth`` are then
+    in results-x.json. Returns what :func:`test` returns.
     """
     if not cfg.MODEL.WEIGHTS:
         raise UserError("--eval-only needs weights: MODEL.WEIGHTS path/to/model_final.pth")
     model = build_untrained(cfg)
     log_model(cfg, model)
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=trust_checkpoint)
-    return test(cfg, model)
+    open_test_sets(cfg)
+    begin()
+    suffix = run_on_first_rank(lambda: _choose_suffix(cfg, model))
+    return test(cfg, model, suffix=suffix, weights=cfg.MODEL.WEIGHTS)
 
 
-def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[str, Any]:
+def _choose_suffix(cfg: CfgNode, model: nn.Module) -> str:
+    """Return what to add to the names of results, so that those of a run's own weights stay."""
+    folder = Path(cfg.OUTPUT_DIR)
+    results, weights = folder / "results.json", Path(resolve_weights(cfg.MODEL.WEIGHTS)[1])
+    if not results.is_file() or not any(folder.glob("*.pth")) or are_results_of(results, model):
+        return ""
+    logger.warning(f"{results} is of other weights and is kept; set OUTPUT_DIR for another folder")
+    return f"-{weights.stem}"
+
+
+def test(
+    cfg: CfgNode, model: nn.Module, *, epoch: int | None = None, suffix: str = "",
+    weights: str = "",
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate ``model`` on ``DATASETS.TESTS``, print a table and write results.json.
 
     >>> reports = test(cfg, model)
@@ -63,6 +85,8 @@ def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[st
             are logged and skipped.
         model: the unwrapped model.
         epoch: the last finished epoch, for results.json.
+        suffix: added to the names of results.json and per_query.npz.
+        weights: the file that the model's weights are from, for results.json.
 
     Returns:
         On rank 0 the report of each test set by name, with the protocol in use; elsewhere an empty
@@ -82,7 +106,10 @@ def test(cfg: CfgNode, model: nn.Module, *, epoch: int | None = None) -> dict[st
     for name, reason in missing.items():
         logger.warning(f"Not tested on {name}: {reason}")
     seconds = time.perf_counter() - start
-    path = write_results(cfg, model, reports, seconds=seconds, epoch=epoch, missing=missing)
+    path = write_results(
+        cfg, model, reports, seconds=seconds, epoch=epoch, missing=missing, suffix=suffix,
+        weights=weights,
+    )  # fmt: skip
     logger.info(f"Wrote {path}")
     return reports
 

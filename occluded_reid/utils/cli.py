@@ -91,6 +91,8 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
     """Add fast-reid's options for training and evaluation, and ours, to the common ones."""
     add = parser.add_argument
     add("--resume", action="store_true", help="continue the run in OUTPUT_DIR")
+    overwrite_help = "move the run in OUTPUT_DIR aside and start a new one"
+    add("--overwrite", action="store_true", help=overwrite_help)
     add("--eval-only", action="store_true", help="evaluate MODEL.WEIGHTS")
     dry_help = "one training and one evaluation step on generated images; no data set is needed"
     add("--dry-run", action="store_true", help=dry_help)

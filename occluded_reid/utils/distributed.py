@@ -41,11 +41,6 @@ def copy_buffers_from_first_rank(model: nn.Module) -> None:
         dist.broadcast(buffer, src=0)
 
 
-def same_on_all_ranks(value: int) -> int:
-    """Return rank 0's ``value`` on every rank."""
-    return comm.all_gather(value)[0]
-
-
 def run_on_first_rank(work: Callable[[], T]) -> T:
     """Return what ``work`` returns on rank 0, on every rank; its UserError is raised on all.
 

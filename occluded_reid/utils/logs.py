@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from logging.handlers import MemoryHandler
 
 from tqdm import tqdm
 
@@ -12,10 +13,11 @@ from occluded_reid.utils.terminal import escape
 LOGGERS = ("fastreid", "occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
 
 
-def setup_logging(folder: str | None = None) -> None:
+def setup_logging(folder: str | None = None, *, keep: bool = False) -> None:
     """Log to the terminal (on rank 0) and to log.txt in an existing ``folder`` (on every rank).
 
-    Debug messages reach the file only; without a folder there is none.
+    Debug messages reach the file only. Without a folder there is none; ``keep`` then keeps all
+    messages for the log.txt of the next call.
     """
     from torch import distributed  # slow to import
 
@@ -29,7 +31,13 @@ def setup_logging(folder: str | None = None) -> None:
         file_handler = logging.FileHandler(f"{folder}/log.txt{suffix}", encoding="utf-8")
         file_format = "[%(asctime)s] %(name)s %(levelname)s: %(message)s"
         file_handler.setFormatter(EscapingFormatter(file_format, "%m/%d %H:%M:%S"))
+        for record in _take_kept():
+            file_handler.handle(record)
         handlers.append(file_handler)
+    elif keep:
+        keeper = MemoryHandler(capacity=10**6, flushLevel=logging.CRITICAL + 1)
+        keeper.buffer = _take_kept()
+        handlers.append(keeper)
     for name in LOGGERS:
         logger = logging.getLogger(name)
         for handler in logger.handlers:
@@ -45,6 +53,11 @@ class EscapingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a message."""
         return escape(super().format(record))
+
+
+def _take_kept() -> list[logging.LogRecord]:
+    handlers = logging.getLogger(LOGGERS[0]).handlers
+    return [rec for each in handlers if isinstance(each, MemoryHandler) for rec in each.buffer]
 
 
 class TerminalHandler(logging.Handler):

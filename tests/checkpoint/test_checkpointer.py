@@ -34,7 +34,7 @@ def test_round_trip(tmp_path):
     Checkpointer(model, str(tmp_path), optimizer=optimizer).save("model_0001", epoch=1)
     other = network()
     loader = Checkpointer(other, str(tmp_path), optimizer=torch.optim.Adam(other.parameters()))
-    assert loader.resume_or_load("", resume=True) == {"epoch": 1}
+    assert loader.resume(str(tmp_path / "model_0001.pth")) == {"epoch": 1}
     assert weights_sha256(other) == weights_sha256(model)
 
 
@@ -105,7 +105,7 @@ def test_a_classifier_of_other_identities_is_left_out_but_not_when_resuming(tmp_
     fresh.resume_or_load(str(tmp_path / "model_0000.pth"), resume=False)
     torch.testing.assert_close(model.heads.weight, before, rtol=0, atol=0)
     with pytest.raises(UserError, match=r"heads.weight is \(9, 2\) in the file"):
-        fresh.resume_or_load("", resume=True)
+        fresh.resume(str(tmp_path / "model_0000.pth"))
 
 
 def test_the_optimizer_of_another_run_is_refused(tmp_path):
@@ -117,7 +117,7 @@ def test_the_optimizer_of_another_run_is_refused(tmp_path):
     for other, told in (two_groups, "2 entries|1 entries"), (adam, "optimizer is of 'SGD', not Ad"):
         loader = Checkpointer(model, str(tmp_path), optimizer=other)
         with pytest.raises(UserError, match=rf"holds the state of another run \(.*{told}"):
-            loader.resume_or_load("", resume=True)
+            loader.resume(str(tmp_path / "model_0000.pth"))
 
 
 class Malicious:
@@ -227,9 +227,8 @@ def test_a_training_makes_them_anew_but_a_resumed_one_needs_them(tmp_path):
         loader.resume_or_load(str(tmp_path / "broken.pth"), resume=False)
     states = {"optimizer": optimizer.state_dict(), "epoch": 0}
     torch.save({"model": torch.load(published(tmp_path)), **states}, tmp_path / "published.pth")
-    loader.tag_last_checkpoint("published.pth")
     with pytest.raises(UserError, match="bank is not in the file"):
-        loader.resume_or_load("", resume=True)
+        loader.resume(str(tmp_path / "published.pth"))
 
 
 def test_a_model_without_them_reads_a_file_that_has_them(tmp_path):

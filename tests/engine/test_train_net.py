@@ -58,9 +58,8 @@ def test_train_then_evaluate(tmp_path, config):
     )
     results = [json.loads((path / "results.json").read_text()) for path in (folder, other)]
     assert results[0]["data_sets"] == results[1]["data_sets"]
-    assert (
-        results[0]["weights_sha256"] != results[1]["weights_sha256"]
-    )  # the classifier is left out
+    assert results[0]["weights_sha256"] == results[1]["weights_sha256"]
+    assert (results[0]["weights"], results[1]["weights"]) == ("", "model_final.pth")
 
 
 def test_weights_are_a_run_or_a_file(tmp_path, config):

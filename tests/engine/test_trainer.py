@@ -28,9 +28,11 @@ from runs import (
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
+from occluded_reid.checkpoint.resolve import read_run_id
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.reid_dataset import ReidDataset
-from occluded_reid.engine.defaults import prepare_run
+from occluded_reid.engine import hooks
+from occluded_reid.engine.defaults import prepare_evaluation, prepare_run
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
 from occluded_reid.evaluation import testing
@@ -82,12 +84,15 @@ def test_a_run_leaves_the_files_that_others_rely_on(tmp_path):
     folder = tmp_path / "run"
     train(tiny_cfg(folder))
     names = {path.name for path in folder.iterdir()}
+    run_id = read_run_id(folder)
+    assert {line["run_id"] for line in read_metrics(folder)} == {run_id}
+    assert torch.load(folder / "model_final.pth", weights_only=True)["run"]["id"] == run_id
     assert {"config.yaml", "results.json", "metrics.json", "model_final.pth", "log.txt"} <= names
     assert (folder / "last_checkpoint").read_text() == "model_final.pth"
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert not [name for name in names if name.startswith(".")]
     results = json.loads((folder / "results.json").read_text())
-    assert results["seed"] == 7 and results["epoch"] == 3
+    assert results["seed"] == 7 and results["epoch"] == 3 and results["run_id"] == run_id
     report = results["data_sets"]["Market1501"]
     assert report["counts"]["queries"] == 24 and report["counts"]["positives_per_query"] == 4
     for value in report["metrics"].values():
@@ -189,6 +194,89 @@ def test_killed_at_a_chosen_moment_and_resumed_equals_uninterrupted(
     assert iterations == sorted(set(iterations))  # nothing is written twice
 
 
+def test_killed_between_any_two_steps_of_the_end_and_resumed_equals_uninterrupted(
+    tmp_path, uninterrupted
+):
+    folder, interrupted = tmp_path / "run", tmp_path / "run" / "model_interrupted.pth"
+    steps = [  # of the end, in their order
+        (testing, "write_results"),
+        (hooks.MetricsWriter, "after_epoch"),
+        (hooks.CheckpointHook, "after_epoch"),
+        (checkpoints, "atomic_write"),
+        (checkpoints.Checkpointer, "tag_last_checkpoint"),
+        (Path, "unlink"),
+    ]
+    ends = [(*step, after) for step in steps for after in (False, True)]
+
+    def train_until_killed(owner: object, name: str, after: bool) -> None:
+        plain = getattr(owner, name)
+
+        def kill(*args, **options):
+            is_end = (folder / "model_0002.pth").is_file() and not is_training
+            if name == "unlink":
+                is_end = args[0] == interrupted
+            if is_end and not after:
+                kill_self()
+            result = plain(*args, **options)
+            if is_end:
+                kill_self()
+            return result
+
+        is_training = True
+        step = TrainingStep.run_step
+
+        def run_step(self):
+            nonlocal is_training
+            step(self)
+            is_training = self.iter < 23
+
+        TrainingStep.run_step = run_step
+        setattr(owner, name, kill)
+        train(tiny_cfg(folder, *RICH), resume=True)
+
+    killed = 0
+    for owner, name, after in ends:
+        status = status_of(forked(lambda: train_until_killed(owner, name, after)))  # noqa: B023
+        assert status in (0, -signal.SIGKILL)
+        killed += status != 0
+    assert killed >= 8
+    assert status_of(forked(lambda: train(tiny_cfg(folder, *RICH), resume=True))) == 0
+    assert_same_run(folder, uninterrupted)
+    assert not [path for path in folder.iterdir() if path.name.startswith(".")]
+    rows, whole = read_metrics(folder), read_metrics(uninterrupted)
+    assert [row["iteration"] for row in rows] == [row["iteration"] for row in whole]
+    assert [row.get("mAP") for row in rows] == [row.get("mAP") for row in whole]
+    results = [json.loads((path / "results.json").read_text()) for path in (folder, uninterrupted)]
+    assert results[0]["data_sets"] == results[1]["data_sets"]
+
+
+def test_an_evaluation_that_failed_is_made_up_for_by_resume(tmp_path, monkeypatch):
+    """In the middle of the run and at its end; the metrics are those of a whole run."""
+    whole, folder = tmp_path / "whole", tmp_path / "run"
+    train(tiny_cfg(whole))
+    plain = testing.test
+    for resume in (False, True):
+        monkeypatch.setattr(testing, "test", lambda *_, **__: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(tiny_cfg(folder), resume=resume)
+        monkeypatch.setattr(testing, "test", plain)
+        if not resume:
+            with monkeypatch.context() as context:
+                context.setattr(testing, "test", fail_in_epoch(3, plain))
+                with pytest.raises(ZeroDivisionError):
+                    train(tiny_cfg(folder), resume=True)
+    train(tiny_cfg(folder), resume=True)
+    assert_same_run(whole, folder)
+    rows = [
+        [(row["iteration"], row.get("mAP")) for row in read_metrics(f)] for f in (whole, folder)
+    ]
+    assert rows[0] == rows[1]
+
+
+def fail_in_epoch(number: int, test):
+    return lambda *args, epoch: 1 / 0 if epoch == number else test(*args, epoch=epoch)
+
+
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
     folder = tmp_path / "run"
     train(tiny_cfg(folder))
@@ -197,37 +285,27 @@ def test_resuming_a_finished_run_changes_nothing(tmp_path):
     assert (folder / "model_final.pth").read_bytes() == before
 
 
-def test_overwriting_a_finished_run_is_warned_of(tmp_path):
-    folder, message = tmp_path / "run", "holds a finished run, which this one overwrites"
-    folder.mkdir()
-    for resumed in (False, True):
-        prepare_run(tiny_cfg(folder), training=True, resumed=resumed)
-    (folder / "model_final.pth").touch()
-    prepare_run(tiny_cfg(folder), training=True, resumed=True)
-    prepare_run(tiny_cfg(folder), training=False)
-    assert message not in (folder / "log.txt").read_text()
-    prepare_run(tiny_cfg(folder), training=True)
-    assert message in (folder / "log.txt").read_text()
-
-
 def test_weights_keep_their_config_yaml(tmp_path):
     folder = tmp_path / "run"
     train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1))
     before = (folder / "config.yaml").read_bytes()
     evaluated = ("MODEL.WEIGHTS", folder / "model_final.pth", "TEST.METRIC", "dot")
-    prepare_run(tiny_cfg(folder, *evaluated), training=False)
+    prepare_evaluation(tiny_cfg(folder, *evaluated))
     assert "TEST.METRIC cosine -> dot), but the results" in (folder / "log.txt").read_text()
-    synthetic = ("DATASETS.NAMES", ("SyntheticOccluded",))
-    with pytest.raises(UserError, match="other data .DATASETS.NAMES .*SyntheticOccluded"):
-        train(tiny_cfg(folder, *synthetic, "SOLVER.MAX_EPOCH", 2), resume=True)
-    with pytest.raises(UserError, match="does not fit"):
-        train(tiny_cfg(folder, "MODEL.HEADS.EMBEDDING_DIM", 8), resume=True)
-    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1, "SEED", 9), resume=True)
+    longer = ("SOLVER.MAX_EPOCH", 2)
+    for change, message in (
+        (("DATASETS.NAMES", ("SyntheticOccluded",), *longer), "SyntheticOccluded"),
+        (("MODEL.BACKBONE.FEAT_DIM", 8, *longer), "FEAT_DIM"),
+        (("SEED", 9, *longer), "SEED 7 -> 9: these keys cannot change"),
+        (("SOLVER.BASE_LR", 0.1, "SOLVER.MAX_EPOCH", 1), "BASE_LR 0.01 -> 0.1: all 1 epochs"),
+    ):
+        with pytest.raises(UserError, match=message):
+            train(tiny_cfg(folder, *change), resume=True)
+    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1, "SOLVER.LOG_PERIOD", 3), resume=True)
     assert (folder / "config.yaml").read_bytes() == before
     log = (folder / "log.txt").read_text()
     assert "has finished 1 epochs, SOLVER.MAX_EPOCH is 1: nothing to do" in log
-    assert "another configuration: SEED 7 -> 9" in log
-    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2), resume=True)
+    train(tiny_cfg(folder, *longer), resume=True)
     assert (folder / "config.yaml").read_bytes() == before.replace(b"EPOCH: 1", b"EPOCH: 2")
 
 
@@ -282,8 +360,8 @@ def test_best_checkpoint_survives_a_resume(tmp_path, monkeypatch):
     whole = tiny_cfg(folder)
     run = train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2))
     best = torch.load(folder / "model_best.pth", weights_only=True)
-    assert best["epoch"] == 1 and run._checkpoint_hook.best_metric == 50
-    assert train(whole, resume=True)._checkpoint_hook.best_metric == 50
+    assert best["epoch"] == 1 and run._evaluation.best_metric == 50
+    assert train(whole, resume=True)._evaluation.best_metric == 50
     assert torch.load(folder / "model_best.pth", weights_only=True)["epoch"] == 1
 
 

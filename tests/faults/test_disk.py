@@ -23,6 +23,7 @@ from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.data.build import open_dataset
 from occluded_reid.data.prepare.occluder_sets import write_occluder_set, write_synthetic_patches
 from occluded_reid.engine.defaults import prepare_run
+from occluded_reid.engine.folder import write_config as write_run_config
 from occluded_reid.engine.hooks import truncate_metrics
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
@@ -54,11 +55,11 @@ def write_checkpoint(folder: Path) -> None:
 
 
 def write_config(folder: Path) -> None:
-    prepare_run(tiny_cfg(folder), training=True)
+    write_run_config(tiny_cfg(folder))
 
 
 def write_metrics(folder: Path) -> None:
-    truncate_metrics(folder / "metrics.json", 9)
+    truncate_metrics(folder / "metrics.json", 9, "")
 
 
 def write_array(folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from occluded_reid.config import get_cfg, leaves, load_config
@@ -29,3 +31,20 @@ def test_unknown_key_is_refused() -> None:
 )  # fmt: skip
 def test_digest_of_a_recipe(key: str, value: str, matters: bool) -> None:
     assert (digest_recipe(load_config("", [key, value])) != digest_recipe(load_config())) == matters
+
+
+def format_rows() -> list[str]:
+    """Return the table of docs/reliability.md."""
+    rows = []
+    for rule in Rule:
+        names = (f"`{name}*`" if name[-1] == "." else f"`{name}`" for name in sorted(RULES))
+        own = [name for name in names if find_rule(name.strip("`*")) is rule]
+        rows.append(f"| {rule.value} | {', '.join(own)} |")
+    return rows
+
+
+def test_the_page_shows_the_rules() -> None:
+    page = Path(__file__).parents[2] / "docs" / "reliability.md"
+    lines = page.read_text(encoding="utf-8").splitlines()
+    start = lines.index("| A new value | Keys |") + 2
+    assert lines[start : start + len(Rule)] == format_rows()
