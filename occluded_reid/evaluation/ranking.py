@@ -80,18 +80,17 @@ def rank_queries(
     starts = gallery_ids.searchsorted(query_ids, sorter=order)
     stops = gallery_ids.searchsorted(query_ids, "right", sorter=order)
     results, copies = [], copies or {}
-    nothing = np.empty(0, np.int64)
     for block in split_range(queries, choose_tile_rows(gallery)):
         tile = distances[block, :]
         for query, row in enumerate(tile, start=block.start):
             images = order[starts[query] : stops[query]]  # of the same identity
-            own = copies.get(query, nothing)
             is_junk = gallery_cameras[images] == query_cameras[query]
-            if len(own):
-                is_junk |= np.isin(images, own)
+            junk = images[is_junk]
+            if query in copies:
+                is_junk |= np.isin(images, copies[query])
+                junk = np.union1d(junk, copies[query])
             if is_junk.all():
                 continue
-            junk = np.union1d(images[is_junk], own) if len(own) else images[is_junk]
             ranks = _rank_positives(row, images[~is_junk], junk, ties)
             count = len(ranks)
             precision = np.mean(np.arange(1, count + 1) / ranks)
