@@ -415,7 +415,7 @@ def test_a_broken_query_and_a_missing_image_are_named(root: Path, occluders: str
         read(root, occluders)
     broken.unlink()
     broken.write_bytes(whole)
-    with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match="Bomb"):
+    with pytest.MonkeyPatch.context() as patched, pytest.raises(UserError, match="million pixels"):
         patched.setattr(Image, "MAX_IMAGE_PIXELS", 1)
         read(root, "")
     dataset = read(root, occluders)
