@@ -257,6 +257,8 @@ def on_tiny_data(name: str, arguments: list[str]) -> list[str]:
     config = words[words.index("--config-file") + 1] if "--config-file" in words else ""
     if name in ("train", "train_net", "visualize") and config.startswith(("configs/", "projects/")):
         words += SMALL
+    if name in ("train", "train_net") and not {"--resume", "--eval-only", "--dry-run"} & set(words):
+        words.insert(0, "--overwrite")  # two pages may train in one folder
     if "configs/test_all.yml" in words:
         words += ["DATASETS.ALLOW_PARTIAL", "True"]
     return words

@@ -129,7 +129,15 @@ def find_changes(saved: str, cfg: CfgNode) -> list[Change]:
     Keys that ``saved`` does not hold, of a later version, count as equal; so does a number of
     classes that is yet to be filled in.
     """
-    before = dict(leaves(yaml.safe_load(saved)))
+    try:
+        content = yaml.safe_load(saved)
+    except yaml.YAMLError:
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(
+            "the configuration that the run has saved is damaged; copy back config.yaml"
+        )
+    before = dict(leaves(content))
     return [
         Change(key, before[key], value)
         for key, value in leaves(yaml.safe_load(cfg.dump()))

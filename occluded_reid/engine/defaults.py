@@ -47,7 +47,9 @@ def load_run_config(args: argparse.Namespace) -> CfgNode:
     elif weights:
         _, weights = resolve_weights(weights)
     if not config_file and "eval_only" in options:
-        raise UserError("name the configuration to train with: --config-file FILE")
+        raise UserError(
+            "name a configuration: --config-file FILE; to evaluate a run, --weights RUN"
+        )
     cfg = load_config(config_file, args.opts, add_keys=installed_methods(), also=args.also)
     seed = cfg.SEED
     if seed < 0:

@@ -218,6 +218,10 @@ def _lock(folder: Path) -> FileLock:
             raise UserError(
                 f"another training is writing into {folder}; wait for it, or set another OUTPUT_DIR"
             ) from error
+        except NotImplementedError as error:
+            raise UserError(
+                f"{folder} is on a file system without locks; set another OUTPUT_DIR"
+            ) from error
     return lock
 
 

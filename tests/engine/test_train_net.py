@@ -184,6 +184,52 @@ def test_a_mistake_is_one_message_and_exit_code_2(tmp_path, config, capsys, more
     assert "Traceback" not in captured.err + captured.out
 
 
+def test_a_training_needs_a_configuration_and_overwrite_a_new_run(tmp_path, config, capsys):
+    for words in ([], ["OUTPUT_DIR", str(tmp_path)], ["--eval-only"]):
+        assert train_net.command(words) == 2
+        assert "name a configuration: --config-file" in capsys.readouterr().err
+    for option in ("--resume", "--eval-only"):
+        assert train_net.command(["--overwrite", option, "--config-file", config]) == 2
+        assert "--overwrite starts a new run" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_refused_start_changes_nothing(tmp_path, config, capsys):
+    """Neither where nothing stands, nor where a run does."""
+    folder = tmp_path / "run"
+    wrong = ["DATASETS.TESTS", "('Market1501:occluded',)"]
+    assert train_net.command(build_arguments(config, folder, *wrong)) == 2
+    assert not folder.exists()
+    assert train_net.command(build_arguments(config, folder, "SOLVER.MAX_EPOCH", 1)) == 0
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    more = build_arguments(config, folder, "SOLVER.MAX_EPOCH", 2)
+    for words in (more, ["--overwrite", *more, *wrong], ["--resume", *more, *wrong]):
+        assert train_net.command(words) == 2
+    gone = build_arguments(config, folder, "MODEL.WEIGHTS", "gone.pth")
+    assert train_net.command(["--eval-only", *gone]) == 2
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    assert train_net.command(["--overwrite", *build_arguments(config, folder), *LAST]) == 0
+    assert (tmp_path / "run.1" / "model_final.pth").read_bytes() == before["model_final.pth"]
+
+
+LAST = ["SOLVER.MAX_EPOCH", "1"]
+
+
+def test_evaluating_another_checkpoint_keeps_the_results_of_the_run(tmp_path, config, capsys):
+    folder = tmp_path / "run"
+    assert train_net.command(build_arguments(config, folder, "SOLVER.MAX_EPOCH", 2)) == 0
+    before = {name: (folder / name).read_bytes() for name in ("results.json", "per_query.npz")}
+    first = ["--eval-only", "--weights", str(folder / "model_0000.pth"), "MODEL.DEVICE", "cpu"]
+    assert train_net.command(first) == 0
+    assert "is of other weights and is kept" in capsys.readouterr().out
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    beside = json.loads((folder / "results-model_0000.json").read_text())
+    assert beside["weights"] == "model_0000.pth"
+    assert beside["per_query"]["file"] == "per_query-model_0000.npz"
+    assert train_net.command(["--eval-only", "--weights", str(folder), "MODEL.DEVICE", "cpu"]) == 0
+    assert json.loads((folder / "results.json").read_text())["weights"] == "model_final.pth"
+
+
 def test_an_option_after_the_overrides_is_named(tmp_path, config, capsys):
     assert train_net.command([*build_arguments(config, tmp_path / "run"), "--eval-only"]) == 2
     error = capsys.readouterr().err

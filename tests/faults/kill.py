@@ -58,7 +58,7 @@ EXIT_CODES = {  # a starting process has no handler yet; an ending one has finis
     signal.SIGTERM: {0, -signal.SIGTERM, EXIT_CODE},
     signal.SIGINT: {0, 130},
 }
-AFTER_A_FAILED_RANK = {1, -signal.SIGTERM, -signal.SIGABRT}  # connection lost; still starting
+AFTER_A_FAILED_RANK = {1, 2, -signal.SIGTERM, -signal.SIGABRT}  # connection lost; still starting
 SECONDS_TO_END = 60.0
 PHASES = ("start", "bank initialisation", "step", "evaluation", "checkpoint write")
 ENTRY_POINTS = {
