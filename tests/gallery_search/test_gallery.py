@@ -250,8 +250,8 @@ def test_kill_while_adding_keeps_all_complete_batches(tmp_path):
         def write(first: int = first) -> None:
             with GalleryIndex(tmp_path / "index").writer() as writer, log.open("a") as stream:
                 for number in range(first, first + 2000, 4):
-                    features = np.arange(number, number + 4, dtype=np.float32)[:, None]
-                    writer.add(some_items(4, number), features * [1, 0, 0, 0], np.zeros((4, 2)))
+                    features = np.float32([[n, 1, 0, 0] for n in range(number, number + 4)])
+                    writer.add(some_items(4, number), features, np.zeros((4, 2)))
                     print(number + 4, file=stream, flush=True)
 
         lines = log.read_text().count("\n")
