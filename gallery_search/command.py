@@ -1,7 +1,7 @@
 """Search a gallery of images for the person in a picture.
 
 build     create an index of the images below a folder, or resume an interrupted build
-add       add the images that are new below the gallery's folder
+add       add the images that are new or changed below the gallery's folder
 query     print, and draw, the gallery images most similar to a query image
 serve     serve a web page to search with
 remove    remove images by path, camera or time
@@ -37,6 +37,8 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
     if name in ("build", "add"):
         workers = min(4, os.cpu_count() or 1)
         add("--metadata", metavar="F.csv", help="columns path,camera,time,identity")
+        restore = "an image that was removed is added again; repeatable"
+        add("--restore", action="append", default=[], metavar="PATH", help=restore)
         add("--batch-size", type=positive_int, default=64, metavar="N", help="64")
         add("--workers", type=int, default=workers, metavar="N", help=f"{workers}")
     if name in ("build", "add", "query", "serve"):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
+import hashlib
 import logging
 import os
 import time
@@ -19,10 +21,12 @@ from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import ImageList, list_images
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import read_regular
 
 logger = logging.getLogger(__name__)
 
 TIMED_QUERIES = 30
+MAX_BYTES = 2**30  # of an image file
 
 
 def build(args: argparse.Namespace) -> None:
@@ -48,9 +52,18 @@ def build(args: argparse.Namespace) -> None:
 
 
 def add(args: argparse.Namespace) -> None:
-    """Add the images that are new below the gallery's folder."""
-    info = GalleryIndex(args.index).info()
+    """Add the images that are new or changed below the gallery's folder."""
+    index = GalleryIndex(args.index)
+    info = index.info()
     images = list_images(args.gallery or info.gallery)
+    moved = os.path.realpath(images.folder) != os.path.realpath(info.gallery)
+    if moved and (others := find_changed(index, images)):
+        raise UserError(
+            f"{images.folder} is another gallery than {info.gallery}: {len(others)} of its images "
+            f"are others there, such as {others[0]}; build an index of its own for it"
+        )
+    if unknown := set(args.restore) - index.withdrawn():
+        raise UserError(f"{min(unknown)} was not removed from {args.index}: nothing to restore")
     embedder = load_model(args, args.weights or info.weights)
     index = GalleryIndex(args.index, embedder.fingerprint)
     add_images(index, embedder, images, args)
@@ -59,22 +72,27 @@ def add(args: argparse.Namespace) -> None:
 def add_images(
     index: GalleryIndex, embedder: Embedder, images: ImageList, args: argparse.Namespace
 ) -> None:
-    """Add the images that the index does not have, in batches; ``build`` approximates it, too."""
+    """Add what :func:`choose_images` says, in batches; ``build`` approximates the index, too."""
     table = read_table(args.metadata) if args.metadata else {}
     unreadable = []
     with index.writer() as writer:
-        present = index.ids_of(images.paths.tolist())
-        new = ImageList(images.folder, np.array([p for p in images.paths if p not in present], str))
-        logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
+        if updated := writer.update(table.values()):
+            logger.info(f"{updated} images in the index get other metadata from {args.metadata}")
+        chosen = choose_images(index, images, args.restore)
+        new = ImageList(images.folder, np.array(chosen, str))
         parts = [range(s.start, s.stop) for s in split_range(len(new.paths), args.batch_size)]
         for batch in load_batches(new, parts, embedder, workers=args.workers, description="Adding"):
             unreadable += batch.unreadable
             if batch.images is not None:
-                paths = [str(new.paths[position]) for position in batch.indices]
+                paths = [chosen[position] for position in batch.indices]
                 embedding = embedder.embed_batch(batch.images, paths)
                 items = [table.get(path) or parse_name(path) for path in paths]
-                writer.add(items, embedding.features, embedding.visibility)
+                versions = [read_version(Path(images.folder, path)) for path in paths]
+                arrays = (embedding.features, embedding.visibility)
+                writer.add(items, *arrays, versions=versions, overwrite=True)
         log_unreadable(new, unreadable, "they are not in the index")
+        broken = index.ids_of([chosen[position] for position, _ in unreadable])
+        writer.remove(broken.values(), remember=False)  # they were others when they were added
         if unused := len(table.keys() - set(images.paths.tolist())):
             logger.warning(f"{unused} lines of {args.metadata} match no image in {images.folder}")
         if len(unreadable) == len(images.paths):
@@ -83,6 +101,60 @@ def add_images(
             writer.optimize(args.kind)
     print_info(index)
     require_all(new._replace(lost=images.lost), unreadable)
+
+
+def choose_images(index: GalleryIndex, images: ImageList, restored: list[str]) -> list[str]:
+    """Return the images to embed: new ones, and those whose files were written anew.
+
+    Those that were removed stay out, unless they are ``restored``. SQLite takes UTF-8 names only.
+    """
+    names = list_names(images)
+    if odd := sorted(set(images.paths.tolist()).difference(names)):
+        what = f"{len(odd)} images are not in the index, as their names are not in UTF-8"
+        logger.warning(f"{what}; the first is {odd[0]!r}")
+    present, changed = index.versions_of(names), set(find_changed(index, images))
+    logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
+    if changed:
+        logger.info(f"{len(changed)} of them have changed and are added anew")
+    removed = index.withdrawn().difference(restored).intersection(names)
+    if removed:
+        logger.info(f"{len(removed)} images were removed before; 'add --restore PATH' adds one")
+    return [name for name in names if name in changed or name not in present.keys() | removed]
+
+
+def find_changed(index: GalleryIndex, images: ImageList) -> list[str]:
+    """Return the images of the index whose files have another content than when they were added."""
+    versions = index.versions_of(list_names(images)).items()
+    return [
+        name
+        for name, version in versions
+        if version is not None and not is_version(version, Path(images.folder, name))
+    ]
+
+
+def list_names(images: ImageList) -> list[str]:
+    """Return the paths that are UTF-8."""
+    paths = images.paths.tolist()
+    return [path for path in paths if path.encode("utf-8", "replace").decode() == path]
+
+
+def read_version(path: Path) -> str | None:
+    """Return size, time and digest of a file; None if it cannot be read."""
+    try:
+        status, content = path.stat(), read_regular(path, MAX_BYTES)
+    except OSError:
+        return None
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return f"{status.st_size} {status.st_mtime_ns} {digest}"
+
+
+def is_version(version: str, path: Path) -> bool:
+    """Whether a file has the content of which :func:`read_version` returned ``version``."""
+    with contextlib.suppress(OSError):
+        status = path.stat()
+        if version.startswith(f"{status.st_size} {status.st_mtime_ns} "):
+            return True
+    return (read_version(path) or "").rpartition(" ")[2] == version.rpartition(" ")[2]
 
 
 def is_outdated(index: GalleryIndex, kind: str) -> bool:
@@ -97,7 +169,7 @@ def is_outdated(index: GalleryIndex, kind: str) -> bool:
 def remove(args: argparse.Namespace) -> None:
     """Remove images; compact once more than a quarter of the vectors are removed ones."""
     index = GalleryIndex(args.index)
-    filter = read_filter(args)
+    filter = read_filter(args, [index])
     if bool(args.paths) == (filter != Filter()):
         raise UserError("give either paths, or --camera, --since and --until")
     with index.writer() as writer:
@@ -108,7 +180,8 @@ def remove(args: argparse.Namespace) -> None:
                 "them as 'query' prints them. Nothing was removed"
             )
         selected = list(ids.values()) if args.paths else index.select(filter).tolist()
-        print(f"{writer.remove(selected)} images removed")
+        count = writer.remove(selected)
+        print(f"{count} images removed; 'add' leaves them out, unless --restore names them")
         info = index.info()
         if 4 * len(index) < 3 * info.rows:
             writer.compact()

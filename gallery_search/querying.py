@@ -14,7 +14,7 @@ import numpy as np
 from tabulate import tabulate
 
 from gallery_search import Filter, GalleryIndex, Hit, search_indexes
-from gallery_search.store.metadata import parse_name, parse_time
+from gallery_search.store.metadata import DATES_FROM, parse_name, parse_time
 from gallery_search.web import server
 from gallery_search.web.search import GallerySearch
 from occluded_reid.data.images import BrokenImage, read_rgb
@@ -27,13 +27,14 @@ from occluded_reid.visualization.sheet import BLUE, GRAY, ORANGE, TILE, Section,
 logger = logging.getLogger(__name__)
 
 COLUMNS = 11  # of a figure: the query and ten hits
+MAX_CAMERAS = 30  # that a message names
 
 
 def query(args: argparse.Namespace) -> None:
     """Print, and draw, the gallery images most similar to each query."""
     indexes, embedder = open_indexes(args)
     embedding = embedder.embed(map(read_bgr, args.image))
-    filter, tables = read_filter(args), {}
+    filter, tables = read_filter(args, indexes), {}
     lists = search_indexes(indexes, embedding.features, args.top, filter, exact=args.exact)
     for path, hits in zip(args.image, lists, strict=True):
         tables[path] = [describe_hit(hit) for hit in hits]
@@ -71,9 +72,21 @@ def open_indexes(args: argparse.Namespace) -> tuple[list[GalleryIndex], Embedder
     return [GalleryIndex(each, embedder.fingerprint, args.gallery) for each in args.index], embedder
 
 
-def read_filter(args: argparse.Namespace) -> Filter:
-    """Return the filter that the options describe."""
+def read_filter(args: argparse.Namespace, indexes: list[GalleryIndex]) -> Filter:
+    """Return the filter that the options describe, if some image may pass it."""
     bounds = [None if text is None else parse_time(text) for text in (args.since, args.until)]
+    cameras = sorted({name for index in indexes for name in index.cameras()})
+    if unknown := set(args.camera).difference(cameras):
+        shown = ", ".join(cameras[:MAX_CAMERAS]) + ", ..." * (len(cameras) > MAX_CAMERAS)
+        raise UserError(f"there is no camera {min(unknown)!r}; there are {shown or 'none'}")
+    times = [time for index in indexes for time in index.time_span() or ()]
+    given = [bound for bound in bounds if bound is not None]
+    if given and not {time >= DATES_FROM for time in times} & {b >= DATES_FROM for b in given}:
+        raise UserError(
+            f"no image has a time like {args.since or args.until}: the times are "
+            f"{f'{min(times):g} to {max(times):g}' if times else 'unknown'}. Numbers below "
+            f"{DATES_FROM:.0f} are frames, others are seconds since 1970, as dates are"
+        )
     return Filter(tuple(args.camera), *bounds)
 
 

@@ -92,7 +92,7 @@ def save_faiss_index(index: Any, folder: Path, serial: int) -> str:
 
 
 def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
-    """Map a faiss index from disk after checking its sha256; FileNotFoundError: it was replaced."""
+    """Map a faiss index from disk after checking its sha256; FileNotFoundError: it is missing."""
     import faiss
 
     path, advice = approximation_path(folder, info.serial), "rebuild it with 'optimise'"

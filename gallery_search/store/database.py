@@ -1,15 +1,16 @@
-"""The SQLite database of an index: its description, its items, and the removed rows.
+"""The SQLite database of an index: its description, its items, and what was removed.
 
 It alone decides what belongs to the index: a batch does once its transaction is committed, and a
-reader's transaction sees one state to its end.
+reader's transaction sees one state to its end, as a commit waits for the readers. Reading needs no
+room on the disk. Each item, and the description, carries a checksum.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
 import sqlite3
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -18,24 +19,25 @@ from urllib.parse import quote
 
 import numpy as np
 
-from gallery_search.store import explain_damage
+from gallery_search.store import explain_damage, metadata
 from gallery_search.store.metadata import Filter, IndexInfo, Item, check_path, parse_info
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 
 NAME = "gallery.sqlite"
-APPLICATION, FORMAT = 0x6F724758, 1
+APPLICATION, FORMAT = 0x6F724758, 2
 TIMEOUT = 60  # seconds to wait for another process's transaction
 MAX_PARAMETERS = 500  # in one statement
 
 _SCHEMA = {
-    "facts": "CREATE TABLE facts (value TEXT NOT NULL)",
+    "facts": "CREATE TABLE facts (value TEXT NOT NULL, checksum INTEGER NOT NULL)",
     "items": (
         "CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT NULL UNIQUE, "
         "path TEXT NOT NULL UNIQUE, camera TEXT, time REAL, identity TEXT, "
-        "visibility BLOB NOT NULL)"
+        "visibility BLOB NOT NULL, version TEXT, checksum INTEGER NOT NULL)"
     ),
     "removed": "CREATE TABLE removed (row INTEGER PRIMARY KEY)",
+    "withdrawn": "CREATE TABLE withdrawn (path TEXT PRIMARY KEY) WITHOUT ROWID",
     "items_by_camera": "CREATE INDEX items_by_camera ON items (camera, time)",
     "items_by_time": "CREATE INDEX items_by_time ON items (time)",
 }
@@ -50,9 +52,11 @@ class Database:
 
     def read_info(self) -> IndexInfo:
         """Return the index's description."""
-        rows = self._connection.execute("SELECT value FROM facts").fetchall()
+        rows = self._connection.execute("SELECT value, checksum FROM facts").fetchall()
         try:
-            ((text,),) = rows
+            ((text, checksum),) = rows
+            if zlib.crc32(text.encode()) != checksum:
+                raise ValueError("the checksum of its description is wrong")
             return parse_info(text)
         except (TypeError, ValueError, AttributeError) as error:
             raise explain_damage(self.path, f"cannot be used: {error}") from error
@@ -60,39 +64,74 @@ class Database:
     def write_info(self, info: IndexInfo) -> None:
         """Replace the index's description."""
         self._connection.execute("DELETE FROM facts")
-        self._connection.execute("INSERT INTO facts VALUES (?)", (json.dumps(asdict(info)),))
+        text = json.dumps(asdict(info))
+        values = (text, zlib.crc32(text.encode()))
+        self._connection.execute("INSERT INTO facts VALUES (?, ?)", values)
 
-    def add(self, items: Sequence[Item], first_row: int, visibility: np.ndarray) -> list[int]:
+    def add(
+        self, items: Sequence[Item], first_row: int, visibility: np.ndarray,
+        versions: Sequence[str | None],
+    ) -> list[int]:  # fmt: skip
         """Add items whose vectors start at ``first_row``; return their ids."""
-        ids = []
-        for row, (item, scores) in enumerate(zip(items, visibility, strict=True), first_row):
+        ((last,),) = self._connection.execute("SELECT IFNULL(MAX(seq), 0) FROM sqlite_sequence")
+        ids = list(range(last + 1, last + 1 + len(items)))
+        rows = range(first_row, first_row + len(items))
+        insert = f"INSERT INTO items VALUES {_many(range(9))}"
+        columns = zip(ids, rows, items, visibility, versions, strict=True)
+        for number, row, item, scores, version in columns:
+            rest = (scores.tobytes(), version)
+            checksum = compute_checksum(number, row, item, *rest)
             try:
-                cursor = self._connection.execute(
-                    "INSERT INTO items (row, path, camera, time, identity, visibility) "
-                    "VALUES (?, ?, ?, ?, ?, ?)",
-                    (row, *astuple(item), scores.tobytes()),
-                )
+                self._connection.execute(insert, (number, row, *astuple(item), *rest, checksum))
             except sqlite3.IntegrityError as error:
                 raise UserError(
                     f"{item.path} is in the index {self.path.parent} already; remove it first"
                 ) from error
-            ids.append(int(cursor.lastrowid or 0))
+        self.restore([item.path for item in items])
         return ids
 
-    def remove(self, ids: Iterable[int]) -> int:
+    def update(self, items: Iterable[Item]) -> int:
+        """Give the items of these paths another camera, time and identity; count the changes."""
+        statement = "UPDATE items SET camera = ?, time = ?, identity = ?, checksum = ? WHERE id = ?"
+        new, changed = {item.path: item for item in items}, 0
+        for number, row, old, *rest in self._read("path", list(new)):
+            item = new[old.path]
+            if item != old:
+                checksum = compute_checksum(number, row, item, *rest)
+                values = (item.camera, item.time, item.identity, checksum, number)
+                self._connection.execute(statement, values)
+                changed += 1
+        return changed
+
+    def remove(self, ids: Iterable[int], *, remember: bool) -> int:
         """Remove items; return how many of ``ids`` there were."""
-        rows: list[tuple[int]] = []
+        gone: list[tuple[int, str]] = []
+        statement = "DELETE FROM items WHERE id = ? RETURNING row, path"
         for number in ids:
-            statement = "DELETE FROM items WHERE id = ? RETURNING row"
-            rows += self._connection.execute(statement, (int(number),)).fetchall()
-        self._connection.executemany("INSERT INTO removed VALUES (?)", rows)
-        return len(rows)
+            gone += self._connection.execute(statement, (int(number),)).fetchall()
+        write = self._connection.executemany
+        write("INSERT INTO removed VALUES (?)", [(row,) for row, _ in gone])
+        if remember:
+            write("INSERT OR IGNORE INTO withdrawn VALUES (?)", [(path,) for _, path in gone])
+        return len(gone)
+
+    def restore(self, paths: Iterable[str]) -> None:
+        """Forget that these paths were removed."""
+        pairs = [(path,) for path in paths]
+        self._connection.executemany("DELETE FROM withdrawn WHERE path = ?", pairs)
+
+    def withdrawn(self) -> set[str]:
+        """Return the paths that were removed and not added again."""
+        return {path for (path,) in self._connection.execute("SELECT path FROM withdrawn")}
 
     def renumber_rows(self) -> None:
         """Close the gaps that removed rows left."""
-        pairs = self._connection.execute("SELECT id, row FROM items ORDER BY row").fetchall()
-        new = [(index, number) for index, (number, row) in enumerate(pairs) if row != index]
-        self._connection.executemany("UPDATE items SET row = ? WHERE id = ?", new)
+        statement = "UPDATE items SET row = ?, checksum = ? WHERE id = ?"
+        ids = self._query_numbers("SELECT id FROM items ORDER BY row", ()).tolist()
+        for row, (number, old, *rest) in enumerate(self._read("id", ids)):
+            if row != old:
+                values = (row, compute_checksum(number, row, *rest), number)
+                self._connection.execute(statement, values)
         self._connection.execute("DELETE FROM removed")
 
     def valid_rows(self, rows: int) -> np.ndarray:
@@ -103,11 +142,12 @@ class Database:
         """Return the rows or ids of items that ``filter`` accepts, ascending; any within limit."""
         clauses, values = ["1"], list[Any]()
         if filter.cameras:
-            clauses.append(f"camera IN ({_placeholders(filter.cameras)})")
+            clauses.append(f"camera IN {_many(filter.cameras)}")
             values += filter.cameras
         for bound, comparison in ((filter.since, ">="), (filter.until, "<=")):
             if bound is not None:
-                clauses.append(f"time {comparison} ?")
+                kind = ">=" if bound >= metadata.DATES_FROM else "<"
+                clauses.append(f"time {comparison} ? AND time {kind} {metadata.DATES_FROM}")
                 values.append(bound)
         condition = " AND ".join(clauses)
         values.append(-1 if limit is None else limit)
@@ -139,36 +179,58 @@ class Database:
         checked = [check_path(path) for path in paths]
         return dict(self._query_many("SELECT path, id FROM items WHERE path", checked))
 
+    def versions_of(self, paths: Sequence[str]) -> dict[str, str | None]:
+        """Return the version, as it was added, of each path that the index has."""
+        return dict(self._query_many("SELECT path, version FROM items WHERE path", paths))
+
     def items(self, rows: Sequence[int], num_parts: int) -> dict[int, tuple[int, Item, np.ndarray]]:
         """Return id, item and visibility (P,) by row; every row must have an item."""
         found = {}
-        columns = "row, id, visibility, path, camera, time, identity"
-        statement = f"SELECT {columns} FROM items WHERE row"
-        for row, number, scores, *values in self._query_many(statement, rows):
-            try:
-                visibility = np.frombuffer(scores, np.float32)
-                if len(visibility) != num_parts:
-                    raise ValueError(f"item {number} has {len(visibility)} parts")
-                for value, kind in zip(values, (str, str, float, str), strict=True):
-                    if value is not None and not isinstance(value, kind):  # SQLite accepts any
-                        raise TypeError(f"{values[0]} has {value!r} instead of a {kind.__name__}")
-                check_path(values[0])
-            except (TypeError, ValueError, UserError) as error:
-                raise explain_damage(self.path, f"cannot be used: {error}") from error
-            found[row] = (number, Item(*values), visibility)
+        for number, row, item, scores, _ in self._read("row", rows):
+            if len(scores) != 4 * num_parts:
+                raise explain_damage(self.path, f"cannot be used: other parts for {item.path}")
+            found[row] = (number, item, np.frombuffer(scores, np.float32))
         if missing := set(rows) - set(found):
             raise explain_damage(self.path, f"has no item for row {min(missing)}")
         return found
+
+    def _read(self, column: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
+        """Yield id, row, item, visibility and version of the items with such a value."""
+        statement = f"SELECT * FROM items WHERE {column}"
+        for *record, checksum in self._query_many(statement, values):
+            number, row, *fields, scores, version = record
+            try:
+                for value, kind in zip(fields, (str, str, float, str), strict=True):
+                    if value is not None and not isinstance(value, kind):  # SQLite accepts any
+                        raise TypeError(f"{fields[0]} has {value!r} instead of a {kind.__name__}")
+                check_path(fields[0])
+                item = Item(*fields)
+                if compute_checksum(number, row, item, scores, version) != checksum:
+                    raise ValueError(f"the checksum of {item.path} is wrong")
+            except (AttributeError, TypeError, ValueError, UserError) as error:
+                raise explain_damage(self.path, f"cannot be used: {error}") from error
+            yield number, row, item, scores, version
 
     def _query_numbers(self, statement: str, values: Sequence[Any]) -> np.ndarray:
         numbers = (number for (number,) in self._connection.execute(statement, values))
         return np.fromiter(numbers, np.int64)
 
     def _query_many(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
-        """Run ``statement`` with ``IN (values)``, in blocks that SQLite accepts."""
+        """Run ``statement`` with ``IN (values)``, in blocks that SQLite accepts, each by row."""
         for part in split_range(len(values), MAX_PARAMETERS):
             block = values[part]
-            yield from self._connection.execute(f"{statement} IN ({_placeholders(block)})", block)
+            sql = f"{statement} IN {_many(block)} ORDER BY row"
+            yield from self._connection.execute(sql, block).fetchall()
+
+
+def compute_checksum(
+    number: int, row: int, item: Item, visibility: bytes, version: str | None
+) -> int:
+    """Return the CRC-32 of a row of the items."""
+    time = None if item.time is None else float(item.time)
+    values = (number, row, item.path, item.camera, time, item.identity, version)
+    text = "\0".join(map(str, values)).encode("utf-8", "replace")
+    return zlib.crc32(visibility, zlib.crc32(text))
 
 
 def create_database(folder: Path, info: IndexInfo) -> None:
@@ -176,7 +238,6 @@ def create_database(folder: Path, info: IndexInfo) -> None:
     path = folder / NAME
     try:
         with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
-            connection.execute("PRAGMA journal_mode = WAL")
             connection.execute("BEGIN")
             for statement in _SCHEMA.values():
                 connection.execute(statement)
@@ -201,21 +262,17 @@ def transaction(folder: Path, *, write: bool = False) -> Iterator[Database]:
             yield Database(path, connection)
             connection.execute("COMMIT")
     except (sqlite3.Error, UnicodeDecodeError) as error:  # a garbled message cannot be decoded
+        if path.with_name(f"{NAME}-journal").exists():
+            raise UserError(
+                f"{path} cannot be read ({error}): its last writer was interrupted; open it once "
+                "with write permission to repair it"
+            ) from error
         raise explain_damage(path, f"cannot be used: {error}") from error
 
 
 def _connect(path: Path) -> sqlite3.Connection:
     """Open the file so that it can neither call functions nor attach other files."""
-    mode = "rw"
-    if not os.access(path.parent, os.W_OK):
-        journal = path.with_name(f"{NAME}-wal")
-        if journal.exists() and journal.stat().st_size:
-            raise UserError(
-                f"{path.parent} is read-only, but its last writer was interrupted; open it once "
-                "with write permission to repair it"
-            )
-        mode = "ro&immutable=1"
-    address = f"file:{quote(str(path.absolute()))}?mode={mode}"
+    address = f"file:{quote(str(path.absolute()))}?mode=rw"  # as far as it is permitted
     connection = sqlite3.connect(address, uri=True, isolation_level=None, timeout=TIMEOUT)
     for pragma in ("trusted_schema = OFF", "cell_size_check = ON", "synchronous = FULL"):
         connection.execute(f"PRAGMA {pragma}")
@@ -230,13 +287,14 @@ def _check_origin(path: Path, connection: sqlite3.Connection) -> None:
         raise UserError(f"{path.parent} is not a gallery index: another program wrote {NAME}")
     if version != FORMAT:
         raise UserError(
-            f"{path.parent} has format {version}, this program reads format {FORMAT}; use the "
-            "version that built it, or build it anew"
+            f"{path.parent} has format {version}, this program reads format {FORMAT}; build it "
+            "anew: tools/search.py build --weights W --gallery DIR --index NEW"
         )
     schema = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
     if {name: sql for name, sql in schema if name != "sqlite_sequence"} != _SCHEMA:
         raise explain_damage(path, "has other tables than expected")
 
 
-def _placeholders(values: Sequence[Any]) -> str:
-    return ", ".join("?" * len(values))
+def _many(values: Sequence[Any]) -> str:
+    """Return SQL's list of as many placeholders."""
+    return f"({', '.join('?' * len(values))})"

@@ -27,7 +27,6 @@ from occluded_reid.utils.files import atomic_folder, explain_write_errors
 
 NO_FILTER = Filter()
 DEPTH, MIN_DEPTH = 10, 100  # proposals per hit, and at least
-ATTEMPTS = 5  # to open the files of one state while compactions replace them
 
 T = TypeVar("T")
 
@@ -84,6 +83,14 @@ class GalleryIndex:
     def ids_of(self, paths: Sequence[str]) -> dict[str, int]:
         """Return the id of each path that the index has."""
         return self._read(lambda database: database.ids_of(paths))
+
+    def versions_of(self, paths: Sequence[str]) -> dict[str, str | None]:
+        """Return the version, as it was added, of each path that the index has."""
+        return self._read(lambda database: database.versions_of(paths))
+
+    def withdrawn(self) -> set[str]:
+        """Return the paths that were removed and not added again."""
+        return self._read(lambda database: database.withdrawn())
 
     def select(self, filter: Filter, limit: int | None = None) -> np.ndarray:
         """Return the ids of the items that ``filter`` accepts, at most ``limit``."""
@@ -205,15 +212,12 @@ class GalleryIndex:
         return images
 
     def _read(self, read: Callable[[Database], T]) -> T:
-        """Read in one transaction; retry if compaction has just replaced the files."""
-        missing: object = None
-        for _ in range(ATTEMPTS):
-            try:
-                with transaction(self.folder) as database:
-                    return read(database)
-            except FileNotFoundError as error:
-                missing = error.filename
-        raise explain_damage(missing, "is missing")
+        """Read in one transaction; a writer that would replace the files waits for its end."""
+        try:
+            with transaction(self.folder) as database:
+                return read(database)
+        except FileNotFoundError as error:
+            raise explain_damage(error.filename, "is missing") from error
 
     def _read_info(self, database: Database) -> IndexInfo:
         info = database.read_info()

@@ -24,6 +24,7 @@ from occluded_reid.utils.tables import clean_path, read_csv
 
 logger = logging.getLogger(__name__)
 
+DATES_FROM = 1e8  # seconds since 1970; smaller times are frame numbers
 COLUMNS = ("path", "camera", "time", "identity")
 # 0002_c1s1_000451_03.jpg (Market-1501) and 0001_c2_f0046182.jpg (DukeMTMC-reID) name the frame, too
 _NAME = re.compile(FolderDataset.pattern.pattern + r"(?:s\d+)?(?:_f?(\d+))?")
@@ -88,6 +89,8 @@ class Hit:
 class Filter:
     """Restrict a search to some cameras and a span of time.
 
+    Bounds from ``DATES_FROM`` on are dates, smaller ones frame numbers; neither accepts the other.
+
     >>> Filter(cameras=("1", "3"), since=parse_time("2024-05-31"))
     Filter(cameras=('1', '3'), since=1717113600.0, until=None)
     """
@@ -95,6 +98,10 @@ class Filter:
     cameras: tuple[str, ...] = ()  # names; empty accepts all images, also those without a camera
     since: float | None = None  # earliest time, inclusive; excludes images without a time
     until: float | None = None  # latest time, likewise
+
+    def __post_init__(self) -> None:
+        names = (self.cameras,) if isinstance(self.cameras, str) else tuple(self.cameras)
+        object.__setattr__(self, "cameras", names)
 
 
 def parse_info(text: str) -> IndexInfo:

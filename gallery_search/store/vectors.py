@@ -27,7 +27,7 @@ class Vectors:
         earlier: Another view; what it has checked of the same generation is not checked again.
 
     Raises:
-        FileNotFoundError: Compaction has replaced this generation.
+        FileNotFoundError: A file is missing.
         UserError: A file is shorter than it should be.
     """
 

@@ -25,19 +25,22 @@ class Writer:
         self.folder = folder
 
     def add(
-        self, items: Sequence[Item], features: np.ndarray, visibility: np.ndarray | None = None
-    ) -> list[int]:
+        self, items: Sequence[Item], features: np.ndarray, visibility: np.ndarray | None = None,
+        *, versions: Sequence[str | None] = (), overwrite: bool = False,
+    ) -> list[int]:  # fmt: skip
         """Add n items and return their ids; once this returns, they survive a power cut.
 
         Args:
             items: The images.
             features: (n, D), from the model.
             visibility: (n, P); None if P is 0.
+            versions: Of the image files, to notice when they are written anew.
+            overwrite: Replace items of the same paths.
 
         Raises:
-            UserError: A path that is in the index already or leads out of the gallery, arrays of
-                another shape, features that are zero or not finite, or a full disk. Nothing is
-                added.
+            UserError: A path that leads out of the gallery or, without ``overwrite``, is in the
+                index already; arrays of another shape, features that are zero or not finite; a
+                full disk. Nothing is added.
         """
         with transaction(self.folder, write=True) as database:
             info = database.read_info()
@@ -53,15 +56,27 @@ class Writer:
                 )
             for item in items:
                 check_path(item.path)
-            ids = database.add(items, info.rows, visibility)
+            if overwrite:
+                old = database.ids_of([item.path for item in items])
+                database.remove(old.values(), remember=False)
+            versions = versions or [None] * len(items)
+            ids = database.add(items, info.rows, visibility, versions)
             append_vectors(self.folder, info.generation, info.rows, values)
             database.write_info(replace(info, rows=info.rows + len(items)))
         return ids
 
-    def remove(self, ids: Iterable[int]) -> int:
-        """Remove items; return how many there were. :meth:`compact` deletes their vectors."""
+    def update(self, items: Iterable[Item]) -> int:
+        """Give the items of these paths another camera, time and identity; count the changes."""
         with transaction(self.folder, write=True) as database:
-            return database.remove(ids)
+            return database.update(items)
+
+    def remove(self, ids: Iterable[int], *, remember: bool = True) -> int:
+        """Remove items; return how many there were. :meth:`compact` deletes their vectors.
+
+        With ``remember``, the paths are :meth:`GalleryIndex.withdrawn` until they are added again.
+        """
+        with transaction(self.folder, write=True) as database:
+            return database.remove(ids, remember=remember)
 
     def compact(self) -> None:
         """Rewrite the vectors without removed rows; this drops the approximation."""

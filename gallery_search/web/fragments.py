@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from gallery_search.store.metadata import DATES_FROM
 from gallery_search.web.search import Query, Result, SearchResult
 from occluded_reid.visualization.sheet import BLUE, GRAY, HIDDEN, ORANGE, VISIBLE
 
-DATES_FROM = 1e8  # seconds since 1970; smaller times are frame numbers
 COLORS = {"visible": VISIBLE, "hidden": HIDDEN, "gray": GRAY, "blue": BLUE}
 
 
