@@ -128,7 +128,7 @@ def extract_features(
     job = Job(images.sha256, embedder.fingerprint, embedder.precision, part_size)
     file = FeatureFile(output, job, images)
     make_folder(file.path.parent)
-    file.check_parts()
+    file.check_parts(embedder.dim, embedder.num_parts)
     missing = file.list_missing_parts()  # before is_finished: another process may join the parts
     if file.is_finished():
         file.remove_parts()

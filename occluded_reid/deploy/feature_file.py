@@ -23,7 +23,13 @@ import numpy as np
 from occluded_reid.data.images import IMAGE_SUFFIXES, is_image_name, warn_of_files
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import atomic_write, explain_write_errors, make_folder
+from occluded_reid.utils.files import (
+    atomic_write,
+    diagnose_zip,
+    explain_write_errors,
+    make_folder,
+    open_regular,
+)
 from occluded_reid.utils.tables import clean_path, read_list
 
 
@@ -73,17 +79,43 @@ class FeatureFile:
         """Whether the file exists; its parts may exist for a moment longer."""
         if not self.path.exists():
             return False
-        self._check_job(self.path, "delete it")
+        self._read_checked(self.path, "delete it")
+        if self.folder.exists() and (fault := diagnose_zip(self.path)):
+            raise UserError(
+                f"{self.path} is damaged ({fault}); delete it and repeat the command, which "
+                f"continues from the parts in {self.folder}"
+            )
         return True
 
     def list_missing_parts(self) -> list[int]:
         """Return the numbers of the parts that nobody has written yet."""
         return [number for number in range(self.num_parts) if not self._part(number).exists()]
 
-    def check_parts(self) -> None:
-        """Raise a UserError if a part is damaged or from another job."""
-        for part in sorted(self.folder.glob("part_*.npz")):
-            self._check_job(part, f"delete the folder {self.folder}")
+    def check_parts(self, dim: int, num_parts: int) -> None:
+        """Raise a UserError if a part is damaged, from another job, or does not fit its place."""
+        numbers = {self._part(number): number for number in range(self.num_parts)}
+        names = ("features", "visibility", "places", "broken", "reasons")
+        remedy = f"delete the folder {self.folder}, or only this part"
+        for path in sorted(self.folder.glob("part_*.npz")):
+            arrays = self._read_checked(path, remedy, names)
+            if arrays is None:
+                continue
+            first = numbers.get(path, self.num_parts) * self._job.part_size
+            rows = np.arange(first, min(first + self._job.part_size, len(self._images.paths)))
+            broken = np.isin(rows, arrays["broken"])
+            count = len(rows) - broken.sum()
+            if not (
+                np.array_equal(arrays["places"], rows[~broken])
+                and np.array_equal(arrays["broken"], rows[broken])
+                and arrays["reasons"].shape == rows[broken].shape
+                and arrays["features"].shape == (count, dim)
+                and arrays["visibility"].shape == (count, num_parts)
+                and arrays["features"].dtype == arrays["visibility"].dtype == np.float32
+            ):
+                raise UserError(
+                    f"{path} does not hold {len(rows)} images from position {first} on, of "
+                    f"dimension {dim} and {num_parts} parts; {remedy}, or choose another --output"
+                )
 
     def write_part(
         self, number: int, indices: np.ndarray, embedding: Embedding,
@@ -109,6 +141,7 @@ class FeatureFile:
 
         Returns the images that could not be read; it is an error if not one could.
         """
+        self.check_parts(dim, num_parts)  # those of other processes, too
         paths = self.images.paths
         readable = sum(len(indices) for indices in self._iterate_parts("places"))
         reasons = [str(reason) for part in self._iterate_parts("reasons") for reason in part]
@@ -151,13 +184,17 @@ class FeatureFile:
             with np.load(self._part(number), allow_pickle=False) as part:
                 yield part[name]
 
-    def _check_job(self, path: Path, remedy: str) -> None:
+    def _read_checked(
+        self, path: Path, remedy: str, names: Sequence[str] = ()
+    ) -> dict[str, np.ndarray] | None:
+        """Return some arrays of a file of this job; None if it is gone."""
         try:
-            with np.load(path, allow_pickle=False) as content:
-                job = json.loads(str(content["job"]))
+            with open_regular(path) as stream, np.load(stream, allow_pickle=False) as content:
+                arrays = {name: content[name] for name in names}  # this checks their CRC-32
+                job = dict(json.loads(str(content["job"])))
         except FileNotFoundError:  # another process has just joined the parts
-            return
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            return None
+        except Exception as error:  # damaged bytes make numpy and zipfile raise almost anything
             raise UserError(
                 f"{path} is damaged or not one of ours ({error}); {remedy}, "
                 "or choose another --output"
@@ -169,6 +206,7 @@ class FeatureFile:
                 f"{path} is from another job (it differs in: {differing}); {remedy}, "
                 "or choose another --output"
             )
+        return arrays
 
 
 def list_images(source: str | os.PathLike[str]) -> ImageList:

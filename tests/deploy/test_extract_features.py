@@ -234,6 +234,53 @@ def test_a_part_that_another_process_has_just_removed_is_ignored(words, expected
     assert (tmp_path / "F.npz").read_bytes() == expected
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda a: a.update(features=np.ascontiguousarray(a["features"].T)),
+        lambda a: a.update(features=a["features"].astype(np.float64)),
+        lambda a: a.update(visibility=a["visibility"][:, :1]),
+        lambda a: a.update(places=a["places"] + 2),
+        lambda a: a.update(broken=a["places"], reasons=np.array(["", ""])),
+        lambda a: a.update(reasons=np.array("")),
+        lambda a: a.pop("places"),
+        lambda a: a.update(job=np.array("[1]")),
+    ],
+)
+def test_a_part_that_does_not_fit_is_named_before_the_work(
+    words, expected, tmp_path, monkeypatch, capsys, change
+):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert tool.command(words) == 0
+    (part,) = (tmp_path / "F.npz.parts").iterdir()
+    content, whole = read_arrays(part), part.read_bytes()
+    change(content)
+    np.savez(part, **content)
+    monkeypatch.setattr(FeatureFile, "write_part", lambda *_: pytest.fail("the work began"))
+    assert tool.command(words) == 2
+    assert f"{part} " in capsys.readouterr().err
+    monkeypatch.undo()
+    part.write_bytes(whole)
+    (part.parent / "part_000009.npz").write_bytes(whole)
+    assert tool.command(words) == 2
+    assert "part_000009.npz does not hold 0 images" in capsys.readouterr().err
+    (part.parent / "part_000009.npz").unlink()
+    assert tool.command(words) == 0
+    assert (tmp_path / "F.npz").read_bytes() == expected
+
+
+def test_parts_are_kept_beside_a_damaged_file(words, expected, tmp_path, capsys):
+    (tmp_path / "F.npz.parts").mkdir()
+    (tmp_path / "F.npz.parts" / "note").touch()
+    damaged = bytearray(expected)
+    damaged[200] ^= 1  # in the features
+    (tmp_path / "F.npz").write_bytes(damaged)
+    assert tool.command(words) == 2
+    assert "F.npz is damaged (features.npy differs from" in capsys.readouterr().err
+    assert (tmp_path / "F.npz.parts" / "note").exists()
+
+
 def test_no_file_is_written_if_no_image_can_be_read(words, tmp_path, capsys):
     (tmp_path / "list").write_text("list\naway.png\nlost.png\n")
     assert tool.command([*words, "--input", str(tmp_path / "list")]) == 2

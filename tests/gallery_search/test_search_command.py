@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +17,7 @@ from saved_runs import two_runs
 
 import occluded_reid
 from gallery_search import Filter, GalleryIndex, Item, Writer, querying
+from gallery_search.store import database as databases
 from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.visualization.sheet import BLUE, ORANGE
 
@@ -86,11 +89,11 @@ def test_a_killed_build_goes_on(runs, market, tmp_path, monkeypatch):
     add = Writer.add
     done: list[int] = []
 
-    def add_until_killed(self, items, *arrays):
+    def add_until_killed(self, items, *arrays, **options):
         if len(done) == 3:
             kill_self()
         done.append(len(items))
-        return add(self, items, *arrays)
+        return add(self, items, *arrays, **options)
 
     words = build_words(runs, market, tmp_path / "index")
     with monkeypatch.context() as patch:
@@ -192,10 +195,51 @@ def test_remove_and_add(runs, market, index, tmp_path, capsys):
     moved = shutil.copytree(market / "bounding_box_test", tmp_path / "moved")
     shutil.copy(moved / gone[0], moved / "0099_c9s1_000007_01.jpg")
     words = ["add", "--index", str(index), "--gallery", str(moved), "--workers", "0"]
-    assert tool.command(words) == 0
-    assert len(opened) == IMAGES + 1
-    assert "49 images" in capsys.readouterr().out
+    assert tool.command([*words, "--restore", "other.jpg"]) == 2
+    assert "other.jpg was not removed from" in capsys.readouterr().err
+    assert tool.command([*words, "--restore", gone[0]]) == 0
+    printed = capsys.readouterr().out
+    assert len(opened) == 30 + 2 and "32 images" in printed
+    assert "17 images were removed before" in printed
     assert tool.command(["info", "--index", str(index)]) == 0
+
+
+def test_add_notices_what_has_changed(runs, market, index, tmp_path, capsys):
+    gallery = shutil.copytree(market / "bounding_box_test", tmp_path / "gallery")
+    words = ["add", "--index", str(index), "--workers", "0", "--gallery", str(gallery)]
+    names = sorted(path.name for path in gallery.glob("*.jpg"))
+    (gallery / names[0]).touch()  # another time, the same content
+    assert tool.command(words) == 0
+    assert "have changed" not in capsys.readouterr().out
+    shutil.copy(gallery / names[40], gallery / names[0])
+    assert tool.command(words) == 2
+    assert f"1 of its images are others there, such as {names[0]}" in capsys.readouterr().err
+    with databases.transaction(index, write=True) as database:
+        database.write_info(replace(database.read_info(), gallery=str(gallery)))
+    (gallery / names[1]).write_bytes(b"broken")
+    Path(os.fsdecode(os.fsencode(gallery) + b"/caf\xe9.jpg")).write_bytes(b"")
+    table = tmp_path / "table.csv"
+    table.write_text(f"path;camera;split\n{names[2]};gate;query\n")
+    assert tool.command([*words[:-2], "--metadata", str(table)]) == 0
+    printed = capsys.readouterr().out
+    for text in ("2 of them have changed", "1 images in the index get other", r"'caf\udce9.jpg'"):
+        assert text in printed
+    opened = GalleryIndex(index)
+    assert len(opened) == IMAGES - 1 and not opened.ids_of([names[1]])
+    one, other = opened.look_up(list(opened.ids_of([names[0], names[40]]).values()))
+    np.testing.assert_allclose(one.features, other.features, atol=1e-5)
+    assert opened.look_up(opened.select(Filter("gate")).tolist())[0].item.path == names[2]
+
+
+def test_filters_that_no_image_passes_are_named(market, index, capsys):
+    for words, message in (
+        (["--camera", "33"], "there is no camera '33'; there are 1, 2, 3"),
+        (["--until", "2024-05-31"], "no image has a time like 2024-05-31: the times are 0 to 1"),
+    ):
+        assert tool.command(query_words(market, index, *words)) == 2
+        assert message in capsys.readouterr().err
+        assert tool.command(["remove", "--index", str(index), *words]) == 2
+    assert len(GalleryIndex(index)) == IMAGES
 
 
 def test_an_approximation_by_name(runs, market, index, monkeypatch, capsys):
