@@ -101,7 +101,7 @@ class FeatureFile:
             if arrays is None:
                 continue
             first = numbers.get(path, self.num_parts) * self._job.part_size
-            rows = np.arange(first, min(first + self._job.part_size, len(self._images.paths)))
+            rows = np.arange(first, min(first + self._job.part_size, len(self.images.paths)))
             broken = np.isin(rows, arrays["broken"])
             count = len(rows) - broken.sum()
             if not (

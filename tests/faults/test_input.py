@@ -8,11 +8,13 @@ from __future__ import annotations
 import ast
 import contextlib
 import io
+import operator
 import os
 import pickle
 import random
 import re
 import shutil
+import time
 import zipfile
 import zlib
 from pathlib import Path
@@ -27,14 +29,19 @@ from PIL import Image
 from test_structure import PYTHON, ROOT
 
 from gallery_search import GalleryIndex
+from gallery_search.store.metadata import read_table
 from occluded_reid.checkpoint.reading import load_safely
 from occluded_reid.config import load_config
 from occluded_reid.data.datasets.base import read_images
+from occluded_reid.data.datasets.registry import build_dataset
 from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.data.prepare.occluder_sets import cut_boxes, read_boxes
+from occluded_reid.data.transforms.occluder_cutouts import read_cutouts
+from occluded_reid.deploy.feature_file import list_images
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import diagnose_zip
 
+SETS = ("CSV:shop", "MSMT17", "PartialiLIDS")
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", 25))
 fuzzed = settings(
     max_examples=EXAMPLES,
@@ -140,7 +147,7 @@ def test_any_file_names(tmp_path_factory, names):
     try:
         images = read_images(folder, re.compile(r"(-?\d+)_c(\d+)"), num_cameras=6)
     except UserError as error:
-        assert "its name says camera" in str(error)
+        assert "the name has camera" in str(error)
         return
     assert all(image.pid >= 0 and 0 <= image.camid < 6 for image in images)
 
@@ -161,6 +168,78 @@ def test_any_list_of_boxes(tmp_path, content):
         cut_boxes(boxes, tmp_path / "set")
     except UserError as error:
         assert str(tmp_path) in str(error)
+
+
+CELL = st.sampled_from(
+    ["a.jpg", "./a.jpg", "b\\..\\a.jpg", "../a.jpg", "/etc/passwd", "C:\\a.jpg", "b:1.jpg", "é.jpg"]
+    + ["path", "identity", "camera", "split", "file", "class", "time", "train", "query", "gallery"]
+    + [
+        "0000",
+        "-1",
+        "7",
+        "9" * 5000,
+        "",
+        " ",
+        '"',
+        "\0",
+        "\udce9.jpg",
+        "\x1b[2J",
+        "=1+1",
+        "x" * 300,
+    ]
+)
+LISTED = st.builds(
+    lambda rows, comma, end, coding: end.join(map(comma.join, rows)).encode(
+        coding, "surrogatepass"
+    ),
+    st.lists(st.lists(CELL, max_size=6), max_size=6),
+    st.sampled_from([",", ";", "\t", " ", "|"]),
+    st.sampled_from(["\n", "\r\n", "\r", "\n\n"]),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-16-le"]),
+)
+HEADS = st.sampled_from(
+    [b"", b"path,identity,camera,split\n", b"path;time\n", b"\xef\xbb\xbffile\tclass\tsplit\n"]
+)
+
+
+@pytest.fixture(scope="module")
+def sets(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folders in which each reader finds its list, and an image beside."""
+    root = tmp_path_factory.mktemp("sets")
+    for folder in ("shop", "MSMT17_V1/train", "MSMT17_V1/test", "Partial_iLIDS"):
+        (root / folder).mkdir(parents=True)
+        Image.new("RGBA", (4, 8), "red").save(root / folder / "a.jpg", "PNG")
+    return root
+
+
+@fuzzed
+@given(content=st.builds(operator.add, HEADS, LISTED) | st.binary())
+def test_any_list_or_table(sets, content):
+    """Every reader gives content of the folder itself or one message, in no time."""
+    for path in (
+        "shop/images.csv", "shop/occluders.csv", "Partial_iLIDS/Probe.txt",
+        "Partial_iLIDS/Gallery.txt", *(f"MSMT17_V1/list_{n}.txt" for n in ("train", "val")),
+        *(f"MSMT17_V1/list_{n}.txt" for n in ("query", "gallery")),
+    ):  # fmt: skip
+        (sets / path).write_bytes(content)
+    options = {"root": str(sets), "allow_partial": True, "verbose": False}
+    for read in (
+        lambda: read_table(sets / "shop" / "images.csv"),
+        lambda: list_images(sets / "shop" / "images.csv"),
+        lambda: read_cutouts(sets / "shop", "train"),
+        *(lambda name=name: build_dataset(name, **options) for name in SETS),
+    ):
+        start = time.perf_counter()
+        try:
+            found = read()
+        except UserError as error:
+            assert str(error)
+        else:
+            for item in (
+                found.train + found.query + found.gallery if hasattr(found, "train") else ()
+            ):
+                assert Path(item[0]).resolve().is_relative_to(sets)
+        assert time.perf_counter() - start < 2
 
 
 # ---------------------------------------------------------------------------- checkpoints

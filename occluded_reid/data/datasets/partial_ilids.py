@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from pathlib import Path
 
 from fastreid.data.datasets import DATASET_REGISTRY
@@ -89,7 +90,7 @@ class PartialiLIDS(TwoSided):
         return [
             LabeledImage(str(path), parse_identity(match[1], path), camid)
             for path in paths
-            if path.is_file() and (match := self.pattern.match(path.name))
+            if os.path.isfile(path) and (match := self.pattern.match(path.name))
         ]
 
     def _detect_protocols(self, subsets: Subsets) -> set[str]:
