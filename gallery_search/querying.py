@@ -80,12 +80,11 @@ def read_filter(args: argparse.Namespace, indexes: list[GalleryIndex]) -> Filter
         shown = ", ".join(cameras[:MAX_CAMERAS]) + ", ..." * (len(cameras) > MAX_CAMERAS)
         raise UserError(f"there is no camera {min(unknown)!r}; there are {shown or 'none'}")
     times = [time for index in indexes for time in index.time_span() or ()]
-    given = [bound for bound in bounds if bound is not None]
-    if given and not {time >= DATES_FROM for time in times} & {b >= DATES_FROM for b in given}:
+    kinds = {bound >= DATES_FROM for bound in bounds if bound is not None}
+    if kinds and times and kinds.isdisjoint(time >= DATES_FROM for time in times):
         raise UserError(
-            f"no image has a time like {args.since or args.until}: the times are "
-            f"{f'{min(times):g} to {max(times):g}' if times else 'unknown'}. Numbers below "
-            f"{DATES_FROM:.0f} are frames, others are seconds since 1970, as dates are"
+            f"no image has a time like {args.since or args.until}: they are {min(times):g} to "
+            f"{max(times):g}, where numbers below {DATES_FROM:.0f} are frames, others dates"
         )
     return Filter(tuple(args.camera), *bounds)
 

@@ -234,7 +234,7 @@ def test_add_notices_what_has_changed(runs, market, index, tmp_path, capsys):
 def test_filters_that_no_image_passes_are_named(market, index, capsys):
     for words, message in (
         (["--camera", "33"], "there is no camera '33'; there are 1, 2, 3"),
-        (["--until", "2024-05-31"], "no image has a time like 2024-05-31: the times are 0 to 1"),
+        (["--until", "2024-05-31"], "no image has a time like 2024-05-31: they are 0 to 1"),
     ):
         assert tool.command(query_words(market, index, *words)) == 2
         assert message in capsys.readouterr().err
