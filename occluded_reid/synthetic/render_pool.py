@@ -65,8 +65,9 @@ def _store_in_workers(folder: Path, size: str, seed: int, workers: int) -> Itera
             process = processes[number % workers]
             line = process.stdout.readline() if process.stdout else ""
             if not line:
-                raise RuntimeError(
-                    f"a worker that draws the synthetic set died (exit code {process.wait()})"
+                raise UserError(
+                    f"a worker that draws the synthetic set has ended (exit code {process.wait()})"
+                    ". If nobody stopped it, the machine may have run out of memory; start again"
                 )
             report = json.loads(line)
             if "error" in report:

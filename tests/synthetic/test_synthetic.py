@@ -385,3 +385,12 @@ def test_set_without_manifest_is_drawn_again(tmp_path: Path) -> None:
     assert generate(tmp_path, "tiny") == folder
     assert (folder / "manifest.json").stat().st_mtime_ns >= before - 10**9
     assert verify(folder) == []
+
+
+def test_a_worker_that_ends_is_one_message(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def start_failing(*_: object) -> subprocess.Popen[str]:
+        return subprocess.Popen(["false"], stdout=subprocess.PIPE, text=True)
+
+    monkeypatch.setattr(render_pool, "_start_worker", start_failing)
+    with pytest.raises(UserError, match=r"has ended \(exit code 1\). If nobody stopped it"):
+        list(render_pool.store_images(tmp_path, "tiny", 0, workers=2))
