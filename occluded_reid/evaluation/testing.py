@@ -139,7 +139,9 @@ def open_test_sets(
 
 def build_evaluator(cfg: CfgNode, name: str, training: Collection[str] = ()) -> TestSet:
     """Return the loader and the evaluator of one test set, ``Name`` or ``Name:protocol``."""
-    dataset = open_dataset(cfg, name, training=False)
+    # the table of a set that is trained on has been shown
+    verbose = name not in cfg.DATASETS.NAMES
+    dataset = open_dataset(cfg, name, training=False, verbose=verbose)
     if not (dataset.query and dataset.gallery):
         raise UserError(
             f"{name} has {len(dataset.query)} queries and {len(dataset.gallery)} gallery images "
