@@ -17,6 +17,7 @@ from occluded_reid.engine.launch import launch
 from occluded_reid.engine.trainer import Trainer
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.utils.distributed import check_agreement, find_differences
+from occluded_reid.utils.memory import keep_freed_memory
 
 logger = logging.getLogger(__name__)
 
@@ -45,6 +46,7 @@ def run(args: argparse.Namespace) -> None:
 
 def _run_process(cfg: CfgNode, args: argparse.Namespace) -> None:
     installed_methods()  # registers their models: a spawned process starts without them
+    keep_freed_memory()
     _compare_ranks(cfg)
     training = not args.eval_only
     cfg = prepare_run(cfg, training=training, resumed=args.resume, overwrite=args.overwrite)
