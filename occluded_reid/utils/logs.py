@@ -25,7 +25,7 @@ def setup_logging(folder: str | None = None, *, keep: bool = False) -> None:
     in_group = distributed.is_available() and distributed.is_initialized()
     rank = distributed.get_rank() if in_group else 0
     if rank == 0:
-        handlers.append(TerminalHandler())
+        handlers.append(_take_terminal())
     if folder is not None:
         suffix = f".rank{rank}" if rank else ""
         file_handler = logging.FileHandler(f"{folder}/log.txt{suffix}", encoding="utf-8")
@@ -53,6 +53,14 @@ class EscapingFormatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """Return the line of a message."""
         return escape(super().format(record))
+
+
+def _take_terminal() -> logging.Handler:
+    """Return the terminal's handler, which goes on if messages were kept for this call."""
+    handlers = logging.getLogger(LOGGERS[0]).handlers
+    is_kept = any(isinstance(each, MemoryHandler) for each in handlers)
+    own = [each for each in handlers if is_kept and isinstance(each, TerminalHandler)]
+    return own[0] if own else TerminalHandler()
 
 
 def _take_kept() -> list[logging.LogRecord]:

@@ -66,7 +66,8 @@ def test_log_lines_come_by_time_too_and_metrics_by_iterations(
         train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2, "SOLVER.LOG_PERIOD", 5))
         written = map(json.loads, (folder / "metrics.json").read_text().splitlines())
         timings = ("time", "data_time", "eta_seconds")
-        rows.append([{**row, **{name: name in row for name in timings}} for row in written])
+        changing = (*timings, "run_id")
+        rows.append([{**row, **{name: name in row for name in changing}} for row in written])
         count = (folder / "log.txt").read_text().count("epoch/iter: ")
         assert count == (4 if seconds else lines)
     assert rows[0] == rows[1] and len(rows[0]) == 4
