@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,23 @@ from torch import nn
 
 from occluded_reid.checkpoint import vit_npz as vit_npz
 from occluded_reid.checkpoint.conversion import Conversion, Weights, find_mismatches, join_first
-from occluded_reid.checkpoint.reading import load_safely
-from occluded_reid.utils.errors import UserError
+from occluded_reid.checkpoint.reading import (
+    describe_foreign,
+    first_line,
+    load_safely,
+    require_plain_tensors,
+)
+from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.files import diagnose_zip, open_regular
 
 logger = logging.getLogger(__name__)
 
 Pair = tuple[int, int]
+
+MAX_COMPRESSION = 16
+"""How many times larger than the file the arrays of an .npz file may be; weights hardly shrink."""
+MAX_ASPECT = 4.0
+"""How many times longer, for its width, a guessed grid of patches may be than the model's."""
 
 _KERNEL, _POSITIONS, _DISTILLED = "patch_embed.proj.weight", "pos_embed", "dist_token"
 _CLASSIFIER = r"(?:.*/)?(?:head|head_dist|fc|pre_logits)[./].*"
@@ -73,15 +85,19 @@ def read_weights(path: str, *, trust: bool = False) -> Conversion:
     beside: list[str] = []
     for inner in ("state_dict", "model"):
         if isinstance(content, dict) and isinstance(content.get(inner), dict):
-            beside += [key for key in content if key != inner]
+            beside += [str(key) for key in content if key != inner]
             content = content[inner]
     entries = content if isinstance(content, dict) else {}
     weights = {key: value for key, value in entries.items() if torch.is_tensor(value)}
     if not weights:
         raise UserError(f"{path} holds no weights: neither a state dict nor one under 'model'")
-    conversion = Conversion(weights, [*beside, *(key for key in entries if key not in weights)])
+    if unnamed := [key for key in weights if not isinstance(key, str)]:
+        raise UserError(f"{path} holds no weights by name, but by {unnamed[0]!r:.40}")
+    others = [str(key) for key in entries if key not in weights]
+    conversion = Conversion(weights, [*beside, *others])
     if path.endswith(".npz"):
-        vit_npz.convert_to_timm(conversion)
+        with explain_read_errors(path, "expected Google's ViT", (RuntimeError, IndexError)):
+            vit_npz.convert_to_timm(conversion)
     return conversion
 
 
@@ -90,15 +106,24 @@ def _read_content(path: str, trust: bool) -> Any:
         advice = "tools/import_checkpoint.py --trust-checkpoint extracts its weights"
         return load_safely(path, trust=trust, if_trusted=advice)
     try:
-        if path.endswith(".safetensors"):
-            return safetensors.torch.load_file(path)
-        with np.load(path, allow_pickle=False) as file:
-            return {key: torch.from_numpy(file[key]) for key in file.files}
+        with open_regular(path) as stream:
+            if fault := describe_foreign(stream.read(512)):
+                raise ValueError(fault)
+            if path.endswith(".safetensors"):
+                content = safetensors.torch.load_file(path)
+            else:
+                limit = MAX_COMPRESSION * os.fstat(stream.fileno()).st_size
+                if fault := diagnose_zip(stream, limit=limit):
+                    raise ValueError(fault)
+                with np.load(stream, allow_pickle=False) as file:
+                    content = {key: torch.from_numpy(file[key]) for key in file.files}
     except Exception as error:  # each format raises its own exceptions
         raise UserError(
             f"{path} holds no weights, is damaged, or holds Python objects, which could run code "
-            f"({_first_line(error)})"
+            f"({type(error).__name__}: {first_line(error)})"
         ) from error
+    require_plain_tensors(content, path)
+    return content
 
 
 def rename_to_backbone(conversion: Conversion) -> bool:
@@ -116,7 +141,7 @@ def rename_to_backbone(conversion: Conversion) -> bool:
             break
     conversion.leave_out(_CLASSIFIER, "of its classifier")
     positions = conversion.weights.get(_POSITIONS)
-    if _DISTILLED in conversion.weights and positions is not None:
+    if _DISTILLED in conversion.weights and positions is not None and positions.ndim == 3:
         own = torch.cat((positions[:, :1], positions[:, 2:]), dim=1)
         conversion.replace([_POSITIONS], {_POSITIONS: own}, "the distillation token's row left out")
     conversion.leave_out(_DISTILLED, "of its classifier")
@@ -154,12 +179,14 @@ def guess_grid(count: int, own: Pair, *, trust_own: bool) -> Pair:
     """Guess the (rows, columns) of ``count`` patch tokens, which files do not store.
 
     Returns the model's ``own`` grid, else a square, else the factors closest to the model's aspect
-    ratio. ``trust_own`` assumes the model's grid whenever the counts agree: a square count is
+    ratio; a UserError if there are no such. ``trust_own`` assumes the model's grid whenever the counts agree: a square count is
     ambiguous, as 196 = 14 x 14 = 28 x 7, and ImageNet files are square.
 
     >>> guess_grid(196, (28, 7), trust_own=False)
     (14, 14)
     """
+    if count < 1:
+        raise UserError("the position embeddings hold no patch")
     side = math.isqrt(count)
     is_square = side * side == count
     if count == own[0] * own[1] and (trust_own or not is_square):
@@ -167,7 +194,14 @@ def guess_grid(count: int, own: Pair, *, trust_own: bool) -> Pair:
     if is_square:
         return side, side
     pairs = [(rows, count // rows) for rows in range(1, count + 1) if count % rows == 0]
-    return min(pairs, key=lambda pair: abs(math.log(pair[0] * own[1] / (pair[1] * own[0]))))
+    ratios = {pair: abs(math.log(pair[0] * own[1] / (pair[1] * own[0]))) for pair in pairs}
+    best = min(ratios, key=ratios.__getitem__)
+    if ratios[best] > math.log(MAX_ASPECT):
+        raise UserError(
+            f"{count} position embeddings beside the class token are no grid of patches like the "
+            f"model's {own[0]} x {own[1]}; does the file have other tokens?"
+        )
+    return best
 
 
 def download_weights(name: str) -> Weights:
@@ -183,11 +217,7 @@ def download_weights(name: str) -> Weights:
             raise UserError(f"timm has no weights {name} (MODEL.BACKBONE.PRETRAIN_NAME)") from error
         page = f"https://huggingface.co/{source.hf_hub_id}/resolve/main/model.safetensors"
         raise UserError(
-            f"cannot download the pretrained weights {name} ({_first_line(error)}). Download "
+            f"cannot download the pretrained weights {name} ({type(error).__name__}: {first_line(error)}). Download "
             f"{page}{f' or {source.url}' if source.url else ''} by other means and set "
             "MODEL.BACKBONE.PRETRAIN_PATH path/to/file"
         ) from error
-
-
-def _first_line(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}".splitlines()[0]

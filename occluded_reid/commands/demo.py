@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -31,9 +30,9 @@ def command(words: list[str] | None = None) -> int:
 
 def print_results(path: Path) -> None:
     """Print the table of metrics and the visibility AUC."""
-    from occluded_reid.evaluation.results import format_results
+    from occluded_reid.evaluation.results import format_results, read_results
 
-    reports = json.loads(path.read_text(encoding="utf-8"))["data_sets"]
+    reports = read_results(path)["data_sets"]
     print("\nIn per cent, with 95 % intervals over queries:\n")
     print(format_results(reports))
     for report in reports.values():

@@ -9,10 +9,11 @@ from occluded_reid.config.config import (
     get_cfg,
     leaves,
     load_config,
+    read_yaml,
     replays_cuda_graphs,
 )
 
 __all__ = [
     "AddKeys", "CfgNode", "changed_copy", "check_ranges", "get_cfg", "leaves", "load_config",
-    "replays_cuda_graphs",
+    "read_yaml", "replays_cuda_graphs",
 ]  # fmt: skip

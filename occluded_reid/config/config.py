@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,13 +13,18 @@ import torch
 import yaml
 from fastreid.config import CfgNode
 from fastreid.config import get_cfg as get_fastreid_cfg
+from fastreid.config.config import BASE_KEY
 
 from occluded_reid.config import defaults
 from occluded_reid.utils.errors import UserError, suggest
+from occluded_reid.utils.files import read_regular
 
 logger = logging.getLogger(__name__)
 
 AddKeys = Callable[[CfgNode], None]
+
+MAX_VALUES, MAX_DEPTH = 10_000, 20
+_YAML_ERRORS = (OSError, ValueError, TypeError, AttributeError, RecursionError, yaml.YAMLError)
 
 SHIPPED = Path(__file__).parents[1] / "shipped"
 """Holds configs/ and projects/ with the configurations, also in an installed package."""
@@ -78,22 +84,75 @@ def _find_file(path: str) -> str:
 
 def _merge_file(cfg: CfgNode, path: str) -> None:
     path = _find_file(path)
-    try:
-        loaded = CfgNode.load_yaml_with_base(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: its _BASE_ {error.filename} does not exist") from error
-    except RecursionError as error:
-        raise UserError(f"{path}: its _BASE_ leads back to itself") from error
-    except (yaml.YAMLError, ValueError, TypeError, AttributeError, OSError) as error:
-        raise UserError(f"{path} is no configuration (YAML mapping): {error}") from error
-    if not isinstance(loaded, dict):
-        raise UserError(f"{path} is no configuration (YAML mapping)")
+    loaded = _read_with_base(path)
     _refuse_unknown_keys(cfg, (key for key, _ in leaves(loaded)), path)
     sections = {key for key, _ in leaves(cfg)}
     for key, value in leaves(loaded):
         if key not in sections and not isinstance(value, dict):
             raise UserError(f"{path}: {key} is a section; it needs keys below it, not {value!r}")
     _merge(cfg, [(key, value) for key, value in leaves(loaded) if value != {}], path)
+
+
+def _read_with_base(path: str) -> dict[str, Any]:
+    """Read a configuration and what its ``_BASE_`` leads to, whose keys it overrides."""
+    chain: list[str] = []
+    loaded: list[dict[str, Any]] = []
+    while path:
+        if path in chain:
+            raise UserError(f"{chain[0]}: its _BASE_ leads back to itself ({' > '.join(chain)})")
+        if chain and not os.path.exists(path):
+            raise UserError(f"{chain[-1]}: its _BASE_ {path} does not exist")
+        chain.append(path)
+        loaded.append(read_yaml(path))
+        base = loaded[-1].pop(BASE_KEY, "")
+        if not isinstance(base, str):
+            raise UserError(f"{path}: its _BASE_ is {base!r:.80}, not a file")
+        path = str(Path(path).parent.joinpath(Path(base).expanduser())) if base else ""
+        path = os.path.normpath(path) if path else ""
+    merged = loaded.pop()
+    while loaded:
+        _override(merged, loaded.pop(), chain[0])
+    return merged
+
+
+def _override(base: dict[str, Any], own: dict[str, Any], path: str) -> None:
+    for key, value in own.items():
+        if isinstance(value, dict) and key in base:
+            if not isinstance(base[key], dict):
+                raise UserError(f"{path}: {key} is no section in its _BASE_")
+            _override(base[key], value, path)
+        else:
+            base[key] = value
+
+
+def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a YAML mapping of at most 256 KiB, such as a run's config.yaml.
+
+    Raises:
+        UserError: it is none, or is nested or repeated (by anchors) beyond any configuration.
+    """
+    try:
+        content = yaml.safe_load(read_regular(path, 2**18).decode("utf-8-sig"))
+        if not isinstance(content, dict):
+            raise ValueError("it is a text or a list")
+        if _count(content) > MAX_VALUES:
+            raise ValueError(f"it has more than {MAX_VALUES} values")
+    except _YAML_ERRORS as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path} is no configuration (YAML mapping): {reason}") from error
+    return content
+
+
+def _count(value: Any, depth: int = 0) -> int:
+    """Count the values in nested containers, up to a little more than :data:`MAX_VALUES`."""
+    if depth > MAX_DEPTH:
+        raise ValueError(f"it is nested more than {MAX_DEPTH} deep")
+    count = 1
+    for each in value.values() if isinstance(value, dict) else value:
+        count += _count(each, depth + 1) if isinstance(each, dict | list | tuple | set) else 1
+        if count > MAX_VALUES:
+            break
+    return count
 
 
 def _merge_overrides(cfg: CfgNode, overrides: list[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
-import json
+import math
 import shutil
 import tempfile
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from occluded_reid.checkpoint.safetensors_file import NAME, write_safetensors
 from occluded_reid.config import CfgNode, changed_copy, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.deploy.hub import METRICS, name_architecture, write_descriptions
-from occluded_reid.evaluation.comparison import read_run
+from occluded_reid.evaluation.results import read_results
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.utils.errors import UserError
@@ -68,7 +68,7 @@ def publish(
     name = name or folder_of_run.resolve().name
     if Path(name).name != name:
         raise UserError(f"--name {name} is no file name")
-    before = read_run(reported).content
+    before = read_results(reported)
     overrides = [*overrides, *(["MODEL.DEVICE", device] if device else [])]
     cfg = load_config(str(config), overrides, add_keys=installed_methods())
     model = build_inference_model(cfg, str(file), trust=trust_checkpoint)
@@ -130,7 +130,7 @@ def _evaluate(folder: Path, weights: str, overrides: list[str], *, keep: bool) -
         for name in ("results.json", "per_query.npz") if keep else ():
             if Path(output, name).is_file():
                 shutil.copyfile(Path(output, name), folder / name)
-        return json.loads(Path(output, "results.json").read_text(encoding="utf-8"))
+        return read_results(Path(output, "results.json"))
 
 
 def _require_same_results(before: dict[str, Any], after: dict[str, Any], tolerance: float) -> None:
@@ -144,7 +144,7 @@ def _require_same_results(before: dict[str, Any], after: dict[str, Any], toleran
         if one["counts"] != other["counts"]:
             faults.append(f"{name} has {other['counts']}, not {one['counts']}")
         for metric, values in one["metrics"].items():
-            value = other["metrics"][metric]["value"]
+            value = other["metrics"].get(metric, {"value": math.nan})["value"]
             if not abs(value - values["value"]) <= tolerance:
                 faults.append(f"{metric} on {name} is {value:.2f}, not {values['value']:.2f}")
     if faults:

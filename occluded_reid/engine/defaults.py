@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import textwrap
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from fastreid.config import CfgNode
 from fastreid.utils import comm
 from fastreid.utils.collect_env import collect_env_info
 
 from occluded_reid.checkpoint.resolve import resolve_run, resolve_weights
-from occluded_reid.config import changed_copy, get_cfg, leaves, load_config
+from occluded_reid.config import changed_copy, get_cfg, leaves, load_config, read_yaml
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.config.resume import Change, Rule, check_changes, find_changes
 from occluded_reid.engine.folder import check_start, choose_run_id, open_log, write_config
@@ -145,9 +145,5 @@ def _log_config(cfg: CfgNode) -> None:
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read a run's config.yaml; return ``{}`` if there is none or it cannot be read."""
-    try:
-        content = yaml.safe_load(path.read_text())
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    """Read a run's config.yaml; return ``{}`` if there is none."""
+    return read_yaml(path) if os.path.lexists(path) else {}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -12,12 +11,16 @@ import numpy as np
 
 from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.evaluation.results import AGAIN, PerQuery, format_table, read_per_query
-from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.evaluation.results import (
+    AGAIN,
+    COUNTS,
+    PerQuery,
+    format_table,
+    read_per_query,
+    read_results,
+)
+from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
-
-COUNTS = ("queries", "queries_without_positive", "gallery", "positives_per_query")
-"""Counts that agree between two evaluations of one test set."""
 
 
 class Run(NamedTuple):
@@ -68,23 +71,7 @@ def read_run(path: str | Path) -> Run:
     """Read a results.json, or the one in a run's folder."""
     file = Path(path)
     file = file / "results.json" if file.is_dir() else file
-    with explain_read_errors(file, "expected a results.json or the folder of an evaluated run"):
-        content = json.loads(file.read_text(encoding="utf-8"))
-    if not isinstance(content, dict) or not isinstance(content.get("data_sets"), dict):
-        raise UserError(f"{file} is no results file: it has no data_sets; {AGAIN}")
-    try:  # every value that a comparison needs, so that a broken file fails here
-        for report in content["data_sets"].values():
-            for key in COUNTS:
-                float(report["counts"][key])
-            for metric in report["metrics"].values():
-                float(metric["value"])
-        if "per_query" in content:
-            Path(content["per_query"]["file"], content["per_query"]["sha256"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{file} is not as an evaluation writes it ({type(error).__name__}: {error}); {AGAIN}"
-        ) from error
-    return Run(file, content)
+    return Run(file, read_results(file))
 
 
 def compare_pair(a: Run, b: Run) -> dict[str, Any]:

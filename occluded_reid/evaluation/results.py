@@ -12,7 +12,7 @@ import contextlib
 import hashlib
 import importlib.metadata
 import io
-import json
+import math
 import os
 import platform
 from collections.abc import Iterable, Mapping
@@ -24,7 +24,14 @@ import numpy as np
 from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.utils.errors import UserError, explain_read_errors
-from occluded_reid.utils.files import atomic_write, make_folder, write_json
+from occluded_reid.utils.files import (
+    atomic_write,
+    diagnose_zip,
+    make_folder,
+    read_json,
+    read_regular,
+    write_json,
+)
 
 if TYPE_CHECKING:
     from torch import nn
@@ -32,6 +39,9 @@ if TYPE_CHECKING:
     from occluded_reid.config import CfgNode
 
 PER_QUERY = "per_query.npz"
+MAX_PER_QUERY = 2**28  # bytes, unpacked: of a million queries
+COUNTS = ("queries", "queries_without_positive", "gallery", "positives_per_query")
+"""Counts that agree between two evaluations of one test set."""
 PACKAGES = ("torch", "torchvision", "fastreid", "timm", "numpy", "faiss-cpu")
 MAJOR_METRICS = ("Rank-1", "mAP")
 MINOR_METRICS = ("Rank-3", "Rank-5", "Rank-10", "mINP")  # shown without intervals
@@ -119,7 +129,7 @@ def are_results_of(path: Path, model: nn.Module) -> bool:
     from occluded_reid.checkpoint.checkpointer import weights_sha256
 
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = read_json(path)
     except (OSError, ValueError):
         return False
     return isinstance(content, dict) and content.get("weights_sha256") == weights_sha256(model)
@@ -179,18 +189,64 @@ def write_per_query(
     return {"file": name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
 
 
+def read_results(path: Path) -> dict[str, Any]:
+    """Read a results.json; raise a UserError unless it is as :func:`write_results` writes it."""
+    with explain_read_errors(path, "expected a results.json or the folder of an evaluated run"):
+        content = read_json(path)
+    if not isinstance(content, dict) or not isinstance(content.get("data_sets"), dict):
+        raise UserError(f"{path} is no results file: it has no data_sets; {AGAIN}")
+    try:
+        for name, report in content["data_sets"].items():
+            _require_numbers(report["counts"], f"counts of {name}", COUNTS)
+            for metric, values in report["metrics"].items():
+                _require_numbers(values, f"{metric} of {name}", ("value",))
+        if "per_query" in content:
+            if content["per_query"]["file"] != PER_QUERY:
+                raise ValueError(f"per_query is not {PER_QUERY}")
+            bytes.fromhex(content["per_query"]["sha256"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{path} is not as an evaluation writes it ({type(error).__name__}: {error}); {AGAIN}"
+        ) from error
+    return content
+
+
+def _require_numbers(entries: Mapping[str, Any], what: str, names: Iterable[str]) -> None:
+    """Raise an error unless ``names`` are in ``entries``, whose values are finite numbers."""
+    for name, value in {**entries, **{name: entries[name] for name in names}}.items():
+        if not (isinstance(value, int | float) and math.isfinite(value)):
+            raise ValueError(f"{name} in {what} is no number")
+
+
 def read_per_query(path: Path, sha256: str) -> dict[str, PerQuery]:
     """Read what :func:`write_per_query` wrote, by test set; ``sha256`` is from its results.json."""
     advice = f"keep it beside its results.json, or {AGAIN}"
     with explain_read_errors(f"the results of each query {path}", advice):
-        content = path.read_bytes()
+        content = read_regular(path, MAX_PER_QUERY)
     if hashlib.sha256(content).hexdigest() != sha256:
         raise UserError(f"{path} does not belong to the results.json beside it; {AGAIN}")
+    if fault := diagnose_zip(io.BytesIO(content), limit=MAX_PER_QUERY):
+        raise UserError(f"{path} is damaged ({fault}); {AGAIN}")
     queries = {}
-    with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
+    with (
+        explain_read_errors(path, AGAIN, (Exception,)),  # numpy raises almost anything
+        np.load(io.BytesIO(content), allow_pickle=False) as arrays,
+    ):
         for key in arrays.files:
             test_set, _, field = key.rpartition("/")
             if field == "names":
                 columns = (arrays[f"{test_set}/{name}"] for name in Ranking._fields)
                 queries[test_set] = PerQuery(arrays[key].tolist(), Ranking(*columns))
+                _require_ranking(queries[test_set], arrays[key])
     return queries
+
+
+def _require_ranking(query: PerQuery, names: np.ndarray) -> None:
+    """Raise a ValueError unless each query has a name of its own and numbers that can be."""
+    if names.ndim != 1 or names.dtype.kind != "U" or len(set(query.names)) != len(names):
+        raise ValueError("the names of the queries are no list of different texts")
+    for field, values in query.ranking._asdict().items():
+        if values.shape != names.shape or values.dtype.kind not in "iuf":
+            raise ValueError(f"{field} has not one number for each query")
+        if not (np.isfinite(values) & (values >= 0)).all():
+            raise ValueError(f"{field} has impossible values")
