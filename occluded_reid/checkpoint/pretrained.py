@@ -179,8 +179,8 @@ def guess_grid(count: int, own: Pair, *, trust_own: bool) -> Pair:
     """Guess the (rows, columns) of ``count`` patch tokens, which files do not store.
 
     Returns the model's ``own`` grid, else a square, else the factors closest to the model's aspect
-    ratio; a UserError if there are no such. ``trust_own`` assumes the model's grid whenever the counts agree: a square count is
-    ambiguous, as 196 = 14 x 14 = 28 x 7, and ImageNet files are square.
+    ratio; a UserError if there are none. ``trust_own`` assumes the model's grid whenever the counts
+    agree: a square count is ambiguous, as 196 = 14 x 14 = 28 x 7, and ImageNet files are square.
 
     >>> guess_grid(196, (28, 7), trust_own=False)
     (14, 14)
@@ -217,7 +217,7 @@ def download_weights(name: str) -> Weights:
             raise UserError(f"timm has no weights {name} (MODEL.BACKBONE.PRETRAIN_NAME)") from error
         page = f"https://huggingface.co/{source.hf_hub_id}/resolve/main/model.safetensors"
         raise UserError(
-            f"cannot download the pretrained weights {name} ({type(error).__name__}: {first_line(error)}). Download "
-            f"{page}{f' or {source.url}' if source.url else ''} by other means and set "
-            "MODEL.BACKBONE.PRETRAIN_PATH path/to/file"
+            f"cannot download the pretrained weights {name} ({type(error).__name__}: "
+            f"{first_line(error)}). Download {page}{f' or {source.url}' if source.url else ''} by "
+            "other means and set MODEL.BACKBONE.PRETRAIN_PATH path/to/file"
         ) from error

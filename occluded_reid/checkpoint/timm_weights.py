@@ -13,9 +13,11 @@ import torch
 from occluded_reid.checkpoint.conversion import Conversion, Weights, find_mismatches, join_first
 from occluded_reid.checkpoint.convert import build_report, summarize_report
 from occluded_reid.checkpoint.pretrained import download_weights, read_weights
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, explain_read_errors
 
 logger = logging.getLogger(__name__)
+
+_ADVICE = "does MODEL.BACKBONE.TIMM_NAME describe these weights?"
 
 
 def load_timm_weights(backbone: Any, name: str, source: str) -> None:
@@ -72,7 +74,8 @@ def _fit(conversion: Conversion, network: Any) -> None:
     if fit is None:
         return
     before = dict(conversion.weights)
-    after: Weights = fit(dict(before), network)
+    with explain_read_errors("the pretrained weights", _ADVICE, (Exception,)):
+        after: Weights = fit(dict(before), network)
     names = {id(tensor): name for name, tensor in before.items()}
     new_names = {names[id(each)]: name for name, each in after.items() if id(each) in names}
     made = {name: each for name, each in after.items() if id(each) not in names}

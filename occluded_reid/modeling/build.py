@@ -15,6 +15,8 @@ from torch import nn
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.checkpoint.fitting import list_training_parts
+from occluded_reid.checkpoint.pretrained import read_weights
+from occluded_reid.checkpoint.reading import first_line
 from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.config import changed_copy
 from occluded_reid.utils.errors import UserError, suggest
@@ -42,6 +44,13 @@ def build_model(cfg: CfgNode) -> nn.Module:
         raise UserError(
             f"the model cannot be built: {error}; check MODEL.META_ARCHITECTURE, MODEL.BACKBONE "
             "and MODEL.HEADS"
+        ) from error
+    except Exception as error:  # whatever fast-reid raises at weights of another form
+        if isinstance(error, UserError) or not (backbone.PRETRAIN and backbone.PRETRAIN_PATH):
+            raise
+        raise UserError(
+            f"{backbone.PRETRAIN_PATH} does not fit the backbone {backbone.NAME} "
+            f"({first_line(error)}); tools/import_checkpoint.py converts other weights"
         ) from error
     _prepare_resnet(model)
     # feature maps take the memory format of the first layer's weights
@@ -113,7 +122,9 @@ def complete(cfg: CfgNode) -> CfgNode:
     with changed_copy(cfg) as cfg:
         cfg.MODEL.BACKBONE.FEAT_DIM = dim or keys.FEAT_DIM
         if keys.PRETRAIN and keys.PRETRAIN_PATH:
-            cfg.MODEL.BACKBONE.PRETRAIN_PATH = resolve_source(keys.PRETRAIN_PATH)
+            path = cfg.MODEL.BACKBONE.PRETRAIN_PATH = resolve_source(keys.PRETRAIN_PATH)
+            if BACKBONE_REGISTRY.get(keys.NAME).__module__.startswith("fastreid."):
+                read_weights(path)  # fast-reid reads it without a check
     return cfg
 
 
