@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from occluded_reid.checkpoint.resolve import resolve_weights
+from occluded_reid.checkpoint.resolve import read_last_checkpoint, resolve_weights
 from occluded_reid.utils.errors import UserError
 
 
@@ -20,3 +20,12 @@ def test_a_published_folder_stands_for_its_one_weights_file(tmp_path: Path) -> N
         resolve_weights(tmp_path)
     (tmp_path / "model_final.pth").touch()
     assert Path(resolve_weights(tmp_path)[1]).name == "model_final.pth"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x80", b"../other/x.pth", b"", b"..", b"a" * 999])
+def test_a_last_checkpoint_that_names_no_file_beside_it_is_refused(
+    content: bytes, tmp_path: Path
+) -> None:
+    (tmp_path / "last_checkpoint").write_bytes(content)
+    with pytest.raises(UserError, match="last_checkpoint .*write the name of a checkpoint"):
+        read_last_checkpoint(tmp_path)

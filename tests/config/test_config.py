@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import time
 
 import pytest
 import torch
@@ -60,6 +62,32 @@ def test_shipped_files_are_found_from_any_folder(tmp_path, monkeypatch):
 def test_a_mistake_in_a_file_is_named(tmp_path, text, message):
     with pytest.raises(UserError, match=message):
         load_config(write(tmp_path, text))
+
+
+LAUGHS = "a0: &a0 [x, x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 15))
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("_BASE_: other.yml\n", "run.yml: its _BASE_ leads back to itself .*run.yml > .*other.yml"),
+        ("_BASE_: pipe.yml\n", "pipe.yml is no configuration .*it is no file"),
+        ("_BASE_: binary.yml\n", "binary.yml is no configuration"),
+        ("_BASE_: huge.yml\n", "huge.yml is no configuration .*at most 262144 are read"),
+        (LAUGHS, "run.yml is no configuration .*more than 10000 values"),
+        (f"SEED: {'[' * 50}{']' * 50}\n", "nested more than 20 deep"),
+        (f"SEED: {'[' * 5000}", "run.yml is no configuration"),
+    ],
+)
+def test_an_odd_file_is_refused_at_once(tmp_path, text, message):
+    write(tmp_path, "_BASE_: run.yml\n", "other.yml")
+    os.mkfifo(tmp_path / "pipe.yml")
+    (tmp_path / "binary.yml").write_bytes(b"\xff\xfe\x00")
+    write(tmp_path, "#" * 300_000, "huge.yml")
+    began = time.monotonic()
+    with pytest.raises(UserError, match=f"(?s){message}"):
+        load_config(write(tmp_path, text))
+    assert time.monotonic() - began < 5
 
 
 def test_an_unknown_file_suggests_its_neighbours(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 
 import numpy as np
@@ -114,6 +115,29 @@ def test_old_missing_and_unrelated_files_are_named(tmp_path, precision):
 
 
 @pytest.mark.parametrize(
+    ("field", "values", "told"),
+    [
+        ("names", np.array(["one"] * QUERIES), "no list of different texts"),
+        ("names", np.zeros(QUERIES), "no list of different texts"),
+        ("positives", np.ones(3), "positives has not one number for each query"),
+        ("average_precision", np.full(QUERIES, np.nan), "has impossible values"),
+        ("query", np.zeros(2**26, np.int64), "are packed into it"),
+    ],
+)
+def test_a_crafted_ranking_with_a_right_digest_is_refused(tmp_path, precision, field, values, told):
+    folder = write_run(tmp_path / "a", precision)
+    arrays = dict(np.load(folder / "per_query.npz"))
+    arrays[f"Set/{field}"] = values
+    np.savez_compressed(folder / "per_query.npz", **arrays)
+    content = json.loads((folder / "results.json").read_text())
+    digest = hashlib.sha256((folder / "per_query.npz").read_bytes()).hexdigest()
+    content["per_query"]["sha256"] = digest
+    (folder / "results.json").write_text(json.dumps(content))
+    with pytest.raises(UserError, match=f"(?s)per_query.npz .*{told}"):
+        compare_pair(read_run(folder), read_run(folder))
+
+
+@pytest.mark.parametrize(
     ("keys", "value", "match"),
     [
         (("data_sets", "Set"), 3, "TypeError"),
@@ -123,6 +147,8 @@ def test_old_missing_and_unrelated_files_are_named(tmp_path, precision):
         (("data_sets", "Set", "metrics", "mAP"), {}, "KeyError: 'value'"),
         (("per_query",), {"file": "per_query.npz"}, "KeyError: 'sha256'"),
         (("per_query",), None, "TypeError"),
+        (("per_query", "file"), "../other/per_query.npz", "ValueError: per_query is no file"),
+        (("data_sets", "Set", "metrics", "mAP", "value"), float("nan"), "ValueError: value in mAP"),
     ],
 )
 def test_an_edited_results_file_is_named(tmp_path, precision, keys, value, match, capsys):
