@@ -115,6 +115,7 @@ def _read_content(path: str, trust: bool) -> Any:
                 limit = MAX_COMPRESSION * os.fstat(stream.fileno()).st_size
                 if fault := diagnose_zip(stream, limit=limit):
                     raise ValueError(fault)
+                stream.seek(0)
                 with np.load(stream, allow_pickle=False) as file:
                     content = {key: torch.from_numpy(file[key]) for key in file.files}
     except Exception as error:  # each format raises its own exceptions
