@@ -86,7 +86,7 @@ def test_an_epoch_that_cannot_be_is_refused(epoch: Any, tmp_path: Path) -> None:
     saver = Checkpointer(model, str(tmp_path), optimizer=optimizer)
     saver.save("model_0000", epoch=epoch, best_metric=1.0)
     with pytest.raises(UserError, match="another run .*epoch is"):
-        saver.resume_or_load("", resume=True)
+        saver.resume(str(tmp_path / "model_0000.pth"))
 
 
 def test_what_a_run_cannot_do_without_is_named_in_one_message(tmp_path: Path) -> None:
@@ -94,7 +94,7 @@ def test_what_a_run_cannot_do_without_is_named_in_one_message(tmp_path: Path) ->
     Checkpointer(model, str(tmp_path)).save("model_0000")
     loader = Checkpointer(model, str(tmp_path), optimizer=optimizer, ema=model)
     with pytest.raises(UserError, match="holds no optimizer, epoch and cannot be resumed"):
-        loader.resume_or_load("", resume=True)
+        loader.resume(str(tmp_path / "model_0000.pth"))
 
 
 class Average(nn.Module):
@@ -114,7 +114,7 @@ def test_an_average_starts_from_the_loaded_weights(tmp_path: Path) -> None:
     other, _ = trained("SGD")
     average = Average(other)
     loader = Checkpointer(other, ema=average, optimizer=optimizer)
-    loaded = loader.resume_or_load(str(tmp_path / "model_0000.pth"), resume=False)
+    loaded = loader.load(str(tmp_path / "model_0000.pth"), [])
     assert loaded.left_out == ("ema",) and loaded.states == ()
     assert torch.equal(average.module[0].weight, model[0].weight)
 
