@@ -260,6 +260,7 @@ def _read_checkpoint(path: Path, trust: bool) -> Checkpoint:
     run, begun = (each if isinstance(each, dict) else {} for each in (run, begun))
     steps = begun.get("steps", 0)  # of any kind, until the states are loaded
     return Checkpoint(
-        str(path), content["epoch"], steps if isinstance(steps, int) else 0, content.get("evaluated", True),
+        str(path), content["epoch"], steps if isinstance(steps, int) else 0,
+        content.get("evaluated", True),
         str(run.get("config", "")), str(run.get("data", "")), stamp,
     )  # fmt: skip
