@@ -275,5 +275,5 @@ def test_any_metrics_are_drawn_or_refused_and_can_be_cut(tmp_path, lines):
             continue
     path.write_bytes(b"\n".join(texts))
     attempt(lambda: group_curves(read_metrics(path)), path)
-    truncate_metrics(path, 5)
+    truncate_metrics(path, 5, "")
     assert all(json.loads(line)["iteration"] < 5 for line in path.read_text().splitlines())
