@@ -6,7 +6,6 @@ per value, ``ivfpq`` at most 128 bytes per vector. Shapes: N rows, Q queries, D 
 
 from __future__ import annotations
 
-import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from gallery_search.store.metadata import ApproximationInfo, IndexInfo
 from gallery_search.store.vectors import Vectors
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import atomic_write
+from occluded_reid.utils.files import atomic_write, hash_file
 from occluded_reid.utils.progress import progress
 
 EXACT_UP_TO, HNSW_UP_TO, IVF_UP_TO = 100_000, 1_000_000, 4_000_000  # items, for "auto"
@@ -88,7 +87,7 @@ def save_faiss_index(index: Any, folder: Path, serial: int) -> str:
     path = approximation_path(folder, serial)
     with atomic_write(path) as stream:
         faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
-    return _compute_sha256(path)
+    return hash_file(path)
 
 
 def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
@@ -96,7 +95,7 @@ def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
     import faiss
 
     path, advice = approximation_path(folder, info.serial), "rebuild it with 'optimise'"
-    if _compute_sha256(path) != info.sha256:
+    if hash_file(path) != info.sha256:
         raise UserError(
             f"{path} is damaged: its checksum is wrong; search with --exact, or {advice}"
         )
@@ -172,11 +171,3 @@ def measure_recall(
 def approximation_path(folder: Path, serial: int) -> Path:
     """Return the path of an approximation's file."""
     return folder / f"approximation-{serial}.faiss"
-
-
-def _compute_sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as stream:
-        while content := stream.read(2**20):
-            digest.update(content)
-    return digest.hexdigest()

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from gallery_search.store import explain_damage
 from gallery_search.store.approximation import EXACT_UP_TO, load_faiss_index, propose_rows
@@ -23,7 +22,7 @@ from gallery_search.store.metadata import ApproximationInfo, Filter, Hit, IndexI
 from gallery_search.store.vectors import Vectors
 from gallery_search.store.writer import Writer
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import atomic_folder, explain_write_errors
+from occluded_reid.utils.files import atomic_folder, explain_write_errors, hold_lock
 
 NO_FILTER = Filter()
 DEPTH, MIN_DEPTH = 10, 100  # proposals per hit, and at least
@@ -112,20 +111,10 @@ class GalleryIndex:
     def writer(self) -> Iterator[Writer]:
         """Yield the index's only writer; raise a UserError if another process writes to it."""
         path = self.folder / "writer.lock"  # stays: deleting it would be a race
-        lock = FileLock(path, timeout=0)
-        with explain_write_errors(path):
-            try:
-                lock.acquire()
-            except Timeout:
-                raise UserError(
-                    f"another process is writing to {self.folder}; wait or end it"
-                ) from None
-        try:
+        with hold_lock(path, f"another process is writing to {self.folder}; wait or end it"):
             writer = Writer(self.folder)
             writer.delete_leftovers()
             yield writer
-        finally:
-            lock.release()
 
     def search(
         self, features: np.ndarray, top: int = 10, filter: Filter = NO_FILTER,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import http.client
 import os
 import re
@@ -15,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import explain_write_errors, hold_lock, make_folder
+from occluded_reid.utils.files import explain_write_errors, hash_file, hold_lock, make_folder
 from occluded_reid.utils.progress import progress
 
 WEIGHTS = (".safetensors", ".pth", ".pt", ".bin", ".npz")
@@ -61,7 +60,7 @@ def resolve_source(text: str) -> str:
     if not address.startswith("hf://"):
         return str(_download(address, sha256))
     path = _find_on_hub(address)
-    if sha256 and _hash(path) != sha256:
+    if sha256 and hash_file(path) != sha256:
         raise UserError(f"{path}, downloaded from {address}, has not the checksum {sha256}")
     return path
 
@@ -142,14 +141,15 @@ def _download(url: str, sha256: str) -> Path:
     folder = Path(torch.hub.get_dir(), "occluded_reid")
     name = Path(urllib.parse.unquote(urllib.parse.urlsplit(url).path)).name or "weights"
     path = folder / f"{sha256[:12]}-{name}"
-    if path.is_file() and _hash(path) == sha256:
+    if path.is_file() and hash_file(path) == sha256:
         return path
     make_folder(folder)
-    with hold_lock(path):
+    lock = path.with_name(f".{path.name}.lock")
+    with hold_lock(lock, f"another process downloads {path.name}", wait=True):
         part = path.with_name(f".{path.name}.part")
-        if not path.is_file() or _hash(path) != sha256:  # another process may have been faster
+        if not path.is_file() or hash_file(path) != sha256:  # another process may have been faster
             _fetch(url, part, path)
-            if (actual := _hash(part)) != sha256:
+            if (actual := hash_file(part)) != sha256:
                 part.unlink()
                 raise UserError(
                     f"{url} has the checksum {actual}, not {sha256}: the file was changed, or "
@@ -196,11 +196,3 @@ def _explain(address: str, error: Exception, path: Path | None = None) -> UserEr
         f"cannot download {address} ({reason}). Try again later: what has arrived is kept. Or "
         f"download it by other means and {place}name the file itself"
     )
-
-
-def _hash(path: str | Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while chunk := stream.read(_MEGABYTE):
-            digest.update(chunk)
-    return digest.hexdigest()

@@ -6,13 +6,12 @@ its configuration and its card, and its weights unless they are downloaded.
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.utils.errors import UserError, suggest
-from occluded_reid.utils.files import write_json
+from occluded_reid.utils.files import read_json, write_json
 
 HOME = Path(__file__).parents[1] / "zoo"
 
@@ -59,7 +58,7 @@ class ZooModel(NamedTuple):
 
 def list_models() -> dict[str, ZooModel]:
     """Return the models by name."""
-    content = json.loads((HOME / "models.json").read_text(encoding="utf-8"))
+    content = read_json(HOME / "models.json")
     models = [ZooModel(**entry) for entry in content["models"]]
     return {model.name: model for model in models}
 

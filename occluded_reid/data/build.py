@@ -12,12 +12,13 @@ from torch.utils.data import BatchSampler
 
 from occluded_reid.data.cache import DecodedImages, Images, open_cache
 from occluded_reid.data.datasets.registry import build_dataset, get_dataset_root
+from occluded_reid.data.digest import name_items
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.data.reid_dataset import BatchDataset, Item, ReidDataset
 from occluded_reid.data.samplers import EpochBatches, build_sampler, check_batch_size
 from occluded_reid.data.transforms.augmentation import build_augmentation
 from occluded_reid.data.transforms.npo import build_npo
-from occluded_reid.utils.distributed import check_agreement, name_items
+from occluded_reid.utils.distributed import check_agreement
 from occluded_reid.utils.errors import UserError
 
 

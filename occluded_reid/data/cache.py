@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import os
@@ -20,7 +19,7 @@ from PIL import Image
 
 from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import explain_write_errors, make_folder_once, write_json
+from occluded_reid.utils.files import explain_write_errors, make_folder_once, read_json, write_json
 from occluded_reid.utils.progress import progress
 
 logger = logging.getLogger(__name__)
@@ -52,7 +51,7 @@ class CachedImages:
         self._arguments = (folder, shape)
         # indexing a plain array is cheaper than indexing a memmap
         self._pixels = np.asarray(np.memmap(folder / _PIXELS, np.uint8, "r", shape=shape))
-        info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+        info = read_json(folder / _INFO)
         self._unreadable: dict[int, str] = dict(info["unreadable"])
 
     def __getitem__(self, position: int) -> np.ndarray | str:
@@ -112,7 +111,7 @@ def _digest_files(paths: Sequence[str]) -> str:
 def _find_fault(folder: Path, state: str) -> str:
     """Return why the cache in ``folder`` cannot be used, ``""`` if it can."""
     try:
-        info = json.loads((folder / _INFO).read_text(encoding="utf-8"))
+        info = read_json(folder / _INFO)
         if info["state"] != state:
             return "the images or the version of Pillow have changed"
         if info["checksum"] != _compute_checksum(folder / _PIXELS):

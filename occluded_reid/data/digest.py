@@ -10,11 +10,21 @@ from typing import Any
 from PIL import Image
 
 
-def digest_items(items: Iterable[Any]) -> str:
-    """Return the sha256 of a training or test list: paths, identities and cameras, in order.
+def name_items(items: Iterable[Any]) -> list[tuple[tuple[str, ...], str, str]]:
+    """Return folder and file, identity and camera of each image (path, identity, camera).
 
-    The class of an identity is its rank among all of them, so the digest covers the labels too. Of
-    a path only the file's name and its folder count: the data may be moved.
+    The folders above are left out: the data may be moved, or lie elsewhere on another machine.
+    """
+    return [
+        (PurePath(path).parts[-2:], str(identity), str(camera))
+        for path, identity, camera, *_ in items
+    ]
+
+
+def digest_items(items: Iterable[Any]) -> str:
+    """Return the sha256 of a training or test list, by :func:`name_items`, in order.
+
+    The class of an identity is its rank among all of them, so the digest covers the labels too.
 
     >>> one = [("/data/shop/0001_c1.jpg", 1, 0)]
     >>> digest_items(one) == digest_items([("/disk/shop/0001_c1.jpg", 1, 0)])
@@ -22,10 +32,7 @@ def digest_items(items: Iterable[Any]) -> str:
     >>> digest_items(one) == digest_items([("/data/shop/0001_c1.jpg", 2, 0)])
     False
     """
-    digest = hashlib.sha256()
-    for path, identity, camera, *_ in items:
-        digest.update(repr((PurePath(path).parts[-2:], str(identity), str(camera))).encode())
-    return digest.hexdigest()
+    return hashlib.sha256("".join(map(repr, name_items(items))).encode()).hexdigest()
 
 
 def digest_pixels(image: Image.Image) -> int:

@@ -7,7 +7,6 @@ import logging
 import os
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import torch
 from fastreid.config import CfgNode
@@ -53,7 +52,8 @@ def load_run_config(args: argparse.Namespace) -> CfgNode:
     cfg = load_config(config_file, args.opts, add_keys=installed_methods(), also=args.also)
     seed = cfg.SEED
     if seed < 0:
-        saved = _read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml")) if options.get("resume") else {}
+        path = Path(cfg.OUTPUT_DIR, "config.yaml")
+        saved = read_yaml(path) if options.get("resume") and os.path.lexists(path) else {}
         seed = saved["SEED"] if isinstance(saved.get("SEED"), int) else seed_from_clock()
     with changed_copy(cfg) as cfg:
         cfg.SEED = seed
@@ -142,8 +142,3 @@ def _log_config(cfg: CfgNode) -> None:
         f"Rank {comm.get_rank()} of {comm.get_world_size()}, seed {cfg.SEED}. The whole "
         f"configuration is in {cfg.OUTPUT_DIR}/log.txt"
     )
-
-
-def _read_yaml(path: Path) -> dict[str, Any]:
-    """Read a run's config.yaml; return ``{}`` if there is none."""
-    return read_yaml(path) if os.path.lexists(path) else {}

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from fastreid.config import CfgNode
-from filelock import FileLock, Timeout
 
 from occluded_reid.checkpoint.conversion import join_first
 from occluded_reid.checkpoint.reading import load_safely
@@ -26,6 +25,7 @@ from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import (
     atomic_write,
     explain_write_errors,
+    hold_lock,
     make_folder,
     remove_unfinished,
 )
@@ -188,46 +188,30 @@ def _move_aside(folder: Path) -> None:
     real = folder.resolve()  # a link to it goes on to hold
     names = (real.with_name(f"{real.name}.{number}") for number in itertools.count(1))
     aside = next(name for name in names if not name.exists())
-    lock = _lock(folder)
-    try:
-        with explain_write_errors(aside):
-            real.rename(aside)
-    finally:
-        lock.release()
+    with _lock(folder), explain_write_errors(aside):
+        real.rename(aside)
     (aside / LOCK).unlink(missing_ok=True)
     logger.warning(f"--overwrite: moved the run in {folder} to {aside}")
 
 
 @contextlib.contextmanager
 def _hold_lock(folder: Path) -> Iterator[None]:
-    lock = _lock(folder)
-    try:
-        yield
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)
-        lock.release()
-
-
-def _lock(folder: Path) -> FileLock:
-    """Lock a folder; the lock ends with the process, however that ends."""
-    lock = FileLock(folder / LOCK)
-    with explain_write_errors(folder / LOCK):
+    with _lock(folder):
         try:
-            lock.acquire(timeout=0)
-        except Timeout as error:
-            raise UserError(
-                f"another training is writing into {folder}; wait for it, or set another OUTPUT_DIR"
-            ) from error
-        except NotImplementedError as error:
-            raise UserError(
-                f"{folder} is on a file system without locks; set another OUTPUT_DIR"
-            ) from error
-    return lock
+            yield
+        finally:
+            (folder / LOCK).unlink(missing_ok=True)
+
+
+def _lock(folder: Path) -> contextlib.AbstractContextManager[None]:
+    busy = f"another training is writing into {folder}; wait for it, or set another OUTPUT_DIR"
+    return hold_lock(folder / LOCK, busy)
 
 
 def _check_lock(folder: Path) -> None:
     if (folder / LOCK).exists():
-        _lock(folder).release()
+        with _lock(folder):
+            pass
 
 
 def _list_names(folder: Path) -> list[str]:

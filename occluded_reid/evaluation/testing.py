@@ -27,12 +27,13 @@ from occluded_reid.data.datasets.base import (
     find_unmatched,
 )
 from occluded_reid.data.datasets.registry import resolve_protocol
+from occluded_reid.data.digest import name_items
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.results import are_results_of, format_results, write_results
 from occluded_reid.modeling.build import build_untrained, load_trained, log_model
-from occluded_reid.utils.distributed import check_agreement, name_items, run_on_first_rank
+from occluded_reid.utils.distributed import check_agreement, run_on_first_rank
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)

@@ -21,7 +21,14 @@ from occluded_reid.synthetic.render_pool import store_images
 from occluded_reid.synthetic.streams import VERSION
 from occluded_reid.synthetic.truth import Truth, read_truth
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import atomic_write, make_folder, make_folder_once, write_json
+from occluded_reid.utils.files import (
+    atomic_write,
+    hash_file,
+    make_folder,
+    make_folder_once,
+    read_json,
+    write_json,
+)
 from occluded_reid.utils.progress import progress
 
 _MAX_WORKERS, _IMAGES_PER_WORKER = 16, 150
@@ -75,7 +82,7 @@ def verify(folder: str | os.PathLike[str]) -> list[str]:
             problems.append(f"{truth.path} is not a whole JPEG of {truth.size} pixels; {advice}")
     if not problems and _hash_digests(digests) != manifest["images_sha256"]:
         problems.append(f"the images differ from those that were generated; {advice}")
-    if _hash_file(folder / "truth.jsonl") != manifest["truth_sha256"]:
+    if hash_file(folder / "truth.jsonl") != manifest["truth_sha256"]:
         problems.append(f"truth.jsonl was changed; {advice}")
     return problems
 
@@ -97,7 +104,7 @@ def _choose_workers(num_images: int) -> int:
 
 def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        return json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
+        return read_json(folder / "manifest.json")
     except (OSError, ValueError) as error:
         raise UserError(
             f"{folder} has no readable manifest.json; delete the folder and generate the set again"
@@ -138,7 +145,7 @@ def _fill_folder(folder: Path, name: str, size: str, seed: int, workers: int) ->
         "size": size, "seed": seed, "version": VERSION,
         "counts": counts.count_images(),
         "bytes": sizes,
-        "truth_sha256": _hash_file(folder / "truth.jsonl"),
+        "truth_sha256": hash_file(folder / "truth.jsonl"),
         "images_sha256": _hash_digests(digests),
     }  # fmt: skip
     write_json(folder / "manifest.json", manifest, sort_keys=True)
@@ -147,7 +154,3 @@ def _fill_folder(folder: Path, name: str, size: str, seed: int, workers: int) ->
 def _hash_digests(digests: list[str]) -> str:
     # in the order of the images' numbers
     return hashlib.sha256("".join(digests).encode()).hexdigest()
-
-
-def _hash_file(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

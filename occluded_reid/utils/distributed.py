@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from hashlib import sha256
-from pathlib import PurePath
 from typing import Any, TypeVar, cast
 
 import torch
@@ -96,17 +95,6 @@ def _describe(value: Any, other: Any) -> str:
     pairs = enumerate(itertools.zip_longest(value, other or []))
     position = next((position for position, (one, two) in pairs if one != two), 0)
     return f"a list of {len(value)} with {value[position : position + 1]} at position {position}"
-
-
-def name_items(items: Iterable[Any]) -> list[str]:
-    """Return a line for each image (path, identity, camera): its file and folder, and its labels.
-
-    The folders above are left out: machines may hold the data in other places.
-    """
-    return [
-        f"{'/'.join(PurePath(path).parts[-2:])}, identity {identity}, camera {camera}"
-        for path, identity, camera, *_ in items
-    ]
 
 
 @torch.no_grad()

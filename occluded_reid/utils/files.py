@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import json
 import logging
 import math
@@ -113,6 +114,15 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         return stream.read(size)
 
 
+def hash_file(path: str | os.PathLike[str]) -> str:
+    """Return the sha256 of a file's content."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while chunk := stream.read(2**20):
+            digest.update(chunk)
+    return digest.hexdigest()
+
+
 def read_json(path: str | os.PathLike[str], *, limit: int = 2**26) -> Any:
     """Read a JSON file of at most ``limit`` bytes; an OSError or a ValueError if that fails."""
     return _parse_json(read_regular(path, limit))
@@ -191,7 +201,8 @@ def make_folder_once(
     if not diagnose(folder):
         return folder
     make_folder(folder.parent)
-    with hold_lock(folder):
+    file = folder.with_name(f".{folder.name}.lock")
+    with hold_lock(file, f"another process makes {folder.name}", wait=True):
         if fault := diagnose(folder):
             if folder.exists():
                 logger.warning(f"{folder} is made anew: {fault}")
@@ -225,20 +236,28 @@ def atomic_folder(folder: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def hold_lock(path: Path) -> Iterator[None]:
-    """Hold an exclusive lock between processes, as a file beside ``path``."""
+def hold_lock(file: Path, busy: str, *, wait: bool = False) -> Iterator[None]:
+    """Hold an exclusive lock between processes; it ends with this one, however that ends.
+
+    If another process holds it, ``busy`` is the text of a UserError; or ``wait`` for it, in any
+    user's process.
+    """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(path.with_name(f".{path.name}.lock"), mode=0o666)
-    with explain_write_errors(lock.lock_file):
+    lock = FileLock(file, mode=0o666 if wait else 0o644)
+    with explain_write_errors(file):
         try:
-            held = lock.acquire(timeout=0)
-        except Timeout:
-            logger.info(f"another process makes {path.name}; waiting for it")
-            held = lock.acquire()
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            if not wait:
+                raise UserError(busy) from error
+            logger.info(f"{busy}; waiting for it")
+            lock.acquire()
         except NotImplementedError as error:
             raise UserError(
-                f"{path.parent} is on a file system without locks; choose another folder"
+                f"{file.parent} is on a file system without locks; choose another folder"
             ) from error
-    with held:
+    try:
         yield
+    finally:
+        lock.release()

@@ -11,7 +11,6 @@ from ranks import on_ranks
 from occluded_reid.utils.distributed import (
     check_agreement,
     find_differences,
-    name_items,
     run_on_first_rank,
 )
 from occluded_reid.utils.errors import UserError
@@ -39,11 +38,6 @@ def test_a_difference_is_named_with_its_ranks(monkeypatch):
         "a list of 1 with [] at position 1 on rank 1"
     ]
     pretend_ranks(monkeypatch, {"list": []}, {})
-
-
-def test_the_place_of_the_data_makes_no_difference():
-    one, other = ([(f"{home}/shop/1.png", "t0", 2, "more")] for home in ("/data", "/disk/of/b"))
-    assert name_items(one) == name_items(other) == ["shop/1.png, identity t0, camera 2"]
 
 
 @pytest.mark.distributed
