@@ -69,14 +69,20 @@ def read_run_id(folder: Path) -> str | None:
     if not path.is_file():
         return None
     with explain_read_errors(path, "it is the configuration of the weights beside it"):
-        found = re.search(r"^RUN_ID:\s*['\"]?(\w*)", path.read_text("utf-8"), re.MULTILINE)
+        found = re.search(r"^RUN_ID:[ \t]*['\"]?(\w*)", path.read_text("utf-8"), re.MULTILINE)
     return found[1] if found else ""
+
+
+def get_run_id(checkpoint: Mapping[str, Any]) -> str:
+    """Return the id of the run that the content of a weights file is of; ``""`` without one."""
+    run = checkpoint.get("run")
+    found = run.get("id") if isinstance(run, dict) else ""
+    return found if isinstance(found, str) else ""
 
 
 def check_run_id(path: Path, checkpoint: Mapping[str, Any]) -> None:
     """Raise a UserError if a weights file is not of the run whose config.yaml is beside it."""
-    run = checkpoint.get("run")
-    own, wanted = run.get("id", "") if isinstance(run, dict) else "", read_run_id(path.parent)
+    own, wanted = get_run_id(checkpoint), read_run_id(path.parent)
     if wanted is not None and own != wanted:
         raise UserError(
             f"{path} is of {f'the run {own}' if own else 'no named run'}, but config.yaml beside "

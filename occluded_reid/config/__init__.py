@@ -9,11 +9,12 @@ from occluded_reid.config.config import (
     get_cfg,
     leaves,
     load_config,
+    parse_yaml,
     read_yaml,
     replays_cuda_graphs,
 )
 
 __all__ = [
     "AddKeys", "CfgNode", "changed_copy", "check_ranges", "get_cfg", "leaves", "load_config",
-    "read_yaml", "replays_cuda_graphs",
+    "parse_yaml", "read_yaml", "replays_cuda_graphs",
 ]  # fmt: skip

@@ -131,15 +131,20 @@ def read_yaml(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         UserError: it is none, or is nested or repeated (by anchors) beyond any configuration.
     """
+    return parse_yaml(lambda: read_regular(path, 2**18).decode("utf-8-sig"), path)
+
+
+def parse_yaml(read: Callable[[], str], source: object) -> dict[str, Any]:
+    """Return the mapping that is in a YAML text, or a UserError as :func:`read_yaml` does."""
     try:
-        content = yaml.safe_load(read_regular(path, 2**18).decode("utf-8-sig"))
+        content = yaml.safe_load(read())
         if not isinstance(content, dict):
             raise ValueError("it is a text or a list")
         if _count(content) > MAX_VALUES:
             raise ValueError(f"it has more than {MAX_VALUES} values")
     except _YAML_ERRORS as error:
         reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{path} is no configuration (YAML mapping): {reason}") from error
+        raise UserError(f"{source} is no configuration (YAML mapping): {reason}") from error
     return content
 
 

@@ -123,21 +123,13 @@ class Change(NamedTuple):
         return f"{self.key} {self.old} -> {self.new}"
 
 
-def find_changes(saved: str, cfg: CfgNode) -> list[Change]:
-    """Return the keys of ``cfg`` that differ from a saved configuration, as YAML.
+def find_changes(saved: dict[str, Any], cfg: CfgNode) -> list[Change]:
+    """Return the keys of ``cfg`` that differ from a saved configuration, as it was read.
 
     Keys that ``saved`` does not hold, of a later version, count as equal; so does a number of
     classes that is yet to be filled in.
     """
-    try:
-        content = yaml.safe_load(saved)
-    except yaml.YAMLError:
-        content = None
-    if not isinstance(content, dict):
-        raise UserError(
-            "the configuration that the run has saved is damaged; copy back config.yaml"
-        )
-    before = dict(leaves(content))
+    before = dict(leaves(saved))
     return [
         Change(key, before[key], value)
         for key, value in leaves(yaml.safe_load(cfg.dump()))

@@ -20,6 +20,7 @@ from occluded_reid.config.resume import Change, Rule, check_changes, find_change
 from occluded_reid.engine.folder import check_start, choose_run_id, open_log, write_config
 from occluded_reid.utils.distributed import run_on_first_rank
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import explain_write_errors
 from occluded_reid.utils.logs import setup_logging
 from occluded_reid.utils.random import seed_everything, seed_from_clock
 
@@ -72,12 +73,9 @@ def prepare_run(
     :func:`prepare_evaluation` opens it for an evaluation. The log is kept until then.
     """
     setup_logging(keep=True)
-    folder, run_id = cfg.OUTPUT_DIR, cfg.RUN_ID
+    run_id = cfg.RUN_ID
     if training:
-        run_on_first_rank(
-            lambda: _check_config(cfg) if resumed else check_start(folder, overwrite=overwrite)
-        )
-        run_id = run_on_first_rank(lambda: choose_run_id(folder, resume=resumed))
+        run_id = run_on_first_rank(lambda: _check_folder(cfg, resumed, overwrite))
     with changed_copy(cfg) as cfg:
         cfg.SEED, cfg.RUN_ID = run_on_first_rank(lambda: cfg.SEED), run_id
     _log_config(cfg)
@@ -90,12 +88,19 @@ def prepare_run(
     return cfg
 
 
-def _check_config(cfg: CfgNode) -> None:
-    """Refuse at once what the trainer would refuse after it has opened, or drawn, the data."""
-    saved = Path(cfg.OUTPUT_DIR, "config.yaml")
-    if saved.is_file() and any(saved.parent.glob("*.pth")):
-        changes = find_changes(saved.read_text(encoding="utf-8"), cfg)
-        check_changes(changes, epochs=0, steps=0, max_epoch=1)
+def _check_folder(cfg: CfgNode, resumed: bool, overwrite: bool) -> str:
+    """Refuse at once what the trainer would refuse after it has opened, or drawn, the data.
+
+    Returns the id of the run.
+    """
+    folder = Path(cfg.OUTPUT_DIR)
+    with explain_write_errors(folder):  # a name that is too long, a folder that is not ours
+        if not resumed:
+            check_start(cfg.OUTPUT_DIR, overwrite=overwrite)
+        elif (folder / "config.yaml").is_file() and any(folder.glob("*.pth")):
+            changes = find_changes(read_yaml(folder / "config.yaml"), cfg)
+            check_changes(changes, epochs=0, steps=0, max_epoch=1)
+        return choose_run_id(cfg.OUTPUT_DIR, resume=resumed)
 
 
 def prepare_evaluation(cfg: CfgNode) -> None:
@@ -104,7 +109,7 @@ def prepare_evaluation(cfg: CfgNode) -> None:
     open_log(folder)
     saved = folder / "config.yaml"
     if saved.is_file():
-        changes = find_changes(saved.read_text(encoding="utf-8"), cfg)
+        changes = find_changes(read_yaml(saved), cfg)
         if relevant := [str(change) for change in changes if _changes_results(change)]:
             logger.warning(
                 f"The configuration differs from {saved} ({'; '.join(relevant)}), but the results "

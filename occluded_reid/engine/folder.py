@@ -88,8 +88,14 @@ def check_start(path: str, *, overwrite: bool = False) -> None:
         )
     if not overwrite:
         raise UserError(
-            f"{folder} already holds a run ({join_first(kept)}): --resume continues it, another "
-            "OUTPUT_DIR keeps both, --overwrite moves it aside and starts a new one"
+            f"{folder} already holds a run ({join_first(kept)}): --resume continues it if it has "
+            "checkpoints, another OUTPUT_DIR keeps both, --overwrite moves it aside and starts a "
+            "new one"
+        )
+    if Path.cwd().is_relative_to(folder.resolve()):
+        raise UserError(
+            f"--overwrite would move {folder}, in which this command runs, aside: start it from "
+            "another folder"
         )
 
 
@@ -105,7 +111,7 @@ def find_checkpoint(path: str, *, trust: bool = False) -> Checkpoint | None:
     folder = Path(path)
     _check_lock(folder)
     if not any(folder.rglob("*.pth")):
-        if read_run_id(folder) is None:
+        if not read_run_id(folder):  # what an evaluation left, or weights of another form
             check_start(path)
         return None
     if read_run_id(folder) is None:
@@ -226,7 +232,7 @@ def _is_spare(path: Path) -> bool:
 
 
 def _stamp(folder: Path) -> list[tuple[str, int]]:
-    return sorted((path.name, path.stat().st_mtime_ns) for path in folder.glob("*.pth"))
+    return sorted((path.name, path.lstat().st_mtime_ns) for path in folder.glob("*.pth"))
 
 
 def _read_checkpoint(path: Path, trust: bool) -> Checkpoint:
@@ -245,6 +251,6 @@ def _read_checkpoint(path: Path, trust: bool) -> Checkpoint:
     steps = begun.get("steps", 0)  # of any kind, until the states are loaded
     return Checkpoint(
         str(path), content["epoch"], steps if isinstance(steps, int) else 0,
-        content.get("evaluated", True),
+        content.get("evaluated") is not False,
         str(run.get("config", "")), str(run.get("data", "")), stamp,
     )  # fmt: skip

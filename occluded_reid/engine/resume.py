@@ -11,14 +11,14 @@ from fastreid.config import CfgNode
 from fastreid.engine.hooks import LRScheduler
 from fastreid.utils.events import EventStorage
 
-from occluded_reid.config import changed_copy
+from occluded_reid.config import changed_copy, parse_yaml, read_yaml
 from occluded_reid.config.resume import Change, Rule, check_changes, find_changes
 from occluded_reid.engine.folder import Checkpoint
 from occluded_reid.engine.hooks import truncate_metrics
 from occluded_reid.engine.optimizer import build_lr_schedulers, build_optimizer
 from occluded_reid.evaluation.results import are_results_of
 from occluded_reid.utils.distributed import run_on_first_rank
-from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.errors import UserError
 
 Trainer = Any  # of engine.trainer, which imports this module
 
@@ -30,9 +30,11 @@ def compare_with_run(cfg: CfgNode, found: Checkpoint, data: str) -> list[Change]
 
     ``data`` is the digest of the training set, which must not have changed.
     """
-    config = Path(cfg.OUTPUT_DIR, "config.yaml")
-    with explain_read_errors(config, "it is the configuration of the run"):
-        changes = find_changes(found.config or config.read_text(encoding="utf-8"), cfg)
+    if found.config:
+        saved = parse_yaml(lambda: found.config, f"run/config in {found.path}")
+    else:
+        saved = read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml"))
+    changes = find_changes(saved, cfg)
     check_changes(
         changes, epochs=found.epoch + 1, steps=found.steps, max_epoch=cfg.SOLVER.MAX_EPOCH
     )

@@ -28,6 +28,7 @@ _OF_A_MACHINE = (
 """Keys that may differ between machines; of the last two, all take rank 0's value."""
 _PATHS = ("MODEL.BACKBONE.PRETRAIN_PATH", "MODEL.WEIGHTS")
 """Keys whose file may lie elsewhere on each machine."""
+_OPTIONS = ("eval_only", "overwrite", "resume")
 
 
 def run(args: argparse.Namespace) -> None:
@@ -47,7 +48,7 @@ def run(args: argparse.Namespace) -> None:
 def _run_process(cfg: CfgNode, args: argparse.Namespace) -> None:
     installed_methods()  # registers their models: a spawned process starts without them
     keep_freed_memory()
-    _compare_ranks(cfg)
+    _compare_ranks(cfg, args)
     training = not args.eval_only
     cfg = prepare_run(cfg, training=training, resumed=args.resume, overwrite=args.overwrite)
     trust = args.trust_checkpoint
@@ -59,15 +60,15 @@ def _run_process(cfg: CfgNode, args: argparse.Namespace) -> None:
     trainer.train()
 
 
-def _compare_ranks(cfg: CfgNode) -> None:
-    """Refuse ranks with other configurations, before anything is written; warn of versions."""
-    check_agreement(
-        {
-            key: bool(value) if key in _PATHS else value
-            for key, value in leaves(cfg)
-            if key not in _OF_A_MACHINE
-        }
-    )
+def _compare_ranks(cfg: CfgNode, args: argparse.Namespace) -> None:
+    """Refuse ranks that are to do other things, before anything is written; warn of versions."""
+    options = {f"--{name.replace('_', '-')}": vars(args)[name] for name in _OPTIONS}
+    keys = {
+        key: bool(value) if key in _PATHS else value
+        for key, value in leaves(cfg)
+        if key not in _OF_A_MACHINE
+    }
+    check_agreement(options | keys)
     packages = ("torch", "timm", "numpy", "pillow")
     versions = {name: metadata.version(name) for name in packages}
     if differences := find_differences(versions):

@@ -190,6 +190,7 @@ class Trainer(defaults.DefaultTrainer):
             self.before_train()
             if comm.is_main_process():  # all checks have passed
                 write_config(self.cfg)
+                self._rename_former_end()
             try:
                 for epoch in range(self.start_epoch, self.max_epoch):
                     self.epoch = epoch
@@ -198,6 +199,13 @@ class Trainer(defaults.DefaultTrainer):
                     self.after_epoch()
             finally:
                 self.after_train()
+
+    def _rename_former_end(self) -> None:
+        """Rename the model_final.pth that the run goes on from, which has not ended after all."""
+        if self.resumed is not None and Path(self.resumed.path).name == "model_final.pth":
+            name = f"model_{self.resumed.epoch:04d}.pth"
+            Path(self.resumed.path).rename(Path(self.cfg.OUTPUT_DIR, name))
+            self.checkpointer.tag_last_checkpoint(name)
 
     def save(self, name: str, **extra: Any) -> None:
         """Save a checkpoint; ``extra`` replaces or adds to what it says of itself."""

@@ -18,7 +18,8 @@ from fastreid.config import CfgNode
 from fastreid.utils import comm
 from torch import nn
 
-from occluded_reid.checkpoint.resolve import resolve_weights
+from occluded_reid.checkpoint.resolve import get_run_id, resolve_weights
+from occluded_reid.config import changed_copy
 from occluded_reid.data.build import build_test_loader, open_dataset
 from occluded_reid.data.datasets.base import (
     NOTHING_SCORED,
@@ -55,27 +56,33 @@ def evaluate_weights(
         raise UserError("--eval-only needs weights: MODEL.WEIGHTS path/to/model_final.pth")
     model = build_untrained(cfg)
     log_model(cfg, model)
-    load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=trust_checkpoint)
+    weights = run_on_first_rank(lambda: resolve_weights(cfg.MODEL.WEIGHTS)[1])
+    loaded = load_trained(model, cfg, weights, trust=trust_checkpoint)
+    with changed_copy(cfg) as cfg:
+        cfg.RUN_ID = get_run_id(loaded)  # the configuration may be another run's
     open_test_sets(cfg)
     begin()
-    suffix = run_on_first_rank(lambda: _choose_suffix(cfg, model))
-    return test(cfg, model, suffix=suffix, weights=cfg.MODEL.WEIGHTS)
+    return test(cfg, model, weights=weights)
 
 
-def _choose_suffix(cfg: CfgNode, model: nn.Module) -> str:
-    """Return what to add to the names of results, so that those of a run's own weights stay."""
-    folder = Path(cfg.OUTPUT_DIR)
-    results, weights = folder / "results.json", Path(resolve_weights(cfg.MODEL.WEIGHTS)[1])
-    if not results.is_file() or not any(folder.glob("*.pth")) or are_results_of(results, model):
+def _choose_suffix(folder: Path, model: nn.Module, weights: str) -> str:
+    """Return what to add to the names of results, so that those of a run's own weights stay.
+
+    Asked when they are written: the run may be in training.
+    """
+    results = folder / "results.json"
+    if not results.is_file() or are_results_of(results, model):
+        return ""
+    if not any(folder.glob("*.pth")):
+        logger.warning(f"{results} is of other weights and is replaced; set OUTPUT_DIR to keep it")
         return ""
     logger.warning(f"{results} is of other weights and is kept; set OUTPUT_DIR for another folder")
-    return f"-{weights.stem}"
+    return f"-{Path(weights).stem}"
 
 
 def test(
-    cfg: CfgNode, model: nn.Module, *, epoch: int | None = None, suffix: str = "",
-    weights: str = "",
-) -> dict[str, Any]:  # fmt: skip
+    cfg: CfgNode, model: nn.Module, *, epoch: int | None = None, weights: str = ""
+) -> dict[str, Any]:
     """Evaluate ``model`` on ``DATASETS.TESTS``, print a table and write results.json.
 
     >>> reports = test(cfg, model)
@@ -86,8 +93,7 @@ def test(
             are logged and skipped.
         model: the unwrapped model.
         epoch: the last finished epoch, for results.json.
-        suffix: added to the names of results.json and per_query.npz.
-        weights: the file that the model's weights are from, for results.json.
+        weights: the file that the model's weights are from, for results.json; ``""`` in training.
 
     Returns:
         On rank 0 the report of each test set by name, with the protocol in use; elsewhere an empty
@@ -108,8 +114,8 @@ def test(
         logger.warning(f"Not tested on {name}: {reason}")
     seconds = time.perf_counter() - start
     path = write_results(
-        cfg, model, reports, seconds=seconds, epoch=epoch, missing=missing, suffix=suffix,
-        weights=weights,
+        cfg, model, reports, seconds=seconds, epoch=epoch, missing=missing, weights=weights,
+        suffix=_choose_suffix(Path(cfg.OUTPUT_DIR), model, weights) if weights else "",
     )  # fmt: skip
     logger.info(f"Wrote {path}")
     return reports

@@ -13,7 +13,7 @@ from fastreid.modeling.meta_arch import build_model as build_in_fastreid
 from torch import nn
 
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
-from occluded_reid.checkpoint.checkpointer import Checkpointer
+from occluded_reid.checkpoint.checkpointer import Checkpointer, Loaded
 from occluded_reid.checkpoint.fitting import list_training_parts
 from occluded_reid.checkpoint.pretrained import read_weights
 from occluded_reid.checkpoint.reading import first_line
@@ -64,8 +64,10 @@ def build_untrained(cfg: CfgNode) -> nn.Module:
     return build_model(cfg)
 
 
-def load_trained(model: nn.Module, cfg: CfgNode, weights: str, *, trust: bool = False) -> None:
+def load_trained(model: nn.Module, cfg: CfgNode, weights: str, *, trust: bool = False) -> Loaded:
     """Load the weights of a model that is only evaluated; their average if ``MODEL.EMA.ENABLED``.
+
+    Returns what the file holds besides.
 
     Args:
         model: the model of ``cfg``, with or without the parts that only training needs.
@@ -73,7 +75,7 @@ def load_trained(model: nn.Module, cfg: CfgNode, weights: str, *, trust: bool = 
         trust: allow pickled Python objects, which can run code.
     """
     checkpointer = Checkpointer(model, num_classes=cfg.MODEL.HEADS.NUM_CLASSES, trust=trust)
-    checkpointer.load(weights, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
+    return checkpointer.load(weights, part="ema" if cfg.MODEL.EMA.ENABLED else "model")
 
 
 def build_inference_model(cfg: CfgNode, weights: str, *, trust: bool = False) -> nn.Module:

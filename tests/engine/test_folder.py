@@ -119,6 +119,15 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path):
         check_start(str(tmp_path / "run"))
 
 
+def test_overwrite_does_not_move_the_folder_in_which_it_runs(run, monkeypatch):
+    (run / "notebooks").mkdir()
+    monkeypatch.chdir(run / "notebooks")
+    before = contents(run)
+    with pytest.raises(UserError, match="in which this command runs"):
+        check_start("..", overwrite=True)
+    assert contents(run) == before
+
+
 # --------------------------------------------------------------------------- the lock
 
 
@@ -206,6 +215,23 @@ def test_weights_that_cannot_be_resumed_are_an_error_never_a_fresh_start(run):
     (run / "config.yaml").unlink()
     with pytest.raises(UserError, match="weights but no config.yaml"):
         find_checkpoint(str(run))
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "results.json"])
+def test_resume_starts_no_run_in_a_published_folder_or_in_that_of_an_evaluation(tmp_path, name):
+    write_config(cfg_of(tmp_path, ""))
+    (tmp_path / name).touch()
+    with pytest.raises(UserError, match=f"already holds a run .{name}.: --resume continues it if"):
+        find_checkpoint(str(tmp_path))
+
+
+def test_a_link_to_a_lost_disk_is_passed_over(run):
+    (run / "model_0001.pth").unlink()
+    (run / "model_0001.pth").symlink_to("/gone/model_0001.pth")
+    found = find_checkpoint(str(run))
+    assert found is not None and Path(found.path).name == "model_0002.pth"
+    with claim(cfg_of(run), found):
+        pass
 
 
 def test_a_run_from_before_there_were_ids_goes_on_without_one(tmp_path):

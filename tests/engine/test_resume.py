@@ -12,7 +12,7 @@ import torch
 from runs import forked, status_of, tiny_cfg, train
 
 from occluded_reid.config.resume import RULES, Rule
-from occluded_reid.engine.defaults import prepare_run
+from occluded_reid.engine.defaults import prepare_evaluation, prepare_run
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
 from occluded_reid.utils.errors import UserError
@@ -165,6 +165,23 @@ def test_changes_are_counted_from_the_checkpoint_not_from_config_yaml(run):
     assert [str(change) for change in after.changes if change.rule is Rule.ONWARD] == [
         "SOLVER.WEIGHT_DECAY_BIAS 0.0005 -> 0.02"
     ]
+
+
+@pytest.mark.parametrize("content", [b"SEED: \xff\n", b"- 1\n"])
+def test_a_damaged_config_yaml_is_one_message(tmp_path, content):
+    torch.save({"model": {}, "epoch": 0}, tmp_path / "model_0000.pth")
+    (tmp_path / "config.yaml").write_bytes(content)
+    with pytest.raises(UserError, match="config.yaml is no configuration"):
+        prepare_run(tiny_cfg(tmp_path), training=True, resumed=True)
+    with pytest.raises(UserError, match="config.yaml is no configuration"):
+        prepare_evaluation(tiny_cfg(tmp_path))
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_a_name_that_is_too_long_is_one_message(tmp_path, resumed):
+    with pytest.raises(UserError, match="cannot write .*name too long"):
+        cfg = tiny_cfg(tmp_path / "run", "OUTPUT_DIR", "a" * 300)
+        prepare_run(cfg, training=True, resumed=resumed)
 
 
 def test_in_the_middle_of_an_epoch_its_batches_cannot_change(run):

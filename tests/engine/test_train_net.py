@@ -230,6 +230,19 @@ def test_evaluating_another_checkpoint_keeps_the_results_of_the_run(tmp_path, co
     assert json.loads((folder / "results.json").read_text())["weights"] == "model_final.pth"
 
 
+def test_results_name_the_run_of_their_weights_whatever_the_configuration(tmp_path, config, capsys):
+    folder, other = tmp_path / "run", tmp_path / "other"
+    assert train_net.command(build_arguments(config, folder, "SOLVER.MAX_EPOCH", 2)) == 0
+    results = json.loads((folder / "results.json").read_text())
+    for name in ("model_final", "model_0000"):
+        weights = ["MODEL.WEIGHTS", folder / f"{name}.pth", "RUN_ID", "rmine"]
+        assert train_net.command(["--eval-only", *build_arguments(config, other, *weights)]) == 0
+        again = json.loads((other / "results.json").read_text())
+        assert again["run_id"] == results["run_id"] and again["weights"] == f"{name}.pth"
+    assert "is of other weights and is replaced" in capsys.readouterr().out
+    assert "RUN_ID: ''" in (other / "config.yaml").read_text()
+
+
 def test_an_option_after_the_overrides_is_named(tmp_path, config, capsys):
     assert train_net.command([*build_arguments(config, tmp_path / "run"), "--eval-only"]) == 2
     error = capsys.readouterr().err

@@ -28,7 +28,7 @@ from runs import (
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
-from occluded_reid.checkpoint.resolve import read_run_id
+from occluded_reid.checkpoint.resolve import read_run_id, resolve_weights
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.reid_dataset import ReidDataset
 from occluded_reid.engine import hooks
@@ -307,6 +307,22 @@ def test_weights_keep_their_config_yaml(tmp_path):
     assert "has finished 1 epochs, SOLVER.MAX_EPOCH is 1: nothing to do" in log
     train(tiny_cfg(folder, *longer), resume=True)
     assert (folder / "config.yaml").read_bytes() == before.replace(b"EPOCH: 1", b"EPOCH: 2")
+
+
+def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path, monkeypatch):
+    """Else its folder stands for the weights of the former end beside the new configuration."""
+    folder = tmp_path / "run"
+    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 1))
+    former = (folder / "model_final.pth").read_bytes()
+    with monkeypatch.context() as context:
+        context.setattr(TrainingStep, "run_step", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2), resume=True)
+    assert not (folder / "model_final.pth").exists()
+    assert Path(resolve_weights(folder)[1]).name == "model_0000.pth"
+    assert (folder / "model_0000.pth").read_bytes() == former
+    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2), resume=True)
+    assert torch.load(folder / "model_final.pth", weights_only=True)["epoch"] == 1
 
 
 def test_a_finished_run_without_results_is_evaluated_on_resume(tmp_path):

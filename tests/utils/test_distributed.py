@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import argparse
 from pathlib import Path
 
 import pytest
 from fastreid.utils import comm
 from ranks import on_ranks
 
+from occluded_reid.config import load_config
+from occluded_reid.engine import run
 from occluded_reid.utils.distributed import (
     check_agreement,
     find_differences,
@@ -38,6 +41,19 @@ def test_a_difference_is_named_with_its_ranks(monkeypatch):
         "a list of 1 with [] at position 1 on rank 1"
     ]
     pretend_ranks(monkeypatch, {"list": []}, {})
+
+
+def test_machines_of_which_one_resumes_are_refused(monkeypatch):
+    args = argparse.Namespace(resume=True, overwrite=False, eval_only=False)
+    everywhere: list[dict[str, object]] = []
+    monkeypatch.setattr(run, "check_agreement", lambda facts: everywhere.append(facts))
+    run._compare_ranks(load_config(), args)
+    args.resume = False
+    run._compare_ranks(load_config(), args)
+    monkeypatch.undo()
+    pretend_ranks(monkeypatch, *everywhere)
+    with pytest.raises(UserError, match="differ: --resume is True on rank 0, False on rank 1"):
+        check_agreement(everywhere[0])
 
 
 @pytest.mark.distributed
