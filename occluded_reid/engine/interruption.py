@@ -72,12 +72,12 @@ def restore_rank_state(model: nn.Module, state: dict[str, Any]) -> None:
 
 
 def read_partial_epoch(
-    checkpoint: dict[str, Any], folder: str, model: nn.Module
+    checkpoint: dict[str, Any], folder: str, model: nn.Module, length: int
 ) -> dict[str, Any] | None:
     """Return what a run's last checkpoint holds of an epoch that SIGTERM cut in two.
 
     Without it the run goes on with the next epoch. A UserError is raised unless it is of this model
-    and as many processes.
+    and as many processes, and within the ``length`` iterations of an epoch.
     """
     begun = checkpoint.get("begun")
     if begun is None:
@@ -88,8 +88,8 @@ def read_partial_epoch(
         for rank, state in enumerate(ranks):
             require_form(state["buffers"], list(model.buffers()), f"begun/ranks/{rank}/buffers")
             check_random_states(state["random"])
-        if begun["steps"] < 0:
-            raise ValueError("begun/steps is negative")
+        if not 0 <= begun["steps"] <= length:
+            raise ValueError(f"begun/steps is not from 0 to {length}")
     except (LookupError, TypeError, ValueError) as error:
         raise UserError(
             f"the checkpoint of the run in {folder} holds no epoch to go on with ({error}); write "

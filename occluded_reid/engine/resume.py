@@ -13,7 +13,7 @@ from fastreid.utils.events import EventStorage
 
 from occluded_reid.config import changed_copy, parse_yaml, read_yaml
 from occluded_reid.config.resume import Change, Rule, check_changes, find_changes
-from occluded_reid.engine.folder import Checkpoint
+from occluded_reid.engine.folder import Checkpoint, write_config
 from occluded_reid.engine.hooks import truncate_metrics
 from occluded_reid.engine.optimizer import build_lr_schedulers, build_optimizer
 from occluded_reid.evaluation.results import are_results_of
@@ -113,6 +113,8 @@ def complete_epoch(trainer: Trainer) -> None:
         return
     elif any(change.rule is Rule.BEST for change in trainer.changes) or not _has_results(trainer):
         evaluation.after_epoch()
+        if writer:  # on rank 0
+            write_config(trainer.cfg)
     elif Path(found.path).name == "model_final.pth":
         logger.info(
             f"The run in {folder} has finished {trainer.max_epoch} epochs, SOLVER.MAX_EPOCH is "

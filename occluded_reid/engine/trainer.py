@@ -145,7 +145,9 @@ class Trainer(defaults.DefaultTrainer):
         if not any(change.rule is Rule.BEST for change in self.changes):
             self._evaluation.best_metric = extra.get("best_metric", -1.0)
         model = unwrapped(self.model)
-        self._partial_epoch = interruption.read_partial_epoch(extra, cfg.OUTPUT_DIR, model)
+        self._partial_epoch = interruption.read_partial_epoch(
+            extra, cfg.OUTPUT_DIR, model, self.iters_per_epoch
+        )
 
     def train(self) -> dict[str, Any]:
         """Run the remaining epochs and the end of the run; return the last evaluation's reports.

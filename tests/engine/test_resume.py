@@ -137,6 +137,7 @@ def test_a_finished_run_with_other_tests_is_evaluated_again(run):
     assert (run / "results.json").read_bytes() == before
     train(tiny_cfg(run, *BASE, "TEST.METRIC", "dot"), resume=True)
     assert (run / "results.json").read_bytes() != before
+    assert "METRIC: dot" in (run / "config.yaml").read_text()
 
 
 @pytest.mark.parametrize(
@@ -193,6 +194,10 @@ def test_in_the_middle_of_an_epoch_its_batches_cannot_change(run):
     with pytest.raises(UserError, match="NUM_INSTANCE 2 -> 4: they cannot .* middle"):
         resumed(run, "DATALOADER.NUM_INSTANCE", 4)
     assert resumed(run, "SOLVER.BASE_LR", 0.003).resumed.steps == 2
+    begun["steps"] = 7  # of an epoch that was longer: images have been removed
+    torch.save({**content, "begun": begun}, path)
+    with pytest.raises(UserError, match="begun/steps is not from 0 to 6"):
+        resumed(run)
 
 
 def test_other_people_are_refused(run, market, tmp_path, monkeypatch):
