@@ -23,7 +23,7 @@ from timm.layers import resample_abs_pos_embed
 from timm.models import get_pretrained_cfg
 from torch import nn
 
-from occluded_reid.checkpoint import vit_npz as vit_npz
+from occluded_reid.checkpoint import vit_npz
 from occluded_reid.checkpoint.conversion import Conversion, Weights, find_mismatches, join_first
 from occluded_reid.checkpoint.reading import (
     describe_foreign,

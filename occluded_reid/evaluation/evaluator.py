@@ -72,8 +72,7 @@ class Evaluator:
         Returns:
             ``metric``, ``ties``, ``query_expansion`` and ``reranking`` in use; ``counts`` of
             queries, gallery, identities, positives and duplicates; ``metrics`` in per cent with
-            intervals;
-            ``per_query`` results by name and ``worst_queries``; ``roc`` if ``TEST.ROC``;
+            intervals; ``per_query`` results by name and ``worst_queries``; ``roc`` if ``TEST.ROC``;
             ``by_occlusion`` and the metrics of visibility if the truth is known.
         """
         table = self.gather()

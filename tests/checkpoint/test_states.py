@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
@@ -97,22 +98,11 @@ def test_what_a_run_cannot_do_without_is_named_in_one_message(tmp_path: Path) ->
         loader.resume(str(tmp_path / "model_0000.pth"))
 
 
-class Average(nn.Module):
-    """Stands for the average of a model."""
-
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.module = copy.deepcopy(model)
-
-    def set(self, model: nn.Module) -> None:
-        self.module.load_state_dict(model.state_dict())
-
-
 def test_an_average_starts_from_the_loaded_weights(tmp_path: Path) -> None:
     model, optimizer = trained("SGD")
-    Checkpointer(model, str(tmp_path), ema=Average(nn.Linear(2, 3))).save("model_0000", epoch=0)
+    Checkpointer(model, str(tmp_path), ema=ModelEmaV3(nn.Linear(2, 3))).save("model_0000", epoch=0)
     other, _ = trained("SGD")
-    average = Average(other)
+    average = ModelEmaV3(other)
     loader = Checkpointer(other, ema=average, optimizer=optimizer)
     loaded = loader.load(str(tmp_path / "model_0000.pth"), [])
     assert loaded.left_out == ("ema",) and loaded.states == ()
@@ -122,7 +112,7 @@ def test_an_average_starts_from_the_loaded_weights(tmp_path: Path) -> None:
 @pytest.mark.parametrize("part", ["weights", "optimizer", "average"])
 def test_what_is_not_finite_never_becomes_the_last_checkpoint(part: str, tmp_path: Path) -> None:
     model, optimizer = trained("SGD")
-    average = Average(model)
+    average = ModelEmaV3(model)
     saver = Checkpointer(model, str(tmp_path), optimizer=optimizer, ema=average)
     saver.save("model_0000", epoch=0)
     before = sorted(tmp_path.iterdir())

@@ -21,6 +21,7 @@ import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from timm.utils import ModelEmaV3
 from torch import nn
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
@@ -118,15 +119,6 @@ def attempt(action: Callable[[], Any], path: Path) -> Any:
 # ---------------------------------------------------------------------------- checkpoints
 
 
-class Average(nn.Module):
-    def __init__(self, model: nn.Module):
-        super().__init__()
-        self.module = copy.deepcopy(model)
-
-    def set(self, model: nn.Module) -> None:
-        self.module.load_state_dict(model.state_dict())
-
-
 class Trained:
     """A model with all states that a run has."""
 
@@ -136,7 +128,7 @@ class Trained:
         self.optimizer = getattr(torch.optim, kind)(self.model.parameters(), lr=0.1, fused=True)
         states = {
             "lr_sched": torch.optim.lr_scheduler.MultiStepLR(self.optimizer, [2, 5]),
-            "ema": Average(self.model),
+            "ema": ModelEmaV3(self.model),
             "grad_scaler": torch.amp.GradScaler("cpu"),
         }
         self.checkpointer = Checkpointer(

@@ -41,9 +41,8 @@ class CSV(FolderDataset):
     The table has the columns ``path``, ``identity``, ``camera`` and ``split`` (train, query or
     gallery) in any order; other columns are ignored. Identities and cameras are any text; of
     nobody, the identity is empty, 0000 or -1. Gallery images of the query's identity and camera are
-    not scored. Without the column ``camera``, queries
-    and gallery count as two cameras, so that every match is scored. ``allow_partial`` warns about
-    missing images instead of failing.
+    not scored. Without the column ``camera``, queries and gallery count as two cameras, so that
+    every match is scored. ``allow_partial`` warns about missing images instead of failing.
     """
 
     example = "any name in images.csv"
