@@ -205,7 +205,7 @@ def read_results(path: Path) -> dict[str, Any]:
             if Path(file).name != file or not file.endswith(".npz"):
                 raise ValueError(f"per_query is no file beside it, such as {PER_QUERY}")
             bytes.fromhex(content["per_query"]["sha256"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
         raise UserError(
             f"{path} is not as an evaluation writes it ({type(error).__name__}: {error}); {AGAIN}"
         ) from error

@@ -153,6 +153,7 @@ def test_a_crafted_ranking_with_a_right_digest_is_refused(
         (("per_query",), None, "TypeError"),
         (("per_query", "file"), "../other/per_query.npz", "ValueError: per_query is no file"),
         (("data_sets", "Set", "metrics", "mAP", "value"), float("nan"), "ValueError: value in mAP"),
+        (("data_sets", "Set", "metrics", "mAP", "value"), 10**400, "OverflowError"),
     ],
 )
 def test_an_edited_results_file_is_named(tmp_path, precision, keys, value, match, capsys):
