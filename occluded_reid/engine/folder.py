@@ -35,7 +35,8 @@ logger = logging.getLogger(__name__)
 
 LOCK = ".lock"
 WITHOUT_WEIGHTS = (
-    "log.txt*", "config.yaml", "events.out.tfevents*", "metrics.json", LOCK, ".*.unfinished",
+    "log.txt*", "config.yaml", "events.out.tfevents*", "metrics.json", "*.png", LOCK,
+    ".*.unfinished",
 )  # fmt: skip
 """What a run leaves that ended before its first checkpoint; log.txt goes on, and holds the rest."""
 

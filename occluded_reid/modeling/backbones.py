@@ -112,7 +112,11 @@ def _shape(keys: CfgNode) -> tuple[int, int, int]:
     if keys.FEAT_DIM not in (0, dim) or not dim or dim % num_heads:
         raise UserError(
             f"MODEL.BACKBONE.FEAT_DIM is {keys.FEAT_DIM}, but DEPTH {keys.DEPTH} "
-            + (f"has {dim}" if keys.DEPTH != "custom" else f"needs a multiple of {num_heads} heads")
+            + (
+                f"has {dim}"
+                if keys.DEPTH != "custom"
+                else f"has {num_heads} heads, which do not divide it"
+            )
         )
     return dim, depth, num_heads
 

@@ -15,7 +15,6 @@ from torch import nn
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
 from occluded_reid.checkpoint.checkpointer import Checkpointer, Loaded
 from occluded_reid.checkpoint.fitting import list_training_parts
-from occluded_reid.checkpoint.pretrained import read_weights
 from occluded_reid.checkpoint.reading import first_line
 from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.config import changed_copy
@@ -126,6 +125,8 @@ def complete(cfg: CfgNode) -> CfgNode:
         if keys.PRETRAIN and keys.PRETRAIN_PATH:
             path = cfg.MODEL.BACKBONE.PRETRAIN_PATH = resolve_source(keys.PRETRAIN_PATH)
             if BACKBONE_REGISTRY.get(keys.NAME).__module__.startswith("fastreid."):
+                from occluded_reid.checkpoint.pretrained import read_weights  # imports timm
+
                 read_weights(path)  # fast-reid reads it without a check
     return cfg
 

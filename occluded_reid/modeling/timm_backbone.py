@@ -137,10 +137,9 @@ def _plan(
     fault = ""
     for options in ways:
         try:
-            with torch.device("meta"), torch.enable_grad():
+            with torch.inference_mode(False), torch.device("meta"), torch.enable_grad():
                 backbone = _assemble(name, options, feature=feature, tokens=tokens)
                 features = _compute_features(name, backbone, size)
-                features.sum().backward()
         except (AssertionError, ValueError, RuntimeError) as error:
             fault = fault or str(error).partition("\n")[0] or type(error).__name__
             continue
@@ -153,7 +152,8 @@ def _plan(
                 f"MODEL.BACKBONE.LAST_STRIDE is 1, but the last stage of {name} cannot be dilated: "
                 "use 2"
             )
-        unused = tuple(key for key, each in backbone.named_parameters() if each.grad is None)
+        used = _find_leaves(features)
+        unused = tuple(key for key, each in backbone.named_parameters() if each not in used)
         if drop_path and backbone.grid:
             options = {**options, "drop_path_rate": drop_path}
         return Plan(options, unused)
@@ -175,6 +175,23 @@ def _compute_features(name: str, backbone: TimmBackbone, size: Pair) -> torch.Te
             "choose a convolutional network or a plain vision transformer"
         )
     return backbone(images)
+
+
+def _find_leaves(output: torch.Tensor) -> set[torch.Tensor]:
+    """Return the parameters that ``output`` depends on.
+
+    A backward pass would tell, too, but starts threads that later forks cannot do without.
+    """
+    leaves, seen, pending = set(), set(), [output.grad_fn]
+    while pending:
+        node: Any = pending.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        if hasattr(node, "variable"):
+            leaves.add(node.variable)
+        pending += [each for each, _ in node.next_functions]
+    return leaves
 
 
 def _remove_unused(backbone: TimmBackbone, unused: tuple[str, ...]) -> None:

@@ -296,6 +296,7 @@ def test_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
 
 def test_loading_and_embedding_imports_nothing_heavy(tmp_path):
     words = ["MODEL.DEVICE", "cpu", "MODEL.HEADS.NUM_CLASSES", "4", "OUTPUT_DIR", str(tmp_path)]
-    config = ROOT / "projects" / "AONet" / "configs" / "synthetic.yml"
+    words += ["MODEL.BACKBONE.DEPTH", "18x"]  # timm's networks import timm
+    config = ROOT / "projects" / "AONet" / "configs" / "occ_duke.yml"
     run = save_run(load_config(str(config), words, add_keys=installed_methods()))
     subprocess.run([sys.executable, "-c", IMPORTS, str(run)], check=True, cwd=ROOT)

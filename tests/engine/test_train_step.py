@@ -205,7 +205,6 @@ def test_fast_optimizers_equal_their_plain_form(tmp_path, name):
         (("SOLVER.OPT", "SparseAdam"), "dense gradients"),
         (("SOLVER.OPT", "Muon"), "2D"),
         (("SOLVER.OPT", "Optimizer"), "defaults"),
-        (("SOLVER.OPT", "SGD", "SOLVER.MOMENTUM", -1.0), "momentum"),
     ],
 )
 def test_an_optimizer_that_cannot_step_is_refused_when_it_is_built(tmp_path, words, reason):

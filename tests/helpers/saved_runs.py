@@ -11,7 +11,6 @@ import pytest
 import torch
 from aonet.tiny import aonet_run_cfg
 from fastreid.config import CfgNode
-from fastreid.modeling.meta_arch import build_model
 from fed.tiny import fed_run_cfg
 from PIL import Image
 from runs import tiny_cfg
@@ -37,7 +36,7 @@ def save_run(cfg: CfgNode, *, seed: int = 0, name: str = "model_final") -> Path:
     folder = Path(cfg.OUTPUT_DIR)
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(seed)
-    Checkpointer(build_model(cfg), str(folder)).save(name)
+    Checkpointer(build_untrained(cfg), str(folder)).save(name)
     (folder / "config.yaml").write_text(cfg.dump())
     return folder
 

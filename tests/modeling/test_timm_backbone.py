@@ -147,6 +147,13 @@ def test_feature_dim_is_the_backbones(name, more, dim):
         build_model(cfg)
 
 
+def test_a_network_is_whole_where_no_gradients_are_recorded():
+    options = {"last_stride": 1, "feature": "block", "tokens": False}
+    with torch.inference_mode():
+        backbone = create_backbone("tf_efficientnet_lite0", (96, 48), **options)
+        assert backbone.eval()(torch.zeros(1, 3, 96, 48)).shape == (1, 320, 6, 3)
+
+
 def test_a_backbone_that_cannot_be_measured_needs_a_number(monkeypatch):
     monkeypatch.setitem(BACKBONE_REGISTRY._obj_map, "odd", lambda cfg: Odd())
     cfg = timm_cfg("", "MODEL.BACKBONE.NAME", "odd")
