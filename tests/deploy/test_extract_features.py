@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 import shutil
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,13 @@ from occluded_reid.utils.errors import UserError
 tool = load_tool("extract_features")
 GOOD = ["0.png", "1.png", "2.png", "below it/0.png", "below it/1.png", "below it/2.png"]
 UNREADABLE = ["below it/half.jpg", "none.webp"]
+
+
+@pytest.fixture(autouse=True)
+def other_tests_log() -> Iterator[None]:
+    """A rank above 0 turns off all messages of its process."""
+    yield
+    logging.disable(logging.NOTSET)
 
 
 @pytest.fixture(scope="module")

@@ -515,7 +515,7 @@ def test_all_test_sets_are_opened_first(tmp_path, monkeypatch):
     monkeypatch.setattr(TrainingStep, "run_step", lambda _: 1 / 0)
     for names, message in (
         ("('Market1501', 'Market1502')", "there is no data set 'Market1502'"),
-        ("('Market1501', 'PartialREID')", "PartialREID: found no folders"),
+        ("('Market1501', 'PartialREID')", "PartialREID:occluded: found no folders"),
         ("('Market1501', 'PartialREID:crop')", "PartialREID has no protocol 'crop'"),
     ):
         cfg = tiny_cfg(tmp_path / "run", "DATASETS.TESTS", names)
