@@ -81,9 +81,14 @@ def get_run_id(checkpoint: Mapping[str, Any]) -> str:
 
 
 def check_run_id(path: Path, checkpoint: Mapping[str, Any]) -> None:
-    """Raise a UserError if a weights file is not of the run whose config.yaml is beside it."""
+    """Raise a UserError if a weights file is not of the run whose config.yaml is beside it.
+
+    Of weights alone, without the states of a training, nobody can tell: that is a warning.
+    """
     own, wanted = get_run_id(checkpoint), read_run_id(path.parent)
-    if wanted is not None and own != wanted:
+    if wanted and not own and "epoch" not in checkpoint:
+        logger.warning(f"{path} does not tell whether it is of the run of config.yaml beside it")
+    elif wanted is not None and own != wanted:
         raise UserError(
             f"{path} is of {f'the run {own}' if own else 'no named run'}, but config.yaml beside "
             f"it is of {f'the run {wanted}' if wanted else 'no named run'}: keep weights with the "
