@@ -27,11 +27,10 @@ from occluded_reid.checkpoint import vit_npz
 from occluded_reid.checkpoint.conversion import Conversion, Weights, find_mismatches, join_first
 from occluded_reid.checkpoint.reading import (
     describe_foreign,
-    first_line,
     load_safely,
     require_plain_tensors,
 )
-from occluded_reid.utils.errors import UserError, explain_read_errors
+from occluded_reid.utils.errors import UserError, explain_read_errors, first_line
 from occluded_reid.utils.files import diagnose_zip, open_regular
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,7 @@ from torch import nn
 
 from occluded_reid.checkpoint.conversion import Weights
 from occluded_reid.checkpoint.safetensors_file import read_safetensors
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, first_line
 from occluded_reid.utils.files import diagnose_zip, open_regular
 
 CONVERT = "tools/import_checkpoint.py --source fastreid --trust-checkpoint"
@@ -180,8 +180,3 @@ def _label(key: Any) -> str:
     if isinstance(key, int) and key.bit_length() < 64:
         return str(key)
     return key[:_MAX_LABEL] if isinstance(key, str) else type(key).__name__
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or else its class."""
-    return (str(error).splitlines() or [""])[0] or type(error).__name__

@@ -45,10 +45,7 @@ def load_timm_weights(backbone: Any, name: str, source: str) -> None:
     faults = find_mismatches(conversion.weights, wanted)
     summary = summarize_report(build_report(conversion, faults))
     if faults:
-        raise UserError(
-            f"{source or name} does not fit {name}: {join_first(faults)}. Does "
-            "MODEL.BACKBONE.TIMM_NAME describe these weights?"
-        )
+        raise UserError(f"{source or name} does not fit {name}: {join_first(faults)}; {_ADVICE}")
     network.load_state_dict(conversion.weights)
     logger.info(f"Loaded pretrained weights from {source or name}\n{summary}")
 

@@ -19,7 +19,7 @@ from torch import nn
 from occluded_reid.checkpoint.safetensors_file import TIMM_PREFIX
 from occluded_reid.config import CfgNode
 from occluded_reid.modeling.outputs import as_embedding
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, first_line
 from occluded_reid.utils.files import write_json
 
 METRICS = ("Rank-1", "mAP", "mINP")
@@ -193,7 +193,7 @@ def push(folder: Path, target: str) -> str:
             commit_message=f"{folder.name}, by occluded-reid",
         )  # fmt: skip
     except Exception as error:  # requests', httpx's and the Hub's own
-        reason = str(error).strip().partition("\n")[0] or type(error).__name__
+        reason = first_line(error)
         raise UserError(
             f"cannot upload {folder} to {target} ({reason}); log in with `hf auth login`, or set "
             "HF_TOKEN to a token that may write there"

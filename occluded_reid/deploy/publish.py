@@ -23,7 +23,7 @@ from occluded_reid.evaluation.results import read_results
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import atomic_folder, atomic_write
+from occluded_reid.utils.files import atomic_folder, atomic_write, hash_file
 
 TOLERANCE = 0.05
 """Percentage points by which another machine, or autocast, may round a metric."""
@@ -93,11 +93,12 @@ def publish(
 
 def _register(name: str, about: dict[str, Any]) -> None:
     """Enter a model whose folder is in the package's zoo into the registry."""
-    weights = (zoo.HOME / name / NAME).read_bytes()
+    weights = zoo.HOME / name / NAME
     zoo.add_model(
         zoo.ZooModel(
-            name=name, file=f"{name}/{NAME}", sha256=hashlib.sha256(weights).hexdigest(),
-            size=len(weights), config=f"{name}/config.yaml", card=f"{name}/README.md", **about,
+            name=name, file=f"{name}/{NAME}", sha256=hash_file(weights),
+            size=weights.stat().st_size, config=f"{name}/config.yaml", card=f"{name}/README.md",
+            **about,
         )
     )  # fmt: skip
 

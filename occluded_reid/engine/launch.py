@@ -20,7 +20,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from occluded_reid.compat import join_process_group
-from occluded_reid.utils.errors import EXIT_CODE, LOST_RANK, UserError, explain
+from occluded_reid.utils.errors import EXIT_CODE, LOST_RANK, UserError, explain, first_line
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ def _join(url: str, local_rank: int, local_size: int, device: str, **ranks: int)
         on_cpu = device == "cpu"
         join_process_group(url, local_rank, local_size, on_cpu=on_cpu, seconds=seconds, **ranks)
     except (RuntimeError, ValueError, OSError) as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         if getattr(error, "errno", None) == errno.EADDRINUSE or "EADDRINUSE" in reason:
             advice = "the port is taken: choose another one, or stop the program that uses it"
         else:

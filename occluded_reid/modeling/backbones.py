@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 Pair = tuple[int, int]
-# numbers of channels, blocks and heads
 # what build_timm_backbone leaves to timm
 _NOT_OF_TIMM = {
     "WITH_IBN": False, "WITH_SE": False, "WITH_NL": False, "NORM": "BN", "CAMERA_EMBEDDING": 0,
     "PATCH_SIZE": [16, 16], "STRIDE_SIZE": (16, 16), "DROP_RATIO": 0.0, "ATT_DROP_RATE": 0.0,
 }  # fmt: skip
+# numbers of channels, blocks and heads
 DEPTHS = {"tiny": (192, 12, 3), "small": (384, 12, 6), "base": (768, 12, 12)}
 
 

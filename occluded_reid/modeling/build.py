@@ -15,10 +15,9 @@ from torch import nn
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
 from occluded_reid.checkpoint.checkpointer import Checkpointer, Loaded
 from occluded_reid.checkpoint.fitting import list_training_parts
-from occluded_reid.checkpoint.reading import first_line
 from occluded_reid.checkpoint.sources import resolve_source
 from occluded_reid.config import changed_copy
-from occluded_reid.utils.errors import UserError, suggest
+from occluded_reid.utils.errors import UserError, first_line, suggest
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ import timm
 import torch
 from torch import nn
 
-from occluded_reid.utils.errors import UserError, suggest
+from occluded_reid.utils.errors import UserError, first_line, suggest
 
 Pair = tuple[int, int]
 
@@ -49,7 +49,10 @@ class TimmBackbone(nn.Module):
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Return the feature map or the tokens of normalized ``images`` (B, 3, height, width)."""
-        features = self.network.forward_features(images)
+        return self.arrange(self.network.forward_features(images))
+
+    def arrange(self, features: torch.Tensor) -> torch.Tensor:
+        """Return what ``forward`` returns, of the network's own features."""
         if features.dim() == 4:
             return features.permute(0, 3, 1, 2) if self.channels_last else features
         patches = features[:, self.num_prefix :]
@@ -141,7 +144,7 @@ def _plan(
                 backbone = _assemble(name, options, feature=feature, tokens=tokens)
                 features = _compute_features(name, backbone, size)
         except (AssertionError, ValueError, RuntimeError) as error:
-            fault = fault or str(error).partition("\n")[0] or type(error).__name__
+            fault = fault or first_line(error)
             continue
         except TypeError:
             continue
@@ -162,10 +165,9 @@ def _plan(
 
 def _compute_features(name: str, backbone: TimmBackbone, size: Pair) -> torch.Tensor:
     """Return the features of two images, or say why the network gives none."""
-    images = torch.zeros(2, 3, *size)
-    raw = backbone.network.forward_features(images)
+    raw = backbone.network.forward_features(torch.zeros(2, 3, *size))
     if torch.is_tensor(raw) and raw.dim() == 4:
-        return backbone(images)
+        return backbone.arrange(raw)
     grid = backbone.grid or (0, 0)
     if not torch.is_tensor(raw) or raw.dim() != 3 or (
         raw.shape[1] != backbone.num_prefix + grid[0] * grid[1]
@@ -174,7 +176,7 @@ def _compute_features(name: str, backbone: TimmBackbone, size: Pair) -> torch.Te
             f"MODEL.BACKBONE.TIMM_NAME {name} gives no feature map, and no tokens on a grid: "
             "choose a convolutional network or a plain vision transformer"
         )
-    return backbone(images)
+    return backbone.arrange(raw)
 
 
 def _find_leaves(output: torch.Tensor) -> set[torch.Tensor]:

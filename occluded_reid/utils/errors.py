@@ -83,6 +83,11 @@ def explain(error: BaseException) -> str:
     return ""
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of an error's message, or else its class."""
+    return (str(error).strip().splitlines() or [""])[0] or type(error).__name__
+
+
 def suggest(name: str, known: Iterable[str], *, count: int = 3) -> str:
     """Return a hint that names the ``known`` names closest to ``name``, in any case.
 
