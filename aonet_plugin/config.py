@@ -12,7 +12,9 @@ CHOICES = {
     "SELF_ATTENTION": ("sagan", "multi_head", "none"),
     "STRIDE_ONE_STAGE": ("last", "third"),
     "PATTERN_INIT": ("uniform", "orthogonal"),
+    "CLASSIFIERS": ("shared", "per_landmark"),
     "ORTHOGONAL_FEATURE": ("before_neck", "after_neck"),
+    "ORTHOGONAL_REDUCTION": ("mean", "sum"),
     "TEST_FEATURE": ("before", "after", "both"),
 }
 
@@ -57,6 +59,9 @@ def add_aonet_config(cfg: CfgNode) -> None:
     # Treat the weight beta_k of Eq. 5 as a constant. With its gradient, the loss falls by calling
     # everything occluded. The paper does not say.
     aonet.DETACH_VISIBILITY = True
+    # Classifiers behind the probabilities p_k of Eq. 5: one that all landmarks share, whose size
+    # meets Table 7, or one per landmark; either serves the features before and after the block.
+    aonet.CLASSIFIERS = "shared"
     # Label smoothing of the cross entropy in Eq. 5. The paper names none.
     aonet.LABEL_SMOOTHING = 0.0
     # Weight of the orthogonal loss (OLoss), lambda_ot in Eq. 7: 0.01. 0 leaves a loss out, here and
@@ -65,6 +70,9 @@ def add_aonet_config(cfg: CfgNode) -> None:
     # The f_k that it compares, always before the block: before the neck, as the paper has none,
     # where all cosines are positive after a ReLU; or after it, where features are centered.
     aonet.ORTHOGONAL_FEATURE = "before_neck"
+    # How it joins the images of a batch. Eq. 1 writes its 1/B out and Eq. 6 has none: as a sum over
+    # a batch of 64, the paper's 0.01 is a weight of 0.64 on the mean. Eq. 5 is always a mean.
+    aonet.ORTHOGONAL_REDUCTION = "mean"
     # Weight of the overlap of the landmarks' maps, the position regularization of Base_RegL.
     aonet.OVERLAP_WEIGHT = 0.0
     # Weight of a batch-hard triplet loss on an image's concatenated landmark features after the

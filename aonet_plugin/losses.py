@@ -6,6 +6,8 @@ feature-map height and width.
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from fastreid.modeling.losses.triplet_loss import triplet_loss
@@ -46,8 +48,10 @@ def visible_identity_loss(
 
 
 @run_in_float32
-def orthogonal_loss(features: torch.Tensor) -> torch.Tensor:
-    """Return OLoss, which penalizes parallel landmark features, mean over images (Eq. 6).
+def orthogonal_loss(
+    features: torch.Tensor, reduction: Literal["mean", "sum"] = "mean"
+) -> torch.Tensor:
+    """Return OLoss, which penalizes parallel landmark features (Eq. 6).
 
     ``-(1/K^2) sum_{i<j} log(1 - max(0, cos(f_i, f_j)))``, the argument of the logarithm at least
     ``MIN_COSINE_DISTANCE``. It is 0 for one landmark.
@@ -57,11 +61,13 @@ def orthogonal_loss(features: torch.Tensor) -> torch.Tensor:
 
     Args:
         features: f (B, P, C) before the self-attention block.
+        reduction: over images.
     """
     unit = F.normalize(features, dim=2)
     cosines = unit @ unit.transpose(1, 2)  # (B, P, P)
     pairs = cosines.clamp(0, 1 - MIN_COSINE_DISTANCE).triu(diagonal=1)
-    return -torch.log1p(-pairs).mean()
+    of_images = -torch.log1p(-pairs).mean(dim=(1, 2))
+    return of_images.sum() if reduction == "sum" else of_images.mean()
 
 
 def overlap_loss(maps: torch.Tensor) -> torch.Tensor:

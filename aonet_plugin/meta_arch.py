@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
+from fastreid.utils import comm
 from torch import nn
 
 from aonet_plugin.attention import build_attention
+from aonet_plugin.classifiers import build_classifier
 from aonet_plugin.config import check_values
 from aonet_plugin.head import STAGES, AONetHead, Landmarks, init_patterns, similarity_vectors
 from aonet_plugin.landmarks import normalized_maps
@@ -45,13 +47,13 @@ class AONet(nn.Module):
         normalization: of images in 0-255.
         backbone: returns feature maps (B, C, H, W) or tokens (B, 1 + H * W, C).
         heads: with the backbone, all that inference needs.
-        dim: C.
-        num_identities: I.
+        classifier: from features after the neck (S, B, P, C) to logits (S, B, P, I).
         weights: of the losses besides Eq. 5: ``orthogonal``, ``overlap``, ``triplet``; a loss of
             weight 0 is not computed.
         detach_visibility: no gradient through the weights of Eq. 5.
         label_smoothing: of Eq. 5.
         orthogonal_after_neck: OLoss compares features after the neck, not before it.
+        orthogonal_reduction: of OLoss over the images of all processes: ``mean`` or ``sum``.
         triplet_margin: of the triplet loss.
         weighted_update: weight the images in Eq. 1 by their landmarks' visibility.
         test_feature: stages in Eq. 8: ``before``, ``after`` or ``both``.
@@ -68,12 +70,12 @@ class AONet(nn.Module):
         normalization: ImageNormalization,
         backbone: nn.Module,
         heads: AONetHead,
-        dim: int,
-        num_identities: int,
+        classifier: nn.Module,
         weights: Mapping[str, float],
         detach_visibility: bool,
         label_smoothing: float,
         orthogonal_after_neck: bool,
+        orthogonal_reduction: Literal["mean", "sum"],
         triplet_margin: float,
         weighted_update: bool,
         test_feature: str,
@@ -83,13 +85,12 @@ class AONet(nn.Module):
         self.normalization = normalization
         self.backbone = backbone
         self.heads = heads
-        # shared by all landmarks and both stages; small weights, so that it starts undecided
-        self.classifier = nn.Linear(dim, num_identities, bias=False)
-        nn.init.normal_(self.classifier.weight, std=0.001)
+        self.classifier = classifier
         self.weights = {name: weight for name, weight in weights.items() if weight}
         self.detach_visibility = detach_visibility
         self.label_smoothing = label_smoothing
         self.orthogonal_after_neck = orthogonal_after_neck
+        self.orthogonal_reduction = orthogonal_reduction
         self.triplet_margin = triplet_margin
         self.weighted_update = weighted_update
         self.test_feature = test_feature
@@ -111,8 +112,10 @@ class AONet(nn.Module):
             "normalization": ImageNormalization(cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD),
             "backbone": backbone,
             "heads": build_head(aonet, dim, getattr(backbone, "grid", None)),
-            "dim": dim,
-            "num_identities": cfg.MODEL.HEADS.NUM_CLASSES,
+            "classifier": build_classifier(
+                aonet.CLASSIFIERS, dim=dim, num_identities=cfg.MODEL.HEADS.NUM_CLASSES,
+                num_landmarks=aonet.NUM_LANDMARKS,
+            ),
             "weights": {
                 "orthogonal": aonet.ORTHOGONAL_WEIGHT,
                 "overlap": aonet.OVERLAP_WEIGHT,
@@ -121,11 +124,12 @@ class AONet(nn.Module):
             "detach_visibility": aonet.DETACH_VISIBILITY,
             "label_smoothing": aonet.LABEL_SMOOTHING,
             "orthogonal_after_neck": aonet.ORTHOGONAL_FEATURE == "after_neck",
+            "orthogonal_reduction": aonet.ORTHOGONAL_REDUCTION,
             "triplet_margin": cfg.MODEL.LOSSES.TRI.MARGIN,
             "weighted_update": aonet.UPDATE_WEIGHTED_BY_AWARENESS,
             "test_feature": aonet.TEST_FEATURE,
             "test_after_neck": aonet.TEST_AFTER_NECK,
-        }
+        }  # fmt: skip
 
     def forward(self, batch: Mapping[str, Any]) -> dict[str, torch.Tensor] | Embedding:
         """Return the weighted loss terms in training, an :class:`Embedding` in evaluation.
@@ -161,7 +165,10 @@ class AONet(nn.Module):
             terms[f"loss_identity_{stage}"] = loss
         if "orthogonal" in self.weights:
             compared = landmarks.normed if self.orthogonal_after_neck else landmarks.pooled
-            others["orthogonal"] = orthogonal_loss(compared[0])
+            loss = orthogonal_loss(compared[0], self.orthogonal_reduction)
+            if self.orthogonal_reduction == "sum":
+                loss = loss * comm.get_world_size()  # DDP averages the gradients of the processes
+            others["orthogonal"] = loss
         if "overlap" in self.weights:
             others["overlap"] = overlap_loss(normalized_maps(landmarks.responses))
         if "triplet" in self.weights:

@@ -53,8 +53,10 @@ def test_orthogonal_loss_equals_eq_6(images, landmarks, dim):
     features = torch.randn(images, landmarks, dim, dtype=torch.float64)
     if dim == 1:  # all cosines are 1 or -1
         features[:, 0], features[:, 1] = 1.0, -1.0
-    expected = aonet_orthogonal(features.numpy())
-    assert orthogonal_loss(features).item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
+    for reduction in ("mean", "sum"):
+        expected = aonet_orthogonal(features.numpy(), summed=reduction == "sum")
+        loss = orthogonal_loss(features, reduction)
+        assert loss.item() == pytest.approx(expected, rel=1e-9, abs=1e-12)
 
 
 def test_orthogonal_loss_by_hand():

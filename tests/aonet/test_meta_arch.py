@@ -12,6 +12,7 @@ from reference import (
     aonet_algorithm_1,
     aonet_attention,
     aonet_identity,
+    aonet_landmark_logits,
     aonet_orthogonal,
     aonet_overlap,
     aonet_similarity,
@@ -37,6 +38,7 @@ ROWS = {  # of Table 4 and 5, as switches
     "aonet_dagger": ("MODEL.AONET.VISIBILITY", "none"),
     "base_max": ("MODEL.AONET.VISIBILITY", "maximum"),
     "multi_head": ("MODEL.AONET.SELF_ATTENTION", "multi_head"),
+    "per_landmark": ("MODEL.AONET.CLASSIFIERS", "per_landmark"),
 }  # fmt: skip
 
 
@@ -58,13 +60,22 @@ def paper_losses(model, images: torch.Tensor) -> tuple[np.ndarray, ...]:
     return beta, before, after, memory
 
 
-def test_terms_equal_eq_7_and_memory_eq_1():
-    model, batch = aonet_model(*WITHOUT_NECK), aonet_batch()
+@pytest.mark.parametrize("classifiers", ["shared", "per_landmark"])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_terms_equal_eq_7_and_memory_eq_1(classifiers, reduction):
+    model = aonet_model(
+        *WITHOUT_NECK, "MODEL.AONET.CLASSIFIERS", classifiers,
+        "MODEL.AONET.ORTHOGONAL_REDUCTION", reduction,
+    )  # fmt: skip
+    batch = aonet_batch()
     nn.init.normal_(model.classifier.weight)
     beta, before, after, memory = paper_losses(copy.deepcopy(model), batch["images"])
     weight, labels = to_numpy(model.classifier.weight), batch["targets"].tolist()
-    identity = [aonet_identity(stage @ weight.T, labels, beta) for stage in (before, after)]
-    orthogonal = aonet_orthogonal(before)
+    if classifiers == "shared":
+        weight = weight[:, None].repeat(LANDMARKS, axis=1)
+    logits = [aonet_landmark_logits(stage, weight) for stage in (before, after)]
+    identity = [aonet_identity(of_stage, labels, beta) for of_stage in logits]
+    orthogonal = aonet_orthogonal(before, summed=reduction == "sum")
     losses = model(batch)
     assert set(losses) == TERMS
     assert losses["loss_identity_before"].item() == pytest.approx(identity[0], rel=1e-4)

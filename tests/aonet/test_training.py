@@ -10,7 +10,7 @@ from ranks import on_ranks
 from runs import final_states, train
 from tiny_runs import check_resume_after_kill
 
-from aonet.tiny import aonet_run_cfg
+from aonet.tiny import aonet_batch, aonet_model, aonet_run_cfg
 from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.engine.defaults import prepare_run
 from occluded_reid.engine.train_step import TrainingStep
@@ -61,6 +61,26 @@ def test_published_weights_give_equal_results(tmp_path):
 def test_resumed_run_equals_uninterrupted_run(tmp_path, monkeypatch):
     states = check_resume_after_kill(aonet_run_cfg, tmp_path, monkeypatch)
     assert MEMORY in states
+
+
+@pytest.mark.distributed
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_two_ranks_have_the_orthogonal_loss_of_the_joined_batch(tmp_path, reduction):
+    """DDP averages the gradients of the ranks, as this does their losses."""
+    key, batch = "MODEL.AONET.ORTHOGONAL_REDUCTION", aonet_batch()
+
+    def loss_of(images: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+        model = aonet_model(key, reduction)
+        model.backbone.eval()
+        return model.losses(model.landmarks(images), targets)["loss_orthogonal"].detach()
+
+    def work(rank: int) -> None:
+        half = [value[3 * rank : 3 * rank + 3] for value in batch.values()]
+        torch.save(loss_of(*half), tmp_path / f"{rank}.pt")
+
+    on_ranks(2, work)
+    mean = sum(torch.load(tmp_path / f"{rank}.pt") for rank in range(2)) / 2
+    torch.testing.assert_close(mean, loss_of(*batch.values()))
 
 
 @pytest.mark.distributed

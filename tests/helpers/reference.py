@@ -270,8 +270,18 @@ def aonet_identity(logits: Array, labels: list[int], beta: Array) -> float:
     return total / images
 
 
-def aonet_orthogonal(features: Array) -> float:
-    """Eq. 6 of ``features`` (B, K, C); mean over images. The first sum runs to K, not k."""
+def aonet_landmark_logits(features: Array, weights: Array) -> Array:
+    """One classifier per landmark: ``features`` (B, K, C), ``weights`` (I, K, C) -> (B, K, I)."""
+    images, landmarks = features.shape[:2]
+    out = np.zeros((images, landmarks, len(weights)))
+    for b in range(images):
+        for k in range(landmarks):
+            out[b, k] = matrix_times(weights[:, k], features[b, k])
+    return out
+
+
+def aonet_orthogonal(features: Array, *, summed: bool = False) -> float:
+    """Eq. 6 of ``features`` (B, K, C); mean or sum over images. The first sum runs to K, not k."""
     images, landmarks = features.shape[:2]
     total = 0.0
     for b in range(images):
@@ -279,7 +289,7 @@ def aonet_orthogonal(features: Array) -> float:
             for j in range(i + 1, landmarks):
                 ramp = max(0.0, cosine(features[b, i], features[b, j]))
                 total -= math.log(1 - ramp) / landmarks**2
-    return total / images
+    return total if summed else total / images
 
 
 def aonet_overlap(maps: Array) -> float:
