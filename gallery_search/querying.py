@@ -18,7 +18,7 @@ from gallery_search.store.metadata import DATES_FROM, parse_name, parse_time
 from gallery_search.web import server
 from gallery_search.web.search import GallerySearch
 from occluded_reid.data.images import BrokenImage, read_rgb
-from occluded_reid.deploy.embedder import Embedder, load, read_bgr
+from occluded_reid.deploy.embedder import Embedder, load
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, make_folder, write_json
@@ -33,9 +33,9 @@ MAX_CAMERAS = 30  # that a message names
 def query(args: argparse.Namespace) -> None:
     """Print, and draw, the gallery images most similar to each query."""
     indexes, embedder = open_indexes(args)
-    embedding = embedder.embed(map(read_bgr, args.image))
+    embedding = embedder.embed(args.image)
     filter, tables = read_filter(args, indexes), {}
-    lists = search_indexes(indexes, embedding.features, args.top, filter, exact=args.exact)
+    lists = search_indexes(indexes, embedding, args.top, filter, exact=args.exact)
     for path, hits in zip(args.image, lists, strict=True):
         tables[path] = [describe_hit(hit) for hit in hits]
         rows = [{"rank": rank, **row} for rank, row in enumerate(tables[path], start=1)]

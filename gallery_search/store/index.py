@@ -21,6 +21,7 @@ from gallery_search.store.exact import SPARE, find_nearest, prepare_vectors, ran
 from gallery_search.store.metadata import ApproximationInfo, Filter, Hit, IndexInfo
 from gallery_search.store.vectors import Vectors
 from gallery_search.store.writer import Writer
+from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, explain_write_errors, hold_lock
 
@@ -45,7 +46,7 @@ class GalleryIndex:
         UserError: No index, a damaged one, one of another version, or one of another model.
 
     >>> index = GalleryIndex("INDEX", model.fingerprint)  # doctest: +SKIP
-    >>> index.search(model.embed(crops).features, top=5)[0][0].item.path  # doctest: +SKIP
+    >>> index.search(model.embed(crops), top=5)[0][0].item.path  # doctest: +SKIP
     'camera1/0002.jpg'
     """
 
@@ -117,7 +118,7 @@ class GalleryIndex:
             yield writer
 
     def search(
-        self, features: np.ndarray, top: int = 10, filter: Filter = NO_FILTER,
+        self, features: np.ndarray | Embedding, top: int = 10, filter: Filter = NO_FILTER,
         *, exact: bool = False,
     ) -> list[list[Hit]]:  # fmt: skip
         """Return the most similar gallery images of each query, best first.
@@ -127,7 +128,7 @@ class GalleryIndex:
         of more than ``SPARE`` tied items at the end of the list are cut off.
 
         Args:
-            features: (Q, D), from the model.
+            features: what the model's ``embed`` returned, or (Q, D) features.
             top: Hits per query, at most.
             filter: Which items to search.
             exact: Compare every item in any case.
@@ -137,6 +138,7 @@ class GalleryIndex:
         """
         if top < 1:
             raise UserError(f"the number of hits is {top}; expected at least 1")
+        features = features.features if isinstance(features, Embedding) else features
         return self._read(lambda database: self._search(database, features, top, filter, exact))
 
     def _search(
@@ -234,7 +236,7 @@ class GalleryIndex:
 
 
 def search_indexes(
-    indexes: Sequence[GalleryIndex], features: np.ndarray, top: int = 10,
+    indexes: Sequence[GalleryIndex], features: np.ndarray | Embedding, top: int = 10,
     filter: Filter = NO_FILTER, *, exact: bool = False,
 ) -> list[list[Hit]]:  # fmt: skip
     """Search several indexes as one gallery; see :meth:`GalleryIndex.search`."""

@@ -65,9 +65,8 @@ class GallerySearch:
     def query_from_upload(self, content: bytes, name: str = "") -> Query:
         """Embed an uploaded file; it may be rejected by :func:`decode_image`."""
         image = decode_image(content)
-        pixels = np.ascontiguousarray(np.asarray(image)[:, :, ::-1])
         with self._model_lock:
-            embedding = self._embedder.embed([pixels])
+            embedding = self._embedder.embed(image)
         features, visibility = embedding.features[0], embedding.visibility[0]
         return Query(name[:MAX_NAME], features, visibility, make_thumbnail(image))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -267,10 +268,8 @@ def _check_choices(cfg: CfgNode) -> None:
         raise UserError("OUTPUT_DIR is empty; name the folder of the run")
     if not cfg.DATASETS.NAMES:
         raise UserError("DATASETS.NAMES is empty; name a data set to train on")
-    try:
-        torch.device(cfg.MODEL.DEVICE)
-    except RuntimeError as error:
-        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it can be cuda or cpu") from error
+    if not re.fullmatch(r"cpu|cuda(:\d+)?", str(cfg.MODEL.DEVICE)):
+        raise UserError(f"MODEL.DEVICE is {cfg.MODEL.DEVICE!r}; it can be cpu, cuda or cuda:0")
     without_gpu = not torch.cuda.is_available() or str(cfg.MODEL.DEVICE) == "cpu"
     if cfg.SOLVER.AMP.ENABLED and values["SOLVER.AMP.DTYPE"] == "float16" and without_gpu:
         raise UserError("SOLVER.AMP.DTYPE float16 needs a GPU; use bfloat16 on the CPU")

@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Sequence
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from occluded_reid.checkpoint.checkpointer import weights_sha256
 from occluded_reid.checkpoint.resolve import resolve_run
 from occluded_reid.config import AddKeys, CfgNode, get_cfg, leaves, load_config
 from occluded_reid.config.methods import installed_methods
-from occluded_reid.data.images import read_rgb
+from occluded_reid.deploy.crops import iterate_crops
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.modeling.outputs import Embedding, embed_batch
 from occluded_reid.utils.errors import UserError
@@ -37,7 +38,9 @@ _IRRELEVANT_KEYS = (
 
 
 class Embedder:
-    """Embed images held in memory; :func:`load` builds one.
+    """Embed crops of people; :func:`load` builds one.
+
+    Any number of threads may call it at once: nothing in it changes after it is built.
 
     Args:
         model: the trained model, in evaluation mode, on the device of ``cfg``.
@@ -69,34 +72,42 @@ class Embedder:
         self.transform = build_transforms(cfg, is_train=False)
         self._model = model
         self._flip = cfg.TEST.FLIP.ENABLED
-        blank = self.prepare(np.zeros((2, 1, 3), np.uint8))[None]
+        blank = self.transform(Image.new("RGB", (1, 2)))[None]
         self.input_size: tuple[int, int] = (blank.shape[2], blank.shape[3])
         embedding = self.embed_batch(blank)
         self.dim, self.num_parts = embedding.features.shape[1], embedding.visibility.shape[1]
         self.stripes = embedding.stripes
 
-    def embed(self, images: Iterable[np.ndarray]) -> Embedding:
-        """Compute features and visibility of images, in their order.
+    def embed(self, images: Any, boxes: Any = None, *, colour: str = "bgr") -> Embedding:
+        """Compute features and visibility of crops, in their order.
 
         Args:
-            images: N uint8 arrays (H, W, 3) in BGR order, of any size, as cv2 reads them.
+            images: crops of people, of any size: uint8 arrays (H, W, 3), PIL images or paths, one
+                or an iterable. With ``boxes`` they are frames.
+            boxes: (N, 4) of x0, y0, x1, y1 in pixels for one frame, or an object whose ``xyxy`` is
+                that; for several frames, one of these for each. They are clipped to the frame.
+            colour: order of the channels of arrays: ``bgr``, as cv2 reads them, or ``rgb``.
 
         Returns:
-            float32 arrays: features (N, D), visibility (N, P).
+            float32 arrays: features (N, D), visibility (N, P). With boxes, a row per box, frame by
+            frame.
 
         Raises:
-            UserError: an image is not such an array, or the features are not finite.
+            UserError: an image or a box is none, a box shows nothing of its frame, or the features
+                are not finite.
 
         >>> model = occluded_reid.load("logs/demo")  # doctest: +SKIP
-        >>> model.embed([cv2.imread("a.png"), cv2.imread("b.png")]).features.shape  # doctest: +SKIP
+        >>> model.embed(["a.png", "b.png"]).features.shape  # doctest: +SKIP
         (2, 768)
+        >>> model.embed(cv2.imread("street.png"), boxes=detections).features.shape  # doctest: +SKIP
+        (5, 768)
         """
-        prepared = (self.prepare(image, index) for index, image in enumerate(images))
-        batches, count = [], 0
+        crops = iterate_crops(images, boxes, colour=colour)
+        prepared = ((name, self.transform(crop)) for name, crop in crops)
+        batches = []
         while batch := list(islice(prepared, self.batch_size)):
-            names = [f"image {count + index}" for index in range(len(batch))]
-            batches.append(self.embed_batch(torch.stack(batch), names))
-            count += len(batch)
+            names, inputs = zip(*batch, strict=True)
+            batches.append(self.embed_batch(torch.stack(inputs), names))
         return self.concatenate(batches)
 
     def similarity(self, a: Embedding | np.ndarray, b: Embedding | np.ndarray) -> np.ndarray:
@@ -123,20 +134,6 @@ class Embedder:
             )
         # rounding may exceed the range of a cosine
         return np.clip(1 - distances, -1, 1) if self.metric == "cosine" else -distances
-
-    def prepare(self, image: np.ndarray, index: int = 0) -> torch.Tensor:
-        """Turn an image into the model's input: (3, H, W) in 0-255, RGB.
-
-        ``image`` is (H, W, 3) uint8 in BGR order, of any size; ``index`` names it in the error.
-        """
-        expected = "expected a BGR array (H, W, 3) of uint8, as cv2 reads"
-        if not isinstance(image, np.ndarray):
-            raise UserError(f"image {index} is a {type(image).__name__}; {expected}")
-        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
-            raise UserError(f"image {index} has shape {image.shape} of {image.dtype}; {expected}")
-        if not image.size:
-            raise UserError(f"image {index} is empty, {image.shape}; is its box outside the frame?")
-        return self.transform(Image.fromarray(np.ascontiguousarray(image[:, :, ::-1])))
 
     @torch.inference_mode()
     def embed_batch(self, images: torch.Tensor, names: Sequence[str] = ()) -> Embedding:
@@ -203,27 +200,16 @@ def load(
     methods = installed_methods() if add_keys is None else tuple(add_keys)
     overrides = [*overrides, *_INFERENCE_OVERRIDES]
     if device is not None:
-        _check_device(device)
-        overrides += ["MODEL.DEVICE", device]
+        overrides += ["MODEL.DEVICE", str(device)]
     cfg = load_config(config, overrides, add_keys=methods)
+    _check_gpu(str(device or cfg.MODEL.DEVICE))
     model = build_inference_model(cfg, weights, trust=trust_checkpoint)
     fingerprint = _compute_fingerprint(model, cfg, get_cfg(methods))
     return Embedder(model, cfg, fingerprint=fingerprint, batch_size=batch_size, bf16=bf16)
 
 
-def read_bgr(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read an image file as :meth:`Embedder.embed` expects: (H, W, 3) uint8, BGR.
-
-    Raises :class:`~occluded_reid.data.images.BrokenImage`.
-    """
-    return np.ascontiguousarray(np.asarray(read_rgb(path))[:, :, ::-1])
-
-
-def _check_device(device: str) -> None:
-    try:
-        requested = torch.device(device)
-    except RuntimeError as error:
-        raise UserError(f"no device {device!r}; expected cpu, cuda or cuda:0") from error
+def _check_gpu(device: str) -> None:
+    requested = torch.device(device)
     if requested.type == "cuda" and (requested.index or 0) >= torch.cuda.device_count():
         raise UserError(
             f"the device is {device}, but PyTorch finds {torch.cuda.device_count()} GPUs; "

@@ -119,7 +119,7 @@ def test_an_unknown_file_suggests_its_neighbours(tmp_path):
         (["SOLVER.BASE_LR", "-1.0"], "SOLVER.BASE_LR is -1.0"),
         (["SOLVER.MAX_EPOCH", "0"], "SOLVER.MAX_EPOCH is 0"),
         (["SOLVER.SCHED", "Foo"], "SOLVER.SCHED is 'Foo'"),
-        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'; it can be cuda or cpu"),
+        (["MODEL.DEVICE", "gpu"], "MODEL.DEVICE is 'gpu'; it can be cpu, cuda or cuda:0"),
         (["MODEL.LOSSES.NAME", "('TripletLos',)"], "it can hold CircleLoss"),
         (["MODEL.LOSSES.NAME", "()"], "MODEL.LOSSES.NAME is"),
         (["OUTPUT_DIR", ""], "OUTPUT_DIR is empty"),

@@ -6,6 +6,7 @@ import importlib
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from fastreid.modeling.meta_arch import build_model
+from PIL import Image
 from runs import load_tool
 from saved_runs import MODELS, draw_crops, save_run
 
@@ -23,7 +25,6 @@ from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.build import build_test_loader
-from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
@@ -213,8 +214,11 @@ def test_load_errors_are_named(fed_run, tmp_path, monkeypatch):
         occluded_reid.load(tmp_path / "none.pth")
     with pytest.raises(UserError, match="model_final.pth, the file that last_checkpoint names"):
         occluded_reid.load(tmp_path)
-    with pytest.raises(UserError, match="no device 'gpu'"):
+    with pytest.raises(UserError, match="MODEL.DEVICE is 'gpu'; it can be cpu, cuda or cuda:0"):
         occluded_reid.load(fed_run, "gpu")
+    with pytest.raises(UserError, match="MODEL.DEVICE is 'mps'; it can be cpu, cuda or cuda:0"):
+        occluded_reid.load(fed_run, "mps")
+    assert occluded_reid.load(fed_run, torch.device("cpu")).device.type == "cpu"
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     with pytest.raises(UserError, match="the device is cuda:2, but PyTorch finds 2 GPUs"):
         occluded_reid.load(fed_run, "cuda:2")
@@ -249,11 +253,98 @@ def test_images_without_finite_features_are_named(fed_run, crops, monkeypatch):
         model.embed(crops[:4])
 
 
-def test_files_are_read_as_cv2_reads_them(tmp_path):
-    path = draw_crops(tmp_path, 1)[0]
-    image = read_bgr(path)
-    np.testing.assert_array_equal(image, cv2.imread(str(path)))
-    assert image.flags.c_contiguous
+def test_what_an_image_may_be(fed_run, tmp_path):
+    model = occluded_reid.load(fed_run)
+    paths = draw_crops(tmp_path, 3)
+    arrays = [cv2.imread(str(path)) for path in paths]
+    expected = model.embed(arrays).features
+    pictures = [Image.open(path) for path in paths]
+    for images in (paths, map(str, paths), pictures):
+        np.testing.assert_array_equal(model.embed(images).features, expected)
+    rgb = [array[:, :, ::-1] for array in arrays]
+    np.testing.assert_array_equal(model.embed(rgb, colour="rgb").features, expected)
+    for one in (arrays[0], paths[0], str(paths[0]), pictures[0], arrays[0][None]):
+        np.testing.assert_array_equal(model.embed(one).features, model.embed(arrays[:1]).features)
+    gray, clear = pictures[0].convert("L"), pictures[0].convert("RGBA")
+    np.testing.assert_array_equal(
+        model.embed([gray, clear]).features,
+        model.embed([gray.convert("RGB"), pictures[0]]).features,
+    )
+    with pytest.raises(UserError, match="the colour order is 'grb'; it can be bgr or rgb"):
+        model.embed(arrays, colour="grb")
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(UserError, match=r"cannot read the image .*text\.png"):
+        model.embed(tmp_path / "text.png")
+
+
+class Detections:
+    """As supervision's: boxes in ``xyxy``."""
+
+    def __init__(self, xyxy: Any):
+        self.xyxy = xyxy
+
+
+def test_boxes_of_a_frame_are_its_crops(fed_run):
+    model = occluded_reid.load(fed_run, batch_size=2)
+    frame = np.random.default_rng(0).integers(0, 256, (90, 120, 3), np.uint8)
+    boxes = np.array([[10, 5, 40, 80], [-7.0, 2, 20.2, 60.7], [100.5, 40, 500, 400]])
+    crops = [frame[5:80, 10:40], frame[2:61, 0:21], frame[40:90, 100:120]]
+    expected = model.embed(crops)
+    for given in (boxes, boxes.tolist(), Detections(boxes), Detections(torch.from_numpy(boxes))):
+        embedding = model.embed(frame, boxes=given)
+        np.testing.assert_array_equal(embedding.features, expected.features)
+        np.testing.assert_array_equal(embedding.visibility, expected.visibility)
+    rgb = Image.fromarray(frame[:, :, ::-1])
+    np.testing.assert_array_equal(model.embed(rgb, boxes).features, expected.features)
+    several = model.embed(iter([frame, frame[::-1], frame]), [boxes[:1], [], Detections(boxes[1:])])
+    np.testing.assert_allclose(several.features, expected.features, atol=1e-5)
+    for none in ([], np.empty((0, 4)), Detections(np.empty((0, 4))), np.empty(0)):
+        assert model.embed(frame, boxes=none).features.shape == (0, model.dim)
+    assert model.embed([], boxes=[]).visibility.shape == (0, 4)
+
+
+@pytest.mark.parametrize(
+    ("boxes", "message"),
+    [
+        ([[0, 0, 9, 9], [5, 5, 5, 9], [9, 9, 4, 4]], r"box 1, 2, \[5.0, 5.0, 5.0, 9.0\]"),
+        ([[200, 0, 220, 9]], r"frame 0 has 120 x 90 pixels, and no part of them is in box 0"),
+        ([[0, 0, np.nan, 9]], "no part of them is in box 0"),
+        ([0, 0, 5, 5], r"the boxes of frame 0 have shape \(4,\); expected \(N, 4\) of x0"),
+        (np.zeros((2, 5)), r"shape \(2, 5\)"),
+        ([["a", 0, 5, 5]], "the boxes of frame 0 are no numbers"),
+    ],
+)
+def test_bad_boxes_are_named(fed_run, boxes, message):
+    with pytest.raises(UserError, match=message):
+        occluded_reid.load(fed_run).embed(np.zeros((90, 120, 3), np.uint8), boxes=boxes)
+
+
+def test_each_frame_has_its_boxes(fed_run):
+    model, frame = occluded_reid.load(fed_run), np.zeros((90, 120, 3), np.uint8)
+    with pytest.raises(UserError, match="there are 1 sets of boxes, but more frames"):
+        model.embed([frame, frame], [[[0, 0, 9, 9]]])
+    with pytest.raises(UserError, match="there are 1 frames, but more boxes"):
+        model.embed([frame], [[], []])
+    with pytest.raises(UserError, match="frame 1 is a NoneType"):
+        model.embed([frame, None], [[], []])
+
+
+def test_threads_may_share_a_model(fed_run, crops):
+    model = occluded_reid.load(fed_run, batch_size=2)
+    expected = model.embed(crops)
+    similarity = model.similarity(expected, expected)
+
+    def embed(start: int) -> tuple[np.ndarray, np.ndarray]:
+        turned = [*crops[start:], *crops[:start]]
+        found = model.embed(turned if start % 2 else [crop[:, :, ::-1] for crop in turned],
+                            colour="bgr" if start % 2 else "rgb")  # fmt: skip
+        features = np.roll(found.features, start, axis=0)
+        return features, model.similarity(features, expected)
+
+    with ThreadPoolExecutor(6) as pool:
+        for features, compared in pool.map(embed, [*range(len(crops))] * 5):
+            np.testing.assert_allclose(features, expected.features, atol=1e-5)
+            np.testing.assert_allclose(compared, similarity, atol=1e-5)
 
 
 def test_importing_the_package_does_not_import_the_embedder(monkeypatch):
@@ -274,6 +365,7 @@ def test_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
         path.rename(f"{name}.png")
     draw_crops(Path("crops"))
     rng = np.random.default_rng(0)
+    cv2.imwrite("street.png", rng.integers(0, 256, (90, 120, 3), dtype=np.uint8))
     frames = rng.integers(0, 256, (3, 90, 120, 3), dtype=np.uint8)
     boxes = np.array([[-5.0, 2, 20, 60], [40, 10, 70, 200], [119.5, 89.5, 130, 95]])
     code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)

@@ -18,7 +18,6 @@ from saved_runs import draw_crops, save_hub_folder
 from occluded_reid import load
 from occluded_reid.checkpoint.safetensors_file import read_safetensors
 from occluded_reid.deploy import hub
-from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.utils.errors import UserError
 
 
@@ -38,7 +37,7 @@ def test_a_plain_mean_of_timm_is_what_reid_computes(tmp_path: Path) -> None:
     mean, std = (torch.tensor(prepare[key]).view(3, 1, 1) for key in ("mean", "std"))
     with torch.inference_mode():
         expected = network((images - mean) / std)
-    features = load(tmp_path).embed(map(read_bgr, paths)).features
+    features = load(tmp_path).embed(paths).features
     assert np.allclose(features, expected, rtol=1e-3, atol=1e-4)
 
 

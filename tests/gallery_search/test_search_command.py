@@ -18,7 +18,6 @@ from saved_runs import two_runs
 import occluded_reid
 from gallery_search import Filter, GalleryIndex, Item, Writer, querying
 from gallery_search.store import database as databases
-from occluded_reid.deploy.embedder import read_bgr
 from occluded_reid.visualization.sheet import BLUE, ORANGE
 
 tool = load_tool("search")
@@ -75,8 +74,8 @@ def test_build_reads_all_images_and_names_the_broken_ones(runs, market, tmp_path
     model = occluded_reid.load(runs / "run")
     assert (index.info().fingerprint, index.info().metric) == (model.fingerprint, "cosine")
     paths = sorted(path.name for path in (market / "bounding_box_test").glob("*.jpg"))
-    found = model.embed([read_bgr(market / "bounding_box_test" / path) for path in paths])
-    lists = index.search(found.features, 1)
+    found = model.embed([market / "bounding_box_test" / path for path in paths])
+    lists = index.search(found, 1)
     assert [hits[0].item.path for hits in lists] == paths
     assert lists[0][0].item == Item("0001_c1s1_000000_01.jpg", "1", 0.0, "1")
     seen = [hits[0].visibility for hits in lists]
@@ -112,8 +111,8 @@ def test_a_query_prints_and_draws_the_ranked_list(runs, market, index, tmp_path,
     printed = capsys.readouterr().out
     model = occluded_reid.load(runs / "run")
     image = words[words.index("--image") + 1]
-    found = model.embed([read_bgr(image)])
-    hits = GalleryIndex(index).search(found.features, 7)[0]
+    found = model.embed(image)
+    hits = GalleryIndex(index).search(found, 7)[0]
     table = json.loads(listed.read_text())[image]
     assert [line["path"] for line in table] == [hit.item.path for hit in hits]
     for hit in hits:

@@ -1,0 +1,89 @@
+"""The images that a model is asked to embed: arrays, PIL images, files, or boxes in frames.
+
+Shapes: N boxes, H, W height and width in pixels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from occluded_reid.data.images import read_rgb
+from occluded_reid.utils.errors import UserError
+
+COLOURS = ("bgr", "rgb")
+_BOXES = "expected (N, 4) of x0, y0, x1, y1 in pixels, or an object whose .xyxy is that"
+_MISSING = object()
+
+
+def iterate_crops(
+    images: Any, boxes: Any = None, *, colour: str = "bgr"
+) -> Iterator[tuple[str, Image.Image]]:
+    """Yield the name of each crop, for an error, and the crop in RGB.
+
+    See :meth:`~occluded_reid.deploy.embedder.Embedder.embed` for the arguments and errors.
+    """
+    if colour not in COLOURS:
+        raise UserError(f"the colour order is {colour!r}; it can be {' or '.join(COLOURS)}")
+    is_one = isinstance(images, str) or not isinstance(images, Iterable)
+    if is_one or (isinstance(images, np.ndarray) and images.ndim in (2, 3)):
+        images, boxes = [images], None if boxes is None else [boxes]
+    if boxes is None:
+        for index, image in enumerate(images):
+            name = f"image {index}"
+            yield name, Image.fromarray(np.ascontiguousarray(_open(image, name, colour)))
+        return
+    for index, (frame, own) in enumerate(zip_longest(images, boxes, fillvalue=_MISSING)):
+        if frame is _MISSING or own is _MISSING:
+            more, fewer = ("boxes", "frames") if frame is _MISSING else ("frames", "sets of boxes")
+            raise UserError(f"there are {index} {fewer}, but more {more}; each frame has its own")
+        name = f"frame {index}"
+        pixels = _open(frame, name, colour)
+        for number, (left, top, right, bottom) in enumerate(_clip(own, name, pixels)):
+            crop = np.ascontiguousarray(pixels[top:bottom, left:right])
+            yield f"box {number} of {name}", Image.fromarray(crop)
+
+
+def _open(image: Any, name: str, colour: str) -> np.ndarray:
+    """Return an image as (H, W, 3) uint8 in RGB order."""
+    if isinstance(image, (str, os.PathLike)):
+        image = read_rgb(image)
+    expected = f"expected a {colour.upper()} array (H, W, 3) of uint8, a PIL image or a path"
+    if isinstance(image, Image.Image):
+        image, colour = np.asarray(image.convert("RGB")), "rgb"
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"{name} is a {type(image).__name__}; {expected}")
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        raise UserError(f"{name} has shape {image.shape} of {image.dtype}; {expected}")
+    if not image.size:
+        raise UserError(f"{name} is empty, {image.shape}; is its box outside the frame?")
+    return image if colour == "rgb" else image[:, :, ::-1]
+
+
+def _clip(boxes: Any, name: str, pixels: np.ndarray) -> list[list[int]]:
+    """Return boxes in whole pixels, clipped to the frame: N times x0, y0, x1, y1."""
+    boxes = getattr(boxes, "xyxy", boxes)
+    boxes = boxes.cpu() if hasattr(boxes, "cpu") else boxes  # a tensor, on a GPU perhaps
+    try:
+        given = np.asarray(boxes, np.float64)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"the boxes of {name} are no numbers ({error}); {_BOXES}") from error
+    if not given.size:
+        return []
+    if given.ndim != 2 or given.shape[1] != 4:
+        raise UserError(f"the boxes of {name} have shape {given.shape}; {_BOXES}")
+    height, width = pixels.shape[:2]
+    clipped = np.clip(given, 0, (width, height, width, height))
+    is_empty = ~(clipped[:, :2] < clipped[:, 2:]).all(1)  # also where a number is NaN
+    if is_empty.any():
+        numbers = np.flatnonzero(is_empty).tolist()
+        raise UserError(
+            f"{name} has {width} x {height} pixels, and no part of them is in box "
+            f"{str(numbers)[1:-1]}, {given[numbers[0]].tolist()}; {_BOXES}, with x0 < x1, y0 < y1"
+        )
+    return np.hstack([np.floor(clipped[:, :2]), np.ceil(clipped[:, 2:])]).astype(int).tolist()
