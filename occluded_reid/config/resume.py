@@ -17,7 +17,7 @@ from occluded_reid.utils.errors import UserError
 class Rule(enum.Enum):
     """What happens to a run that is resumed with another value of a key."""
 
-    FREE = "free: it does not change the weights"
+    FREE = "free: it does not change the weights, but for rounding"
     START = "free: only the start of a run reads it"
     ONWARD = "free: the new value holds from there on"
     SCHEDULE = "the schedule begins anew, as if the run had always had the new value"

@@ -160,6 +160,8 @@ def claim(cfg: CfgNode, resumed: Checkpoint | None, *, overwrite: bool = False) 
 def open_log(folder: Path) -> None:
     """Open log.txt in ``folder``, which is created if need be."""
     make_folder(folder)
+    if odd := [path for path in folder.glob("log.txt*") if path.exists() and not path.is_file()]:
+        raise UserError(f"{odd[0]} is not a regular file; remove it, or set another OUTPUT_DIR")
     with explain_write_errors(folder / "log.txt"):
         setup_logging(str(folder))
 

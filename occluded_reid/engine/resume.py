@@ -82,9 +82,10 @@ def _replay_schedule(trainer: Trainer) -> None:
     """Bring the new schedulers to where they are after the iterations that are done."""
     hook = next(each for each in trainer._hooks if isinstance(each, LRScheduler))
     length = trainer.iters_per_epoch
+    steps = min(trainer.resumed.steps, length)  # more are refused later
     with EventStorage() as trainer.storage, warnings.catch_warnings():
         warnings.simplefilter("ignore")  # PyTorch misses the steps of the optimizer
-        for done in range(trainer.start_epoch * length + trainer.resumed.steps):
+        for done in range(trainer.start_epoch * length + steps):
             trainer.iter, trainer.epoch = done, done // length
             hook.before_step()
             hook.after_step()

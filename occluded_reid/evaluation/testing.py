@@ -73,11 +73,15 @@ def _choose_suffix(folder: Path, model: nn.Module, weights: str) -> str:
     results = folder / "results.json"
     if not results.is_file() or are_results_of(results, model):
         return ""
-    if not any(folder.glob("*.pth")):
-        logger.warning(f"{results} is of other weights and is replaced; set OUTPUT_DIR to keep it")
-        return ""
-    logger.warning(f"{results} is of other weights and is kept; set OUTPUT_DIR for another folder")
-    return f"-{Path(weights).stem}"
+    suffix = ""
+    if any(folder.glob("*.pth")):
+        logger.warning(f"{results} is of other weights and is kept; OUTPUT_DIR sets another folder")
+        suffix = f"-{Path(weights).stem}"
+        results = folder / f"results{suffix}.json"
+        if not results.is_file() or are_results_of(results, model):
+            return suffix
+    logger.warning(f"{results} is of other weights and is replaced; set OUTPUT_DIR to keep it")
+    return suffix
 
 
 def test(

@@ -19,6 +19,7 @@ from occluded_reid.engine.folder import (
     choose_run_id,
     claim,
     find_checkpoint,
+    open_log,
     write_config,
 )
 from occluded_reid.utils.errors import UserError
@@ -265,3 +266,9 @@ def test_readers_refuse_weights_beside_another_runs_config(run):
     check_run_id(path, {"model": {}})  # weights alone: a warning
     (run / "config.yaml").unlink()
     check_run_id(path, content)
+
+
+def test_a_pipe_in_place_of_the_log_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "log.txt")
+    with pytest.raises(UserError, match="log.txt is not a regular file"):
+        open_log(tmp_path)

@@ -198,6 +198,10 @@ def test_in_the_middle_of_an_epoch_its_batches_cannot_change(run):
     torch.save({**content, "begun": begun}, path)
     with pytest.raises(UserError, match="begun/steps is not from 0 to 6"):
         resumed(run)
+    begun["steps"] = 2**60  # a file that somebody made: no schedule goes so far
+    torch.save({**content, "begun": begun}, path)
+    with pytest.raises(UserError, match="begun/steps is not from 0 to 6"):
+        resumed(run, "SOLVER.BASE_LR", 0.003)
 
 
 def test_other_people_are_refused(run, market, tmp_path, monkeypatch):

@@ -226,6 +226,12 @@ def test_evaluating_another_checkpoint_keeps_the_results_of_the_run(tmp_path, co
     beside = json.loads((folder / "results-model_0000.json").read_text())
     assert beside["weights"] == "model_0000.pth"
     assert beside["per_query"]["file"] == "per_query-model_0000.npz"
+    shutil.copy(folder / "model_final.pth", tmp_path / "model_0000.pth")  # others of that name
+    content = torch.load(tmp_path / "model_0000.pth", weights_only=False)
+    next(iter(content["model"].values())).mul_(1.5)
+    torch.save(content, folder / "model_0000.pth")
+    assert train_net.command(first) == 0
+    assert "results-model_0000.json is of other weights and is repl" in capsys.readouterr().out
     assert train_net.command(["--eval-only", "--weights", str(folder), "MODEL.DEVICE", "cpu"]) == 0
     assert json.loads((folder / "results.json").read_text())["weights"] == "model_final.pth"
 
