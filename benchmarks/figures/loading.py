@@ -146,7 +146,8 @@ def measure_schedule(
 
 
 def build_cfg(*words: str) -> CfgNode:
-    """Return occ_duke.yml with some keys changed."""
+    """Return occ_duke.yml with drawn patches and some keys changed."""
+    words = ("INPUT.NPO.OCCLUDERS", "[]", *words)
     return load_config(str(CONFIG), words, add_keys=[add_fed_config])
 
 

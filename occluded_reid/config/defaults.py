@@ -64,6 +64,8 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     # Folder where training images are kept decoded at SIZE_TRAIN (98 kB each at 256 x 128), for
     # AUGMENTATION workers; made on first use. "" = decode them in each epoch.
     cfg.INPUT.CACHE = ""
+    # Random erasing: give each erased pixel a random value, not all of them fast-reid's VALUE.
+    cfg.INPUT.REA.RANDOM = False
     _add_npo_config(cfg)
     _add_backbone_config(cfg)
 
@@ -107,8 +109,9 @@ def _add_backbone_config(cfg: CfgNode) -> None:
     # Number of blocks and heads, hidden size of the MLPs over FEAT_DIM; used if DEPTH is "custom".
     cfg.MODEL.BACKBONE.NUM_BLOCKS = cfg.MODEL.BACKBONE.NUM_HEADS = 12
     cfg.MODEL.BACKBONE.MLP_RATIO = 4.0
-    # Number of camera embeddings, added to all tokens with fast-reid's weight SIE_COE (TransReID's
-    # side information). 0 = none.
+    # Number of the training set's cameras, each with an embedding that is added to all tokens with
+    # fast-reid's weight SIE_COE (TransReID's side information); for MODEL.META_ARCHITECTURE
+    # CameraBaseline, and never across data sets. 0 = none.
     cfg.MODEL.BACKBONE.CAMERA_EMBEDDING = 0
     # Recompute the blocks in the backward pass: less memory, about 1.2 times the time.
     cfg.MODEL.BACKBONE.RECOMPUTE = False

@@ -16,7 +16,7 @@ from occluded_reid.data.digest import name_items
 from occluded_reid.data.loader import ReidLoader
 from occluded_reid.data.reid_dataset import BatchDataset, Item, ReidDataset
 from occluded_reid.data.samplers import EpochBatches, build_sampler, check_batch_size
-from occluded_reid.data.transforms.augmentation import build_augmentation
+from occluded_reid.data.transforms.augmentation import build_augmentation, build_train_transforms
 from occluded_reid.data.transforms.npo import build_npo
 from occluded_reid.utils.distributed import check_agreement
 from occluded_reid.utils.errors import UserError
@@ -51,6 +51,7 @@ def build_train_loader(cfg: CfgNode, items: list[Item] | None = None) -> ReidLoa
     """
     if items is None:
         items = [item for name in cfg.DATASETS.NAMES for item in open_dataset(cfg, name).train]
+        _check_cameras(cfg.MODEL.BACKBONE.CAMERA_EMBEDDING, items)
     check_agreement({"the training list": name_items(items)})
     check_batch_size(cfg, items)
     batches = EpochBatches(
@@ -62,6 +63,22 @@ def build_train_loader(cfg: CfgNode, items: list[Item] | None = None) -> ReidLoa
     return ReidLoader(cfg, _build_train_dataset(cfg, items), batches)
 
 
+def _check_cameras(number: int, items: list[Item]) -> None:
+    """Refuse a camera embedding unless ``items`` are of cameras 0 to ``number`` - 1, all of them.
+
+    Only then is a camera's position among those of training, by which the embedding knows it, its
+    number in a test set.
+    """
+    names = sorted({str(item[2]) for item in items})
+    numbers = [name.rpartition("_")[2].lstrip("0") or "0" for name in names]
+    if number and numbers != [str(each) for each in range(number)]:
+        raise UserError(
+            f"MODEL.BACKBONE.CAMERA_EMBEDDING is {number}, but the training images are of "
+            f"{len(names)} cameras ({', '.join(names[:20])}); it must be their number, and they "
+            "must be counted from 0 without a gap"
+        )
+
+
 def _build_train_dataset(cfg: CfgNode, items: list[Item]) -> ReidDataset:
     npo, folder = build_npo(cfg), cfg.INPUT.CACHE
     if cfg.INPUT.AUGMENTATION == "transforms":
@@ -70,7 +87,7 @@ def _build_train_dataset(cfg: CfgNode, items: list[Item]) -> ReidDataset:
                 f"INPUT.CACHE {folder} needs INPUT.AUGMENTATION workers: fast-reid's transforms "
                 "start from the decoded file"
             )
-        return ReidDataset(items, build_transforms(cfg, is_train=True), npo=npo)
+        return ReidDataset(items, build_train_transforms(cfg), npo=npo)
     augmentation = build_augmentation(cfg, npo)
     decoded = DecodedImages([item[0] for item in items], augmentation.resize)
     images: Images = decoded

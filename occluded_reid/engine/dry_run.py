@@ -33,6 +33,7 @@ def dry_run(cfg: CfgNode) -> None:
             cfg.DATALOADER.NUM_INSTANCE = len(items) // IDENTITIES
             cfg.DATALOADER.NUM_WORKERS = 0
             cfg.INPUT.CACHE = ""  # the images are temporary
+            cfg.INPUT.NPO.OCCLUDERS = []  # no data are needed
             cfg.MODEL.BACKBONE.PRETRAIN = False  # nothing is downloaded or looked for
             cfg.MODEL.HEADS.NUM_CLASSES = cfg.MODEL.HEADS.NUM_CLASSES or IDENTITIES
         loader = build_train_loader(cfg, items)

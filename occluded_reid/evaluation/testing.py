@@ -133,6 +133,7 @@ def open_test_sets(
     Identities that are among the labels of ``training`` too are named in a warning. Returns the
     opened sets by name; for each missing one the reason, if ``DATASETS.SKIP_MISSING``.
     """
+    _check_cameras(cfg)
     test_sets, missing = {}, {}
     for name in cfg.DATASETS.TESTS:
         try:
@@ -146,6 +147,17 @@ def open_test_sets(
     if missing and not test_sets:
         raise UserError(f"none of DATASETS.TESTS exists: {'; '.join(missing.values())}")
     return test_sets, missing
+
+
+def _check_cameras(cfg: CfgNode) -> None:
+    """Refuse a camera embedding across data sets: there, a camera's number is another camera."""
+    names = {name.partition(":")[0] for name in (*cfg.DATASETS.NAMES, *cfg.DATASETS.TESTS)}
+    if cfg.MODEL.BACKBONE.CAMERA_EMBEDDING and len(names) > 1:
+        raise UserError(
+            "MODEL.BACKBONE.CAMERA_EMBEDDING knows the cameras of one data set, but DATASETS.NAMES "
+            f"and DATASETS.TESTS name {', '.join(sorted(names))}: train and test on one, or train "
+            "without (CAMERA_EMBEDDING 0)"
+        )
 
 
 def build_evaluator(cfg: CfgNode, name: str, training: Collection[str] = ()) -> TestSet:

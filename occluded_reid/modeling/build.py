@@ -13,6 +13,7 @@ from fastreid.modeling.meta_arch import build_model as build_in_fastreid
 from torch import nn
 
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
+import occluded_reid.modeling.baseline  # noqa: F401
 from occluded_reid.checkpoint.checkpointer import Checkpointer, Loaded
 from occluded_reid.checkpoint.fitting import list_training_parts
 from occluded_reid.checkpoint.sources import resolve_source
@@ -137,6 +138,7 @@ def _measure_feature_dim(cfg: CfgNode) -> int | None:
     """
     with changed_copy(cfg) as cfg:
         cfg.MODEL.BACKBONE.PRETRAIN = False
+        cfg.MODEL.BACKBONE.CAMERA_EMBEDDING = 0
     try:
         with torch.device("meta"), torch.no_grad():
             backbone = BACKBONE_REGISTRY.get(cfg.MODEL.BACKBONE.NAME)(cfg)

@@ -125,8 +125,9 @@ class TokenViT(VisionTransformer):
         if self.sie_embed is not None:
             if camera_ids is None:
                 raise UserError(
-                    "MODEL.BACKBONE.CAMERA_EMBEDDING needs the camera of every image, but this "
-                    "MODEL.META_ARCHITECTURE passes none to the backbone; 0 turns it off"
+                    "MODEL.BACKBONE.CAMERA_EMBEDDING needs the camera of every image, but none "
+                    "reaches the backbone: use MODEL.META_ARCHITECTURE CameraBaseline on images "
+                    "whose cameras are known, or train without (CAMERA_EMBEDDING 0)"
                 )
             tokens = tokens + self.camera_weight * self.sie_embed[camera_ids]
         tokens = self.pos_drop(tokens)

@@ -16,7 +16,7 @@ from occluded_reid.data import loader
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.cache import DecodedImages
 from occluded_reid.data.reid_dataset import BatchDataset, SampleIndex
-from occluded_reid.data.transforms.augmentation import build_augmentation
+from occluded_reid.data.transforms.augmentation import RandomValueErasing, build_augmentation
 from occluded_reid.data.transforms.color import enhance
 from occluded_reid.data.workers import read_batches
 from occluded_reid.utils.errors import UserError
@@ -29,6 +29,7 @@ NO_ERASING = ("INPUT.REA.ENABLED", False)
 KEYS = {
     "flip": NO_ERASING,
     "erasing": PADDED,
+    "erasing with random values": (*PADDED, "INPUT.REA.RANDOM", True, "INPUT.REA.PROB", 1.0),
     "the paper's FED": (*PAIR, *PADDED, *NO_ERASING),
     "the authors' FED": (*PAIR, *PADDED, *NO_ERASING, *JITTER, "INPUT.NPO.JITTER_VERTICAL", False),
     "all in pairs": (*PAIR, *PADDED, *JITTER),
@@ -102,6 +103,17 @@ def test_unsupported_transforms_are_refused(tmp_path, keys, named):
 def test_augmentation_on_the_device_is_gone(tmp_path):
     with pytest.raises(UserError, match="is gone; INPUT.AUGMENTATION workers gives the same"):
         tiny_cfg(tmp_path / "run", "INPUT.AUGMENTATION", "device")
+
+
+def test_random_values_are_of_whole_images_range():
+    torch.manual_seed(0)
+    black = torch.zeros(3, 64, 64)
+    erased = RandomValueErasing(p=1.0, value=[1.0, 2.0, 3.0])(black)
+    values = erased[:, erased.amax(dim=0) > 0]
+    assert values.numel() > 100 and 0 <= values.min() < 30 and 225 < values.max() <= 255
+    assert values.mean().item() == pytest.approx(127.5, abs=15) and not black.any()
+    thin = torch.zeros(3, 1, 1)  # no rectangle fits
+    assert torch.equal(RandomValueErasing(p=1.0, value=[9.0])(thin), thin)
 
 
 def test_unsupported_transforms_that_are_off_are_ignored(tmp_path):

@@ -436,7 +436,7 @@ def break_set(kind, folder, monkeypatch):
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("missing", r"OS1/gone \(No such file.*expects folders with images directly"),
+        ("missing", r"OS1/gone \(No such file.*make_occluders.py window .* --output .*OS1/gone"),
         ("a file", r"a.jpg \(Not a directory.*expects folders with images"),
         ("empty", r"OS1 holds no images \(.bmp, .*\); INPUT.NPO.OCCLUDERS expects"),
         ("unreadable", r"OS1 \(Permission denied\)"),

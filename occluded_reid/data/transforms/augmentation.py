@@ -24,6 +24,21 @@ from occluded_reid.utils.errors import UserError
 _UNSUPPORTED = ("AFFINE", "AUGMIX", "AUTOAUG", "CROP", "RPT")
 
 
+class RandomValueErasing(T.RandomErasing):
+    """Random erasing whose pixels get values of their own, uniform in 0-255 (Zhong et al., RE-R).
+
+    torchvision's ``value="random"`` draws from a normal distribution, for normalized images.
+    """
+
+    @staticmethod
+    def get_params(*args: Any, **kwargs: Any) -> tuple[int, int, int, int, torch.Tensor]:
+        """Return top, left, height, width and the values (3, height, width) of a rectangle."""
+        top, left, rows, columns, value = T.RandomErasing.get_params(*args, **kwargs)
+        if value.shape[1:] == (1, 1):  # else the image itself: ten attempts have failed
+            value = torch.randint(256, (3, rows, columns)).float()
+        return top, left, rows, columns, value
+
+
 class AugmentationParams(NamedTuple):
     """Random choices for one image; ``top`` and ``left`` locate the crop in the padded image."""
 
@@ -31,7 +46,7 @@ class AugmentationParams(NamedTuple):
     left: int
     mirrored: bool
     enhancement: tuple[Sequence[int], Sequence[float]] | None  # arguments of enhance
-    erased: Rectangle | None
+    erased: tuple[Rectangle, torch.Tensor] | None  # and its value
     paste: PasteParams | None
 
 
@@ -46,7 +61,7 @@ class Augmentation:
         self.resize = by_type[T.Resize]
         self.size: tuple[int, int] = tuple(self.resize.size)
         self._npo = npo
-        self._erasing = by_type.get(T.RandomErasing)
+        self._erasing = by_type.get(T.RandomErasing, by_type.get(RandomValueErasing))
         self._flip = by_type.get(T.RandomHorizontalFlip)
         self._jitter = by_type.get(T.RandomApply)
         self._padding = by_type[T.Pad].padding if T.Pad in by_type else 0
@@ -75,14 +90,15 @@ class Augmentation:
         order = [kind for kind in order.tolist() if kind < 3]  # 3 is the hue
         return order, [1.0 if factor is None else factor for factor in factors[:3]]
 
-    def _sample_erasing(self) -> Rectangle | None:
+    def _sample_erasing(self) -> tuple[Rectangle, torch.Tensor] | None:
         erasing = self._erasing
         if erasing is None or not torch.rand(1) < erasing.p:
             return None
         *rectangle, value = erasing.get_params(
             self._image, scale=erasing.scale, ratio=erasing.ratio, value=list(erasing.value)
         )
-        return None if value is self._image else Rectangle(*rectangle)  # ten attempts have failed
+        # ten attempts have failed, or
+        return None if value is self._image else (Rectangle(*rectangle), value)
 
     def crop(self, image: np.ndarray, params: AugmentationParams, out: np.ndarray) -> None:
         """Copy a uint8 image into ``out``, cropped from the padded image and flipped.
@@ -113,10 +129,10 @@ class Augmentation:
                 image.copy_(enhance(image, *each.enhancement))
         if self._erasing is not None:
             images = images.float()
-            value = torch.tensor(self._erasing.value)[:, None, None]
             for image, each in zip(images, params, strict=True):
                 if each.erased is not None:
-                    each.erased.select(image).copy_(value)
+                    rectangle, value = each.erased
+                    rectangle.select(image).copy_(value)
         if self._npo is None:
             return {"images": images}
         occluded = images.clone() if self._npo.pair else images
@@ -136,6 +152,15 @@ def _overlap(shift: int, side: int) -> tuple[slice, slice]:
     return slice(first, end), slice(first - shift, end - shift)
 
 
+def build_train_transforms(cfg: CfgNode) -> T.Compose:
+    """Build fast-reid's transforms for training, with random values if ``INPUT.REA.RANDOM``."""
+    composed = build_transforms(cfg, is_train=True)
+    for index, each in enumerate(composed.transforms):
+        if cfg.INPUT.REA.RANDOM and isinstance(each, T.RandomErasing):
+            composed.transforms[index] = RandomValueErasing(each.p, value=each.value)
+    return composed
+
+
 def build_augmentation(cfg: CfgNode, npo: NpoAugmentation | None) -> Augmentation:
     """Build the augmentation that ``INPUT`` describes; refuse what only fast-reid's can do."""
     keys = cfg.INPUT
@@ -151,4 +176,4 @@ def build_augmentation(cfg: CfgNode, npo: NpoAugmentation | None) -> Augmentatio
             f"INPUT.AUGMENTATION workers does not support {', '.join(refused)} as set; use "
             "INPUT.AUGMENTATION transforms"
         )
-    return Augmentation(build_transforms(cfg, is_train=True).transforms, npo)
+    return Augmentation(build_train_transforms(cfg).transforms, npo)

@@ -55,7 +55,10 @@ def load_occlusion_sets(folders: Sequence[str]) -> list[Patch]:
 
 def load_patches(folder: Path) -> list[Patch]:
     """Decode the opaque images directly in ``folder``, in the order of their names."""
-    advice = "INPUT.NPO.OCCLUDERS expects folders with images directly in them"
+    advice = (
+        "INPUT.NPO.OCCLUDERS expects folders with images directly in them: cut patches from "
+        f"training images with tools/make_occluders.py window --images IMAGES --output {folder}"
+    )
     return [_decode_patch(path) for path in find_images(folder, advice)]
 
 
