@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import io
 import logging
+import math
 import os
 import re
+import struct
 import warnings
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -46,6 +48,12 @@ _SMALL_FILE = 2**20  # bytes; parsing it is short whatever it holds
 
 _JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")
 _SCAN, _END = 0xDA, 0xD9
+_TIFF_TAGS = frozenset(
+    (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324,
+     325, 338, 339, 347, *range(512, 522), 529, 530, 532)
+)  # fmt: skip
+_TIFF_TYPES = (3, 4, 5, 7, 16)  # numbers that all libraries read alike, and bytes
+_WEBP_PIXELS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -179,6 +187,7 @@ def _try_without_metadata(use: Callable[[bytes], T], content: bytes) -> T:
 
 def _open(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """Open an image and hold it against the budget, before its pixels are decoded."""
+    content = _strip_tiff(content)
     stream = io.BytesIO(content) if len(content) < _SMALL_FILE else _BoundedStream(content)
     too_large = f"it has more than {max_pixels / 1e6:g} million pixels"
     try:
@@ -186,6 +195,10 @@ def _open(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
     except Image.DecompressionBombError as error:
         raise BrokenImage(too_large) from error
     pixels = image.width * image.height
+    if image.format == "TIFF":  # a tile may be larger than the image
+        tile = (image.tag_v2.get(tag) for tag in (322, 323))
+        pairs = zip(tile, image.size, strict=True)
+        pixels = math.prod(max(pair) if isinstance(pair[0], int) else pair[1] for pair in pairs)
     if pixels > max_pixels:
         raise BrokenImage(too_large)
     if image.tile and image.tile[0][0] in Image.DECODERS and pixels > _MAX_SLOW:
@@ -237,7 +250,7 @@ def _split_jpeg(content: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _strip_metadata(content: bytes) -> bytes:
-    """Return a JPEG or PNG with what pixels, colors and orientation need; others as they are."""
+    """Return a file with what pixels, colors and orientation need, or as it is."""
     if content.startswith(b"\xff\xd8"):
         kept = [b"\xff\xd8"]
         for marker, segment in _split_jpeg(content):
@@ -257,7 +270,44 @@ def _strip_metadata(content: bytes) -> bytes:
                 kept.append(chunk)
             start = end
         return b"".join(kept)
+    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
+        kept, start = [content[8:12]], 12
+        for _ in range(_MAX_PARTS):
+            size = int.from_bytes(content[start + 4 : start + 8], "little")
+            end = start + 8 + size + size % 2
+            if not (chunk := content[start:end]):
+                break
+            if chunk[:4] in _WEBP_PIXELS or chunk[:4] == b"EXIF" and end <= len(content):
+                kept.append(chunk)
+            start = end
+        pixels = b"".join(kept)
+        return b"RIFF" + struct.pack("<I", len(pixels)) + pixels
     return content
+
+
+def _strip_tiff(content: bytes) -> bytes:
+    """Return a TIFF with one list of tags, each once, that has what :func:`_strip_metadata` keeps.
+
+    Pillow and libtiff then read the same ones. What is no TIFF is returned as it is.
+    """
+    if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+        return content
+    order, is_big = "<" if content.startswith(b"I") else ">", b"+" in content[:4]
+    formats = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
+    offset, count, entry = (struct.Struct(order + each) for each in formats)
+    tags: dict[int, tuple[Any, ...]] = {}
+    try:
+        (start,) = offset.unpack_from(content, offset.size)
+        (number,) = count.unpack_from(content, start)
+        for index in range(min(number, _MAX_PARTS)):
+            values = entry.unpack_from(content, start + count.size + index * entry.size)
+            tags.setdefault(values[0], values)
+    except (struct.error, OverflowError):  # it ends here
+        pass
+    kept = [tags[tag] for tag in sorted(_TIFF_TAGS & tags.keys()) if tags[tag][1] in _TIFF_TYPES]
+    head = content[: offset.size] + offset.pack(len(content)) + content[2 * offset.size :]
+    listed = b"".join(entry.pack(*values) for values in kept)
+    return head + count.pack(len(kept)) + listed + offset.pack(0)
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:

@@ -54,9 +54,23 @@ def with_chunk(content: bytes, kind: bytes, data: bytes, crc: int | None = None)
     return content[:33] + chunk + content[33:]
 
 
+def with_tags(content: bytes, *tags: bytes) -> bytes:
+    """Return a TIFF with more entries at the start of its list, which gets a new place."""
+    start = struct.unpack("<I", content[4:8])[0]
+    (count,) = struct.unpack("<H", content[start : start + 2])
+    rest = content[start + 2 : start + 2 + 12 * count + 4]
+    head = content[:4] + struct.pack("<I", len(content)) + content[8:]
+    return head + struct.pack("<H", count + len(tags)) + b"".join(tags) + rest
+
+
+def tag(number: int, kind: int, count: int, value: int) -> bytes:
+    return struct.pack("<HHII", number, kind, count, value)
+
+
 EXIF = b"Exif\0\0II*\0" + struct.pack("<IH", 8, 2)
 TURNED = EXIF + struct.pack("<HHIHH", 0x112, 3, 1, 6, 0)  # orientation 6, and one entry more
 JPEG, PNG = encode("JPEG", quality=90), encode("PNG")
+TIFF, WEBP = encode("TIFF", compression="tiff_lzw"), encode("WEBP", lossless=True, xmp=b"<x/>")
 
 
 @pytest.mark.parametrize(
@@ -73,10 +87,16 @@ JPEG, PNG = encode("JPEG", quality=90), encode("PNG")
         with_chunk(PNG, b"iCCP", b"name\0\1"),
         with_chunk(PNG, b"eXIf", bytes(range(40))),
         with_chunk(PNG, b"pHYs", b"1"),
+        with_tags(TIFF, tag(271, 2, 20, 2**31)),  # the maker's name, somewhere else
+        with_tags(TIFF, tag(296, 3, 1, 9), tag(282, 5, 14, 8)),
+        with_tags(TIFF, tag(700, 1, 2**31, 8), tag(34665, 4, 1, 2**31)),
+        WEBP.replace(b"XMP ", b"XMPx"),
+        WEBP.replace(b"XMP \4", b"XMP \xff"),
     ],
 )
 def test_damaged_metadata_change_no_pixel(content) -> None:
-    expected = np.asarray(decode_content(JPEG if content[:1] == b"\xff" else PNG))
+    whole = JPEG if content[:1] == b"\xff" else PNG
+    expected = np.asarray(decode_content(whole))
     pixels = np.asarray(decode_content(content))
     if b"72\0\0" in content:
         expected = np.rot90(expected, 3)  # the orientation can be read
@@ -128,6 +148,8 @@ COSTLY = {
     "fewer pixels": lambda: with_size(PNG, 8_000),
     "run lengths": lambda: b"BM" + struct.pack("<3I", 0, 0, 54) + RUN_LENGTHS + bytes(1000),
     "plain text": lambda: b"P3 3000 3000 255\n" + b"7 " * 1000,
+    "a large tile": lambda: with_tags(TIFF, tag(322, 4, 1, 50_000), tag(323, 4, 1, 40_000)),
+    "a high tile": lambda: with_tags(TIFF, tag(323, 4, 1, 4_000_000)),
     "junk": lambda: JPEG[:20] + bytes(2**21) + JPEG[20:],
 }
 """Small files that would take long, by what makes them costly."""
