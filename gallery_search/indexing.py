@@ -16,12 +16,14 @@ from gallery_search import Filter, GalleryIndex
 from gallery_search.querying import load_model, read_filter
 from gallery_search.store.approximation import EXACT_UP_TO, choose_kind
 from gallery_search.store.metadata import parse_name, read_table
+from occluded_reid.data.images import warn_of_files
 from occluded_reid.deploy.bulk import load_batches, log_unreadable, require_all
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import ImageList, list_images
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import read_regular
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +37,7 @@ def build(args: argparse.Namespace) -> None:
     # the name of a model of the zoo is no path
     weights = os.path.abspath(args.weights) if os.path.exists(args.weights) else args.weights
     gallery = os.path.abspath(args.gallery)
-    images = list_images(args.gallery)
+    images = list_gallery(args.gallery)
     folder = Path(args.index)
     if not folder.exists() or not any(folder.iterdir()):
         GalleryIndex.create(
@@ -55,18 +57,30 @@ def add(args: argparse.Namespace) -> None:
     """Add the images that are new or changed below the gallery's folder."""
     index = GalleryIndex(args.index)
     info = index.info()
-    images = list_images(args.gallery or info.gallery)
+    images = list_gallery(args.gallery or info.gallery)
     moved = os.path.realpath(images.folder) != os.path.realpath(info.gallery)
     if moved and (others := find_changed(index, images)):
         raise UserError(
             f"{images.folder} is another gallery than {info.gallery}: {len(others)} of its images "
-            f"are others there, such as {others[0]}; build an index of its own for it"
+            f"are others there, such as {show(others[0])}; build an index of its own for it"
         )
     if unknown := set(args.restore) - index.withdrawn():
-        raise UserError(f"{min(unknown)} was not removed from {args.index}: nothing to restore")
+        raise UserError(
+            f"{show(min(unknown))} was not removed from {args.index}: nothing to restore"
+        )
     embedder = load_model(args, args.weights or info.weights)
     index = GalleryIndex(args.index, embedder.fingerprint)
     add_images(index, embedder, images, args)
+
+
+def list_gallery(source: str) -> ImageList:
+    """List the images of a gallery; those without a UTF-8 name, which SQLite needs, are lost."""
+    images = list_images(source)
+    names = images.paths.tolist()
+    odd = [name for name in names if name.encode("utf-8", "replace").decode() != name]
+    kept = sorted(set(names).difference(odd))
+    warn_of_files("images are not in the index, as their names are not in UTF-8", odd)
+    return images._replace(paths=np.array(kept, str), lost=[*images.lost, *odd])
 
 
 def add_images(
@@ -106,12 +120,9 @@ def add_images(
 def choose_images(index: GalleryIndex, images: ImageList, restored: list[str]) -> list[str]:
     """Return the images to embed: new ones, and those whose files were written anew.
 
-    Those that were removed stay out, unless they are ``restored``. SQLite takes UTF-8 names only.
+    Those that were removed stay out, unless they are ``restored``.
     """
-    names = list_names(images)
-    if odd := sorted(set(images.paths.tolist()).difference(names)):
-        what = f"{len(odd)} images are not in the index, as their names are not in UTF-8"
-        logger.warning(f"{what}; the first is {odd[0]!r}")
+    names = images.paths.tolist()
     present, changed = index.versions_of(names), set(find_changed(index, images))
     logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
     if changed:
@@ -124,18 +135,12 @@ def choose_images(index: GalleryIndex, images: ImageList, restored: list[str]) -
 
 def find_changed(index: GalleryIndex, images: ImageList) -> list[str]:
     """Return the images of the index whose files have another content than when they were added."""
-    versions = index.versions_of(list_names(images)).items()
+    versions = index.versions_of(images.paths.tolist()).items()
     return [
         name
         for name, version in versions
         if version is not None and not is_version(version, Path(images.folder, name))
     ]
-
-
-def list_names(images: ImageList) -> list[str]:
-    """Return the paths that are UTF-8."""
-    paths = images.paths.tolist()
-    return [path for path in paths if path.encode("utf-8", "replace").decode() == path]
 
 
 def read_version(path: Path) -> str | None:
@@ -176,8 +181,8 @@ def remove(args: argparse.Namespace) -> None:
         ids = index.ids_of(args.paths)
         if missing := [path for path in args.paths if path not in ids]:
             raise UserError(
-                f"{len(missing)} paths are not in {args.index}, the first is {missing[0]}; give "
-                "them as 'query' prints them. Nothing was removed"
+                f"{len(missing)} paths are not in {args.index}, the first is {show(missing[0])}; "
+                "give them as 'query' prints them. Nothing was removed"
             )
         selected = list(ids.values()) if args.paths else index.select(filter).tolist()
         count = writer.remove(selected)

@@ -22,6 +22,7 @@ from occluded_reid.deploy.embedder import Embedder, load
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, make_folder, write_json
+from occluded_reid.utils.terminal import show
 from occluded_reid.visualization.sheet import BLUE, GRAY, ORANGE, TILE, Section, Tile, draw_sheet
 
 logger = logging.getLogger(__name__)
@@ -38,8 +39,12 @@ def query(args: argparse.Namespace) -> None:
     lists = search_indexes(indexes, embedding, args.top, filter, exact=args.exact)
     for path, hits in zip(args.image, lists, strict=True):
         tables[path] = [describe_hit(hit) for hit in hits]
-        rows = [{"rank": rank, **row} for rank, row in enumerate(tables[path], start=1)]
-        print(f"{path}:\n{tabulate(rows, headers='keys', floatfmt='.4f') or 'no image found'}")
+        rows = [
+            {"rank": rank, **{key: _show_text(value) for key, value in row.items()}}
+            for rank, row in enumerate(tables[path], start=1)
+        ]
+        table = tabulate(rows, headers="keys", floatfmt=".4f")
+        print(f"{show(path)}:\n{table or 'no image found'}")
     if args.json:
         write_json(args.json, tables)
     if args.figure:
@@ -78,7 +83,7 @@ def read_filter(args: argparse.Namespace, indexes: list[GalleryIndex]) -> Filter
     cameras = sorted({name for index in indexes for name in index.cameras()})
     if unknown := set(args.camera).difference(cameras):
         shown = ", ".join(cameras[:MAX_CAMERAS]) + ", ..." * (len(cameras) > MAX_CAMERAS)
-        raise UserError(f"there is no camera {min(unknown)!r}; there are {shown or 'none'}")
+        raise UserError(f"there is no camera {min(unknown)!r}; there are {show(shown) or 'none'}")
     times = [time for index in indexes for time in index.time_span() or ()]
     kinds = {bound >= DATES_FROM for bound in bounds if bound is not None}
     if kinds and times and kinds.isdisjoint(time >= DATES_FROM for time in times):
@@ -93,6 +98,10 @@ def describe_hit(hit: Hit) -> dict[str, Any]:
     """Return a hit as a row of the table."""
     visibility = [round(value, 2) for value in hit.visibility.tolist()]
     return {"similarity": hit.similarity, **asdict(hit.item), "visibility": visibility}
+
+
+def _show_text(value: Any) -> Any:
+    return show(value) if isinstance(value, str) else value
 
 
 def build_sections(
@@ -124,5 +133,5 @@ def read_pixels(path: str | Path) -> np.ndarray:
     try:
         return np.asarray(read_rgb(path))
     except BrokenImage as error:
-        logger.warning(f"Cannot draw {path} ({error.reason})")
+        logger.warning(f"Cannot draw {show(path)} ({error.reason})")
         return np.full((TILE[1], TILE[0], 3), 255, np.uint8)

@@ -15,6 +15,7 @@ import numpy as np
 from gallery_search.store.vectors import Vectors
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.terminal import show
 
 BLOCK = 2**24  # values in a block of vectors that is searched at once: 64 MiB
 SPARE = 16  # extra rows per query, because faiss rounds otherwise than `rank_rows`
@@ -47,8 +48,8 @@ def prepare_vectors(
         first = int(usable.argmin())
         name = names[first] if first < len(names) else f"image {first}"
         raise UserError(
-            f"the features of {name} have the norm {norms[first, 0]:.3g}, with which nothing can "
-            "be compared; the weights are broken"
+            f"the features of {show(name)} have the norm {norms[first, 0]:.3g}, with which nothing "
+            "can be compared; the weights are broken"
         )
     return (features / norms).astype(np.float32) if metric == "cosine" else features
 

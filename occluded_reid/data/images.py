@@ -24,6 +24,7 @@ from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
 from occluded_reid.utils.errors import UserError, explain, explain_read_errors
 from occluded_reid.utils.files import read_regular
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +68,7 @@ class BrokenImage(UserError):
     """An image cannot be read; ``reason`` says why, without its name."""
 
     def __init__(self, reason: str, path: str | os.PathLike[str] = ""):
-        super().__init__(f"cannot read the image {path} ({reason}); replace or remove it")
+        super().__init__(f"cannot read the image {show(path)} ({reason}); replace or remove it")
         self.reason = reason
 
 
@@ -79,7 +80,7 @@ def is_image_name(name: str) -> bool:
 def warn_of_files(what: str, names: Sequence[str]) -> None:
     """Warn of files, if there are any: how many ``what``, and the first names."""
     if names:
-        few = ", ".join(names[:_MAX_NAMED]) + ", ..." * (len(names) > _MAX_NAMED)
+        few = ", ".join(map(show, names[:_MAX_NAMED])) + ", ..." * (len(names) > _MAX_NAMED)
         logger.warning(f"{len(names)} {what}: {few}")
 
 

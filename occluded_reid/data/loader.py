@@ -14,6 +14,7 @@ from occluded_reid.compat import DeviceLoader
 from occluded_reid.data.reid_dataset import ReidDataset, Unreadable, collate
 from occluded_reid.data.workers import build_worker_options, read_batches
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ class ReidLoader(DeviceLoader):
                 path, reason = unreadable[-1]
                 raise UserError(
                     f"no image of {MAX_EMPTY_BATCHES} batches could be read, the last one being "
-                    f"{path} ({reason}); is its folder still there?"
+                    f"{show(path)} ({reason}); is its folder still there?"
                 )
             if batch:
                 batch = self.move_batch(batch)
@@ -67,12 +68,12 @@ class ReidLoader(DeviceLoader):
         for path, reason in unreadable:
             if self._on_error == "raise":
                 raise UserError(
-                    f"cannot read the image {path} ({reason}); replace or remove it, "
+                    f"cannot read the image {show(path)} ({reason}); replace or remove it, "
                     "or skip such images: INPUT.ON_ERROR skip"
                 )
             if path not in self._logged:
                 self._logged.add(path)
-                logger.warning(f"Skipped an image that cannot be read: {path} ({reason})")
+                logger.warning(f"Skipped an image that cannot be read: {show(path)} ({reason})")
 
 
 def prefetch(batches: Iterator[dict[str, Any]], device: torch.device) -> Iterator[dict[str, Any]]:

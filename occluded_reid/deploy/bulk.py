@@ -20,6 +20,7 @@ from occluded_reid.deploy.feature_file import FeatureFile, ImageList, Job, Unrea
 from occluded_reid.utils.errors import IncompleteWork
 from occluded_reid.utils.files import make_folder
 from occluded_reid.utils.progress import progress
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -80,20 +81,20 @@ def log_unreadable(
 ) -> None:
     """Warn of the images that cannot be read; ``consequence`` ends the summary."""
     for position, reason in unreadable[:MAX_NAMED]:
-        logger.warning(f"Cannot read {images.paths[position]} ({reason})")
+        logger.warning(f"Cannot read {show(images.paths[position])} ({reason})")
     if unreadable:
         count = f"{len(unreadable)} of {len(images.paths)}"
         logger.warning(f"{count} images cannot be read; {consequence}")
 
 
 def require_all(images: ImageList, unreadable: Sequence[UnreadableImage]) -> None:
-    """Raise IncompleteWork, once the rest is done, if something in a folder cannot be opened."""
+    """Raise IncompleteWork, once the rest is done, if something in a folder is left out."""
     paths = [os.path.join(images.folder, images.paths[each.position]) for each in unreadable]
     closed = [path for path in paths if not os.access(path, os.R_OK)]
     if lost := [*closed, *images.lost]:
         raise IncompleteWork(
-            f"{len(lost)} files or folders of {images.folder} cannot be opened, the first is "
-            f"{lost[0]}; the others are done"
+            f"{len(lost)} files or folders of {images.folder} are left out, the first is "
+            f"{show(lost[0])}; the others are done"
         )
 
 

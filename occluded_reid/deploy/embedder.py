@@ -26,6 +26,7 @@ from occluded_reid.deploy.crops import iterate_crops
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.modeling.outputs import Embedding, embed_batch
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.terminal import show
 
 # Training needs these, inference does not, and the files may be missing.
 _INFERENCE_OVERRIDES = ("MODEL.BACKBONE.PRETRAIN", "False", "SOLVER.AMP.ENABLED", "False")
@@ -149,7 +150,7 @@ class Embedder:
         if not finite.all():
             first = int(finite.int().argmin())
             name = names[first] if names else f"image {first}"
-            raise UserError(f"the features of {name} are not finite; the weights are broken")
+            raise UserError(f"the features of {show(name)} are not finite; the weights are broken")
         return embedding.numpy()
 
     def concatenate(self, batches: Sequence[Embedding]) -> Embedding:

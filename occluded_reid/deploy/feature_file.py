@@ -31,6 +31,7 @@ from occluded_reid.utils.files import (
     open_regular,
 )
 from occluded_reid.utils.tables import clean_path, read_list
+from occluded_reid.utils.terminal import show
 
 
 class ImageList(NamedTuple):
@@ -38,7 +39,7 @@ class ImageList(NamedTuple):
 
     folder: str
     paths: np.ndarray
-    lost: Sequence[str] = ()  # folders below it that cannot be listed, links that lead nowhere
+    lost: Sequence[str] = ()  # folders that cannot be listed, links that lead nowhere, and such
 
     @property
     def sha256(self) -> str:
@@ -151,7 +152,7 @@ class FeatureFile:
             shutil.rmtree(self.folder)
             raise UserError(
                 f"none of the {len(paths)} images can be read; the first is "
-                f"{os.path.join(self.images.folder, paths[0])} ({unreadable[0].reason})"
+                f"{show(os.path.join(self.images.folder, paths[0]))} ({unreadable[0].reason})"
             )
         arrays: dict[str, tuple[Any, tuple[int, ...], Iterable[np.ndarray]]] = {
             "features": (np.float32, (readable, dim), self._iterate_parts("features")),

@@ -20,7 +20,7 @@ def run_command(main: Callable[[], object], *, debug: bool = False) -> int:
     """Run ``main``; turn a :class:`UserError` or a failure of the machine into one message.
 
     Returns the process's exit code: 0, 2 after such a message on stderr, 1 if all is done but what
-    cannot be opened, 130 after Ctrl-C, 141 if nobody reads the output any more (``| head``).
+    is left out, 130 after Ctrl-C, 141 if nobody reads the output any more (``| head``).
     ``debug`` raises the error instead. What is printed is escaped, see :class:`EscapedStream`.
 
     >>> run_command(lambda: None)

@@ -8,6 +8,8 @@ import difflib
 import re
 from collections.abc import Iterable, Iterator
 
+from occluded_reid.utils.terminal import show
+
 EXIT_CODE = 2
 
 _SMALLER = "lower SOLVER.IMS_PER_BATCH (training), TEST.IMS_PER_BATCH (evaluation) or --batch-size"
@@ -60,7 +62,7 @@ class UserError(Exception):
 
 
 class IncompleteWork(UserError):
-    """The work is done, but for some files or folders that cannot be opened."""
+    """The work is done, but for some files or folders that are left out."""
 
     exit_code = 1
 
@@ -121,4 +123,4 @@ def explain_read_errors(
         yield
     except errors as error:
         reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-        raise UserError(f"cannot read {thing} ({reason}); {advice}") from error
+        raise UserError(f"cannot read {show(thing)} ({reason}); {advice}") from error

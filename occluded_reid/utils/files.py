@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +42,7 @@ def explain_write_errors(path: str | os.PathLike[str]) -> Iterator[None]:
         yield
     except OSError as error:
         advice = _ADVICE.get(error.errno or 0, f"{error.strerror or error}; choose another name")
-        raise UserError(f"cannot write {path}: {advice}") from error
+        raise UserError(f"cannot write {show(path)}: {advice}") from error
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:

@@ -19,6 +19,15 @@ def escape(text: str, keep: str = "\n\t") -> str:
     return "".join(characters)
 
 
+def show(name: object) -> str:
+    r"""Return the name of a file, or another text from outside, as one line of a message.
+
+    >>> print(show("two\nlines.jpg"))
+    two\nlines.jpg
+    """
+    return escape(str(name), keep="")
+
+
 class EscapedStream:
     """A text stream that escapes what is written to it, also what its encoding does not have."""
 

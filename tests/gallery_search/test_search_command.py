@@ -219,10 +219,11 @@ def test_add_notices_what_has_changed(runs, market, index, tmp_path, capsys):
     Path(os.fsdecode(os.fsencode(gallery) + b"/caf\xe9.jpg")).write_bytes(b"")
     table = tmp_path / "table.csv"
     table.write_text(f"path;camera;split\n{names[2]};gate;query\n")
-    assert tool.command([*words[:-2], "--metadata", str(table)]) == 0
-    printed = capsys.readouterr().out
-    for text in ("2 of them have changed", "1 images in the index get other", r"'caf\udce9.jpg'"):
+    assert tool.command([*words[:-2], "--metadata", str(table)]) == 1
+    printed, error = capsys.readouterr()
+    for text in ("2 of them have changed", "1 images in the index get other", r"UTF-8: caf\udce9"):
         assert text in printed
+    assert r"1 files or folders of" in error and r"the first is caf\udce9.jpg" in error
     opened = GalleryIndex(index)
     assert len(opened) == IMAGES - 1 and not opened.ids_of([names[1]])
     one, other = opened.look_up(list(opened.ids_of([names[0], names[40]]).values()))

@@ -23,6 +23,7 @@ from occluded_reid.data.datasets.layout import (
 )
 from occluded_reid.data.images import is_image_name, warn_of_files
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,8 @@ def parse_identity(text: str, path: object) -> int:
     """Read the number of a person, at most nine digits, in the file ``path`` or its name."""
     if len(text.lstrip("-0")) > 9:
         raise UserError(
-            f"{path}: the identity {text[:12]}... has more than nine digits; rename or remove the "
-            f"image. {OWN_DATA}"
+            f"{show(path)}: the identity {text[:12]}... has more than nine digits; rename or "
+            f"remove the image. {OWN_DATA}"
         )
     return int(text)
 
@@ -100,7 +101,7 @@ def read_images(
         camera = int(match[2]) if camid is None else camid + 1
         if camid is None and not 1 <= camera <= num_cameras:
             raise UserError(
-                f"{path}: the name has camera {camera}, but the set has cameras 1 to "
+                f"{show(path)}: the name has camera {camera}, but the set has cameras 1 to "
                 f"{num_cameras}; rename or remove the file. {OWN_DATA}"
             )
         images.append(LabeledImage(str(path), pid, camera - 1))
@@ -272,7 +273,7 @@ def find_shared_people(dataset: ImageDataset, labels: Iterable[str]) -> list[str
     tested = {item[1] for item in [*dataset.query, *dataset.gallery]}
     names = getattr(dataset, "identity_names", {})
     both = sorted((trained & tested).difference(dataset._junk_pids))
-    return [names.get(pid, str(pid)) for pid in both]
+    return [show(names.get(pid, pid)) for pid in both]
 
 
 def label_training_items(images: Sequence[LabeledImage], name: str) -> list[tuple[str, str, str]]:

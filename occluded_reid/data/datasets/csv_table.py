@@ -19,6 +19,7 @@ from occluded_reid.data.datasets.base import (
 from occluded_reid.data.datasets.layout import list_candidates, resolve_case
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.tables import check_inside, read_csv
+from occluded_reid.utils.terminal import show
 
 TABLE = "images.csv"
 _DISTRACTOR = 0  # identity of gallery images that match no query
@@ -92,7 +93,7 @@ class CSV(FolderDataset):
         if not missing:
             return rows
         message = (
-            f"{table} names {len(missing)} missing images, such as {missing[0].path} in line "
+            f"{table} names {len(missing)} missing images, such as {show(missing[0].path)} in line "
             f"{missing[0].line}"
         )
         if not self.allow_partial:
@@ -125,7 +126,7 @@ def read_image_rows(path: Path) -> list[ImageRow]:
         elif "camera" in table.columns and not camera:
             fault = "has no camera; give one to all rows, or remove the column"
         elif (image, split) in seen:
-            fault = f"repeats {image} in {split}"
+            fault = f"repeats {show(image)} in {split}"
         if fault:
             raise UserError(f"{path}, line {line}: this row {fault}")
         seen.add((image, split))

@@ -23,6 +23,7 @@ from occluded_reid.data.datasets.base import (
 from occluded_reid.data.datasets.layout import list_folders, list_names
 from occluded_reid.data.prepare.image_files import FileReport, inspect_files
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.terminal import show
 
 SUBSETS = ("train", "query", "gallery")
 _MAX_EXAMPLES = 3
@@ -67,7 +68,7 @@ class Diagnosis:
         return "\n\n".join([*self.tables, "\n".join([*lines, f"{verdict}."])])
 
     def _report_broken(self, files: list[FileReport]) -> None:
-        broken = [f"{file.path} {file.fault}" for file in files if file.fault]
+        broken = [f"{show(file.path)} {file.fault}" for file in files if file.fault]
         self.faults += broken[:_MAX_BROKEN]
         if (more := len(broken) - _MAX_BROKEN) > 0:
             self.faults.append(f"{more} more images are broken, {len(broken)} in all")
@@ -113,9 +114,11 @@ class Diagnosis:
         table = []
         for side, row in sorted(rows.items()):
             verdict = "BROKEN" if broken[side] else "NOT READ" if row[2] and not row[0] else "ok"
-            table.append([os.path.relpath(side, home), *row, broken[side], verdict])
+            table.append([show(os.path.relpath(side, home)), *row, broken[side], verdict])
         headers = ["folder", "images read", "junk skipped", "other images", "other files", "broken"]
-        self.tables.append(f"Below {home}:\n" + tabulate(table, [*headers, "verdict"], "pipe"))
+        self.tables.append(
+            f"Below {show(home)}:\n" + tabulate(table, [*headers, "verdict"], "pipe")
+        )
         ignored = {side for side, row in rows.items() if not row[0]}
         example = getattr(self._dataset, "example", "")
         self.faults += _report(
@@ -259,6 +262,6 @@ def _get_side(path: str) -> Path:
 
 def _report(paths: list[str], what: str) -> list[str]:
     """Return one sentence with a count and examples, or nothing if there are no paths."""
-    examples = ", ".join(os.path.basename(path) for path in paths[:_MAX_EXAMPLES])
+    examples = ", ".join(show(os.path.basename(path)) for path in paths[:_MAX_EXAMPLES])
     dots = " ..." * (len(paths) > _MAX_EXAMPLES)
     return [f"{len(paths)} {what} ({examples}{dots})"] if paths else []
