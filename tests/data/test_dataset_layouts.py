@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from pathlib import Path
 
 import pytest
@@ -237,6 +238,15 @@ def test_msmt17_in_each_version(tmp_path: Path, layout: str, train: str, test: s
         ("msmt17_test_1", "msmt17_test_1"),
         ("msmt17_test_1", "msmt17_test_2"),
     ]
+
+
+def test_links_in_circles_do_not_hold_msmt17_up(tmp_path: Path) -> None:
+    home = make_msmt17(tmp_path / "MSMT17_V1", "train", "test")
+    for name in "abc":
+        (home / "train" / name).symlink_to(".")
+    start = time.process_time()
+    assert len(read("MSMT17", tmp_path).train) == 1
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.parametrize("line", ["1_1_01_x.jpg", "1_1_01_x.jpg one", "0000/0000.jpg 0"])

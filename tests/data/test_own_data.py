@@ -130,6 +130,11 @@ def test_the_doctor_looks_at_it(shop: Path, capsys: pytest.CaptureFixture[str]) 
     output = capsys.readouterr().out
     assert "g1.jpg cannot be read: it is no" in output and "docs/own_data.md" in output
     assert check_dataset.command(["CSV"]) == 2
+    write_shop(shop, ROWS)
+    (shop / "a" / "2.jpg").unlink()
+    (shop / "a" / "2.jpg").symlink_to("2.jpg")
+    assert check_dataset.command(words) == 1
+    assert "FAULT: 1 images of the table are not on the disk (2.jpg)" in capsys.readouterr().out
 
 
 PEOPLE = "path,identity,camera,split\n" + "".join(

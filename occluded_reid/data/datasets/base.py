@@ -143,6 +143,7 @@ class FolderDataset(ImageDataset):
         self.home = self.root  # the folder of the images, once it is known
         self.image_folders: list[Path] = []  # the folders in it whose file names are parsed
         self.identity_names: dict[int, str] = {}  # as a table writes them
+        self.missing: list[str] = []  # images of a table that are not on the disk
         self.protocol = self.resolve_protocol(protocol)
         self.allow_partial = allow_partial
         self.training = training  # without, the folders of training images need not exist

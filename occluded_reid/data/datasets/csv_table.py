@@ -92,6 +92,7 @@ class CSV(FolderDataset):
         missing = [row for row in rows if not os.path.isfile(table.parent / row.path)]
         if not missing:
             return rows
+        self.missing = [row.path for row in missing]
         message = (
             f"{table} names {len(missing)} missing images, such as {show(missing[0].path)} in line "
             f"{missing[0].line}"

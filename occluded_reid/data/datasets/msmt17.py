@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from occluded_reid.data.datasets.base import (
@@ -14,7 +16,7 @@ from occluded_reid.data.datasets.base import (
     label_training_items,
     parse_identity,
 )
-from occluded_reid.data.datasets.layout import resolve_case
+from occluded_reid.data.datasets.layout import list_names, resolve_case
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.tables import check_inside, read_list
 
@@ -48,9 +50,9 @@ class MSMT17(FolderDataset):
         """Read the images in the lists."""
         train_folder, test_folder = self.find_folders(_VERSIONS, _LISTS)
         folders = (train_folder, train_folder, test_folder, test_folder)
-        present = _list_files(train_folder) | _list_files(test_folder)
+        list_once = functools.cache(lambda home: set(list_names(home)) if home.is_dir() else set())
         train, validation, query, gallery = (
-            self._read_listed(resolve_case(Path(self.home), name), folder, present)
+            self._read_listed(resolve_case(Path(self.home), name), folder, list_once)
             for name, folder in zip(_LISTS, folders, strict=True)
         )
         self._validation = label_training_items(validation, self.dataset_name)
@@ -65,7 +67,9 @@ class MSMT17(FolderDataset):
         self._train = self.train + self._validation
         super().combine_all()
 
-    def _read_listed(self, source: Path, folder: Path, present: set[str]) -> list[LabeledImage]:
+    def _read_listed(
+        self, source: Path, folder: Path, list_once: Callable[[Path], set[str]]
+    ) -> list[LabeledImage]:
         images = []
         for number, line in enumerate(read_list(source), start=1):
             name, _, pid = line.rpartition(" ")
@@ -77,15 +81,8 @@ class MSMT17(FolderDataset):
                 )
             if not 1 <= parse_identity(camera[1], source) <= self.num_cameras:
                 raise UserError(f"{source}, line {number}: there is no camera {camera[1]}")
-            path = os.path.join(folder, check_inside(name.strip(), source))
-            if path in present:
-                images.append(LabeledImage(path, parse_identity(pid, source), int(camera[1]) - 1))
+            path = folder / check_inside(name.strip(), source)
+            if path.name in list_once(path.parent):
+                person = parse_identity(pid, source)
+                images.append(LabeledImage(str(path), person, int(camera[1]) - 1))
         return images
-
-
-def _list_files(folder: Path) -> set[str]:
-    return {
-        os.path.join(home, name)
-        for home, _, names in os.walk(folder, followlinks=True)
-        for name in names
-    }

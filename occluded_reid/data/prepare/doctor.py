@@ -74,7 +74,9 @@ class Diagnosis:
             self.faults.append(f"{more} more images are broken, {len(broken)} in all")
 
     def _check_subsets(self) -> None:
-        """Compare the counts with the published ones."""
+        """Compare the counts with the published ones, or the table with the disk."""
+        lost = getattr(self._dataset, "missing", [])
+        self.faults += _report(lost, "images of the table are not on the disk")
         published: Mapping[str, Counts] = getattr(self._dataset, "expected", {})
         rows = []
         for subset in SUBSETS:
