@@ -87,7 +87,7 @@ def add_images(
     index: GalleryIndex, embedder: Embedder, images: ImageList, args: argparse.Namespace
 ) -> None:
     """Add what :func:`choose_images` says, in batches; ``build`` approximates the index, too."""
-    table = read_table(args.metadata) if args.metadata else {}
+    table = read_table(args.metadata, images.folder) if args.metadata else {}
     unreadable = []
     with index.writer() as writer:
         if updated := writer.update(table.values()):

@@ -170,10 +170,11 @@ def parse_time(text: str) -> float:
     return number
 
 
-def read_table(path: str | os.PathLike[str]) -> dict[str, Item]:
+def read_table(path: str | os.PathLike[str], folder: str = "") -> dict[str, Item]:
     """Read items by path from a CSV file with the columns path, camera, time and identity.
 
-    Only ``path`` is required; other columns are named in the log, and cells may be missing.
+    Paths are relative to the gallery's ``folder``, or absolute below it. Only ``path`` is required;
+    other columns are named in the log, and cells may be missing.
     """
     table = read_csv(path, str(path), "expected a CSV file in UTF-8")
     table.require("path")
@@ -183,7 +184,7 @@ def read_table(path: str | os.PathLike[str]) -> dict[str, Item]:
     for row in table.rows:
         cells = {name: text for name, text in row.cells.items() if text}
         try:
-            name = check_path(clean_path(row.cells["path"]))
+            name = check_path(clean_path(row.cells["path"], folder))
             time = parse_time(cells["time"]) if "time" in cells else None
             identity = cells.get("identity")
             item = Item(name, cells.get("camera"), time, None if identity in NOBODY else identity)

@@ -30,7 +30,7 @@ from occluded_reid.utils.files import (
     make_folder,
     open_regular,
 )
-from occluded_reid.utils.tables import clean_path, read_list
+from occluded_reid.utils.tables import clean_path, is_outside, read_list
 from occluded_reid.utils.terminal import show
 
 
@@ -224,13 +224,16 @@ def list_images(source: str | os.PathLike[str]) -> ImageList:
         return _find_images(os.fspath(source))
     if not os.path.exists(source):
         raise UserError(f"cannot read {source}: there is no such folder or list of images")
-    folder, paths = os.path.dirname(source), [clean_path(line) for line in read_list(source)]
+    folder = os.path.dirname(source)
+    paths = [clean_path(line, folder) for line in read_list(source)]
     if not any(os.path.isfile(os.path.join(folder, path)) for path in paths):
         first = f" (the first is {paths[0][:100]!r})" if paths else ""
         raise UserError(
             f"{source} is not a list of images: none of its {len(paths)} lines{first} names a "
             "file; paths are relative to the list's folder, one per line"
         )
+    outside = [path for path in paths if is_outside(path)]
+    warn_of_files(f"images of {source} are read that lie outside its own folder", outside)
     return ImageList(folder, np.array(paths))
 
 

@@ -78,13 +78,21 @@ def read_list(path: str | os.PathLike[str]) -> list[str]:
     return [line.strip() for line in lines if line.strip()]
 
 
-def clean_path(name: str) -> str:
+def clean_path(name: str, folder: str | os.PathLike[str] = "") -> str:
     """Return a path in the one spelling by which paths are compared.
+
+    An absolute path becomes relative to ``folder`` if it lies there.
 
     >>> clean_path("b\\\\..\\\\./a.jpg")
     'a.jpg'
     """
-    return posixpath.normpath(name.replace("\\", "/"))
+    path = posixpath.normpath(name.replace("\\", "/"))
+    return path.removeprefix(f"{os.path.abspath(folder)}/") if path.startswith("/") else path
+
+
+def is_outside(path: str) -> bool:
+    """Whether a path by :func:`clean_path` leads out of the folder that it is relative to."""
+    return path == ".." or path.startswith(("/", "../")) or bool(re.match("[A-Za-z]:/", path))
 
 
 def check_inside(name: str, source: Path, advice: str = "get another copy") -> str:
@@ -92,9 +100,8 @@ def check_inside(name: str, source: Path, advice: str = "get another copy") -> s
 
     A path that leads out of the folder is a UserError, which ends in ``advice``.
     """
-    path = clean_path(name)
-    path = path.removeprefix(f"{os.path.abspath(source.parent)}/")
-    if path == ".." or path.startswith(("/", "../")) or re.match("[A-Za-z]:/", path):
+    path = clean_path(name, source.parent)
+    if is_outside(path):
         raise UserError(f"{source} names {name!r}, which lies outside its own folder; {advice}")
     return path
 

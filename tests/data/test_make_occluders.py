@@ -241,6 +241,7 @@ def test_boxes_become_opaque_patches(street: Path, mark: str) -> None:
         (("frames/Seq1_0000.png,0,0,121,90",), "reaches out of"),
         (("frames/Seq1_0000.png,5,5,5,9",), "is empty or reaches out of"),
         (("frames/none.png,0,0,5,9",), "cannot read"),
+        (("../none.png,0,0,5,9",), "'../none.png', which lies outside its own folder"),
     ],
 )
 def test_wrong_boxes_are_named(

@@ -98,13 +98,16 @@ def test_a_folder_gives_features_paths_and_unreadable_images(words, runs, images
     assert "below it/half.jpg (OSError: " in printed and "none.webp (it is no image; " in printed
 
 
-def test_a_list_keeps_its_order_and_is_relative_to_its_folder(words, images, tmp_path):
+def test_a_list_keeps_its_order_and_is_relative_to_its_folder(words, images, tmp_path, capsys):
     below, full, odd = "below it/1.png", str(images / "0.png"), "ä\u2028b.png"
-    lines = [below, "gone.png", full, below, odd]
+    away = str(tmp_path / "away.png")
+    lines = [below, "gone.png", full, f"./{below}", odd, away]
+    shutil.copy(full, away)
     (images / "some list").write_text("\n".join(lines) + "\n\n", encoding="utf-8")
     assert tool.command([*words, "--input", str(images / "some list")]) == 1
     arrays = read_arrays(tmp_path / "F.npz")
-    assert arrays["paths"].tolist() == [below, full, below]
+    assert arrays["paths"].tolist() == [below, "0.png", below, away]
+    assert "some list are read that lie outside its own folder: /" in capsys.readouterr().out
     assert arrays["broken"].tolist() == ["gone.png", odd]
     np.testing.assert_allclose(arrays["features"][0], arrays["features"][2], atol=1e-5)
 

@@ -27,7 +27,7 @@ from occluded_reid.synthetic.truth import Box
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, atomic_write, explain_write_errors
 from occluded_reid.utils.progress import progress
-from occluded_reid.utils.tables import clean_path, read_csv
+from occluded_reid.utils.tables import check_inside, read_csv
 
 logger = logging.getLogger(__name__)
 
@@ -212,7 +212,7 @@ def read_boxes(path: Path) -> list[tuple[Path, Box]]:
             raise UserError(
                 f"{path}, line {row.line}: expected whole numbers in {', '.join(BOX_COLUMNS[1:])}"
             ) from error
-        boxes.append((path.parent / clean_path(row.cells["image"]), (x0, y0, x1, y1)))
+        boxes.append((path.parent / check_inside(row.cells["image"], path), (x0, y0, x1, y1)))
     return boxes
 
 
