@@ -22,6 +22,9 @@ from occluded_reid.evaluation.results import (
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
 
+RULES = {"protocol": None, "ties": "gallery_order"}
+"""Rules that results must share, and what held before reports named them; None is unknown."""
+
 
 class Run(NamedTuple):
     """A results.json and its content."""
@@ -136,11 +139,19 @@ def _by_number(metric: str) -> tuple[str, int]:
 
 
 def _list_shared(runs: Sequence[Run]) -> list[str]:
-    """List the test sets of all runs; one of a name must not differ in size, protocol or images."""
+    """List the test sets of all runs; one of a name must not differ in size, rules or images."""
     names = [name for name in runs[0].reports if all(name in run.reports for run in runs)]
     if not names:
         tested = "; ".join(f"{run.path}: {', '.join(run.reports) or 'none'}" for run in runs)
         raise UserError(f"the runs have no data set in common ({tested})")
+    for name, run, (key, before) in itertools.product(names, runs[1:], RULES.items()):
+        rules = [each.reports[name].get(key, before) for each in (runs[0], run)]
+        if None not in rules and rules[0] != rules[1]:
+            one, other = (str(rule)[:50] for rule in rules)
+            raise UserError(
+                f"{name} was evaluated by different rules: {key} is {one!r} in {runs[0].path} and "
+                f"{other!r} in {run.path}; evaluate both by one"
+            )
     for name, run, key in itertools.product(names, runs[1:], COUNTS):
         expected, count = (each.reports[name]["counts"][key] for each in (runs[0], run))
         if count != expected:

@@ -19,7 +19,9 @@ compare = load_tool("compare")
 QUERIES = 200
 
 
-def write_run(folder, precision, *, names=None, seed=0, positives=3, data_sets=("Set",), **counts):
+def write_run(
+    folder, precision, *, names=None, seed=0, positives=3, data_sets=("Set",), rules=None, **counts
+):
     """A run's results.json and per_query.npz; queries with precision above 1/2 are hits."""
     folder.mkdir(parents=True)
     count = len(precision)
@@ -34,6 +36,7 @@ def write_run(folder, precision, *, names=None, seed=0, positives=3, data_sets=(
             "queries": count, "queries_without_positive": 0, "gallery": 900,
             "positives_per_query": float(positives), **counts,
         },
+        **(rules or {}),
     }  # fmt: skip
     per_query = {name: report_queries(names, ranking) for name in data_sets}
     content = {
@@ -91,6 +94,12 @@ def test_runs_that_cannot_be_paired_are_refused(tmp_path, precision):
     check_refused("queries is 200 in .* and 199 in", precision[1:])
     check_refused("gallery is 900 in .* and 899", precision, gallery=899)
     check_refused("different galleries of Set", precision, positives=4, positives_per_query=3.0)
+    check_refused(
+        "ties is 'gallery_order' in .* and 'against' in", precision, rules={"ties": "against"}
+    )
+    one.reports["Set"] |= {"protocol": "whole", "ties": "against"}
+    crop = {"protocol": "crop", "ties": "against"}
+    check_refused("protocol is 'whole' in .* and 'crop' in", precision, rules=crop)
     check_refused("no data set in common", precision, data_sets=("Other:protocol",))
 
 
