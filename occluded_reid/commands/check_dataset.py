@@ -49,7 +49,7 @@ def parser() -> argparse.ArgumentParser:
     add("name", help="a data set, Name or Name:protocol, such as OccludedDuke")
     root = "folder of all data sets, or of this set; default $FASTREID_DATASETS or datasets"
     add("--root", help=root)
-    add("--decode", action="store_true", help="decode the pixels of every image")
+    add("--decode", action="store_true", help="decode the training images, too")
     add("--debug", action="store_true", help="show the traceback of an error")
     overrides = "configuration overrides, such as DATASETS.OCCLUDED.OCCLUDERS FOLDER"
     add("opts", nargs="*", metavar="KEY VALUE", help=overrides)

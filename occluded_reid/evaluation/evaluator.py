@@ -160,7 +160,7 @@ def _warn_of_copies(
     if kept:
         logger.warning(
             f"{len(kept)} queries are in the gallery too, under another camera or identity: a "
-            "query's own image is not scored. tools/check_dataset.py NAME --decode names them"
+            "query's own image is not scored. tools/check_dataset.py NAME names them"
         )
 
 

@@ -115,7 +115,7 @@ def test_broken_images_are_named(occluded: Path, harm, fault: str) -> None:
 
 
 def test_pixels_are_decoded_where_asked(occluded: Path) -> None:
-    path = occluded / "query" / "0020_c1_f0051230.jpg"
+    path = occluded / "bounding_box_train" / "0001_c3_f0046182.jpg"
     write_image(path, format="PNG")
     content = bytearray(path.read_bytes())
     content[60:100] = bytes(40)  # header and end are whole

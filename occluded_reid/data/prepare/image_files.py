@@ -33,7 +33,8 @@ class FileReport(NamedTuple):
     """The result of a check of one file."""
 
     path: str
-    digest: bytes | int = b""  # of its content, or its pixels if all files are decoded
+    digest: bytes = b""  # of its content
+    pixels: int | None = None  # their digest, if they were decoded on request
     format: str = ""  # its pixel format if that is not 8-bit RGB
     fault: str = ""  # why it cannot be read
 
@@ -54,7 +55,7 @@ def inspect_file(path: str, *, decode: bool = False) -> FileReport:
     Pixels are decoded with ``decode``, where there is no end marker (a truncated file, TIFF, BMP),
     and where the range of the values decides whether they can be read (16 bits, floats).
     """
-    digest: bytes | int = b""
+    digest, pixels = b"", None
     try:
         content = read_content(path)
         digest = hashlib.blake2b(content, digest_size=16).digest()
@@ -62,10 +63,10 @@ def inspect_file(path: str, *, decode: bool = False) -> FileReport:
             end, kind = _END_MARKERS.get(image.format or ""), _name_format(image)
         is_whole = end is not None and content.rfind(end, max(0, len(content) - _TAIL)) >= 0
         if decode:
-            digest = digest_pixels(decode_content(content))
+            pixels = digest_pixels(decode_content(content))
         elif not is_whole or kind in (_DEEP, _FLOAT):
             decode_content(content)
-        return FileReport(path, digest, format=kind)
+        return FileReport(path, digest, pixels, format=kind)
     except BrokenImage as error:
         return FileReport(path, digest, fault=f"cannot be read: {error.reason}")
 
