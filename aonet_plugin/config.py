@@ -56,6 +56,9 @@ def add_aonet_config(cfg: CfgNode) -> None:
     # Algorithm 1 take the plain mean.
     aonet.UPDATE_WEIGHTED_BY_AWARENESS = False
 
+    # Treat the pattern in the average response a_k as a constant (a stop-gradient), so that Eq. 3
+    # compares with the memory but does not move the patterns to it. The paper does not say.
+    aonet.DETACH_AVERAGE_RESPONSE = False
     # Treat the weight beta_k of Eq. 5 as a constant. With its gradient, the loss falls by calling
     # everything occluded. The paper does not say.
     aonet.DETACH_VISIBILITY = True

@@ -89,11 +89,13 @@ class AONetHead(nn.Module):
         occlusion_aware: OAFea, from the referenced maps (Eq. 3); else SLFea, from those of Eq. 2.
         weighting: ``awareness``, ``maximum`` or ``none``: see ``MODEL.AONET.VISIBILITY``.
         neck: have the batch normalization.
+        detach_average: no gradient through the average responses of Eq. 3.
     """
 
     def __init__(
         self, *, patterns: torch.Tensor, memory: LandmarkMemory | None, attention: nn.Module | None,
         grid: tuple[int, int] | None, occlusion_aware: bool, weighting: str, neck: bool,
+        detach_average: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.patterns = nn.Parameter(patterns)
@@ -102,6 +104,7 @@ class AONetHead(nn.Module):
         self.grid = grid
         self.occlusion_aware = occlusion_aware
         self.weighting = weighting
+        self.detach_average = detach_average
         self.neck = build_neck(patterns.shape[1], neck)
 
     def forward(self, features: torch.Tensor) -> Landmarks:
@@ -112,7 +115,8 @@ class AONetHead(nn.Module):
         all_visible = torch.ones_like(responses[..., 0, 0])
         awareness = all_visible
         if self.memory is not None:
-            average = self.memory.average_responses(self.patterns)
+            patterns = self.patterns.detach() if self.detach_average else self.patterns
+            average = self.memory.average_responses(patterns)
             awareness = visibility_scores(responses, average)  # OAScore
         visibility = {
             "awareness": awareness, "maximum": maps.amax(dim=(2, 3)), "none": all_visible

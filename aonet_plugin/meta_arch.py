@@ -60,6 +60,8 @@ class AONet(nn.Module):
         test_after_neck: compare images by features after the neck, not before it.
     """
 
+    # besides the keys of every model
+    reads_keys = ("MODEL.AONET.", "MODEL.HEADS.NUM_CLASSES", "MODEL.LOSSES.TRI.MARGIN")
     # top-level names in the state dict that inference does not need
     training_only = ("classifier",)
 
@@ -198,6 +200,7 @@ def build_head(aonet: CfgNode, dim: int, grid: tuple[int, int] | None) -> AONetH
         ),
         memory=memory, grid=grid, occlusion_aware=aonet.OCCLUSION_AWARE_FEATURES,
         weighting=aonet.VISIBILITY, neck=aonet.NECK,
+        detach_average=aonet.DETACH_AVERAGE_RESPONSE,
     )  # fmt: skip
 
 

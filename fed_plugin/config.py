@@ -14,6 +14,8 @@ def add_fed_config(cfg: CfgNode) -> None:
 
     # Horizontal stripes per image, N: 4. INPUT.NPO.NUM_STRIPES must be equal.
     fed.NUM_PARTS = 4
+    # The paper's part pooling of a stripe's tokens into its part feature: mean or max.
+    fed.PART_POOLING = "mean"
     # Batch normalization, bias frozen, of the features after erasing and of those after diffusion.
     # Not in the paper, but in the authors' code and in every strong ReID baseline since BNNeck.
     fed.NECK = True
@@ -28,6 +30,8 @@ def add_fed_config(cfg: CfgNode) -> None:
 
     # The occlusion erasing module (OEM, Eq. 1). False: every part counts as visible.
     fed.ERASING = True
+    # Give the OEM's two linear layers biases, as a linear layer usually has. Eq. 1 writes none.
+    fed.ERASING_BIAS = True
     # L_MSE (Eq. 2) on the OEM's scores. The paper turns it off on DukeMTMC-reID, whose own
     # occlusions contradict the labels. Without ERASING there is no such term.
     fed.VISIBILITY_LOSS = True
@@ -52,6 +56,9 @@ def add_fed_config(cfg: CfgNode) -> None:
 
     # Share of a centre that survives an update, m in Eq. 3: 0.2.
     fed.MEMORY_MOMENTUM = 0.2
+    # Scale features to unit norm before their mean moves a centre, as SpCL does, whose strategy the
+    # paper follows. Eq. 3 writes the features as they are.
+    fed.NORMALIZE_MEMORY = False
     # Temperature of the contrastive loss, tau in Eq. 9: 0.05.
     fed.TEMPERATURE = 0.05
 
@@ -67,6 +74,7 @@ def check_values(fed: CfgNode, dim: int) -> None:
     divides = heads >= 1 and size % heads == 0
     rules = {
         "NUM_PARTS": (fed.NUM_PARTS >= 1, "at least 1"),
+        "PART_POOLING": (fed.PART_POOLING in ("mean", "max"), "mean or max"),
         "NUM_HEADS": (divides, f"a divisor of NUM_PARTS x channels = {size}"),
         "NUM_NEIGHBORS": (fed.NUM_NEIGHBORS >= 1, "at least 1"),
         "FFN_RATIO": (fed.FFN_RATIO >= 1, "at least 1"),

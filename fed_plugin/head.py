@@ -31,11 +31,13 @@ class PartFeatures(NamedTuple):
     embedding: torch.Tensor
 
 
-def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tensor:
-    """Average the tokens of each of P equal horizontal stripes, to (B, P, C) (Sec. 3).
+def pool_stripes(
+    tokens: torch.Tensor, rows: int, num_parts: int, pooling: str = "mean"
+) -> torch.Tensor:
+    """Pool the tokens of each of P equal horizontal stripes, to (B, P, C) (Sec. 3).
 
     The ``tokens`` (B, T, C) are in raster order, so that a stripe is T / P consecutive tokens. P
-    must divide the ``rows`` of the raster.
+    must divide the ``rows`` of the raster; ``pooling`` is mean or max.
 
     >>> pool_stripes(torch.randn(2, 16 * 8, 768), rows=16, num_parts=4).shape
     torch.Size([2, 4, 768])
@@ -46,7 +48,8 @@ def pool_stripes(tokens: torch.Tensor, rows: int, num_parts: int) -> torch.Tenso
             "INPUT.SIZE_TRAIN and INPUT.SIZE_TEST, MODEL.BACKBONE.STRIDE_SIZE, or "
             "MODEL.FED.NUM_PARTS"
         )
-    return tokens.unflatten(1, (num_parts, -1)).mean(dim=2)
+    stripes = tokens.unflatten(1, (num_parts, -1))
+    return stripes.amax(dim=2) if pooling == "max" else stripes.mean(dim=2)
 
 
 class PartErasing(nn.Module):
@@ -56,13 +59,15 @@ class PartErasing(nn.Module):
     torch.Size([2, 4])
     """
 
-    def __init__(self, *, dim: int, num_parts: int):
+    def __init__(self, *, dim: int, num_parts: int, bias: bool = True):
         super().__init__()
         self.scorers = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(dim, dim // 4),  # W_cp: compresses, keeps semantics, drops identity
+                nn.Linear(
+                    dim, dim // 4, bias=bias
+                ),  # W_cp: compresses, keeps semantics, drops identity
                 nn.LayerNorm(dim // 4),
-                nn.Linear(dim // 4, 1),  # W_rg
+                nn.Linear(dim // 4, 1, bias=bias),  # W_rg
             )
             for _ in range(num_parts)
         )
@@ -88,23 +93,28 @@ class FEDHead(nn.Module):
         erasing: have the OEM; without it every part counts as visible.
         neck: have the batch normalization.
         neck_first: normalize the parts before they are erased, not after.
+        pooling: of each stripe, mean or max.
+        erasing_bias: give the OEM's linear layers biases.
     """
 
     def __init__(
         self, *, dim: int, num_parts: int, grid: tuple[int, int] | None, erasing: bool, neck: bool,
-        neck_first: bool = False,
+        neck_first: bool = False, pooling: str = "mean", erasing_bias: bool = True,
     ):  # fmt: skip
         super().__init__()
         self.num_parts = num_parts
         self.grid = grid
-        self.erasing = PartErasing(dim=dim, num_parts=num_parts) if erasing else None
+        self.pooling = pooling
+        self.erasing = (
+            PartErasing(dim=dim, num_parts=num_parts, bias=erasing_bias) if erasing else None
+        )
         self.neck = build_neck(num_parts * dim, neck)
         self.neck_first = neck_first
 
     def forward(self, features: torch.Tensor) -> PartFeatures:
         """Pool, score and erase backbone ``features``: (B, 1 + T, C) or (B, C, H, W)."""
         class_token, tokens, rows = split_tokens(features, self.grid)
-        parts = pool_stripes(tokens, rows, self.num_parts)  # (B, P, C)
+        parts = pool_stripes(tokens, rows, self.num_parts, self.pooling)  # (B, P, C)
         all_visible = torch.ones_like(parts[..., 0], dtype=torch.float32)
         visibility = all_visible if self.erasing is None else self.erasing(parts)
         erased = erase(parts, visibility)

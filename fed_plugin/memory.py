@@ -39,14 +39,16 @@ class IdentityMemory(nn.Module):
         num_identities: I.
         dim: D.
         momentum: m in Eq. 3, the share of a centre that survives an update, in [0, 1].
+        normalize: scale features to unit norm before their mean is taken.
     """
 
     centres: torch.Tensor
     initialized: torch.Tensor
     identities: torch.Tensor
 
-    def __init__(self, *, num_identities: int, dim: int, momentum: float):
+    def __init__(self, *, num_identities: int, dim: int, momentum: float, normalize: bool = False):
         super().__init__()
+        self.normalize = normalize
         self.momentum = momentum
         self.register_buffer("centres", torch.zeros(num_identities, dim))
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
@@ -91,6 +93,8 @@ class IdentityMemory(nn.Module):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the sum (I, D) and number (I,) of each identity's features, over all ranks."""
         features = features.detach().to(self.centres.dtype)
+        if self.normalize:
+            features = F.normalize(features, dim=1)
         rows = torch.cat([features, features.new_ones(len(features), 1)], dim=1)
         totals = rows.new_zeros(len(self.centres), rows.shape[1])
         totals = sum_across_ranks(totals.index_add_(0, identities, rows))

@@ -70,6 +70,7 @@ class FED(nn.Module):
         test_before_neck: compare images by the erased parts before the neck.
     """
 
+    reads_keys = ("MODEL.FED.", "MODEL.HEADS.NUM_CLASSES")  # besides those of every model
     reads_pairs = True  # of INPUT.NPO.MODE pair
     reads_tokens = True  # of a transformer; others get them as a feature map
     # top-level names in the state dict that inference does not need
@@ -145,14 +146,16 @@ class FED(nn.Module):
             )  # fmt: skip
         heads = FEDHead(
             dim=dim, num_parts=fed.NUM_PARTS, grid=grid, erasing=fed.ERASING, neck=fed.NECK,
-            neck_first=fed.NECK_FIRST,
+            neck_first=fed.NECK_FIRST, pooling=fed.PART_POOLING, erasing_bias=fed.ERASING_BIAS,
         )  # fmt: skip
         has_memory = {
             "erased_memory": fed.CONTRAST_LOSS or fed.DIFFUSION,
             "diffused_memory": fed.CONTRAST_LOSS and fed.DIFFUSION,
         }
-        num_identities, momentum = cfg.MODEL.HEADS.NUM_CLASSES, fed.MEMORY_MOMENTUM
-        memory = {"num_identities": num_identities, "dim": size, "momentum": momentum}
+        memory = {
+            "num_identities": cfg.MODEL.HEADS.NUM_CLASSES, "dim": size,
+            "momentum": fed.MEMORY_MOMENTUM, "normalize": fed.NORMALIZE_MEMORY,
+        }  # fmt: skip
         memories = {
             name: IdentityMemory(**memory) if on else None for name, on in has_memory.items()
         }

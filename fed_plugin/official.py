@@ -145,8 +145,10 @@ class FEDOfficial(FED):
     ) -> dict[str, nn.Module | None]:
         """Build the FDM, the head and the bank; everything in ``MODEL.FED`` must be on."""
         fed, size = cfg.MODEL.FED, cfg.MODEL.FED.NUM_PARTS * dim
-        on = ("ERASING", "VISIBILITY_LOSS", "DIFFUSION", "CONTRAST_LOSS", "NECK")
-        for key, value in {**dict.fromkeys(on, True), "NECK_FIRST": False}.items():
+        on = ("ERASING", "ERASING_BIAS", "VISIBILITY_LOSS", "DIFFUSION", "CONTRAST_LOSS", "NECK")
+        off = ("NECK_FIRST", "NORMALIZE_MEMORY")
+        required = dict.fromkeys(on, True) | dict.fromkeys(off, False) | {"PART_POOLING": "mean"}
+        for key, value in required.items():
             if fed[key] != value:
                 raise UserError(f"FEDOfficial has no variants: MODEL.FED.{key} must be {value}")
         if grid is None:

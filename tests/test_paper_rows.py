@@ -246,3 +246,37 @@ OWN_BREAKS = {
 def test_a_row_that_breaks_is_noticed(project: str, name: str) -> None:
     overrides = (BREAKS | OWN_BREAKS[project])[name]
     assert find_differences(resolve(project, "occ_duke", *overrides), ROWS[project]["occ_duke"])
+
+
+# ------------------------------------------------------- what the papers leave open
+
+LEFT_OUT = "left out"
+OPEN = {  # question on the page: the keys of its readings, or that the other one is left out
+    "FED": {
+        "biases in OEM": ("ERASING_BIAS",),
+        '"part pooling"': ("PART_POOLING",),
+        "in Eq. 9": LEFT_OUT,
+        "features in Eq. 3": ("NORMALIZE_MEMORY",),
+        "keys and values in Eq. 4": ("NORMALIZE_CENTRES",),
+        "TransReID in Table 1": LEFT_OUT,
+    },
+    "AONet": {
+        "features in Eq. 8": ("TEST_FEATURE", "TEST_AFTER_NECK"),
+        "gradient through a_k": ("DETACH_AVERAGE_RESPONSE",),
+        "Table 3's two groups": LEFT_OUT,
+    },
+}
+
+
+@pytest.mark.parametrize(("project", "question"), [(p, q) for p in OPEN for q in OPEN[p]])
+def test_an_open_reading_is_a_key_or_said_to_be_left_out(project: str, question: str) -> None:
+    page = (PROJECTS / project / "README.md").read_text(encoding="utf-8")
+    section = page.partition("## Where the paper is open")[2].partition("\n## ")[0]
+    rows = [line.split(" | ") for line in section.splitlines() if line.startswith("| ")]
+    ((_, here, key, *_),) = [cells for cells in rows if question in cells[0]]
+    keys = OPEN[project][question]
+    if keys == LEFT_OUT:
+        assert LEFT_OUT in here
+        return
+    known = resolve(project, "occ_duke").MODEL[project.upper()]
+    assert all(each in known and each in key for each in keys)

@@ -20,6 +20,7 @@ from fastreid.config import CfgNode
 
 from occluded_reid.config import get_cfg, load_config
 from occluded_reid.config.methods import installed_methods
+from occluded_reid.modeling.keys import list_unread_keys
 
 ADD_KEYS = installed_methods()
 ROOT = Path(__file__).resolve().parent.parent
@@ -232,8 +233,10 @@ def test_no_path_of_a_machine_is_committed() -> None:
 
 @pytest.mark.parametrize("path", CONFIGS, ids=str)
 def test_config_loads_and_states_only_differences(path: Path) -> None:
-    load_config(str(ROOT / path), [], add_keys=ADD_KEYS)
+    cfg = load_config(str(ROOT / path), [], add_keys=ADD_KEYS)
     assert repeated_keys(ROOT / path) == []
+    own, default = dict(leaves(cfg)), dict(leaves(get_cfg(ADD_KEYS)))
+    assert [key for key in list_unread_keys(cfg) if own[key] != default[key]] == []
     stated = yaml.safe_load((ROOT / path).read_text(encoding="utf-8")) or {}
     texts = [(key, value) for key, value in leaves(stated) if isinstance(value, str)]
     assert [pair for pair in texts if pair[1].startswith(("/", "~"))] == []

@@ -72,6 +72,8 @@ class Stripes(nn.Module):
         visibility_weight: of the visibility loss.
     """
 
+    # The keys below MODEL that it reads, besides those that every model reads.
+    reads_keys = ("MODEL.STRIPES.", "MODEL.HEADS.NUM_CLASSES")
     # Modules that inference does not need: they are neither exported nor published.
     training_only = ("classifier",)
 

@@ -123,8 +123,8 @@ class Change(NamedTuple):
         return f"{self.key} {self.old} -> {self.new}"
 
 
-def find_changes(saved: dict[str, Any], cfg: CfgNode) -> list[Change]:
-    """Return the keys of ``cfg`` that differ from a saved configuration, as it was read.
+def find_changes(saved: dict[str, Any], config: str) -> list[Change]:
+    """Return the keys of ``config`` (YAML) that differ from a saved configuration, as it was read.
 
     Keys that ``saved`` does not hold, of a later version, count as equal; so does a number of
     classes that is yet to be filled in.
@@ -132,7 +132,7 @@ def find_changes(saved: dict[str, Any], cfg: CfgNode) -> list[Change]:
     before = dict(leaves(saved))
     return [
         Change(key, before[key], value)
-        for key, value in leaves(yaml.safe_load(cfg.dump()))
+        for key, value in leaves(yaml.safe_load(config))
         if key in before and value != before[key] and (key, value) != ("MODEL.HEADS.NUM_CLASSES", 0)
     ]
 

@@ -22,6 +22,7 @@ from occluded_reid.deploy.hub import METRICS, name_architecture, write_descripti
 from occluded_reid.evaluation.results import read_results
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.modeling.build import build_inference_model
+from occluded_reid.modeling.keys import dump_config
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, atomic_write, hash_file
 
@@ -75,7 +76,7 @@ def publish(
     packaged = not output
     folder = Path(output or zoo.HOME / name)
     with atomic_folder(folder) as made:
-        (made / "config.yaml").write_text(_clean_config(cfg, name).dump(), encoding="utf-8")
+        (made / "config.yaml").write_text(dump_config(_clean_config(cfg, name)), encoding="utf-8")
         architecture = name_architecture(model, cfg)
         by_timm = architecture.startswith("timm:")
         write_safetensors(made / NAME, model, half=packaged, timm_names=by_timm)

@@ -18,6 +18,7 @@ from occluded_reid.config import changed_copy, get_cfg, leaves, load_config, rea
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.config.resume import Change, Rule, check_changes, find_changes
 from occluded_reid.engine.folder import check_start, choose_run_id, open_log, write_config
+from occluded_reid.modeling.keys import dump_config
 from occluded_reid.utils.distributed import run_on_first_rank
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import explain_write_errors
@@ -98,7 +99,7 @@ def _check_folder(cfg: CfgNode, resumed: bool, overwrite: bool) -> str:
         if not resumed:
             check_start(cfg.OUTPUT_DIR, overwrite=overwrite)
         elif (folder / "config.yaml").is_file() and any(folder.glob("*.pth")):
-            changes = find_changes(read_yaml(folder / "config.yaml"), cfg)
+            changes = find_changes(read_yaml(folder / "config.yaml"), dump_config(cfg))
             check_changes(changes, epochs=0, steps=0, max_epoch=1)
         return choose_run_id(cfg.OUTPUT_DIR, resume=resumed)
 
@@ -109,7 +110,7 @@ def prepare_evaluation(cfg: CfgNode) -> None:
     open_log(folder)
     saved = folder / "config.yaml"
     if saved.is_file():
-        changes = find_changes(read_yaml(saved), cfg)
+        changes = find_changes(read_yaml(saved), dump_config(cfg))
         if relevant := [str(change) for change in changes if _changes_results(change)]:
             logger.warning(
                 f"The configuration differs from {saved} ({'; '.join(relevant)}), but the results "

@@ -20,6 +20,7 @@ from fastreid.config import CfgNode
 from occluded_reid.checkpoint.conversion import join_first
 from occluded_reid.checkpoint.reading import load_safely
 from occluded_reid.checkpoint.resolve import check_run_id, read_last_checkpoint, read_run_id
+from occluded_reid.modeling.keys import dump_config
 from occluded_reid.utils.distributed import run_on_first_rank
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import (
@@ -167,9 +168,9 @@ def open_log(folder: Path) -> None:
 
 
 def write_config(cfg: CfgNode) -> None:
-    """Write config.yaml into ``OUTPUT_DIR``."""
+    """Write config.yaml into ``OUTPUT_DIR``, without the keys that the model does not read."""
     with atomic_write(Path(cfg.OUTPUT_DIR, "config.yaml"), "w") as stream:
-        stream.write(cfg.dump())
+        stream.write(dump_config(cfg))
 
 
 def _enter(

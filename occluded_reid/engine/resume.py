@@ -17,6 +17,7 @@ from occluded_reid.engine.folder import Checkpoint, write_config
 from occluded_reid.engine.hooks import truncate_metrics
 from occluded_reid.engine.optimizer import build_lr_schedulers, build_optimizer
 from occluded_reid.evaluation.results import are_results_of
+from occluded_reid.modeling.keys import dump_config
 from occluded_reid.utils.distributed import run_on_first_rank
 from occluded_reid.utils.errors import UserError
 
@@ -34,7 +35,7 @@ def compare_with_run(cfg: CfgNode, found: Checkpoint, data: str) -> list[Change]
         saved = parse_yaml(lambda: found.config, f"run/config in {found.path}")
     else:
         saved = read_yaml(Path(cfg.OUTPUT_DIR, "config.yaml"))
-    changes = find_changes(saved, cfg)
+    changes = find_changes(saved, dump_config(cfg))
     check_changes(
         changes, epochs=found.epoch + 1, steps=found.steps, max_epoch=cfg.SOLVER.MAX_EPOCH
     )

@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from occluded_reid.config import replays_cuda_graphs
 from occluded_reid.engine.spikes import SpikeDetector
+from occluded_reid.modeling.keys import warn_of_unread_keys
 from occluded_reid.utils.distributed import unwrapped
 from occluded_reid.utils.errors import UserError
 
@@ -48,6 +49,7 @@ class TrainingStep:
         ema: ModelEmaV3 | None = None,
     ):
         _check_pairs_supported(cfg, model)
+        warn_of_unread_keys(cfg)
         self.model = model.train()
         self.data_loader = data_loader
         self.optimizer = optimizer

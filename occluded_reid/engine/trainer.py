@@ -28,6 +28,7 @@ from occluded_reid.engine.resume import compare_with_run, complete_epoch, load_r
 from occluded_reid.engine.train_step import TrainingStep, wrap_model
 from occluded_reid.evaluation import testing
 from occluded_reid.modeling.build import build_model, log_model
+from occluded_reid.modeling.keys import dump_config
 from occluded_reid.utils.distributed import run_on_first_rank, unwrapped
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.progress import on_terminal
@@ -215,7 +216,7 @@ class Trainer(defaults.DefaultTrainer):
             "epoch": self.epoch, "best_metric": self._evaluation.best_metric, "evaluated": True,
             "run": {
                 "id": self.cfg.RUN_ID, "recipe": digest_recipe(self.cfg), "data": self._data,
-                "config": self.cfg.dump(),
+                "config": dump_config(self.cfg),
             },
         }  # fmt: skip
         self.checkpointer.save(name, **(about | extra))

@@ -82,6 +82,12 @@ def test_average_response_has_the_patterns_gradient():
     visibility_scores(responses, average).sum().backward()
     torch.testing.assert_close(head.patterns.grad, patterns.grad)
     assert not head.memory.features.requires_grad
+    head.patterns.grad, head.detach_average = None, True
+    head(features).visibility.sum().backward()
+    patterns.grad = None
+    responses = landmark_responses(features, patterns)
+    visibility_scores(responses, average.detach()).sum().backward()
+    torch.testing.assert_close(head.patterns.grad, patterns.grad)
     assert dict(head.named_parameters()).keys() == {"patterns"}
 
 

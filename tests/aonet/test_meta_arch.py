@@ -46,16 +46,21 @@ def backbone_features(model, images: torch.Tensor) -> torch.Tensor:
     return model.backbone((images - model.normalization.mean) / model.normalization.std)
 
 
+def block_weights(block: nn.Module) -> dict[str, np.ndarray]:
+    weights = {}
+    for name in ("query", "key", "value"):
+        layer = getattr(block, name)
+        weights |= {name: to_numpy(layer.weight), f"{name}_bias": to_numpy(layer.bias)}
+    return weights
+
+
 def paper_losses(model, images: torch.Tensor) -> tuple[np.ndarray, ...]:
     """Return beta (B, K), features before and after the block (B, K, C), and the updated memory."""
     beta, _, before, memory = aonet_algorithm_1(
         to_numpy(backbone_features(model, images)), to_numpy(model.heads.patterns),
         to_numpy(model.heads.memory.features), 0.9,
     )  # fmt: skip
-    block, weights = model.heads.attention, {}
-    for name in ("query", "key", "value"):
-        layer = getattr(block, name)
-        weights |= {name: to_numpy(layer.weight), f"{name}_bias": to_numpy(layer.bias)}
+    block, weights = model.heads.attention, block_weights(model.heads.attention)
     after = np.stack([aonet_attention(f, weights, block.gate.item()) for f in before])
     return beta, before, after, memory
 

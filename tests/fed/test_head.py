@@ -26,6 +26,12 @@ def test_pool_stripes_equals_the_loop(rows, columns, parts, channels):
         np.testing.assert_allclose(pooled[image], expected, rtol=1e-12, atol=1e-14)
 
 
+def test_max_pooling():
+    tokens = torch.randn(2, 8 * 2, 3)
+    pooled = pool_stripes(tokens, 8, 4, "max")
+    assert torch.equal(pooled[:, 1], tokens[:, 4:8].max(dim=1).values)
+
+
 def test_feature_map_is_split_by_rows_and_averaged():
     maps = torch.randn(2, 3, 8, 5)
     whole, tokens, rows = split_tokens(maps, None)

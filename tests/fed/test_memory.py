@@ -30,6 +30,14 @@ def test_update_equals_eq_3(identities, dim, momentum):
     np.testing.assert_allclose(memory.centres.numpy(), expected, rtol=1e-12)
 
 
+def test_unit_features_are_averaged_if_asked_for():
+    memory = IdentityMemory(num_identities=2, dim=2, momentum=0.2, normalize=True)
+    memory.initialize(torch.tensor([[3.0, 0], [0, 9], [0, 1]]), torch.tensor([0, 1, 1]))
+    assert memory.centres.tolist() == [[1, 0], [0, 1]]
+    memory.update(torch.tensor([[0.0, 50], [2, 0]]), torch.tensor([0, 0]))
+    torch.testing.assert_close(memory.centres[0], torch.tensor([0.2 + 0.4, 0.4]))
+
+
 def test_images_of_an_identity_have_equal_weight():
     """One by one, the last would have the weight 0.80 and the first 0.006."""
     memory = filled_memory(1, 4)

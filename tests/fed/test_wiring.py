@@ -60,7 +60,8 @@ def test_every_key_reaches_the_model():
         "NUM_NEIGHBORS": 5, "NUM_HEADS": 2, "ATTENTION_SCALE": 0.3, "NORMALIZE_CENTRES": False,
         "FFN_RATIO": 2, "MEMORY_MOMENTUM": 0.7, "TEMPERATURE": 0.2, "VISIBILITY_WEIGHT": 0.1,
         "IDENTITY_WEIGHT": 0.3, "CONTRAST_WEIGHT": 0.4, "NECK_FIRST": True,
-        "TEST_BEFORE_NECK": True, "CONCATENATE_CLASS_TOKEN": True,
+        "TEST_BEFORE_NECK": True, "CONCATENATE_CLASS_TOKEN": True, "PART_POOLING": "max",
+        "ERASING_BIAS": False, "NORMALIZE_MEMORY": True,
     }  # fmt: skip
     words = [word for key, value in values.items() for word in (f"MODEL.FED.{key}", value)]
     model = fed_model(*words)
@@ -70,6 +71,8 @@ def test_every_key_reaches_the_model():
         diffusion.second_ffn.layers[0].out_features / 16, model.diffused_memory.momentum,
         model.temperature, *(model.weights[k] for k in ("visibility", "identity", "contrast")),
         model.heads.neck_first, model.test_before_neck, model.concatenate_class_token,
+        model.heads.pooling, model.heads.erasing.scorers[0][2].bias is not None,
+        model.erased_memory.normalize,
     ]  # fmt: skip
     assert diffusion.first_ffn is not diffusion.second_ffn
 
@@ -91,6 +94,7 @@ def test_every_key_reaches_the_augmentation():
         ("NUM_HEADS", 7, "a divisor of NUM_PARTS x channels = 64"),
         ("NUM_HEADS", 0, "a divisor"),
         ("NUM_PARTS", 0, "at least 1"),
+        ("PART_POOLING", "sum", "mean or max"),
         ("NUM_NEIGHBORS", -1, "at least 1"),
         ("FFN_RATIO", 0, "at least 1"),
         ("TEMPERATURE", 0.0, "above 0"),

@@ -30,6 +30,19 @@ def layer_norm(vector: Array, weight: Array, bias: Array, eps: float = 1e-5) -> 
     return out
 
 
+def batch_norm(rows: Array, weight: Array, bias: Array, eps: float = 1e-5) -> Array:
+    """Batch normalization in training: each column by the mean and variance of its rows."""
+    out = np.zeros(rows.shape)
+    for column in range(rows.shape[1]):
+        values = rows[:, column]
+        mean = sum(values) / len(values)
+        variance = sum((value - mean) ** 2 for value in values) / len(values)
+        for row, value in enumerate(values):
+            normed = (value - mean) / math.sqrt(variance + eps)
+            out[row, column] = weight[column] * normed + bias[column]
+    return out
+
+
 def cosine(one: Array, other: Array) -> float:
     dot = sum(float(a) * float(b) for a, b in zip(one, other, strict=True))
     norms = [math.sqrt(sum(float(a) ** 2 for a in vector)) for vector in (one, other)]
