@@ -69,7 +69,9 @@ def read_run_id(folder: Path) -> str | None:
     if not path.is_file():
         return None
     with explain_read_errors(path, "it is the configuration of the weights beside it"):
-        found = re.search(r"^RUN_ID:[ \t]*['\"]?(\w*)", path.read_text("utf-8"), re.MULTILINE)
+        found = re.search(
+            r"^RUN_ID:[ \t]*['\"]?(\w*)", read_regular(path, 2**18).decode(), re.MULTILINE
+        )
     return found[1] if found else ""
 
 

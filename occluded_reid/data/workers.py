@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+import traceback
 from collections.abc import Iterator
 from multiprocessing.queues import Queue
 from typing import Any
@@ -66,11 +67,17 @@ def read_batches(loader: DataLoader[Any]) -> Iterator[Any]:
     Raises:
         UserError: no batch within :data:`BATCH_TIMEOUT`; the workers' stacks are on stderr.
         RuntimeError: a worker was killed, or could not send its batch.
+        OSError: there is no shared memory, or no file descriptor, to start workers with.
     """
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT, signal.SIGTERM))
     try:
         # starts the workers, which inherit the mask; not iter(), whose result may be a wrapper
         batches: Any = DataLoader.__iter__(loader)
+    except OSError as error:  # PyTorch's half-made iterator fails once more when it is deleted
+        hook, sys.unraisablehook = sys.unraisablehook, lambda _: None
+        traceback.clear_frames(error.__traceback__)
+        sys.unraisablehook = hook
+        raise
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, mask)
     waited = 0.0

@@ -28,6 +28,8 @@ from occluded_reid.utils.random import seed_everything, seed_from_clock
 logger = logging.getLogger(__name__)
 
 NO_BREAK_SPACE = "\u00a0"
+FILLED_FIRST = ("DATASETS.OCCLUDED.ROOT", "DATASETS.SYNTHETIC.ROOT", "INPUT.CACHE")
+"""Folders that are filled before a run claims its own."""
 
 
 def load_run_config(args: argparse.Namespace) -> CfgNode:
@@ -97,11 +99,23 @@ def _check_folder(cfg: CfgNode, resumed: bool, overwrite: bool) -> str:
     folder = Path(cfg.OUTPUT_DIR)
     with explain_write_errors(folder):  # a name that is too long, a folder that is not ours
         if not resumed:
+            _check_folders_of_data(cfg, folder.resolve())
             check_start(cfg.OUTPUT_DIR, overwrite=overwrite)
         elif (folder / "config.yaml").is_file() and any(folder.glob("*.pth")):
             changes = find_changes(read_yaml(folder / "config.yaml"), dump_config(cfg))
             check_changes(changes, epochs=0, steps=0, max_epoch=1)
         return choose_run_id(cfg.OUTPUT_DIR, resume=resumed)
+
+
+def _check_folders_of_data(cfg: CfgNode, output: Path) -> None:
+    """Raise a UserError if something is to be kept in the folder that a new run claims."""
+    values = dict(leaves(cfg))
+    for key in FILLED_FIRST:
+        if values[key] and Path(values[key]).resolve().is_relative_to(output):
+            raise UserError(
+                f"{key} {values[key]} is inside OUTPUT_DIR, which holds nothing but the run; set a "
+                "folder beside it, which other runs can use too"
+            )
 
 
 def prepare_evaluation(cfg: CfgNode) -> None:

@@ -47,8 +47,8 @@ class Checkpoint(NamedTuple):
 
     ``epoch`` is the last finished one, ``steps`` the iterations done since; ``evaluated`` is False
     if the evaluation after that epoch failed. ``config`` (YAML) and ``data`` (a digest) are what it
-    was trained with, ``""`` in files of earlier versions. ``stamp`` tells whether the folder has
-    changed since.
+    was trained with, by so many ``processes``; ``""`` and 0 in files of earlier versions. ``stamp``
+    tells whether the folder has changed since.
     """
 
     path: str
@@ -57,6 +57,7 @@ class Checkpoint(NamedTuple):
     evaluated: bool
     config: str
     data: str
+    processes: int
     stamp: list[tuple[str, int]]
 
 
@@ -252,9 +253,9 @@ def _read_checkpoint(path: Path, trust: bool) -> Checkpoint:
     check_run_id(path, content)
     run, begun = (content.get(key) for key in ("run", "begun"))
     run, begun = (each if isinstance(each, dict) else {} for each in (run, begun))
-    steps = begun.get("steps", 0)  # of any kind, until the states are loaded
+    steps, processes = begun.get("steps"), run.get("processes")  # of any kind, in anybody's file
     return Checkpoint(
         str(path), content["epoch"], steps if isinstance(steps, int) else 0,
-        content.get("evaluated") is not False,
-        str(run.get("config", "")), str(run.get("data", "")), stamp,
+        content.get("evaluated") is not False, str(run.get("config", "")), str(run.get("data", "")),
+        processes if isinstance(processes, int) else 0, stamp,
     )  # fmt: skip

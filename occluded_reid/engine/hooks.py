@@ -94,7 +94,8 @@ class EvaluationHook(HookBase):
     """Evaluates where it is due, and keeps the best metric.
 
     It is the highest (Rank-1 + mAP) / 2 on the *first* data set of ``DATASETS.TESTS``. Before, all
-    ranks take rank 0's buffers, so that what is evaluated is what is saved.
+    ranks take rank 0's buffers, and those of its average, so that what is evaluated is what is
+    saved.
     """
 
     def __init__(self) -> None:
@@ -106,6 +107,8 @@ class EvaluationHook(HookBase):
         trainer = self.trainer
         self.is_best = False
         copy_buffers_from_first_rank(unwrapped(trainer.model))
+        if trainer.ema is not None:
+            copy_buffers_from_first_rank(trainer.ema.module)
         if not (trainer.is_last_epoch or _is_due(trainer.epoch, trainer.cfg.TEST.EVAL_PERIOD)):
             return
         try:

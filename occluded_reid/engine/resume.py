@@ -9,6 +9,7 @@ from typing import Any
 
 from fastreid.config import CfgNode
 from fastreid.engine.hooks import LRScheduler
+from fastreid.utils import comm
 from fastreid.utils.events import EventStorage
 
 from occluded_reid.config import changed_copy, parse_yaml, read_yaml
@@ -49,6 +50,11 @@ def compare_with_run(cfg: CfgNode, found: Checkpoint, data: str) -> list[Change]
         logger.warning(
             "Resuming with another configuration: "
             + "; ".join(f"{change} ({change.rule.value})" for change in relevant)
+        )
+    if found.processes not in (0, processes := comm.get_world_size()):
+        logger.warning(
+            f"The run was trained by {found.processes} processes and goes on with {processes}: "
+            "batch statistics and hard mining are those of another share of a batch"
         )
     return changes
 
@@ -93,6 +99,22 @@ def _replay_schedule(trainer: Trainer) -> None:
             if (done + 1) % length == 0 and trainer.epoch < trainer.start_epoch:
                 trainer.iter = done + 1
                 hook.after_epoch()
+
+
+def rename_former_end(trainer: Trainer) -> None:
+    """Rename the model_final.pth of a run that goes on, which has not ended after all.
+
+    Else its folder would stand for those weights. It is model_former.pth if the run goes on from
+    an earlier checkpoint.
+    """
+    found, former = trainer.resumed, Path(trainer.cfg.OUTPUT_DIR, "model_final.pth")
+    if found is None or not former.exists():
+        return
+    goes_on_from_it = Path(found.path).name == former.name
+    name = f"model_{found.epoch:04d}.pth" if goes_on_from_it else "model_former.pth"
+    former.rename(former.with_name(name))
+    if goes_on_from_it:
+        trainer.checkpointer.tag_last_checkpoint(name)
 
 
 def complete_epoch(trainer: Trainer) -> None:

@@ -24,9 +24,15 @@ from occluded_reid.data.loader import ReidLoader
 from occluded_reid.engine import hooks, interruption
 from occluded_reid.engine.folder import Checkpoint, claim, find_checkpoint, write_config
 from occluded_reid.engine.optimizer import build_lr_schedulers, build_optimizer
-from occluded_reid.engine.resume import compare_with_run, complete_epoch, load_run
+from occluded_reid.engine.resume import (
+    compare_with_run,
+    complete_epoch,
+    load_run,
+    rename_former_end,
+)
 from occluded_reid.engine.train_step import TrainingStep, wrap_model
 from occluded_reid.evaluation import testing
+from occluded_reid.evaluation.inference import try_sizes
 from occluded_reid.modeling.build import build_model, log_model
 from occluded_reid.modeling.keys import dump_config
 from occluded_reid.utils.distributed import run_on_first_rank, unwrapped
@@ -156,10 +162,12 @@ class Trainer(defaults.DefaultTrainer):
         They are on rank 0.
 
         Raises:
-            UserError: a test set cannot be used, or ``OUTPUT_DIR`` not be claimed (before anything
-                is written), a loss is not finite, an image cannot be read, or the disk is full.
+            UserError: a test set or an image size cannot be used, or ``OUTPUT_DIR`` not be claimed
+                (before anything is written), a loss is not finite, an image cannot be read, or the
+                disk is full.
         """
         testing.open_test_sets(self.cfg, {item[1] for item in self.data_loader.dataset.img_items})
+        try_sizes(unwrapped(self.model), (self.cfg.INPUT.SIZE_TRAIN, self.cfg.INPUT.SIZE_TEST))
         self.iter = self.start_iter = self.start_epoch * self.iters_per_epoch
         if self._partial_epoch:
             self.start_iter += self._partial_epoch["steps"]
@@ -193,7 +201,7 @@ class Trainer(defaults.DefaultTrainer):
             self.before_train()
             if comm.is_main_process():  # all checks have passed
                 write_config(self.cfg)
-                self._rename_former_end()
+                rename_former_end(self)
             try:
                 for epoch in range(self.start_epoch, self.max_epoch):
                     self.epoch = epoch
@@ -203,20 +211,13 @@ class Trainer(defaults.DefaultTrainer):
             finally:
                 self.after_train()
 
-    def _rename_former_end(self) -> None:
-        """Rename the model_final.pth that the run goes on from, which has not ended after all."""
-        if self.resumed is not None and Path(self.resumed.path).name == "model_final.pth":
-            name = f"model_{self.resumed.epoch:04d}.pth"
-            Path(self.resumed.path).rename(Path(self.cfg.OUTPUT_DIR, name))
-            self.checkpointer.tag_last_checkpoint(name)
-
     def save(self, name: str, **extra: Any) -> None:
         """Save a checkpoint; ``extra`` replaces or adds to what it says of itself."""
         about = {
             "epoch": self.epoch, "best_metric": self._evaluation.best_metric, "evaluated": True,
             "run": {
                 "id": self.cfg.RUN_ID, "recipe": digest_recipe(self.cfg), "data": self._data,
-                "config": dump_config(self.cfg),
+                "config": dump_config(self.cfg), "processes": comm.get_world_size(),
             },
         }  # fmt: skip
         self.checkpointer.save(name, **(about | extra))

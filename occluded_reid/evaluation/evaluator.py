@@ -191,11 +191,17 @@ def _list_worst_queries(paths: np.ndarray, ranking: Ranking) -> list[dict[str, A
 
 
 def _compute_roc(distances: np.ndarray, *labels: np.ndarray) -> dict[str, float]:
-    """Return fast-reid's TPR@FPR in [0, 1]; its positives are pairs of *different* persons."""
+    """Return fast-reid's TPR@FPR in [0, 1]; its positives are pairs of *different* persons.
+
+    Nothing is returned if there are only pairs of one kind, as with one gallery image.
+    """
     from fastreid.evaluation.roc import evaluate_roc
     from sklearn.metrics import roc_curve
 
     scores, different = evaluate_roc(distances, *labels)
+    if len(np.unique(different)) < 2:
+        logger.warning("TEST.ROC needs pairs of the same and of different persons: left out")
+        return {}
     false_rates, true_rates, _ = roc_curve(different, scores)
     return {
         f"TPR@FPR={rate:.0e}": float(true_rates[np.argmin(np.abs(false_rates - rate))])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -45,3 +46,15 @@ def run_inference(
             embedding = embed_batch(model.forward, batch, flip=flip)
             evaluator.process(batch, embedding)
     return evaluator.evaluate()
+
+
+@torch.no_grad()
+def try_sizes(model: nn.Module, sizes: Sequence[Sequence[int]]) -> None:
+    """Embed a blank image of each of ``sizes`` (height, width): what the model refuses shows early.
+
+    The model is unwrapped; its mode is restored.
+    """
+    device = next(model.parameters()).device
+    with inference_context(model):
+        for size in {tuple(size): None for size in sizes}:
+            model.forward({"images": torch.zeros(1, 3, *size, device=device)})

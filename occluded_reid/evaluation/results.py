@@ -124,15 +124,20 @@ def write_results(
     return path
 
 
-def are_results_of(path: Path, model: nn.Module) -> bool:
-    """Whether the results.json at ``path`` is of the weights of ``model``."""
+def are_results_of(path: Path, model: nn.Module) -> bool | None:
+    """Whether the results.json at ``path`` is of the weights of ``model``; None if there is none.
+
+    One that cannot be read, such as half a file, is none.
+    """
     from occluded_reid.checkpoint.checkpointer import weights_sha256
 
     try:
         content = read_json(path)
     except (OSError, ValueError):
-        return False
-    return isinstance(content, dict) and content.get("weights_sha256") == weights_sha256(model)
+        return None
+    if not isinstance(content, dict):
+        return None
+    return content.get("weights_sha256") == weights_sha256(model)
 
 
 def _describe_machine(device: str) -> dict[str, Any]:

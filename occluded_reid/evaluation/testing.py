@@ -71,14 +71,14 @@ def _choose_suffix(folder: Path, model: nn.Module, weights: str) -> str:
     Asked when they are written: the run may be in training.
     """
     results = folder / "results.json"
-    if not results.is_file() or are_results_of(results, model):
+    if are_results_of(results, model) is not False:
         return ""
     suffix = ""
     if any(folder.glob("*.pth")):
         logger.warning(f"{results} is of other weights and is kept; OUTPUT_DIR sets another folder")
         suffix = f"-{Path(weights).stem}"
         results = folder / f"results{suffix}.json"
-        if not results.is_file() or are_results_of(results, model):
+        if are_results_of(results, model) is not False:
             return suffix
     logger.warning(f"{results} is of other weights and is replaced; set OUTPUT_DIR to keep it")
     return suffix

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from occluded_reid.checkpoint.resolve import read_last_checkpoint, resolve_weights
+from occluded_reid.checkpoint.resolve import read_last_checkpoint, read_run_id, resolve_weights
 from occluded_reid.utils.errors import UserError
 
 
@@ -20,6 +20,12 @@ def test_a_published_folder_stands_for_its_one_weights_file(tmp_path: Path) -> N
         resolve_weights(tmp_path)
     (tmp_path / "model_final.pth").touch()
     assert Path(resolve_weights(tmp_path)[1]).name == "model_final.pth"
+
+
+def test_of_a_config_yaml_no_more_is_read_than_a_configuration_has(tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_bytes(b"RUN_ID: rone\n" + b" " * 2**18)
+    with pytest.raises(UserError, match="config.yaml .*at most 262144 are read"):
+        read_run_id(tmp_path)
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe\x80", b"../other/x.pth", b"", b"..", b"a" * 999])

@@ -12,7 +12,7 @@ import torch
 from runs import forked, status_of, tiny_cfg, train
 
 from occluded_reid.config.resume import RULES, Rule
-from occluded_reid.engine.defaults import prepare_evaluation, prepare_run
+from occluded_reid.engine.defaults import FILLED_FIRST, prepare_evaluation, prepare_run
 from occluded_reid.engine.train_step import TrainingStep
 from occluded_reid.engine.trainer import Trainer
 from occluded_reid.utils.errors import UserError
@@ -168,6 +168,17 @@ def test_changes_are_counted_from_the_checkpoint_not_from_config_yaml(run):
     ]
 
 
+def test_another_number_of_processes_is_said(run, capsys):
+    path = run / "model_0001.pth"
+    content = torch.load(path, weights_only=False)
+    resumed(run)
+    assert "was trained by" not in capsys.readouterr().out
+    content["run"]["processes"] = 2
+    torch.save(content, path)
+    resumed(run)
+    assert "was trained by 2 processes and goes on with 1" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("content", [b"SEED: \xff\n", b"- 1\n"])
 def test_a_damaged_config_yaml_is_one_message(tmp_path, content):
     torch.save({"model": {}, "epoch": 0}, tmp_path / "model_0000.pth")
@@ -176,6 +187,14 @@ def test_a_damaged_config_yaml_is_one_message(tmp_path, content):
         prepare_run(tiny_cfg(tmp_path), training=True, resumed=True)
     with pytest.raises(UserError, match="config.yaml is no configuration"):
         prepare_evaluation(tiny_cfg(tmp_path))
+
+
+@pytest.mark.parametrize("key", FILLED_FIRST)
+def test_data_inside_the_folder_of_a_new_run_is_refused_before_it_is_made(tmp_path, key):
+    folder = tmp_path / "run"
+    with pytest.raises(UserError, match=f"{key} .*run/data is inside OUTPUT_DIR"):
+        prepare_run(tiny_cfg(folder, key, folder / "data"), training=True)
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize("resumed", [False, True])

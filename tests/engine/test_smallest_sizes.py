@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import shutil
 from collections.abc import Callable
@@ -32,7 +33,7 @@ def test_a_batch_of_one_identity_or_of_one_image_of_each_trains(
     assert {line.get("loss_triplet", 0.0) for line in lines} == {0.0}
 
 
-@pytest.mark.parametrize("option", ["AQE", "RERANK", "FLIP"])
+@pytest.mark.parametrize("option", ["AQE", "RERANK", "FLIP", "ROC"])
 def test_one_query_and_one_gallery_image_are_scored(tmp_path: Path, option: str) -> None:
     evaluator = Evaluator(tiny_cfg(tmp_path / "run", f"TEST.{option}.ENABLED", True), num_query=1)
     batch = {
@@ -44,6 +45,7 @@ def test_one_query_and_one_gallery_image_are_scored(tmp_path: Path, option: str)
     values = {name: metric["value"] for name, metric in report["metrics"].items()}
     assert (values["Rank-1"], values["mAP"], values["mINP"]) == (100, 100, 100)
     assert report["counts"]["queries"] == report["counts"]["gallery"] == 1
+    json.dumps(report, allow_nan=False)
 
 
 def test_a_run_with_frozen_layers_is_resumed_in_the_middle_of_the_freeze(tmp_path: Path) -> None:

@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 from fastreid.config import CfgNode
+from fastreid.utils import comm
+from ranks import on_ranks
 from runs import (
     assert_same_run,
     draw_market,
@@ -25,9 +27,11 @@ from runs import (
     tiny_cfg,
     train,
 )
+from saved_runs import save_run
 from torch import nn
 
 from occluded_reid.checkpoint import checkpointer as checkpoints
+from occluded_reid.checkpoint.checkpointer import weights_sha256
 from occluded_reid.checkpoint.resolve import read_run_id, resolve_weights
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.reid_dataset import ReidDataset
@@ -323,6 +327,47 @@ def test_a_run_that_goes_on_after_its_end_has_not_ended(tmp_path, monkeypatch):
     assert (folder / "model_0000.pth").read_bytes() == former
     train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2), resume=True)
     assert torch.load(folder / "model_final.pth", weights_only=True)["epoch"] == 1
+
+
+def test_a_run_that_goes_on_from_an_earlier_checkpoint_has_not_ended(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    train(tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2))
+    former = (folder / "model_final.pth").read_bytes()
+    (folder / "last_checkpoint").write_text("model_0000.pth")
+    other = tiny_cfg(folder, "SOLVER.MAX_EPOCH", 2, "SOLVER.WEIGHT_DECAY", 0.1)
+    with monkeypatch.context() as context:
+        context.setattr(TrainingStep, "run_step", lambda _: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(other, resume=True)
+    assert Path(resolve_weights(folder)[1]).name == "model_0000.pth"
+    assert (folder / "model_former.pth").read_bytes() == former
+    train(other, resume=True)
+    assert (folder / "model_final.pth").read_bytes() != former
+
+
+@pytest.mark.distributed
+def test_all_ranks_evaluate_the_average_that_is_saved(tmp_path):
+    """Its batch statistics, too, follow those of the rank itself during an epoch."""
+    cfg, digests = tiny_cfg(tmp_path / "run", "MODEL.EMA.ENABLED", True, "SOLVER.MAX_EPOCH", 1), []
+
+    class Recorder(Trainer):
+        def evaluate(self):
+            digests.append(comm.all_gather(weights_sha256(self.evaluated_model())))
+            return 0.0
+
+    def work(rank: int) -> None:
+        train(cfg, trainer=Recorder)
+        assert len(digests) == 1 and len(set(digests[0])) == 1
+
+    on_ranks(2, work)
+
+
+@pytest.mark.parametrize("content", [b"", b'{"data_sets": {', b"[]"])
+def test_damaged_results_are_replaced_by_an_evaluation(tmp_path, content):
+    folder = save_run(tiny_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 8))
+    (folder / "results.json").write_bytes(content)
+    testing.evaluate_weights(tiny_cfg(folder, "MODEL.WEIGHTS", folder / "model_final.pth"))
+    assert json.loads((folder / "results.json").read_text())["weights"] == "model_final.pth"
 
 
 def test_a_finished_run_without_results_is_evaluated_on_resume(tmp_path):

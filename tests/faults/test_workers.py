@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
 import resource
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -142,6 +144,19 @@ def test_a_batch_that_cannot_be_sent_is_reported_at_once(work, message):
         list(read_batches(loader))
     assert message in explain(caught.value) and "DATALOADER.NUM_WORKERS 0" in explain(caught.value)
     assert time.monotonic() - start < 4
+
+
+def test_workers_that_cannot_be_started_are_one_error(monkeypatch):
+    def fail() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    more: list[Any] = []
+    monkeypatch.setattr(torch.multiprocessing, "Event", fail)
+    monkeypatch.setattr(sys, "unraisablehook", more.append)
+    with pytest.raises(OSError, match="No space left"):
+        next(read_batches(build_loader(lambda _: None)))
+    gc.collect()
+    assert not more
 
 
 def test_the_end_of_the_thread_that_pins_batches_is_noticed(monkeypatch):

@@ -96,6 +96,14 @@ def test_banks_of_other_identities_cannot_be_resumed(tmp_path, monkeypatch):
     assert len(digests) == 2 and all(before[name] != after[name] for name in digests)
 
 
+def test_a_size_that_cannot_be_cut_into_stripes_is_refused_before_anything_is_written(tmp_path):
+    folder = tmp_path / "run"
+    sizes = ("INPUT.SIZE_TRAIN", "[40, 16]", "INPUT.SIZE_TEST", "[40, 16]")
+    with pytest.raises(UserError, match="5 rows of features cannot be cut into 4 equal stripes"):
+        train(fed_run_cfg(folder, *sizes))
+    assert not folder.exists()
+
+
 def test_more_classes_than_identities_raise(tmp_path):
     cfg = fed_run_cfg(tmp_path / "run", "MODEL.HEADS.NUM_CLASSES", 9)
     with pytest.raises(UserError, match="NUM_CLASSES is 9, but the training set has 8 identities"):
