@@ -150,4 +150,4 @@ def complete_epoch(trainer: Trainer) -> None:
 
 def _has_results(trainer: Trainer) -> bool:
     path = Path(trainer.cfg.OUTPUT_DIR, "results.json")
-    return run_on_first_rank(lambda: are_results_of(path, trainer.evaluated_model()))
+    return run_on_first_rank(lambda: are_results_of(path, trainer.evaluated_model())) is True

@@ -137,7 +137,7 @@ def are_results_of(path: Path, model: nn.Module) -> bool | None:
         return None
     if not isinstance(content, dict):
         return None
-    return content.get("weights_sha256") == weights_sha256(model)
+    return bool(content.get("weights_sha256") == weights_sha256(model))
 
 
 def _describe_machine(device: str) -> dict[str, Any]:
