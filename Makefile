@@ -1,6 +1,6 @@
 # make test    build .venv if need be, run the tests        make lint        ruff and mypy
 # make demo    build .venv if need be, train and evaluate   make clean-venv  remove .venv
-# Other targets: venv, test-slow, test-docs, test-wheel, test-extras, test-gpu, test-real-data, pin. PYTHON=...
+# Other targets: venv, configuration, site, test-slow, test-docs, test-wheel, test-extras, test-trackers, test-gpu, test-real-data, pin. PYTHON=...
 # chooses the interpreter, PYTEST_ARGS=... goes to pytest.
 
 VENV := .venv
@@ -11,11 +11,13 @@ PYTHON ?=
 PYTEST_ARGS ?=
 OUR_CODE := occluded_reid fed_plugin aonet_plugin gallery_search
 EXTRAS_VENV := .venv-extras
-EXTRAS := onnx,openvino,web
+EXTRAS := onnx,openvino,web,video
+TRACKERS_VENV := .venv-trackers
+TRACKERS := boxmot==25.0.0 trackers==2.6.1 tracklab==1.3.24
 
 # Two processes of one thread each: small tensors gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
-ANYWHERE := not gpu and not real_data and not extras
+ANYWHERE := not gpu and not real_data and not extras and not trackers
 
 # Installs into the environment whose programs stand in $(1). What could not be finished by uv (no
 # wheel of it, no route for it to the index) pip does.
@@ -27,7 +29,7 @@ INSTALL = install() { \
     $(1)/python -m pip install -q --disable-pip-version-check "$$@"; \
 };
 
-.PHONY: test test-slow test-docs test-wheel test-extras test-gpu test-real-data demo lint venv clean-venv pin
+.PHONY: site configuration test test-slow test-docs test-wheel test-extras test-trackers test-gpu test-real-data demo lint venv clean-venv pin
 .DEFAULT_GOAL := test
 
 test: $(VENV)/.installed
@@ -48,6 +50,10 @@ test-wheel: $(VENV)/.installed
 test-extras: $(EXTRAS_VENV)/.installed
 	@OMP_NUM_THREADS=1 $(EXTRAS_VENV)/bin/python -m pytest -q -m "extras and not gpu" $(PYTEST_ARGS)
 
+# BoxMOT is AGPL: nothing of ours contains it or needs it.
+test-trackers: $(TRACKERS_VENV)/.installed
+	@OMP_NUM_THREADS=1 $(TRACKERS_VENV)/bin/python -m pytest -q -m trackers $(PYTEST_ARGS)
+
 test-gpu: $(VENV)/.installed
 	@$(PYTEST) -m gpu $(PYTEST_ARGS)
 
@@ -66,7 +72,17 @@ lint: $(VENV)/.installed
 venv: $(VENV)/.installed
 
 clean-venv:
-	rm -rf $(VENV) $(EXTRAS_VENV)
+	rm -rf $(VENV) $(EXTRAS_VENV) $(TRACKERS_VENV)
+
+# docs/configuration.md, from the code that adds the keys.
+configuration: $(VENV)/.installed
+	@$(BIN)/python docs/make_configuration.py
+
+# The pages as a web site in build/site; needs git, and the extra docs: pip install -e '.[docs]'
+site:
+	@rm -rf build/pages && mkdir -p build/pages
+	@git ls-files -z '*.md' '*.jpg' '*.png' docs projects | xargs -0 cp --parents -t build/pages
+	@$(BIN)/python -m mkdocs build -q
 
 # The exact versions in requirements.txt, for every supported Python; needs a network.
 pin: $(VENV)/.installed
@@ -102,4 +118,12 @@ $(EXTRAS_VENV)/.installed: $(VENV)/.installed
 	@$(BIN)/python -m venv --clear $(EXTRAS_VENV)
 	@$(call INSTALL,$(EXTRAS_VENV)/bin) \
 	install -e '.[dev,$(EXTRAS)]' playwright && install --no-deps $(FASTREID) $(EVALUATOR)
+	@touch $@
+
+# They bring opencv-python, in place of dev's headless one.
+$(TRACKERS_VENV)/.installed: $(VENV)/.installed
+	@echo "Making $(TRACKERS_VENV) with $(TRACKERS) $(EVALUATOR)"
+	@$(BIN)/python -m venv --clear $(TRACKERS_VENV)
+	@$(call INSTALL,$(TRACKERS_VENV)/bin) \
+	install -e . pytest $(TRACKERS) $(EVALUATOR) && install --no-deps $(FASTREID)
 	@touch $@

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import re
+import runpy
 import shutil
 import sys
 from pathlib import Path
@@ -38,7 +39,10 @@ EXTRAS = {"onnx": "onnxscript", "openvino": "nncf"}
 PYTHON_RUN_BY = {
     "docs/deploying.md": "deploy/test_export_model.py",
     "docs/embedding.md": "deploy/test_embedder.py",
+    "docs/extending.md": "test_example_method.py",
     "docs/search.md": "test_docs.py",
+    "docs/threshold.md": "deploy/test_embedder.py",
+    "docs/trackers.md": "deploy/test_trackers.py",
     "README.md": "test_docs.py",
 }
 SMALL = [
@@ -262,3 +266,25 @@ def on_tiny_data(name: str, arguments: list[str]) -> list[str]:
     if "configs/test_all.yml" in words:
         words += ["DATASETS.ALLOW_PARTIAL", "True"]
     return words
+
+
+def test_troubleshooting_names_messages_that_exist() -> None:
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = re.findall(r"^\| `(.*?)` \|", page, re.MULTILINE)
+    folders = ("occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
+    files = [path for folder in folders for path in (ROOT / folder).rglob("*.py")]
+    texts = (path.read_text(encoding="utf-8") for path in files)
+    source = re.sub(r'"\s*\n\s*f?"', "", "\n".join(texts))  # messages over several lines
+    of_python = {"No module named 'cv2'"}
+    assert len(messages) > 30
+    assert [text for text in messages if text not in source and text not in of_python] == []
+
+
+def test_the_page_of_keys_is_current() -> None:
+    script = runpy.run_path(str(ROOT / "docs" / "make_configuration.py"))
+    page = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
+    assert page == script["write_page"](), "make configuration"
+    for key in ("SEED", "INPUT.NPO.CROP", "MODEL.FED.TEMPERATURE", "MODEL.AONET.VISIBILITY"):
+        (row,) = re.findall(rf"^\| `{key}` \|.*$", page, re.MULTILINE)
+        assert len(row.split("|")[4]) > 10, row
+    assert '| `MODEL.AONET.VISIBILITY` | `"awareness"` | `awareness`, `maximum`, `none` |' in page

@@ -18,6 +18,7 @@ import pytest
 import yaml
 from fastreid.config import CfgNode
 
+import occluded_reid
 from occluded_reid.config import get_cfg, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.modeling.keys import list_unread_keys
@@ -53,7 +54,16 @@ def repository_files() -> list[Path]:
         listed = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         names = [Path(line) for line in listed.stdout.splitlines()]
     except (OSError, subprocess.CalledProcessError):  # an unpacked archive
-        left_out = {".venv", ".venv-extras", "build", "dist", "logs", "datasets", "__pycache__"}
+        left_out = {
+            ".venv",
+            ".venv-extras",
+            ".venv-trackers",
+            "build",
+            "dist",
+            "logs",
+            "datasets",
+            "__pycache__",
+        }
         found = (path.relative_to(ROOT) for path in ROOT.rglob("*"))
         names = [path for path in found if not left_out.intersection(path.parts)]
     return sorted(path for path in names if (ROOT / path).is_file())
@@ -261,9 +271,33 @@ def test_pinned_versions_are_a_plain_list() -> None:
 
 
 def test_fastreid_has_one_version() -> None:
-    texts = [(ROOT / name).read_text(encoding="utf-8") for name in ("Makefile", "pyproject.toml")]
+    files = ("Makefile", "pyproject.toml", "Dockerfile")
+    texts = [(ROOT / name).read_text(encoding="utf-8") for name in files]
     versions = [set(re.findall(r"fastreid==([\d.]+)", text)) for text in texts]
-    assert versions == [{"1.4.0"}, {"1.4.0"}]
+    assert versions == [{"1.4.0"}] * 3
+
+
+def test_the_citation_names_the_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == occluded_reid.__version__
+    assert re.fullmatch(r"\d+\.\d+\.\d+", citation["version"])
+
+
+def test_the_image_runs_as_a_user_and_holds_what_the_wheel_needs() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert len(re.findall(r"^FROM ", text, re.MULTILINE)) == 2
+    assert re.findall(r"^USER (\w+)$", text, re.MULTILINE) == ["1000"]
+    kept = set(re.findall(r"^!(\S+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    copied = {name for line in re.findall(r"^COPY (?!--)(.*) \S+$", text, re.MULTILINE)
+              for name in line.split()}  # fmt: skip
+    assert copied == kept and {"configs", "projects", *PACKAGES} <= copied
+
+
+def test_the_workflow_calls_what_people_run() -> None:
+    (file,) = (ROOT / ".github" / "workflows").glob("*.yml")
+    workflow = yaml.safe_load(file.read_text(encoding="utf-8"))
+    steps = [step.get("run") for job in workflow["jobs"].values() for step in job["steps"]]
+    assert ".ci/run" in steps and "docker build -t occluded-reid ." in steps
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,177 @@
+"""Trackers of other packages get the features of the model; with the packages themselves."""
+
+from __future__ import annotations
+
+import inspect
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from saved_runs import MODELS, save_run
+from torch import nn
+
+import occluded_reid
+from occluded_reid.deploy.trackers import Appearance
+from occluded_reid.utils.errors import UserError
+
+PAGE = Path(__file__).parents[2] / "docs" / "trackers.md"
+BOXES = np.array([[10, 5, 40, 80], [50, 10, 80, 88], [85, 4, 118, 70]], np.float32)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save_run(MODELS["FED"](tmp_path_factory.mktemp("runs") / "fed"))
+
+
+@pytest.fixture
+def frame() -> np.ndarray:
+    """Blocks of colour: resizing them by another filter changes little."""
+    coarse = np.random.default_rng(0).integers(0, 256, (6, 8, 3), np.uint8)
+    return np.asarray(Image.fromarray(coarse).resize((120, 90), Image.Resampling.NEAREST))
+
+
+def unit(features: np.ndarray) -> np.ndarray:
+    return features / np.linalg.norm(features, axis=1, keepdims=True)
+
+
+class Detections:
+    xyxy = BOXES
+
+
+def test_both_ways_to_ask_give_the_features_of_the_boxes(run, frame):
+    model = occluded_reid.load(run)
+    expected = unit(model.embed(frame, boxes=BOXES).features)
+    appearance = Appearance(model)
+    np.testing.assert_allclose(appearance.get_features(BOXES, frame), expected, rtol=1e-6)
+    found = appearance.extract_embeddings(Detections(), frame, batch_size=2)
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+    loaded = Appearance(run, batch_size=2)
+    assert (loaded.embedding_dim, loaded.input_shape) == (model.dim, model.input_size)
+    assert loaded.model.batch_size == 2
+    assert appearance.get_features(np.empty((0, 4)), frame).shape == (0, model.dim)
+
+
+def test_a_model_of_another_metric_is_refused(tmp_path):
+    run = save_run(MODELS["AONet"](tmp_path / "aonet"))
+    with pytest.raises(UserError, match="compares by TEST.METRIC dot, but trackers by the cosine"):
+        Appearance(run)
+    Appearance(run, overrides=["TEST.METRIC", "cosine"])
+
+
+@pytest.mark.trackers
+def test_boxmot_tracks_with_it(run, frame):
+    import boxmot
+
+    asked = []
+
+    class Counting(Appearance):
+        def get_features(self, boxes: Any, image: np.ndarray) -> np.ndarray:
+            asked.append(len(boxes))
+            return super().get_features(boxes, image)
+
+    for name in ("BotSort", "StrongSort", "DeepOcSort"):
+        asked.clear()
+        tracker = getattr(boxmot, name)(reid_model=Counting(run))
+        for _ in range(6):
+            detections = np.hstack([BOXES, np.full((3, 1), 0.9), np.zeros((3, 1))])
+            tracks = tracker.update(detections.astype(np.float32), frame)
+        assert asked == [3] * 6, name
+        assert len({int(track[4]) for track in tracks}) == 3, name
+
+
+@pytest.mark.trackers
+def test_the_encoder_of_boxmot_takes_it(run, frame):
+    from boxmot.reid.adapters import RuntimeAppearanceEncoder
+    from boxmot.reid.specs import ReIDEncoderSpec
+    from boxmot.structures import Boxes, Frame
+    from boxmot.structures import Detections as BoxmotDetections
+
+    appearance = Appearance(run)
+    encoder = RuntimeAppearanceEncoder(ReIDEncoderSpec(backend="pytorch"), appearance)
+    assert encoder.embedding_dim == appearance.embedding_dim
+    pixels = torch.from_numpy(np.ascontiguousarray(frame[:, :, ::-1].transpose(2, 0, 1)))
+    detections = BoxmotDetections(
+        geometry=Boxes(torch.from_numpy(BOXES)), scores=torch.ones(3),
+        class_ids=torch.zeros(3, dtype=torch.int64), sample_id="one",
+    )  # fmt: skip
+    (found,) = encoder.encode([Frame(image=pixels, sample_id="one")], [detections])
+    np.testing.assert_allclose(found, appearance.get_features(BOXES, frame), atol=1e-5)
+
+
+class RawModel(nn.Module):
+    """The model on images in [0, 1], as roboflow prepares them."""
+
+    def __init__(self, appearance: Appearance):
+        super().__init__()
+        self.appearance = appearance
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return torch.from_numpy(self.appearance.model.embed_batch(images * 255).features)
+
+
+@pytest.mark.trackers
+def test_it_stands_in_for_a_model_of_roboflow(run, frame):
+    import supervision
+    from reid import ReIDModel
+    from reid.preprocessing import Interpolation, ReIDPreprocessing
+
+    appearance = Appearance(run)
+    names = inspect.signature(ReIDModel.extract_embeddings).parameters
+    assert inspect.signature(Appearance.extract_embeddings).parameters.keys() == names.keys()
+    prepare = ReIDPreprocessing(
+        input_size=appearance.input_shape, interpolation=Interpolation.BICUBIC, to_rgb=True,
+        mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0),
+    )  # fmt: skip
+    theirs = ReIDModel(RawModel(appearance), torch.device("cpu"), prepare)
+    detections = supervision.Detections(xyxy=BOXES)
+    found = appearance.extract_embeddings(detections, frame)
+    np.testing.assert_allclose(found, unit(theirs.extract_embeddings(detections, frame)), atol=1e-4)
+    empty = supervision.Detections.empty()
+    assert len(appearance.extract_embeddings(empty, frame)) == 0
+    assert len(theirs.extract_embeddings(empty, frame)) == 0
+
+
+@pytest.mark.trackers
+def test_tracklab_gets_embeddings_and_visibility(run, frame, tmp_path):
+    import pandas as pd
+
+    from occluded_reid.deploy.tracklab_module import OccludedReID
+
+    path = tmp_path / "frame.png"
+    Image.fromarray(frame[:, :, ::-1]).save(path)
+    module = OccludedReID(weights=run, device="cpu", batch_size=2)
+    corners = BOXES.copy()
+    corners[:, 2:] -= corners[:, :2]
+    detections = pd.DataFrame({"bbox_ltwh": list(corners), "image_id": 7}, index=[3, 5, 9])
+    module.validate_input(detections)
+    module.datapipe.update({7: path}, pd.DataFrame({"frame": [0]}, index=[7]), detections)
+
+    class Engine:
+        num_workers = 0
+
+    found = pd.concat(
+        module.process(images, detections.loc[numbers], None)
+        for numbers, images in module.dataloader(Engine())
+    )
+    module.validate_output(found)
+    expected = module.model.embed(frame, boxes=BOXES)
+    np.testing.assert_allclose(np.stack(found.embeddings), expected.features[:, None], atol=1e-5)
+    visible = np.stack(found.visibility_scores)[:, 0]
+    np.testing.assert_allclose(visible, expected.visibility.mean(1), atol=1e-5)
+    assert found.index.tolist() == [3, 5, 9] and module.level == "detection"
+
+
+@pytest.mark.trackers
+def test_the_page_runs_as_written(frame):
+    code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(), flags=re.MULTILINE | re.DOTALL)
+    detections = np.hstack([BOXES, [[0.9, 0]] * 3]).astype(np.float32)
+    names: dict[str, Any] = {"frames": [frame] * 3, "detect": lambda frame: detections}
+    for block in code:
+        exec(compile(block, str(PAGE), "exec"), names)
+    assert len(names["tracks"]) == 3
+    assert names["embeddings"].shape == (3, names["appearance"].embedding_dim)
+    assert names["visibility"].shape == (3, 4)
