@@ -9,8 +9,14 @@ from types import ModuleType
 
 import pytest
 import torch
+from documented import blocks
 from runs import draw_market, load_tool
 
+from occluded_reid.checkpoint.fitting import list_training_parts
+from occluded_reid.config import load_config
+from occluded_reid.modeling.build import build_untrained
+
+PAGE = Path(__file__).parents[1] / "docs" / "extending.md"
 EXAMPLE = Path(__file__).parents[1] / "docs" / "example"
 CONFIG = str(EXAMPLE / "stripes.yml")
 SMALL = [
@@ -46,6 +52,23 @@ def test_dry_run_by_entry_point(tools, capsys) -> None:
     words = [*SMALL, "MODEL.STRIPES.NUM_PARTS", "0"]
     assert tools.command(["--config-file", CONFIG, "--dry-run", *words]) == 2
     assert "MODEL.STRIPES.NUM_PARTS is 0; it must be at least 1" in capsys.readouterr().err
+
+
+def test_the_parts_of_the_page_run(capsys, monkeypatch) -> None:
+    monkeypatch.chdir(PAGE.parents[1])  # its configuration is named from here
+    space: dict = {"__name__": "parts"}
+    *parts, start = blocks(PAGE.read_text(), "python")
+    assert [len(part.split("@")[1].splitlines()) for part in parts] == [7, 7, 7]
+    for part in parts:
+        exec(part, space)
+    exec(f"{start.rstrip()[:-2]}, *{SMALL}])", space)
+    output = capsys.readouterr().out
+    assert re.search(r"losses:.* loss_spread \d", output) and "features: (" in output
+    names = re.findall(r'"(MODEL[\w.]+)", "(\w+)"', start)
+    words = [word for pair in names for word in pair]
+    model = build_untrained(load_config("", [*words, *SMALL]))
+    assert list_training_parts(model) == ("heads.weight",)
+    assert isinstance(model.heads.bottleneck[-1], torch.nn.Dropout)
 
 
 @pytest.mark.slow

@@ -28,9 +28,31 @@ def rename_to_ours(conversion: Conversion, source: str) -> None:
         conversion.rename(lambda name: f"backbone.{name}")
         return
     conversion.strip("module.")
+    if source == "torchreid":
+        _rename_torchreid(conversion)
+        return
     conversion.leave_out(r"pixel_(mean|std)", "set in the configuration: MODEL.PIXEL_MEAN, _STD")
     conversion.rename(lambda name: re.sub(r"^heads\.classifier\.", "heads.", name))
     conversion.rename(lambda name: re.sub(r"^heads\.bnneck\.", "heads.bottleneck.0.", name))
+
+
+def _rename_torchreid(conversion: Conversion) -> None:
+    """Rename torchreid's networks of convolutions, with or without their ``fc``, as OSNet has one.
+
+    ``fc`` is linear, a batch normalization, ReLU; our neck is a 1x1 convolution without a bias, a
+    batch normalization, ReLU (``RectifiedHead``). The bias goes into the normalization's mean.
+    """
+    weights, neck = conversion.weights, "heads.bottleneck"
+    conversion.leave_out(r"classifier\.bias", "our classifier has none")
+    if "fc.0.weight" in weights and "fc.0.bias" in weights and "fc.1.running_mean" in weights:
+        kernel = weights["fc.0.weight"][..., None, None]
+        mean = weights["fc.1.running_mean"] - weights["fc.0.bias"]
+        conversion.replace(["fc.0.weight"], {f"{neck}.0.weight": kernel}, "a 1x1 convolution")
+        names = ["fc.1.running_mean", "fc.0.bias"]
+        conversion.replace(names, {f"{neck}.1.running_mean": mean}, "less the bias of fc.0")
+    conversion.rename(lambda name: re.sub(r"^fc\.1\.", f"{neck}.1.", name))
+    conversion.rename(lambda name: re.sub(r"^classifier\.", "heads.", name))
+    conversion.rename(lambda name: name if name.startswith("heads.") else f"backbone.{name}")
 
 
 def fit_to_model(conversion: Conversion, model: Any, *, resize: str, trust_own: bool) -> list[str]:

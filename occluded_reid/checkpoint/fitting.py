@@ -100,11 +100,11 @@ def _differ_in_identities(found: torch.Size, wanted: torch.Size, num_classes: in
 def list_training_parts(model: nn.Module) -> Sequence[str]:
     """Return the dotted names of the modules and parameters that only training needs.
 
-    A method names them in its model's class attribute ``training_only``.
+    A method names them in its model's class attribute ``training_only``, a head in its own.
     """
-    if type(getattr(model, "heads", None)) is EmbeddingHead:  # fast-reid's classifier
-        return ("heads.weight",)
-    return getattr(type(model), "training_only", ())
+    heads = type(getattr(model, "heads", None))
+    own = ("weight",) if heads is EmbeddingHead else getattr(heads, "training_only", ())
+    return (*getattr(type(model), "training_only", ()), *(f"heads.{name}" for name in own))
 
 
 def is_inside(name: str, modules: Sequence[str]) -> bool:

@@ -100,7 +100,7 @@ def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     options = build_parser(__doc__)
     add = options.add_argument
-    sources = (OFFICIAL, "fastreid", "transreid", "timm", "torchvision")
+    sources = (OFFICIAL, "fastreid", "torchreid", "transreid", "timm", "torchvision")
     add("--source", required=True, choices=sources)
     add("--input", required=True, metavar="A", help="a .pth, .npz or .safetensors file, or a run")
     add("--output", required=True, metavar="B", help="what is written, in fast-reid's form")

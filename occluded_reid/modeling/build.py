@@ -14,6 +14,7 @@ from torch import nn
 
 import occluded_reid.modeling.backbones  # noqa: F401  (registers them)
 import occluded_reid.modeling.baseline  # noqa: F401
+import occluded_reid.modeling.heads  # noqa: F401
 from occluded_reid.checkpoint.checkpointer import Checkpointer, Loaded
 from occluded_reid.checkpoint.fitting import list_training_parts
 from occluded_reid.checkpoint.sources import resolve_source

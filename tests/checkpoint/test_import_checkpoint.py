@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import build_model
 from runs import load_tool
+from torch import nn
 from vit_weights import add_prefix, build_vit, to_google_format
 
 from occluded_reid.checkpoint.checkpointer import Checkpointer
@@ -52,6 +54,10 @@ MODEL:
   BACKBONE: {NAME: build_resnet_backbone, DEPTH: 18x, FEAT_DIM: 512}
   HEADS: {WITH_BNNECK: True}
 """
+OSNET = """
+_BASE_: {base}
+MODEL: {{DEVICE: cpu, BACKBONE: {{DEPTH: x0_25}}}}
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -78,6 +84,47 @@ def run(folder: Path, source: str, content, *more: str, config: str = "") -> dic
 
 def fates(report: dict) -> dict[str, str]:
     return {entry["key"]: entry["fate"] for entry in report["keys"]}
+
+
+def fill_statistics(model: nn.Module) -> None:
+    """Give the batch normalizations the statistics of a trained network."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            for values in (module.running_mean, module.weight.data, module.bias.data):
+                values.normal_()
+            module.running_var.uniform_(0.5, 2)
+
+
+def test_torchreid_osnet_gives_torchreids_features(tmp_path):
+    config = OSNET.format(base=Path(__file__).parents[2] / "configs" / "Base-OSNet.yml")
+    cfg = load_config(write_config(tmp_path, config), [])
+    network = build_backbone(cfg).eval()  # torchreid's names and layers, up to the pooling
+    fc = nn.Sequential(nn.Linear(128, 512), nn.BatchNorm1d(512), nn.ReLU()).eval()
+    fill_statistics(network)
+    fill_statistics(fc)
+    states = network.state_dict() | add_prefix(fc.state_dict(), "fc.")
+    states |= {"classifier.weight": torch.randn(5, 512), "classifier.bias": torch.randn(5)}
+    content = {"state_dict": add_prefix(states, "module."), "epoch": 3}
+    report = run(tmp_path, "torchreid", content, config=config)
+    assert report["counts"]["left out"] == 2  # the classifier's bias, epoch
+    model = build_inference_model(cfg, str(tmp_path / "made.pth"))
+    images = 255 * torch.rand(2, 3, 256, 128)
+    mean, std = (
+        torch.tensor(each).view(3, 1, 1) for each in (cfg.MODEL.PIXEL_MEAN, cfg.MODEL.PIXEL_STD)
+    )
+    with torch.no_grad():
+        expected = fc(network((images - mean) / std).mean((2, 3)))
+        found = model({"images": images})
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    trained = torch.load(tmp_path / "made.pth", weights_only=True)["model"]
+    assert torch.equal(trained["heads.weight"], states["classifier.weight"])
+
+
+def test_torchreid_networks_without_fc_keep_their_names(tmp_path):
+    states = {"conv1.weight": torch.ones(1), "layer1.0.bn1.bias": torch.ones(1)}
+    report = run(tmp_path, "torchreid", states | {"classifier.weight": torch.ones(2, 1)})
+    names = [name for entry in report["keys"] for name in entry["now"]]
+    assert names == ["backbone.conv1.weight", "backbone.layer1.0.bn1.bias", "heads.weight"]
 
 
 # ------------------------------------------------------- the authors' network, written anew
