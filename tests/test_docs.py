@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import runpy
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
 
+import matplotlib
 import numpy as np
 import pytest
 from documented import (
@@ -288,3 +291,24 @@ def test_the_page_of_keys_is_current() -> None:
         (row,) = re.findall(rf"^\| `{key}` \|.*$", page, re.MULTILINE)
         assert len(row.split("|")[4]) > 10, row
     assert '| `MODEL.AONET.VISIBILITY` | `"awareness"` | `awareness`, `maximum`, `none` |' in page
+
+
+def read_notebook() -> list[dict[str, Any]]:
+    return json.loads((ROOT / "docs" / "first_steps.ipynb").read_text(encoding="utf-8"))["cells"]
+
+
+def test_the_notebook_holds_no_outputs() -> None:
+    code = [cell for cell in read_notebook() if cell["cell_type"] == "code"]
+    assert code and not any(cell["outputs"] or cell["execution_count"] for cell in code)
+
+
+@pytest.mark.slow
+def test_the_notebook_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    matplotlib.use("Agg")
+    space: dict[str, Any] = {}
+    for cell in read_notebook():
+        if cell["cell_type"] == "code":
+            exec(compile("".join(cell["source"]), "first_steps.ipynb", "exec"), space)
+    assert space["similarity"].shape == (4, 40) and space["query"].visibility.shape == (4, 4)
+    assert space["people"].features.shape[0] == 2 and len(space["index"]) == 40

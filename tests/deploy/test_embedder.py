@@ -386,6 +386,26 @@ def test_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
     np.testing.assert_allclose(names["features"], expected.features, atol=1e-5)
 
 
+def test_a_threshold_is_read_from_the_curve(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    Path("logs").mkdir()
+    save_run(MODELS["FED"](Path("logs/shop")))
+    rows = ["path,identity,camera,split", "0.png,anna,1,train"]
+    for number, path in enumerate(draw_crops(Path("datasets/shop"), 6)):
+        rows.append(f"{path.name},{('anna', 'bob', '')[number // 2]},{number % 2},query")
+    Path("datasets/shop/images.csv").write_text("\n".join(rows))
+    text = PAGE.with_name("threshold.md").read_text()
+    (code,) = re.findall(r"^```python\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(compile(code, "threshold.md", "exec"), names)
+    assert len(names["a"]) == 4 and names["people"].tolist() == ["anna", "anna", "bob", "bob"]
+    threshold = names["thresholds"][names["last"]]
+    same = names["people"][names["a"]] == names["people"][names["b"]]
+    wrong = names["similarity"][names["a"], names["b"]][~same]
+    assert (wrong < threshold).all()
+    assert re.match(r"from (inf|[\d.-]+) on: [\d.]+% hits", capsys.readouterr().out)
+
+
 def test_loading_and_embedding_imports_nothing_heavy(tmp_path):
     words = ["MODEL.DEVICE", "cpu", "MODEL.HEADS.NUM_CLASSES", "4", "OUTPUT_DIR", str(tmp_path)]
     words += ["MODEL.BACKBONE.DEPTH", "18x"]  # timm's networks import timm

@@ -8,6 +8,7 @@ import json
 import re
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -19,6 +20,7 @@ from PIL import Image
 from runs import draw_market, load_tool, tiny_cfg
 from torch import nn
 
+import occluded_reid
 from occluded_reid.config import load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.images import read_rgb
@@ -212,7 +214,16 @@ def run_the_page(path: Path) -> None:
     code = code.replace('"person.jpg"', f'"{path.parent}/person.jpg"')
     space: dict = {}
     exec(code, space)
-    assert space["features"].shape == (1, json.loads(Path(f"{path}.json").read_text())["dim"])
+    features, dim = space["features"], json.loads(Path(f"{path}.json").read_text())["dim"]
+    assert features.shape[1:] == (dim,) and len(features) == space["visibility"].shape[0]
+    if path.suffix == ".onnx":
+        pixels = cv2.imread(f"{path.parent}/person.jpg")
+        expected = occluded_reid.load(path.parent / "model.pth").embed([pixels, pixels])
+        np.testing.assert_allclose(space["visibility"], expected.visibility, atol=1e-4)
+        lengths = np.linalg.norm(expected.features, axis=1, keepdims=True)
+        cosine = json.loads(Path(f"{path}.json").read_text())["metric"] == "cosine"
+        wanted = expected.features / (lengths if cosine else 1)
+        np.testing.assert_allclose(features, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,17 @@ NOT_RUN = {
     "python tools/build_occluded_duke.py": "needs DukeMTMC-reID; run by test_check_dataset.py",
     "python tools/make_occluders.py masks": "needs street scenes; run by test_make_occluders.py",
     "python tools/make_occluders.py window": "needs a display",
+    "python tools/search.py build --weights logs/demo --gallery CROPS --index VIDEO_INDEX": "needs "
+    "the extra video; run by test_video.py",
     "python tools/search.py serve": "serves until it is stopped, and needs the extra web",
     "python tools/train_net.py --dry-run --config-file configs/Market1501": "needs fast-reid's",
     "python tools/train_net.py --eval-only --config-file configs/Market1501": "likewise",
     "python tools/import_checkpoint.py --source fastreid": "needs a download; run by "
     "test_import_checkpoint.py",
+    "python tools/train_net.py --config-file configs/Market1501": "needs fast-reid's",
+    "python tools/import_checkpoint.py --source torchreid": "needs torchreid's weights; run by "
+    "test_import_checkpoint.py",
+    "python tools/train_net.py --eval-only --config-file configs/Base-OSNet.yml": "likewise",
     "python tools/import_checkpoint.py --source timm": "needs timm's weights; run by "
     "test_import_checkpoint.py",
 }
