@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from occluded_reid.deploy.embedder import load
 
 __all__ = ["get_cfg", "load", "load_config"]
-__version__ = "0.1.0.dev0"
+__version__ = "0.1.0"
 
 _HOMES = {
     "get_cfg": "occluded_reid.config",

@@ -80,6 +80,11 @@ def test_three_lines_by_name(installed: Path, tmp_path: Path) -> None:
     ], done.stderr  # fmt: skip
 
 
+def test_type_checkers_see_the_types(installed: Path) -> None:
+    packages = ("occluded_reid", "fed_plugin", "aonet_plugin", "gallery_search")
+    assert [name for name in packages if not (installed / name / "py.typed").is_file()] == []
+
+
 def test_metadata_requires_no_opencv(installed: Path) -> None:
     (path,) = installed.glob("occluded_reid-*.dist-info/METADATA")
     required = [line for line in path.read_text().splitlines() if line.startswith("Requires-Dist")]
