@@ -41,6 +41,11 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
         add("--restore", action="append", default=[], metavar="PATH", help=restore)
         add("--batch-size", type=positive_int, default=64, metavar="N", help="64")
         add("--workers", type=int, default=workers, metavar="N", help=f"{workers}")
+    if name == "build":
+        add("--video", default="", metavar="F.mp4", help="cut the gallery out of a video")
+        boxes = "its boxes: frame,x0,y0,x1,y1 in a .csv, or MOTChallenge's in a .txt"
+        add("--boxes", default="", metavar="FILE", help=boxes)
+        add("--start", metavar="TIME", help="of the video's first frame, 2024-05-31T16:20:00")
     if name in ("build", "add", "query", "serve"):
         new = name == "build"
         default = "" if new else " (default: the index's)"

@@ -15,7 +15,7 @@ import numpy as np
 from gallery_search import Filter, GalleryIndex
 from gallery_search.querying import load_model, read_filter
 from gallery_search.store.approximation import EXACT_UP_TO, choose_kind
-from gallery_search.store.metadata import parse_name, read_table
+from gallery_search.store.metadata import DATES_FROM, parse_name, parse_time, read_table
 from occluded_reid.data.images import warn_of_files
 from occluded_reid.deploy.bulk import load_batches, log_unreadable, require_all
 from occluded_reid.deploy.embedder import Embedder
@@ -33,6 +33,8 @@ MAX_BYTES = 2**30  # of an image file
 
 def build(args: argparse.Namespace) -> None:
     """Create an index or resume an interrupted build; approximate it if it is large."""
+    if args.video or args.boxes or args.start:
+        args.metadata = cut_video(args)
     embedder = load_model(args, args.weights)
     # the name of a model of the zoo is no path
     weights = os.path.abspath(args.weights) if os.path.exists(args.weights) else args.weights
@@ -51,6 +53,18 @@ def build(args: argparse.Namespace) -> None:
             "--index or, if the folder has moved, use 'add --gallery'"
         )
     add_images(index, embedder, images, args)
+
+
+def cut_video(args: argparse.Namespace) -> str:
+    """Cut the crops of ``--video`` into the gallery; return their table."""
+    from gallery_search.video import cut_crops
+
+    if not (args.video and args.boxes) or args.metadata:
+        raise UserError("--video and --boxes go together, without --metadata; --start is for them")
+    start = None if args.start is None else parse_time(args.start)
+    if start is not None and start < DATES_FROM:
+        raise UserError(f"--start {args.start} is no date; expected 2024-05-31T16:20:00")
+    return cut_crops(args.video, args.boxes, args.gallery, start=start)
 
 
 def add(args: argparse.Namespace) -> None:

@@ -78,12 +78,25 @@ def _clip(boxes: Any, name: str, pixels: np.ndarray) -> list[list[int]]:
     if given.ndim != 2 or given.shape[1] != 4:
         raise UserError(f"the boxes of {name} have shape {given.shape}; {_BOXES}")
     height, width = pixels.shape[:2]
-    clipped = np.clip(given, 0, (width, height, width, height))
-    is_empty = ~(clipped[:, :2] < clipped[:, 2:]).all(1)  # also where a number is NaN
+    corners, is_empty = clip_boxes(given, (height, width))
     if is_empty.any():
         numbers = np.flatnonzero(is_empty).tolist()
         raise UserError(
             f"{name} has {width} x {height} pixels, and no part of them is in box "
             f"{str(numbers)[1:-1]}, {given[numbers[0]].tolist()}; {_BOXES}, with x0 < x1, y0 < y1"
         )
-    return np.hstack([np.floor(clipped[:, :2]), np.ceil(clipped[:, 2:])]).astype(int).tolist()
+    return corners.tolist()
+
+
+def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Clip boxes (N, 4) of x0, y0, x1, y1 to a frame of ``size`` (height, width).
+
+    Returns:
+        The boxes in whole pixels, which hold all of what they showed, and which of them (N,) show
+        nothing: those outside, without an area, or with NaN. These become zeros.
+    """
+    clipped = np.clip(boxes, 0, (size[1], size[0], size[1], size[0]))
+    is_empty = ~(clipped[:, :2] < clipped[:, 2:]).all(1)  # also where a number is NaN
+    corners = np.hstack([np.floor(clipped[:, :2]), np.ceil(clipped[:, 2:])])
+    corners[is_empty] = 0
+    return corners.astype(int), is_empty
