@@ -58,7 +58,7 @@ def test_the_parts_of_the_page_run(capsys, monkeypatch) -> None:
     monkeypatch.chdir(PAGE.parents[1])  # its configuration is named from here
     space: dict = {"__name__": "parts"}
     *parts, start = blocks(PAGE.read_text(), "python")
-    assert [len(part.split("@")[1].splitlines()) for part in parts] == [7, 7, 7]
+    assert len(parts) == 3 and all(len(part.strip().splitlines()) < 14 for part in parts)
     for part in parts:
         exec(part, space)
     exec(f"{start.rstrip()[:-2]}, *{SMALL}])", space)

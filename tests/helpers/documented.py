@@ -24,6 +24,7 @@ NOT_RUN = {
     "pip install": "installs packages",
     "python -m pip install": "installs packages",
     "uv sync": "installs packages",
+    "uv pip install": "installs packages",
     "torchrun --nproc-per-node 8": "starts eight processes; test_extract_features.py starts two",
     "torchrun --nnodes": "needs several machines",
     "trtexec": "needs TensorRT",
