@@ -124,9 +124,7 @@ def _read_csv_boxes(path: str | os.PathLike[str]) -> Iterator[Box]:
 
 
 def _explain(path: str | os.PathLike[str], line: int) -> Any:
-    advice = (
-        "expected frame, id, left, top, width, height, ... or the columns frame, x0, y0, x1, y1"
-    )
+    advice = "expected numbers: frame, id, left, top, width, height in a .txt, as MOTChallenge's"
     return explain_read_errors(f"{path}, line {line}", advice, (ValueError, OverflowError))
 
 
@@ -189,6 +187,4 @@ def read_frames(video: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarr
                 first = time if first is None else first
                 yield time - first, frame.to_ndarray(format="rgb24")
     except av.error.FFmpegError as error:
-        raise UserError(
-            f"cannot read the video {video} ({error}); expected one of FFmpeg"
-        ) from error
+        raise UserError(f"cannot read {video} ({error}); expected a video") from error

@@ -61,11 +61,11 @@ def test_the_parts_of_the_page_run(capsys, monkeypatch) -> None:
     assert len(parts) == 3 and all(len(part.strip().splitlines()) < 14 for part in parts)
     for part in parts:
         exec(part, space)
-    exec(f"{start.rstrip()[:-2]}, *{SMALL}])", space)
+    exec(start.replace("words.split()", f"[*words.split(), *{SMALL}]"), space)
     output = capsys.readouterr().out
     assert re.search(r"losses:.* loss_spread \d", output) and "features: (" in output
-    names = re.findall(r'"(MODEL[\w.]+)", "(\w+)"', start)
-    words = [word for pair in names for word in pair]
+    words = space["words"].split()
+    words = words[words.index("MODEL.META_ARCHITECTURE") :]
     model = build_untrained(load_config("", [*words, *SMALL]))
     assert list_training_parts(model) == ("heads.weight",)
     assert isinstance(model.heads.bottleneck[-1], torch.nn.Dropout)

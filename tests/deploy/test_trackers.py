@@ -175,3 +175,31 @@ def test_the_page_runs_as_written(frame):
     assert len(names["tracks"]) == 3
     assert names["embeddings"].shape == (3, names["appearance"].embedding_dim)
     assert names["visibility"].shape == (3, 4)
+
+
+@pytest.mark.trackers
+def test_the_two_lines_of_the_readme_run_beside_the_peers(frame, tmp_path):
+    import boxmot
+    import supervision
+    from reid import ReIDModel
+    from reid.architectures import build_architecture
+
+    weights = tmp_path / "osnet_x0_25_msmt17.pt"  # of random values, named as BoxMOT's
+    torch.save(build_architecture("osnet_x0_25", pretrained=False).state_dict(), weights)
+    rows = np.hstack([BOXES, [[0.9, 0]] * 3]).astype(np.float32)
+    detections = supervision.Detections(xyxy=BOXES)
+    page = PAGE.parents[1].joinpath("README.md").read_text()
+    lines = re.findall(r"^\| [^|]* \| ([^|]*) \| (`\w+.*?=.*?`) \|$", page, re.MULTILINE)
+    names = {
+        "BotSort": boxmot.BotSort, "ReIDModel": ReIDModel, "Appearance": Appearance,
+        "occluded_reid": occluded_reid, "FILE": weights, "boxes": rows, "frame": frame,
+        "detections": detections,
+    }  # fmt: skip
+    results = []
+    for cell in [cell for row in lines for cell in row if cell]:
+        code = cell.strip("`").split("`<br>`")
+        assert len(code) == 2
+        space = dict(names)
+        exec("\n".join(code).replace("from_pretrained(FILE", "from_pretrained(str(FILE)"), space)
+        results.append(space.get("tracks", space.get("features")))
+    assert [len(found) for found in results] == [3] * 5

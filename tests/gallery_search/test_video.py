@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import runpy
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from runs import load_tool
 from saved_runs import two_runs
@@ -153,3 +155,16 @@ def test_a_video_that_does_not_fit_is_refused_and_leaves_nothing(video, tmp_path
     damaged.write_bytes(b"no video" * 100)
     with pytest.raises(UserError, match="cannot read .*damaged.mkv .*expected a video"):
         cut_crops(damaged, boxes, tmp_path / "crops")
+
+
+@pytest.mark.extras
+def test_a_detector_of_torchvision_gives_boxes(video, tmp_path):
+    detect = runpy.run_path(str(Path(__file__).parents[2] / "docs" / "example" / "detect.py"))
+    torch.manual_seed(0)
+    model = detect["fasterrcnn_mobilenet_v3_large_320_fpn"](weights=None, weights_backbone=None)
+    model.roi_heads.box_predictor.cls_score.bias.data[1] = 20  # all that it finds are people
+    torch.save(model.state_dict(), tmp_path / "random.pth")
+    words = ["--video", video, "--weights", tmp_path / "random.pth", "--boxes", tmp_path / "b.csv"]
+    count = detect["main"]([*map(str, words), "--score", "0.1"])
+    boxes = read_boxes(tmp_path / "b.csv")
+    assert len(boxes) == count > 0 and {box.frame for box in boxes} <= {1, 2, 3, 4}
