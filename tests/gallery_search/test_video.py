@@ -83,7 +83,7 @@ def frames() -> np.ndarray:
 def video(frames, tmp_path) -> Path:
     """A video without loss, of ten frames a second."""
     av = pytest.importorskip("av")
-    path = tmp_path / "street.mkv"
+    path = tmp_path / "street.mp4"
     with av.open(str(path), "w") as container:
         stream = container.add_stream("png", rate=RATE)
         stream.width, stream.height, stream.pix_fmt = 128, 96, "rgb24"
@@ -151,9 +151,9 @@ def test_a_video_that_does_not_fit_is_refused_and_leaves_nothing(video, tmp_path
     boxes.write_text("frame,x0,y0,x1,y1\n1,500,0,509,9\n")
     with pytest.raises(UserError, match="no box shows anything of the frames"):
         cut_crops(video, boxes, tmp_path / "crops")
-    damaged = tmp_path / "damaged.mkv"
+    damaged = tmp_path / "damaged.mp4"
     damaged.write_bytes(b"no video" * 100)
-    with pytest.raises(UserError, match="cannot read .*damaged.mkv .*expected a video"):
+    with pytest.raises(UserError, match="cannot read .*damaged.mp4 .*expected a video"):
         cut_crops(damaged, boxes, tmp_path / "crops")
 
 
