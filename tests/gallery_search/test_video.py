@@ -101,7 +101,7 @@ def video(frames, tmp_path) -> Path:
 
 @pytest.mark.extras
 def test_an_index_of_a_video_knows_frames_and_times(video, frames, tmp_path, capsys):
-    runs = two_runs(tmp_path / "runs")
+    runs = two_runs(tmp_path)
     gallery, index = tmp_path / "crops", tmp_path / "index"
     words = [
         "build",
