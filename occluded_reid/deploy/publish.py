@@ -129,10 +129,10 @@ def _evaluate(folder: Path, weights: str, overrides: list[str], *, keep: bool) -
         overrides = [*overrides, "MODEL.WEIGHTS", str(folder / weights), "OUTPUT_DIR", output]
         cfg = load_config(str(folder / "config.yaml"), overrides, add_keys=installed_methods())
         evaluate_weights(cfg)
-        for name in ("results.json", "per_query.npz") if keep else ():
-            if Path(output, name).is_file():
-                shutil.copyfile(Path(output, name), folder / name)
-        return read_results(Path(output, "results.json"))
+        results = Path(output, "results.json")
+        if keep:
+            shutil.copyfile(results, folder / results.name)
+        return read_results(results)
 
 
 def _require_same_results(before: dict[str, Any], after: dict[str, Any], tolerance: float) -> None:

@@ -16,8 +16,8 @@ from occluded_reid.evaluation.results import (
     COUNTS,
     PerQuery,
     format_table,
-    read_per_query,
     read_results,
+    unpack_queries,
 )
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
@@ -37,15 +37,16 @@ class Run(NamedTuple):
         """The reports by test set."""
         return self.content["data_sets"]
 
-    def read_per_query(self) -> dict[str, PerQuery]:
-        """Read the results of each query, by test set."""
-        if "per_query" not in self.content:
+    @property
+    def name(self) -> str:
+        """The name of its folder, or of a file that is not called results.json."""
+        return self.path.stem if self.path.stem != "results" else self.path.absolute().parent.name
+
+    def read_queries(self, name: str) -> PerQuery:
+        """Return the results of each query of the test set ``name``."""
+        if "per_query" not in self.reports[name]:
             raise UserError(f"{self.path} is of a version without per-query results; {AGAIN}")
-        entry = self.content["per_query"]
-        queries = read_per_query(self.path.parent / entry["file"], entry["sha256"])
-        if missing := sorted(set(self.reports).difference(queries)):
-            raise UserError(f"{entry['file']} beside {self.path} lacks {missing[0]}; {AGAIN}")
-        return queries
+        return unpack_queries(self.reports[name])
 
 
 def compare_runs(paths: Sequence[str], *, seeds: bool = False, json_path: str = "") -> str:
@@ -85,11 +86,8 @@ def compare_pair(a: Run, b: Run) -> dict[str, Any]:
         with the paired 95 % bootstrap interval ``low``, ``high`` over queries.
     """
     comparison = {}
-    names = _list_shared([a, b])
-    queries_a, queries_b = a.read_per_query(), b.read_per_query()
-    for name in names:
-        metrics_a = queries_a[name].ranking.compute_metrics()
-        metrics_b = _pair_queries(name, queries_a[name], queries_b[name], [a, b]).compute_metrics()
+    for name in list_shared([a, b]):
+        metrics_a, metrics_b = (each.compute_metrics() for each in pair_queries(name, [a, b]))
         differences = {metric: metrics_b[metric] - metrics_a[metric] for metric in metrics_a}
         comparison[name] = {
             metric: {
@@ -113,16 +111,9 @@ def compare_seeds(runs: Sequence[Run]) -> dict[str, Any]:
     """
     if len(runs) < 2:
         raise UserError("a standard deviation needs at least two runs; one was given")
-    paths: dict[str, Path] = {}
-    for run in runs:
-        weights = str(run.content.get("weights_sha256", run.path))
-        if weights in paths:
-            raise UserError(
-                f"{run.path} and {paths[weights]} have the same weights: they are one run, not two"
-            )
-        paths[weights] = run.path
+    require_different_weights(runs)
     comparison: dict[str, Any] = {}
-    for name in _list_shared(runs):
+    for name in list_shared(runs):
         comparison[name] = {}
         metrics = [run.reports[name]["metrics"] for run in runs]
         for metric in sorted(set(metrics[0]).intersection(*metrics), key=_by_number):
@@ -132,13 +123,25 @@ def compare_seeds(runs: Sequence[Run]) -> dict[str, Any]:
     return comparison
 
 
+def require_different_weights(runs: Sequence[Run]) -> None:
+    """Raise a UserError if two of the runs have the same weights."""
+    paths: dict[str, Path] = {}
+    for run in runs:
+        weights = str(run.content.get("weights_sha256", run.path))
+        if weights in paths:
+            raise UserError(
+                f"{run.path} and {paths[weights]} have the same weights: they are one run, not two"
+            )
+        paths[weights] = run.path
+
+
 def _by_number(metric: str) -> tuple[str, int]:
     """Sort Rank-5 before Rank-10; the keys of a results file are in alphabetical order."""
     name, _, number = metric.partition("-")
     return name, int(number or 0)
 
 
-def _list_shared(runs: Sequence[Run]) -> list[str]:
+def list_shared(runs: Sequence[Run]) -> list[str]:
     """List the test sets of all runs; one of a name must not differ in size, rules or images."""
     names = [name for name in runs[0].reports if all(name in run.reports for run in runs)]
     if not names:
@@ -162,23 +165,18 @@ def _list_shared(runs: Sequence[Run]) -> list[str]:
     return names
 
 
-def _pair_queries(name: str, a: PerQuery, b: PerQuery, runs: Sequence[Run]) -> Ranking:
-    """Return b's ranking in the order of a's queries."""
-    index = {query: number for number, query in enumerate(b.names)}
-    missing = [query for query in a.names if query not in index]
-    if missing or len(a.names) != len(b.names):
-        raise UserError(
-            f"{runs[0].path} and {runs[1].path} have different queries of {name}, such as "
-            f"{(missing or b.names)[0]}: their results cannot be paired"
-        )
-    order = np.array([index[query] for query in a.names])
-    ranking = Ranking(*(values[order] for values in b.ranking))
-    if not np.array_equal(a.ranking.positives, ranking.positives):
-        raise UserError(
-            f"{runs[0].path} and {runs[1].path} have different galleries of {name}: the number of "
-            "positives of some queries differs; evaluate both on one set"
-        )
-    return ranking
+def pair_queries(name: str, runs: Sequence[Run]) -> list[Ranking]:
+    """Return the rankings of the test set ``name``, of the same queries in the same order."""
+    first, *others = (run.read_queries(name) for run in runs)
+    for run, other in zip(runs[1:], others, strict=True):
+        fault = ""
+        if other.names_sha256 != first.names_sha256:
+            fault = f"different queries of {name}"
+        elif not np.array_equal(first.ranking.positives, other.ranking.positives):
+            fault = f"different galleries of {name} (other numbers of positives)"
+        if fault:
+            raise UserError(f"{runs[0].path} and {run.path} have {fault}; evaluate both on one set")
+    return [each.ranking for each in (first, *others)]
 
 
 def _format_pair(runs: Sequence[Run], comparison: dict[str, Any]) -> str:
@@ -206,6 +204,6 @@ def _format_seeds(runs: Sequence[Run], comparison: dict[str, Any]) -> str:
             for metric, each in metrics.items()
         ]
         lines += ["", f"{name}, per cent", ""]
-        headers = ["Metric", "Mean +- std", *(run.path.parent.name for run in runs)]
+        headers = ["Metric", "Mean +- std", *(run.name for run in runs)]
         lines.append(format_table(rows, headers))
     return "\n".join(lines)

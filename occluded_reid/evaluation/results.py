@@ -1,20 +1,21 @@
-"""Read and write results.json, and per_query.npz beside it.
+"""Read and write results.json.
 
-results.json holds the reports, and what it takes to repeat them. per_query.npz holds the ranking of
-each query, so that two runs can be compared query by query.
+It holds the reports, what it takes to repeat them, and the ranking of each query, packed, so that
+two files can be compared query by query.
 
 Shapes: Q queries, V of them valid.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import importlib.metadata
-import io
 import math
 import os
 import platform
+import zlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,22 +25,15 @@ import numpy as np
 from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.utils.errors import UserError, explain_read_errors
-from occluded_reid.utils.files import (
-    atomic_write,
-    diagnose_zip,
-    make_folder,
-    read_json,
-    read_regular,
-    write_json,
-)
+from occluded_reid.utils.files import make_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from torch import nn
 
     from occluded_reid.config import CfgNode
 
-PER_QUERY = "per_query.npz"
-MAX_PER_QUERY = 2**28  # bytes, unpacked: of a million queries
+MAX_QUERIES = 2**24  # of a test set that is read
+PRECISION = 1_000_000  # of an average precision of 1
 COUNTS = ("queries", "queries_without_positive", "gallery", "positives_per_query")
 """Counts that agree between two evaluations of one test set."""
 PACKAGES = ("torch", "torchvision", "fastreid", "timm", "numpy", "faiss-cpu")
@@ -49,9 +43,9 @@ AGAIN = "evaluate it again: tools/train_net.py --eval-only"
 
 
 class PerQuery(NamedTuple):
-    """The ranking of each of V valid queries, and its name."""
+    """The ranking of each of V valid queries, in the order of their names."""
 
-    names: list[str]  # image paths below the common folder of all queries
+    names_sha256: str  # of the image paths below the common folder of all queries
     ranking: Ranking
 
 
@@ -87,7 +81,7 @@ def write_results(
     seconds: float, epoch: int | None = None, missing: Iterable[str] = (), suffix: str = "",
     weights: str = "",
 ) -> Path:  # fmt: skip
-    """Write results.json and per_query.npz into ``OUTPUT_DIR``; return the path of the former.
+    """Write results.json into ``OUTPUT_DIR``; return its path.
 
     Args:
         cfg: the run's configuration.
@@ -96,19 +90,20 @@ def write_results(
         seconds: wall time of the evaluation.
         epoch: the last finished epoch, from 0; None outside training.
         missing: names of the test sets that are not on the disk.
-        suffix: added to both names.
+        suffix: added to its name.
         weights: the file of the weights; ``""`` in training, which has not saved them yet.
     """
     from occluded_reid.checkpoint.checkpointer import weights_sha256
 
     path = make_folder(cfg.OUTPUT_DIR) / f"results{suffix}.json"
-    per_query = {name: each["per_query"] for name, each in reports.items() if "per_query" in each}
     content = {
         "data_sets": {
-            name: {key: value for key, value in report.items() if key != "per_query"}
+            name: {
+                key: pack_queries(value) if key == "per_query" else value
+                for key, value in report.items()
+            }
             for name, report in reports.items()
         },
-        "per_query": write_per_query(path.parent, per_query, suffix),
         "missing": sorted(missing),
         "epoch": epoch,
         "run_id": cfg.RUN_ID,
@@ -174,24 +169,50 @@ def report_queries(paths: np.ndarray, ranking: Ranking) -> dict[str, list[Any]]:
     return {"names": [names[query] for query in ranking.query], **columns}
 
 
-def write_per_query(
-    folder: Path, queries: Mapping[str, Mapping[str, list[Any]]], suffix: str = ""
-) -> dict[str, str]:
-    """Write per_query.npz beside results.json; return its name and SHA-256.
+def pack_queries(queries: Mapping[str, list[Any]]) -> dict[str, str]:
+    """Pack what :func:`report_queries` returns for results.json: some 10 bytes a query.
 
-    ``queries`` holds by test set what :func:`report_queries` returns. ``suffix`` ends the name.
+    In the order of the queries' names, of which a digest tells whether two runs have the same:
+    number of positives, ranks of the first and the last, and average precision in millionths.
     """
-    arrays: dict[str, Any] = {
-        f"{test_set}/{field}": np.array(values)
-        for test_set, fields in queries.items()
-        for field, values in fields.items()
+    names = queries["names"]
+    text = "\n".join(sorted(names))
+    order = sorted(range(len(names)), key=names.__getitem__)
+    ranking = {field: np.array(queries[field])[order] for field in Ranking._fields}
+    rows = [
+        ranking["positives"], ranking["first_match"],
+        ranking["positives"] / ranking["inverse_negative_penalty"],
+        ranking["average_precision"] * PRECISION,
+    ]  # fmt: skip
+    values = zlib.compress(np.rint(rows).astype("<i4").tobytes(), 9)
+    return {
+        "names_sha256": hashlib.sha256(text.encode("utf-8", "surrogateescape")).hexdigest(),
+        "values": base64.b64encode(values).decode(),
     }
-    content = io.BytesIO()
-    np.savez_compressed(content, **arrays)
-    name = PER_QUERY.replace(".", f"{suffix}.")
-    with atomic_write(folder / name) as stream:
-        stream.write(content.getvalue())
-    return {"file": name, "sha256": hashlib.sha256(content.getvalue()).hexdigest()}
+
+
+def unpack_queries(report: Mapping[str, Any]) -> PerQuery:
+    """Return the results of the valid queries of a report in a results.json.
+
+    Anything else than :func:`pack_queries` returns is a KeyError, TypeError, ValueError, or
+    zlib.error.
+    """
+    packed, counts = report["per_query"], report["counts"]
+    count = int(counts["queries"] - counts["queries_without_positive"])
+    if not 0 <= count <= MAX_QUERIES:
+        raise ValueError(f"per_query is of {count} queries")
+    size = 4 * len(Ranking._fields[1:]) * count
+    content = zlib.decompressobj().decompress(base64.b64decode(packed["values"]), size + 1)
+    if len(content) != size:
+        raise ValueError(f"per_query has not four numbers for each of {count} queries")
+    positives, first, last, precision = np.frombuffer(content, "<i4").reshape(4, count)
+    if not (
+        (positives >= 1) & (first >= 1) & (last >= first + positives - 1)
+        & (precision >= 0) & (precision <= PRECISION)
+    ).all():  # fmt: skip
+        raise ValueError("per_query has impossible values")
+    ranking = Ranking(np.arange(count), positives, first, precision / PRECISION, positives / last)
+    return PerQuery(str(packed["names_sha256"]), ranking)
 
 
 def read_results(path: Path) -> dict[str, Any]:
@@ -205,12 +226,9 @@ def read_results(path: Path) -> dict[str, Any]:
             _require_numbers(report["counts"], f"counts of {name}", COUNTS)
             for metric, values in report["metrics"].items():
                 _require_numbers(values, f"{metric} of {name}", ("value",))
-        if "per_query" in content:
-            file = content["per_query"]["file"]
-            if Path(file).name != file or not file.endswith(".npz"):
-                raise ValueError(f"per_query is no file beside it, such as {PER_QUERY}")
-            bytes.fromhex(content["per_query"]["sha256"])
-    except (AttributeError, KeyError, OverflowError, TypeError, ValueError) as error:
+            if "per_query" in report:
+                unpack_queries(report)
+    except (AttributeError, KeyError, OverflowError, TypeError, ValueError, zlib.error) as error:
         raise UserError(
             f"{path} is not as an evaluation writes it ({type(error).__name__}: {error}); {AGAIN}"
         ) from error
@@ -222,37 +240,3 @@ def _require_numbers(entries: Mapping[str, Any], what: str, names: Iterable[str]
     for name, value in {**entries, **{name: entries[name] for name in names}}.items():
         if not (isinstance(value, int | float) and math.isfinite(value)):
             raise ValueError(f"{name} in {what} is no number")
-
-
-def read_per_query(path: Path, sha256: str) -> dict[str, PerQuery]:
-    """Read what :func:`write_per_query` wrote, by test set; ``sha256`` is from its results.json."""
-    advice = f"keep it beside its results.json, or {AGAIN}"
-    with explain_read_errors(f"the results of each query {path}", advice):
-        content = read_regular(path, MAX_PER_QUERY)
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path} does not belong to the results.json beside it; {AGAIN}")
-    if fault := diagnose_zip(io.BytesIO(content), limit=MAX_PER_QUERY):
-        raise UserError(f"{path} is damaged ({fault}); {AGAIN}")
-    queries = {}
-    with (
-        explain_read_errors(path, AGAIN, (Exception,)),  # numpy raises almost anything
-        np.load(io.BytesIO(content), allow_pickle=False) as arrays,
-    ):
-        for key in arrays.files:
-            test_set, _, field = key.rpartition("/")
-            if field == "names":
-                columns = (arrays[f"{test_set}/{name}"] for name in Ranking._fields)
-                queries[test_set] = PerQuery(arrays[key].tolist(), Ranking(*columns))
-                _require_ranking(queries[test_set], arrays[key])
-    return queries
-
-
-def _require_ranking(query: PerQuery, names: np.ndarray) -> None:
-    """Raise a ValueError unless each query has a name of its own and numbers that can be."""
-    if names.ndim != 1 or names.dtype.kind != "U" or len(set(query.names)) != len(names):
-        raise ValueError("the names of the queries are no list of different texts")
-    for field, values in query.ranking._asdict().items():
-        if values.shape != names.shape or values.dtype.kind not in "iuf":
-            raise ValueError(f"{field} has not one number for each query")
-        if not (np.isfinite(values) & (values >= 0)).all():
-            raise ValueError(f"{field} has impossible values")

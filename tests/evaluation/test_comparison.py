@@ -2,60 +2,34 @@
 
 from __future__ import annotations
 
-import hashlib
+import base64
 import json
+import zlib
 
 import numpy as np
 import pytest
 from runs import load_tool
+from written_results import QUERIES, write_run
 
-from occluded_reid.evaluation import results
 from occluded_reid.evaluation.comparison import compare_pair, compare_seeds, read_run
 from occluded_reid.evaluation.ranking import Ranking
-from occluded_reid.evaluation.results import report_queries, summarize_ranking, write_per_query
+from occluded_reid.evaluation.results import (
+    pack_queries,
+    report_queries,
+    unpack_queries,
+)
 from occluded_reid.utils.errors import UserError
 
 compare = load_tool("compare")
-QUERIES = 200
-
-
-def write_run(
-    folder, precision, *, names=None, seed=0, positives=3, data_sets=("Set",), rules=None, **counts
-):
-    """A run's results.json and per_query.npz; queries with precision above 1/2 are hits."""
-    folder.mkdir(parents=True)
-    count = len(precision)
-    ranking = Ranking(
-        np.arange(count), np.full(count, positives), np.where(precision > 0.5, 1, 20),
-        precision, precision / 2,
-    )  # fmt: skip
-    names = np.array([f"{folder}/query/{n}.jpg" for n in range(count)] if names is None else names)
-    report = {
-        "metrics": summarize_ranking(ranking),
-        "counts": {
-            "queries": count, "queries_without_positive": 0, "gallery": 900,
-            "positives_per_query": float(positives), **counts,
-        },
-        **(rules or {}),
-    }  # fmt: skip
-    per_query = {name: report_queries(names, ranking) for name in data_sets}
-    content = {
-        "data_sets": {name: report for name in data_sets},
-        "per_query": write_per_query(folder, per_query),
-        "seed": seed,
-        "weights_sha256": str(folder),
-    }
-    (folder / "results.json").write_text(json.dumps(content))
-    return folder
 
 
 @pytest.fixture
 def precision():
-    return np.random.default_rng(0).uniform(0.1, 0.8, QUERIES)
+    return np.random.default_rng(0).uniform(0.1, 0.8, QUERIES).round(6)
 
 
 def test_paired_intervals_are_narrow_if_queries_are_hard_for_both_runs(tmp_path, precision):
-    noise = np.random.default_rng(1).normal(0.02, 0.05, QUERIES)
+    noise = np.random.default_rng(1).normal(0.02, 0.05, QUERIES).round(6)
     one = read_run(write_run(tmp_path / "a", precision))
     other = read_run(write_run(tmp_path / "b", precision + noise))
     result = compare_pair(one, other)["Set"]["mAP"]
@@ -90,7 +64,7 @@ def test_runs_that_cannot_be_paired_are_refused(tmp_path, precision):
             compare_pair(one, other)
 
     names = [f"q/{n + 1}.jpg" for n in range(QUERIES)]
-    check_refused("different queries of Set, such as 0.jpg", precision, names=names)
+    check_refused("different queries of Set", precision, names=names)
     check_refused("queries is 200 in .* and 199 in", precision[1:])
     check_refused("gallery is 900 in .* and 899", precision, gallery=899)
     check_refused("different galleries of Set", precision, positives=4, positives_per_query=3.0)
@@ -103,17 +77,11 @@ def test_runs_that_cannot_be_paired_are_refused(tmp_path, precision):
     check_refused("no data set in common", precision, data_sets=("Other:protocol",))
 
 
-def test_old_missing_and_unrelated_files_are_named(tmp_path, precision):
+def test_old_and_unrelated_files_are_named(tmp_path, precision):
     folder = write_run(tmp_path / "a", precision)
     run = read_run(folder / "results.json")
-    (folder / "per_query.npz").write_bytes(b"of another evaluation")
-    with pytest.raises(UserError, match="does not belong to the results.json"):
-        run.read_per_query()
-    (folder / "per_query.npz").unlink()
-    with pytest.raises(UserError, match="cannot read .*per_query.npz"):
-        run.read_per_query()
-    old = {key: value for key, value in run.content.items() if key != "per_query"}
-    (folder / "results.json").write_text(json.dumps(old))
+    del run.content["data_sets"]["Set"]["per_query"]
+    (folder / "results.json").write_text(json.dumps(run.content))
     with pytest.raises(UserError, match="of a version without per-query results"):
         compare_pair(read_run(folder), read_run(folder))
     for text, match in (("{", "cannot read .*results.json"), ("[]", "has no data_sets")):
@@ -124,29 +92,39 @@ def test_old_missing_and_unrelated_files_are_named(tmp_path, precision):
         read_run(tmp_path / "nowhere")
 
 
+def test_packed_queries_are_small_and_exact():
+    rng = np.random.default_rng(0)
+    positives, first = rng.integers(1, 30, 2210), rng.integers(1, 500, 2210)
+    last = first + positives - 1 + rng.integers(0, 9000, 2210)
+    precision = rng.uniform(0, 1, 2210)
+    ranking = Ranking(np.arange(2210), positives, first, precision, positives / last)
+    names = np.array([f"/root/{n:04d}_c1.jpg" for n in rng.permutation(2210)])
+    packed = pack_queries(report_queries(names, ranking))
+    assert len(json.dumps(packed)) < 12 * 2210  # of random numbers, which hardly compress
+    counts = {"queries": 2215, "queries_without_positive": 5}
+    again = unpack_queries({"per_query": packed, "counts": counts}).ranking
+    order = np.argsort(names)
+    np.testing.assert_allclose(again.average_precision, precision[order], atol=5e-7)
+    for field in ("positives", "first_match", "inverse_negative_penalty"):
+        assert (getattr(again, field) == getattr(ranking, field)[order]).all()
+
+
 @pytest.mark.parametrize(
-    ("field", "values", "told"),
+    ("values", "told"),
     [
-        ("names", np.array(["one"] * QUERIES), "no list of different texts"),
-        ("names", np.zeros(QUERIES), "no list of different texts"),
-        ("positives", np.ones(3), "positives has not one number for each query"),
-        ("average_precision", np.full(QUERIES, np.nan), "has impossible values"),
-        ("query", np.zeros(2**16, np.int64), "are packed into it"),
+        (np.ones((4, QUERIES - 1)), "has not four numbers for each of 200 queries"),
+        (np.ones((4, 2**20)), "has not four numbers"),  # packed into a few bytes
+        (np.zeros((4, QUERIES)), "has impossible values"),
+        (np.full((4, QUERIES), 2_000_000), "has impossible values"),
     ],
 )
-def test_a_crafted_ranking_with_a_right_digest_is_refused(
-    tmp_path, precision, monkeypatch, field, values, told
-):
-    monkeypatch.setattr(results, "MAX_PER_QUERY", 2**18)
+def test_crafted_queries_are_refused(tmp_path, precision, values, told):
     folder = write_run(tmp_path / "a", precision)
-    arrays = dict(np.load(folder / "per_query.npz"))
-    arrays[f"Set/{field}"] = values
-    np.savez_compressed(folder / "per_query.npz", **arrays)
     content = json.loads((folder / "results.json").read_text())
-    digest = hashlib.sha256((folder / "per_query.npz").read_bytes()).hexdigest()
-    content["per_query"]["sha256"] = digest
+    packed = zlib.compress(values.astype("<i4").tobytes())
+    content["data_sets"]["Set"]["per_query"]["values"] = base64.b64encode(packed).decode()
     (folder / "results.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=f"(?s)per_query.npz .*{told}"):
+    with pytest.raises(UserError, match=f"(?s)results.json .*{told}"):
         compare_pair(read_run(folder), read_run(folder))
 
 
@@ -158,9 +136,10 @@ def test_a_crafted_ranking_with_a_right_digest_is_refused(
         (("data_sets", "Set", "counts", "gallery"), "many", "ValueError"),
         (("data_sets", "Set", "metrics"), [1], "AttributeError"),
         (("data_sets", "Set", "metrics", "mAP"), {}, "KeyError: 'value'"),
-        (("per_query",), {"file": "per_query.npz"}, "KeyError: 'sha256'"),
-        (("per_query",), None, "TypeError"),
-        (("per_query", "file"), "../other/per_query.npz", "ValueError: per_query is no file"),
+        (("data_sets", "Set", "per_query"), {}, "KeyError: 'values'"),
+        (("data_sets", "Set", "per_query"), None, "TypeError"),
+        (("data_sets", "Set", "per_query", "values"), "AAAA", "error: Error -3"),
+        (("data_sets", "Set", "counts", "queries"), 10**30, "ValueError: per_query is of"),
         (("data_sets", "Set", "metrics", "mAP", "value"), float("nan"), "ValueError: value in mAP"),
         (("data_sets", "Set", "metrics", "mAP", "value"), 10**400, "OverflowError"),
     ],
@@ -184,10 +163,6 @@ def test_runs_of_different_versions_share_test_sets_and_metrics(tmp_path, precis
     del content["data_sets"]["Set"]["metrics"]["mINP"]
     (other / "results.json").write_text(json.dumps(content))
     assert "mINP" not in compare_seeds([read_run(one), read_run(other)])["Set"]
-    content["data_sets"]["Later"] = content["data_sets"]["Set"]
-    (other / "results.json").write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"per_query.npz beside .* lacks Later; evaluate it again"):
-        read_run(other).read_per_query()
 
 
 def test_seeds_by_hand(tmp_path):

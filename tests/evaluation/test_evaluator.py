@@ -17,7 +17,7 @@ from torch import nn
 
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.gather import gather_rows
-from occluded_reid.evaluation.results import format_results, read_per_query, write_results
+from occluded_reid.evaluation.results import format_results, unpack_queries, write_results
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 
@@ -291,12 +291,15 @@ def test_results_file_holds_the_report_and_its_origin(tmp_path, features):
     path = write_results(cfg, model, reports, seconds=1.234, epoch=5)
     content = json.loads(path.read_text())
     summary = {key: value for key, value in reports["Name:protocol"].items() if key != "per_query"}
+    stored = unpack_queries(content["data_sets"]["Name:protocol"]).ranking
+    assert content["data_sets"]["Name:protocol"].pop("per_query").keys() == {
+        "names_sha256", "values"
+    }  # fmt: skip
     assert content["data_sets"] == {"Name:protocol": summary}
-    assert "per_query" in reports["Name:protocol"]  # the argument stays unchanged
-    stored = read_per_query(folder / "per_query.npz", content["per_query"]["sha256"])
-    names, ranking = stored["Name:protocol"]
-    for field, values in reports["Name:protocol"]["per_query"].items():
-        assert (names if field == "names" else getattr(ranking, field).tolist()) == values
+    queries = reports["Name:protocol"]["per_query"]  # the argument stays unchanged
+    assert queries["names"] == sorted(queries["names"])  # their order in the file
+    for field in stored._fields:
+        assert getattr(stored, field).tolist() == pytest.approx(queries[field], abs=1e-6)
     assert content["epoch"] == 5 and content["seed"] == 7 and content["wall_time_s"] == 1.23
     assert {"torch", "fastreid", "python", "numpy"} <= content["versions"].keys()
     assert content["machine"]["device"] == "cpu" and content["machine"]["cores"] >= 1
