@@ -63,9 +63,8 @@ class PartErasing(nn.Module):
         super().__init__()
         self.scorers = nn.ModuleList(
             nn.Sequential(
-                nn.Linear(
-                    dim, dim // 4, bias=bias
-                ),  # W_cp: compresses, keeps semantics, drops identity
+                # W_cp: compresses, keeps semantics, drops identity
+                nn.Linear(dim, dim // 4, bias=bias),
                 nn.LayerNorm(dim // 4),
                 nn.Linear(dim // 4, 1, bias=bias),  # W_rg
             )

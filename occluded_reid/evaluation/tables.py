@@ -72,6 +72,9 @@ def tabulate_runs(
         for name in shared
         for metric in MAJOR_METRICS
     ]
+    headers = [column.header for column in chosen]
+    if twice := [header for header in headers if headers.count(header) > 1]:
+        raise UserError(f"two columns are called {twice[0]}; give one a header: NAME={twice[0]}")
     table = {
         name: {column.header: _summarize(column, of_method) for column in chosen}
         for name, of_method in methods.items()
@@ -83,7 +86,11 @@ def tabulate_runs(
     differences = _compare_with_first(methods, chosen)
     if json_path:
         write_json(json_path, {"methods": table, "differences": differences})
-    return _format(methods, chosen, table, differences, form)
+    text = _format(methods, headers, table, differences, form)
+    left_out = sorted({name for run in runs for name in run.reports}.difference(shared))
+    if left_out and form != "csv":
+        text += f"\n\nNot in all runs, left out: {', '.join(left_out)}"
+    return text
 
 
 def _group_runs(runs: Sequence[Run], names: Sequence[str]) -> dict[str, list[Run]]:
@@ -92,9 +99,9 @@ def _group_runs(runs: Sequence[Run], names: Sequence[str]) -> dict[str, list[Run
         methods.setdefault(SEED.sub("", run.name), []).append(run)
     for of_method in methods.values():
         require_different_weights(of_method)
-    if names and len(names) != len(methods):
+    if names and (len(names) != len(methods) or len(set(names)) < len(names)):
         raise UserError(
-            f"--names has {len(names)} names, but there are {len(methods)} methods: "
+            f"--names must have a name of its own for each of {len(methods)} methods: "
             + ", ".join(methods)
         )
     return dict(zip(names or methods, methods.values(), strict=True))
@@ -132,7 +139,8 @@ def _compare_with_first(
     Only of metrics that each query has; nothing if a run has no results of each query.
     """
     runs = [run for of_method in methods.values() for run in of_method]
-    if len(methods) < 2 or not all("per_query" in r for run in runs for r in run.reports.values()):
+    reports = [run.reports[column.test_set] for run in runs for column in columns]
+    if len(methods) < 2 or not all("per_query" in report for report in reports):
         return {}
     differences: dict[str, dict[str, Any]] = {name: {} for name in list(methods)[1:]}
     for column in columns:
@@ -149,10 +157,10 @@ def _compare_with_first(
 
 
 def _format(
-    methods: dict[str, list[Run]], columns: Sequence[Column], table: dict[str, Any],
+    methods: dict[str, list[Run]], headers: list[str], table: dict[str, Any],
     differences: dict[str, Any], form: str,
 ) -> str:  # fmt: skip
-    headers = ["Method", "Seeds", *(column.header for column in columns)]
+    headers = ["Method", "Seeds", *headers]
     if form == "csv":
         return _format_csv(methods, headers, table, differences)
     rows = [

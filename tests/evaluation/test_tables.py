@@ -72,8 +72,10 @@ def test_one_run_has_its_interval_and_old_runs_no_differences(folders, tmp_path)
         content["data_sets"]["Set"]["image_visibility"] = {"rank_correlation": -0.123}
         (tmp_path / f"{name}.json").write_text(json.dumps(content))
     files = [str(tmp_path / f"{name}.json") for name in ("plain_s1", "fed_s1")]
+    content["data_sets"]["Other"] = content["data_sets"]["Set"]
+    (tmp_path / "fed_s1.json").write_text(json.dumps(content))
     table = tabulate_runs(files, columns=["mAP", "image_visibility/rank_correlation"])
-    assert "Difference" not in table
+    assert "Difference" not in table and table.endswith("Not in all runs, left out: Other")
     assert re.search(r"\| plain +\| 1 +\| \d\d\.\d \[\d\d\.\d, \d\d\.\d\] +\| -0.12 +\|", table)
 
 
@@ -87,7 +89,9 @@ def test_what_cannot_be_in_one_table_is_refused(folders, tmp_path):
     refuse("different rules: ties is 'gallery_order' in", str(other))
     refuse("gallery is 900 in .* and 9", str(write_run(tmp_path / "small", precision, gallery=9)))
     refuse("have the same weights: they are one run", folders[0])
-    refuse("--names has 1 names, but there are 2 methods: plain, fed", names=["one"])
+    refuse("a name of its own for each of 2 methods: plain, fed", names=["one"])
+    refuse("a name of its own for each", names=["one", "one"])
+    refuse("two columns are called mAP", columns=["mAP", "mAP=Rank-1"])
     refuse("no run has vertical/mAP of Set; there is Rank-1,", columns=["vertical/mAP"])
     queries = write_run(tmp_path / "b", precision, names=[f"q/{n + 1}.jpg" for n in range(QUERIES)])
     refuse("different queries of Set", str(queries))
