@@ -10,7 +10,7 @@ from occluded_reid.utils.errors import UserError
 CHOICES = {
     "VISIBILITY": ("awareness", "maximum", "none"),
     "SELF_ATTENTION": ("sagan", "multi_head", "none"),
-    "STRIDE_ONE_STAGE": ("last", "third"),
+    "STRIDE_ONE_STAGE": ("last", "third", "both"),
     "PATTERN_INIT": ("uniform", "orthogonal"),
     "CLASSIFIERS": ("shared", "per_landmark"),
     "ORTHOGONAL_FEATURE": ("before_neck", "after_neck"),
@@ -40,15 +40,18 @@ def add_aonet_config(cfg: CfgNode) -> None:
     # One batch normalization, bias frozen, before the classifier, shared by all landmarks and by
     # the features before and after the block. Not in the paper, and too small to show in Table 7.
     aonet.NECK = True
-    # The ResNet stage with stride 1, for the 16x8 map. last: fast-reid's LAST_STRIDE. third: the
-    # paper's "conv4_1" in the names conv1 to conv5; then the last stage has stride 2, and the map
-    # has the same size.
+    # The stage with stride 1, for the 16x8 map. last: fast-reid's LAST_STRIDE. third: the paper's
+    # "conv4_1" in the names conv1 to conv5; then the last stage has stride 2, and the map has the
+    # same size. both: the map has 32x16 pixels.
     aonet.STRIDE_ONE_STAGE = "last"
     # Initial landmark patterns, I; the paper does not say. uniform: as PyTorch initializes a 1x1
     # convolution, rows of norm about 0.58; orthogonal: orthonormal rows. Both are multiplied by
     # PATTERN_SCALE.
     aonet.PATTERN_INIT = "uniform"
     aonet.PATTERN_SCALE = 1.0
+    # Temperature T of phi, exp(i . F / T) in Eq. 2 and 3; the paper has none. Above 1, the maps are
+    # wider, and visibility is nearer to 1.
+    aonet.TEMPERATURE = 1.0
 
     # Share of the memorized dictionary that survives an update, alpha in Eq. 1: 0.9.
     aonet.MEMORY_MOMENTUM = 0.9
@@ -107,6 +110,7 @@ def check_values(aonet: CfgNode, dim: int) -> None:
             f"a divisor of the {dim} channels of the backbone",
         ),
         "PATTERN_SCALE": (aonet.PATTERN_SCALE > 0, "above 0"),
+        "TEMPERATURE": (aonet.TEMPERATURE > 0, "above 0"),
         "MEMORY_MOMENTUM": (0 <= aonet.MEMORY_MOMENTUM <= 1, "in [0, 1]"),
         "LABEL_SMOOTHING": (0 <= aonet.LABEL_SMOOTHING < 1, "in [0, 1)"),
         "ORTHOGONAL_WEIGHT": (aonet.ORTHOGONAL_WEIGHT >= 0, "0 or more"),

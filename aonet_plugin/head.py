@@ -10,7 +10,6 @@ import math
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
 from aonet_plugin.landmarks import (
@@ -46,26 +45,6 @@ class Landmarks(NamedTuple):
     normed: torch.Tensor
 
 
-def similarity_vectors(features: torch.Tensor, visibility: torch.Tensor) -> torch.Tensor:
-    """Return vectors (B, S * P * C) whose inner products are the similarity of Eq. 8.
-
-    ``e = concat_k(beta_k f_k / |f_k|) / sqrt(K)``, so that ``e1 . e2`` is the sum in Eq. 8; over S
-    stages, the mean of their sums. The norm of ``e`` tells how much of the person is visible:
-    scaling ``e`` to unit norm changes the ranking.
-
-    >>> similarity_vectors(torch.randn(1, 2, 6, 16), visibility=torch.ones(2, 6)).shape
-    torch.Size([2, 96])
-
-    Args:
-        features: f (S, B, P, C).
-        visibility: beta (B, P).
-    """
-    stages, _, landmarks, _ = features.shape
-    unit = F.normalize(features, dim=3)
-    vectors = (visibility[..., None] * unit).transpose(0, 1).flatten(1)
-    return vectors / math.sqrt(stages * landmarks)
-
-
 def init_patterns(num_landmarks: int, dim: int, kind: str, scale: float) -> torch.Tensor:
     """Initialize the landmark patterns I (P, C), times ``scale``.
 
@@ -90,12 +69,13 @@ class AONetHead(nn.Module):
         weighting: ``awareness``, ``maximum`` or ``none``: see ``MODEL.AONET.VISIBILITY``.
         neck: have the batch normalization.
         detach_average: no gradient through the average responses of Eq. 3.
+        temperature: of phi.
     """
 
     def __init__(
         self, *, patterns: torch.Tensor, memory: LandmarkMemory | None, attention: nn.Module | None,
         grid: tuple[int, int] | None, occlusion_aware: bool, weighting: str, neck: bool,
-        detach_average: bool = False,
+        detach_average: bool = False, temperature: float = 1.0,
     ):  # fmt: skip
         super().__init__()
         self.patterns = nn.Parameter(patterns)
@@ -105,17 +85,20 @@ class AONetHead(nn.Module):
         self.occlusion_aware = occlusion_aware
         self.weighting = weighting
         self.detach_average = detach_average
+        self.temperature = temperature
         self.neck = build_neck(patterns.shape[1], neck)
 
     def forward(self, features: torch.Tensor) -> Landmarks:
         """Find the landmarks in backbone ``features``: (B, C, H, W) or (B, 1 + H * W, C)."""
         features = to_feature_map(features, self.grid)
-        responses = landmark_responses(features, self.patterns)
+        patterns = self.scaled_patterns()
+        responses = landmark_responses(features, patterns)
         maps = normalized_maps(responses)
         all_visible = torch.ones_like(responses[..., 0, 0])
         awareness = all_visible
         if self.memory is not None:
-            patterns = self.patterns.detach() if self.detach_average else self.patterns
+            if self.detach_average:
+                patterns = patterns.detach()
             average = self.memory.average_responses(patterns)
             awareness = visibility_scores(responses, average)  # OAScore
         visibility = {
@@ -129,3 +112,7 @@ class AONetHead(nn.Module):
         # one pass over both stages: shared batch statistics
         normed = self.neck(pooled.flatten(0, 2)).view_as(pooled)
         return Landmarks(features, responses, maps, visibility, pooled, normed)
+
+    def scaled_patterns(self) -> torch.Tensor:
+        """Return I / temperature (P, C), whose inner products with features are the logits."""
+        return self.patterns / self.temperature

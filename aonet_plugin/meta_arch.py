@@ -6,11 +6,13 @@ self-attention block).
 
 from __future__ import annotations
 
+import copy
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from fastreid.config import CfgNode, configurable
 from fastreid.modeling.backbones import build_backbone
 from fastreid.modeling.meta_arch import META_ARCH_REGISTRY
@@ -20,7 +22,7 @@ from torch import nn
 from aonet_plugin.attention import build_attention
 from aonet_plugin.classifiers import build_classifier
 from aonet_plugin.config import check_values
-from aonet_plugin.head import STAGES, AONetHead, Landmarks, init_patterns, similarity_vectors
+from aonet_plugin.head import STAGES, AONetHead, Landmarks, init_patterns
 from aonet_plugin.landmarks import normalized_maps
 from aonet_plugin.losses import (
     landmark_triplet_loss,
@@ -102,10 +104,10 @@ class AONet(nn.Module):
     def from_config(cls, cfg: CfgNode) -> dict[str, Any]:
         """Build the arguments of ``__init__`` from ``MODEL.AONET``."""
         aonet = cfg.MODEL.AONET
-        if cfg.TEST.METRIC != "dot":
+        if cfg.TEST.METRIC != "dot" and cfg.TEST.SIMILARITY == "paper":
             logger.warning(
-                f"TEST.METRIC is {cfg.TEST.METRIC}, but AONet's similarity (Eq. 8) is an inner "
-                "product of vectors whose norm matters: use TEST.METRIC dot"
+                f"TEST.METRIC is {cfg.TEST.METRIC}, but AONet's similarity (Eq. 8) weights its "
+                "landmarks by their visibility: use TEST.METRIC dot"
             )
         backbone = build_map_backbone(cfg)
         dim = getattr(backbone, "feature_dim", cfg.MODEL.BACKBONE.FEAT_DIM)
@@ -179,10 +181,13 @@ class AONet(nn.Module):
         return terms | {f"loss_{name}": self.weights[name] * loss for name, loss in others.items()}
 
     def embed(self, landmarks: Landmarks) -> Embedding:
-        """Return the vectors of Eq. 8, which are compared by inner product."""
+        """Return the landmarks that Eq. 8 compares by cosine, and their weights in it.
+
+        Of both stages, unit vectors are concatenated: their cosine is the mean of two.
+        """
         features = landmarks.normed if self.test_after_neck else landmarks.pooled
-        vectors = similarity_vectors(features[COMPARED[self.test_feature]], landmarks.visibility)
-        return Embedding(vectors, landmarks.visibility, stripes=False)
+        stages = F.normalize(features[COMPARED[self.test_feature]], dim=3)
+        return Embedding(torch.cat(list(stages), dim=2), landmarks.visibility, stripes=False)
 
 
 def build_head(aonet: CfgNode, dim: int, grid: tuple[int, int] | None) -> AONetHead:
@@ -199,7 +204,7 @@ def build_head(aonet: CfgNode, dim: int, grid: tuple[int, int] | None) -> AONetH
             num_heads=aonet.ATTENTION_HEADS,
         ),
         memory=memory, grid=grid, occlusion_aware=aonet.OCCLUSION_AWARE_FEATURES,
-        weighting=aonet.VISIBILITY, neck=aonet.NECK,
+        weighting=aonet.VISIBILITY, neck=aonet.NECK, temperature=aonet.TEMPERATURE,
         detach_average=aonet.DETACH_AVERAGE_RESPONSE,
     )  # fmt: skip
 
@@ -211,19 +216,39 @@ def build_map_backbone(cfg: CfgNode) -> nn.Module:
             "MODEL.BACKBONE.NAME build_vit_backbone returns the class token alone; AONet needs the "
             "patch tokens: use build_token_vit_backbone"
         )
-    if cfg.MODEL.AONET.STRIDE_ONE_STAGE == "last":
+    stage = cfg.MODEL.AONET.STRIDE_ONE_STAGE
+    if stage == "last":
         return build_backbone(cfg)
     with changed_copy(cfg) as cfg:
-        cfg.MODEL.BACKBONE.LAST_STRIDE = 2
+        cfg.MODEL.BACKBONE.LAST_STRIDE = 2 if stage == "third" else 1
     backbone = build_backbone(cfg)
-    first_block = next(iter(getattr(backbone, "layer3", [])), nn.Identity())
-    convolutions = [each for each in first_block.modules() if isinstance(each, nn.Conv2d)]
-    strided = [each for each in convolutions if each.stride == (2, 2)]
-    if len(strided) != 2:  # the block's own convolution and that of its shortcut
+    if not remove_stride(backbone, cfg.INPUT.SIZE_TRAIN):
         raise UserError(
-            "MODEL.AONET.STRIDE_ONE_STAGE third needs a ResNet; with "
-            f"{cfg.MODEL.BACKBONE.NAME} use last"
+            f"MODEL.AONET.STRIDE_ONE_STAGE {stage} needs a network whose stages begin with strided "
+            f"convolutions, such as a ResNet; with {cfg.MODEL.BACKBONE.NAME} use last"
         )
-    for convolution in strided:
-        convolution.stride = (1, 1)
     return backbone
+
+
+def remove_stride(backbone: nn.Module, size: Sequence[int]) -> bool:
+    """Set the stride of the convolutions that end at a sixteenth of an image of ``size`` to 1.
+
+    They are found on the meta device. Returns whether that doubles the height of the map.
+    """
+    probe = copy.deepcopy(backbone).to("meta").eval()
+    images, rows = torch.empty(1, 3, *size, device="meta"), -(-size[0] // 16)
+    names = []
+    for name, module in probe.named_modules():
+        if isinstance(module, nn.Conv2d) and module.stride == (2, 2):
+            module.register_forward_hook(
+                lambda _, __, out, name=name: names.append(name) if out.shape[2] == rows else None
+            )
+    before = probe(images).shape
+    try:
+        for name in names.copy():
+            for network in (probe, backbone):
+                convolution: Any = network.get_submodule(name)
+                convolution.stride = (1, 1)
+        return bool(names) and probe(images).shape[2] == 2 * before[2]
+    except RuntimeError:  # the parts of a block no longer have one size
+        return False

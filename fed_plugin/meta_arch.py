@@ -250,11 +250,14 @@ class FED(nn.Module):
             self.diffused_memory.update(diffused[:size], identities)
 
     def embed(self, parts: PartFeatures) -> Embedding:
-        """Return the vectors that images are compared by: no FDM, no banks (Sec. 3.2)."""
-        features = parts.erased.flatten(1) if self.test_before_neck else parts.embedding
+        """Return the stripes that, flattened, images are compared by: no FDM, no banks (Sec. 3.2).
+
+        With the class token they are one vector.
+        """
+        features = parts.erased if self.test_before_neck else parts.embedding.view_as(parts.erased)
         if self.concatenate_class_token:
-            both = (parts.class_token, features)
-            features = torch.cat([F.normalize(each, dim=1) for each in both], dim=1)
+            both = (parts.class_token, features.flatten(1))
+            features = torch.cat([F.normalize(each, dim=1) for each in both], dim=1)[:, None]
         return Embedding(features, parts.visibility)
 
 

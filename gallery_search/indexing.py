@@ -116,7 +116,7 @@ def add_images(
                 embedding = embedder.embed_batch(batch.images, paths)
                 items = [table.get(path) or parse_name(path) for path in paths]
                 versions = [read_version(Path(images.folder, path)) for path in paths]
-                arrays = (embedding.features, embedding.visibility)
+                arrays = (embedder.make_rows(embedding), embedding.visibility)
                 writer.add(items, *arrays, versions=versions, overwrite=True)
         log_unreadable(new, unreadable, "they are not in the index")
         broken = index.ids_of([chosen[position] for position, _ in unreadable])

@@ -23,7 +23,9 @@ SUITES: dict[str, Suite] = {
         ("import", "import_embed", "import_help"): imports.measure_imports,
         ("launches", "syncs"): step.count_operations,
         ("activations",): step.measure_activations,
-        ("similarity", "similarity_bf16"): evaluation.measure_similarity,
+        (
+            "similarity", "similarity_bf16", "similarity_shared", "similarity_query",
+        ): evaluation.measure_similarity,
         ("ranking", "ranking_memory"): evaluation.measure_ranking,
         ("rerank",): evaluation.measure_reranking,
         ("search", "search_one"): search.measure_search,

@@ -14,10 +14,11 @@ from fastreid.evaluation.rank import IS_CYTHON_AVAI, evaluate_rank
 from fastreid.evaluation.rerank import re_ranking
 from harness.comparison import Figure, Work, make_figure, require_equal, time_alternately
 
-from aonet_plugin.head import similarity_vectors
 from occluded_reid.evaluation.distances import FeatureDistances, distance_matrix
 from occluded_reid.evaluation.ranking import rank_queries
 from occluded_reid.evaluation.reranking import RerankedDistances
+from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.modeling.similarity import make_rows
 
 # fast-reid's Python code is about twenty times slower, so it gets a tenth of the queries
 KIND, QUERIES = ("Cython", 2210) if IS_CYTHON_AVAI else ("Python", 221)
@@ -27,43 +28,51 @@ def measure_similarity(
     queries: int = 512, gallery: int = 2048, landmarks: int = 6, channels: int = 2048,
     rounds: int = 7,
 ) -> dict[str, Figure]:  # fmt: skip
-    """Compare AONet's Eq. 8 as one matrix product with one cosine matrix per landmark.
+    """Compare the similarities of parts with one cosine matrix per landmark, weighted.
 
-    Ours starts from the vectors of Eq. 8 in float32 or bfloat16, the reference from landmark
-    features and their visibility.
+    Ours starts from rows in float32 or bfloat16, the reference from landmark features.
     """
     torch.manual_seed(0)
     shapes = [(images, landmarks) for images in (queries, gallery)]
     sides = [(torch.randn(*shape, channels), torch.rand(shape)) for shape in shapes]
-    vectors = [similarity_vectors(features[None], visibility) for features, visibility in sides]
+    visibility = sides[0][1], sides[1][1]
     figures = {}
-    for name, suffix, dtype, atol in (
-        ("similarity", "", torch.float32, 1e-5),
-        ("similarity_bf16", ", ours in bf16", torch.bfloat16, 4e-3),
+    for name, metric, suffix, dtype, atol in (
+        ("similarity", "dot", "", torch.float32, 1e-5),
+        ("similarity_bf16", "dot", ", ours in bf16", torch.bfloat16, 4e-3),
+        ("similarity_shared", "shared", ", shared", torch.float32, 1e-5),
+        ("similarity_query", "query", ", query", torch.float32, 1e-5),
     ):
-        query, images = (each.to(dtype) for each in vectors)
-        ours = partial(distance_matrix, query, images, "dot")
-        require_equal(name, -ours(), similarities(*sides), atol=atol)
-        times = time_alternately(ours, lambda: similarities(*sides), rounds=rounds)
+        rows = [make_rows(Embedding(*side), metric).to(dtype) for side in sides]
+        ours = partial(distance_matrix, *rows, metric, visibility)
+        reference = partial(similarities, *sides, metric)
+        require_equal(name, -ours(), reference(), atol=atol)
+        times = time_alternately(ours, reference, rounds=rounds)
         unit = f"s, {queries} x {gallery}, {landmarks} landmarks of {channels}{suffix}"
         figures[name] = make_figure(times, unit)
     return figures
 
 
 def similarities(
-    query: tuple[torch.Tensor, torch.Tensor], gallery: tuple[torch.Tensor, torch.Tensor]
-) -> torch.Tensor:
-    """Return Eq. 8 as printed, (Q, G): the mean over landmarks of ``beta_q beta_g cos(f_q, f_g)``.
+    query: tuple[torch.Tensor, torch.Tensor], gallery: tuple[torch.Tensor, torch.Tensor],
+    metric: str,
+) -> torch.Tensor:  # fmt: skip
+    """Return the similarity of ``metric``, (Q, G); ``dot`` is Eq. 8.
 
     Each side has features (N, P, C) and visibility (N, P); cosines are computed as in fast-reid.
     """
     (features, visibility), (other_features, other_visibility) = query, gallery
+    if metric == "query":
+        other_visibility = torch.ones_like(other_visibility)
     total = torch.zeros(len(features), len(other_features))
+    weights = torch.zeros_like(total)
     for landmark in range(features.shape[1]):
         unit = F.normalize(features[:, landmark], dim=1)
         cosines = unit @ F.normalize(other_features[:, landmark], dim=1).T
-        total += visibility[:, landmark, None] * other_visibility[None, :, landmark] * cosines
-    return total / features.shape[1]
+        weight = visibility[:, landmark, None] * other_visibility[None, :, landmark]
+        total += weight * cosines
+        weights += weight if metric == "shared" else 1
+    return total / weights
 
 
 def measure_ranking(

@@ -56,7 +56,8 @@ class Network:
 
     def __init__(self, case: FEDCase | AONetCase):
         self.size, self.transformer = case.image, isinstance(case, FEDCase)
-        self.graph = InferenceGraph(remove_training_parts(case.build_model())).eval()
+        metric = "cosine" if self.transformer else "dot"
+        self.graph = InferenceGraph(remove_training_parts(case.build_model()), metric).eval()
 
     @functools.cached_property
     def program(self) -> torch.export.ExportedProgram:

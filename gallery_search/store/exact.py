@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from gallery_search.store.vectors import Vectors
-from occluded_reid.evaluation.distances import split_range
+from occluded_reid.evaluation.distances import TINY, split_range
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.terminal import show
 
@@ -55,20 +55,29 @@ def prepare_vectors(
 
 
 def rank_rows(
-    vectors: Vectors, query: np.ndarray, rows: np.ndarray, top: int, metric: str
-) -> tuple[np.ndarray, np.ndarray]:
+    vectors: Vectors, query: np.ndarray, rows: np.ndarray, top: int, metric: str,
+    visibility: np.ndarray | None = None,
+) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return the ``top`` best of some rows and their float64 similarities to a query (D,).
 
     The similarity is the cosine, the inner product, or minus the squared Euclidean distance; it
-    depends on the two vectors only, not on other rows. The best come first, ties in the order in
-    which rows were added; row -1 is ignored.
+    depends on the two vectors only, not on other rows. With the ``visibility`` (n, P) of the rows,
+    which are then ascending, it is ``shared``. The best come first, ties in the order in which rows
+    were added; row -1 is ignored.
     """
     rows = np.unique(rows[rows >= 0])
     found = vectors[rows]
     terms = -np.square(found - query) if metric == "euclidean" else found * query
-    similarities = terms.sum(1, dtype=np.float64)
+    if visibility is None:
+        similarities = terms.sum(1, dtype=np.float64)
+    else:
+        parts = visibility.shape[1]
+        own = np.linalg.norm(query.reshape(parts, -1), axis=1) / parts**0.5  # visibility / P
+        cosines = terms.reshape(*visibility.shape, -1).sum(2, dtype=np.float64)  # times own
+        weights = np.maximum(visibility @ own, TINY)  # 0 where nothing is visible in both
+        similarities = (cosines * visibility).sum(1) / weights
     order = np.argsort(-similarities, kind="stable")[:top]
-    bound = 1 if metric == "cosine" else np.inf  # which rounding may exceed
+    bound = 1 if metric in ("cosine", "shared") else np.inf  # which rounding may exceed
     return rows[order], np.clip(similarities[order], -bound, bound)
 
 

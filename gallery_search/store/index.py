@@ -22,6 +22,7 @@ from gallery_search.store.metadata import ApproximationInfo, Filter, Hit, IndexI
 from gallery_search.store.vectors import Vectors
 from gallery_search.store.writer import Writer
 from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.modeling.similarity import make_query_rows
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, explain_write_errors, hold_lock
 
@@ -125,10 +126,12 @@ class GalleryIndex:
 
         Every item is compared if there is no approximation, or if the filter accepts at most
         ``EXACT_UP_TO`` items. Ties keep the order in which items were added; it is undefined which
-        of more than ``SPARE`` tied items at the end of the list are cut off.
+        of more than ``SPARE`` tied items at the end of the list are cut off. For ``shared``, the
+        :func:`choose_depth` items that are nearest by ``query`` are compared, unless ``exact``.
 
         Args:
-            features: what the model's ``embed`` returned, or (Q, D) features.
+            features: what the model's ``embed`` returned, or queries (Q, D) of
+                :func:`~occluded_reid.modeling.similarity.make_query_rows`.
             top: Hits per query, at most.
             filter: Which items to search.
             exact: Compare every item in any case.
@@ -138,15 +141,17 @@ class GalleryIndex:
         """
         if top < 1:
             raise UserError(f"the number of hits is {top}; expected at least 1")
-        features = features.features if isinstance(features, Embedding) else features
         return self._read(lambda database: self._search(database, features, top, filter, exact))
 
     def _search(
-        self, database: Database, features: np.ndarray, top: int, filter: Filter, exact: bool
-    ) -> list[list[Hit]]:
+        self, database: Database, features: np.ndarray | Embedding, top: int, filter: Filter,
+        exact: bool,
+    ) -> list[list[Hit]]:  # fmt: skip
         info = self._read_info(database)
+        if isinstance(features, Embedding):
+            features = make_query_rows(features.tensors(), info.metric).numpy()
         queries = prepare_vectors(features, info.metric, info.dim)
-        vectors = self._open_vectors(info)
+        vectors, all_of_them = self._open_vectors(info), exact
         if filter == NO_FILTER:
             selected = database.valid_rows(info.rows)
         else:
@@ -155,15 +160,22 @@ class GalleryIndex:
         top = min(top, len(selected))
         if not top or not len(queries):
             return [[] for _ in queries]
-        candidates = None
+        count, candidates = top + SPARE, None
+        if info.metric == "shared":  # by query, whose order is not that of shared
+            count = len(selected) if all_of_them else choose_depth(top)
         if info.approximation and not exact:
-            candidates = self._propose(info.approximation, info, vectors, queries, top, selected)
+            candidates = self._propose(
+                info.approximation, info, vectors, queries, top, count, selected
+            )
         if candidates is None:
-            candidates = find_nearest(vectors, queries, top + SPARE, info.metric, selected)
-        ranked = [
-            rank_rows(vectors, query, rows, top, info.metric)
-            for query, rows in zip(queries, candidates, strict=True)
-        ]
+            candidates = find_nearest(vectors, queries, count, info.metric, selected)
+        ranked = []
+        for query, rows in zip(queries, candidates, strict=True):
+            rows, visibility = np.unique(rows[rows >= 0]), None
+            if info.metric == "shared":
+                items = database.items(rows.tolist(), info.num_parts)
+                visibility = np.stack([items[row][2] for row in rows.tolist()])
+            ranked.append(rank_rows(vectors, query, rows, top, info.metric, visibility))
         unique = np.unique(np.concatenate([rows for rows, _ in ranked])).tolist()
         images = self._load_images(database, info, unique)
         return [
@@ -176,17 +188,17 @@ class GalleryIndex:
 
     def _propose(
         self, approximation: ApproximationInfo, info: IndexInfo, vectors: Vectors,
-        queries: np.ndarray, top: int, selected: np.ndarray,
+        queries: np.ndarray, top: int, count: int, selected: np.ndarray,
     ) -> np.ndarray | None:  # fmt: skip
         """Return candidate rows, or None if the approximation finds too few."""
         border = np.searchsorted(selected, approximation.rows)
         covered, later = selected[:border], selected[border:]
-        index, depth = self._open_faiss_index(approximation, info.dim), max(MIN_DEPTH, DEPTH * top)
+        index, depth = self._open_faiss_index(approximation, info.dim), choose_depth(top)
         every = border == approximation.rows
         rows = propose_rows(index, queries, depth, approximation.effort, None if every else covered)
         if ((rows >= 0).sum(1) < min(top, border)).any():
             return None
-        return np.hstack([rows, find_nearest(vectors, queries, top + SPARE, info.metric, later)])
+        return np.hstack([rows, find_nearest(vectors, queries, count, info.metric, later)])
 
     def _look_up(self, database: Database, ids: Sequence[int]) -> list[Hit]:
         rows = database.rows_of(ids)
@@ -233,6 +245,11 @@ class GalleryIndex:
                 loaded = load_faiss_index(self.folder, approximation, dim)
                 self._faiss_index = approximation.serial, loaded
             return self._faiss_index[1]
+
+
+def choose_depth(top: int) -> int:
+    """Return the number of proposals for ``top`` hits."""
+    return max(MIN_DEPTH, DEPTH * top)
 
 
 def search_indexes(

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 
 from occluded_reid.data.datasets.base import NOBODY, FolderDataset
-from occluded_reid.evaluation.distances import METRICS
+from occluded_reid.modeling.similarity import METRICS
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.tables import clean_path, read_csv
 
@@ -47,7 +47,7 @@ class ApproximationInfo:
 class IndexInfo:
     """Describe an index."""
 
-    metric: str  # cosine, euclidean or dot
+    metric: str  # of occluded_reid.modeling.similarity.METRICS
     dim: int  # of the vectors
     num_parts: int  # with a visibility
     fingerprint: str  # of model, metric and preprocessing
@@ -74,7 +74,8 @@ class Hit:
     """An image of the index and, as a search result, how similar it is.
 
     The similarity goes by the model's metric, higher is more similar: the cosine, the inner
-    product, or minus the squared Euclidean distance. It is NaN where nothing was searched.
+    product, ``shared`` or ``query``, or minus the squared Euclidean distance. It is NaN where
+    nothing was searched.
     """
 
     id: int  # number in the index; never reused

@@ -32,7 +32,7 @@ class Writer:
 
         Args:
             items: The images.
-            features: (n, D), from the model.
+            features: (n, D), of :meth:`~occluded_reid.deploy.embedder.Embedder.make_rows`.
             visibility: (n, P); None if P is 0.
             versions: Of the image files, to notice when they are written anew.
             overwrite: Replace items of the same paths.

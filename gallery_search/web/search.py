@@ -18,6 +18,7 @@ from gallery_search.store.metadata import parse_time
 from gallery_search.web import MAX_HITS
 from gallery_search.web.images import RequestError, decode_image, make_thumbnail, read_gallery_image
 from occluded_reid.deploy.embedder import Embedder
+from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class Query:
     """A query image."""
 
     name: str  # of its file
-    features: np.ndarray  # (D,) float32
+    features: np.ndarray  # (P, C) float32, or (D,) of an image in the index
     visibility: np.ndarray  # (P,) in [0, 1], 1 = visible
     thumbnail: bytes | None  # a JPEG; None if the file cannot be shown
     key: str = ""  # of a gallery image; "" for an upload
@@ -110,7 +111,8 @@ class GallerySearch:
             if query is None:
                 hits = index.look_up(index.select(filter, top - len(found)).tolist())
             else:  # one more than shown, as a gallery image finds itself
-                hits = index.search(query.features[None], top + bool(query.key), filter)[0]
+                embedding = Embedding(query.features[None], query.visibility[None])
+                hits = index.search(embedding, top + bool(query.key), filter)[0]
             found += [(f"{shard}:{hit.id}", hit) for hit in hits]
         if query is not None:
             found = [(key, hit) for key, hit in found if key != query.key]

@@ -109,7 +109,7 @@ def read_landmarks(
     heats = (maps / maps.amax(dim=(2, 3), keepdim=True)).cpu().numpy()
     scores: Any = [None] * len(heats)
     if model.heads.memory is not None:
-        average = model.heads.memory.average_responses(model.heads.patterns)
+        average = model.heads.memory.average_responses(model.heads.scaled_patterns())
         scores = visibility_scores(landmarks.responses, average).cpu().numpy()
     visibility = landmarks.visibility.cpu().numpy()
     for index, (path, caption) in enumerate(name_images(batch)):

@@ -54,6 +54,11 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
 
     # For an unreadable image: raise an error, or skip it with a warning.
     cfg.INPUT.ON_ERROR = "raise"
+    # How visibility enters the comparison of images (:mod:`occluded_reid.modeling.similarity`).
+    # paper: as the method's paper has it; METRIC compares one vector per image, and dot is AONet's
+    # Eq. 8. The others compare part by part, whatever METRIC is. shared: the mean cosine of the
+    # parts, weighted by their visibility in both images; query: weighted by that in the query.
+    cfg.TEST.SIMILARITY = "paper"
     # Gallery images at the same distance: against ranks a match behind them; gallery_order lets the
     # order of the gallery decide, as fast-reid's tables do.
     cfg.TEST.TIES = "against"
@@ -134,6 +139,7 @@ CHOICES = {
     "SOLVER.SCHED": ("CosineAnnealingLR", "MultiStepLR"),
     "SOLVER.SCHED_BY": ("EPOCH", "ITERATION"),
     "TEST.METRIC": ("cosine", "euclidean", "dot"),
+    "TEST.SIMILARITY": ("paper", "shared", "query"),
     "TEST.TIES": ("against", "gallery_order"),
 }
 

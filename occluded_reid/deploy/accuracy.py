@@ -1,6 +1,6 @@
 """What an exported graph of lower precision loses: in its features, and in the ranking.
 
-Shapes: N images, H, W height and width in pixels, D feature dimensions, P parts.
+Shapes: N images, H, W height and width in pixels, D dimensions of a row, P parts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from occluded_reid.deploy.formats import Runner
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.testing import open_test_sets
 from occluded_reid.modeling.outputs import Embedding, as_embedding
+from occluded_reid.modeling.similarity import PART_METRICS
 from occluded_reid.utils.errors import UserError
 
 MIN_IMAGES, MAX_IMAGES = 10, 375
@@ -28,14 +29,18 @@ _BATCH_SIZE = 8
 
 
 class GraphModel(nn.Module):
-    """An exported graph in the place of a model, for the evaluator; it has no parts."""
+    """An exported graph, whose features are rows, in the place of a model for the evaluator."""
 
-    def __init__(self, run: Runner):
+    def __init__(self, run: Runner, metric: str):
         super().__init__()
         self._run = run
+        self._metric = metric
 
     def forward(self, batch: Mapping[str, Any]) -> Embedding:
-        return as_embedding(torch.from_numpy(self._run(batch["images"])[0]))
+        rows, visibility = map(torch.from_numpy, self._run(batch["images"]))
+        if self._metric not in PART_METRICS:
+            return as_embedding(rows)  # one vector: what visibility does to it is done
+        return Embedding(rows.unflatten(1, (visibility.shape[1], -1)), visibility)
 
 
 def read_calibration_images(source: str, cfg: CfgNode) -> torch.Tensor:
@@ -93,7 +98,7 @@ def measure_ranking_loss(cfg: CfgNode, model: nn.Module, run: Runner) -> dict[st
     for name, (loader, evaluator) in test_sets.items():
         of_model, of_graph = (
             run_inference(each, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)["metrics"]
-            for each in (model, GraphModel(run))
+            for each in (model, GraphModel(run, evaluator.metric))
         )
         results[name] = {
             metric: {

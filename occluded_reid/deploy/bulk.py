@@ -174,7 +174,9 @@ def _write_parts(
             if batch.images is not None:
                 paths = [file.images.paths[index] for index in batch.indices]
                 embeddings.append(embedder.embed_batch(batch.images, paths))
-        file.write_part(part, np.array(indices), embedder.concatenate(embeddings), unreadable)
+        embedding = embedder.concatenate(embeddings)
+        rows = embedder.make_rows(embedding), embedding.visibility
+        file.write_part(part, np.array(indices), *rows, unreadable)
 
 
 def _wait_for_others(file: FeatureFile) -> None:

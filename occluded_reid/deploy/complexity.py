@@ -54,7 +54,7 @@ def measure_complexity(model: nn.Module, image_size: Sequence[int]) -> Complexit
     """
     _turn_memories_into_parameters(model.eval())
     unused = list_training_parts(model)
-    analysis = FlopCountAnalysis(InferenceGraph(model), torch.zeros(1, 3, *image_size))
+    analysis = FlopCountAnalysis(InferenceGraph(model, "cosine"), torch.zeros(1, 3, *image_size))
     analysis.set_op_handle("aten::scaled_dot_product_attention", _count_attention)
     analysis.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     parameters, macs = parameter_count(model), analysis.by_module()

@@ -1,6 +1,7 @@
 """A trained model as a function from images to feature vectors.
 
-Shapes: N images, H, W height and width in pixels, D feature dimensions, P parts.
+Shapes: N images, H, W height and width in pixels, P parts, C channels of a part, D dimensions of a
+row, the vector by which an image is compared.
 """
 
 from __future__ import annotations
@@ -25,6 +26,13 @@ from occluded_reid.config.methods import installed_methods
 from occluded_reid.deploy.crops import iterate_crops
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.modeling.outputs import Embedding, embed_batch
+from occluded_reid.modeling.similarity import (
+    NO_VISIBILITY,
+    PART_METRICS,
+    make_query_rows,
+    make_rows,
+    resolve_metric,
+)
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.terminal import show
 
@@ -51,9 +59,9 @@ class Embedder:
         bf16: run the forward pass under bfloat16 autocast.
 
     Attributes:
-        metric: ``cosine``, ``euclidean`` or ``dot``.
+        metric: one of :data:`occluded_reid.modeling.similarity.METRICS`, which compares rows.
         dim: D.
-        num_parts: P.
+        num_parts: of the visibility; 0 for a model without.
         stripes: whether the parts are horizontal stripes from the top, not, say, landmarks.
         input_size: (H, W) that every image is resized to.
         transform: turn an RGB PIL image into the model's input, (3, H, W) in 0-255.
@@ -65,7 +73,7 @@ class Embedder:
         self, model: nn.Module, cfg: CfgNode, *, fingerprint: str, batch_size: int = 64,
         bf16: bool = False,
     ):  # fmt: skip
-        self.metric: str = cfg.TEST.METRIC
+        self.metric = resolve_metric(cfg.TEST)
         self.fingerprint = fingerprint
         self.batch_size = batch_size
         self.device = torch.device(cfg.MODEL.DEVICE)
@@ -75,9 +83,9 @@ class Embedder:
         self._flip = cfg.TEST.FLIP.ENABLED
         blank = self.transform(Image.new("RGB", (1, 2)))[None]
         self.input_size: tuple[int, int] = (blank.shape[2], blank.shape[3])
-        embedding = self.embed_batch(blank)
-        self.dim, self.num_parts = embedding.features.shape[1], embedding.visibility.shape[1]
-        self.stripes = embedding.stripes
+        self._example = embedding = self.embed_batch(blank)
+        self.num_parts, self.stripes = embedding.visibility.shape[1], embedding.stripes
+        self.dim = self.make_rows(embedding).shape[1]
 
     def embed(self, images: Any, boxes: Any = None, *, colour: str = "bgr") -> Embedding:
         """Compute features and visibility of crops, in their order.
@@ -90,7 +98,8 @@ class Embedder:
             colour: order of the channels of arrays: ``bgr``, as cv2 reads them, or ``rgb``.
 
         Returns:
-            float32 arrays: features (N, D), visibility (N, P). With boxes, a row per box, frame by
+            float32 arrays: features (N, P, C), or (N, 1, C) of a model that compares one vector
+            per image, and visibility (N, P), or (N, 0). With boxes, an entry per box, frame by
             frame.
 
         Raises:
@@ -99,9 +108,9 @@ class Embedder:
 
         >>> model = occluded_reid.load("logs/demo")  # doctest: +SKIP
         >>> model.embed(["a.png", "b.png"]).features.shape  # doctest: +SKIP
-        (2, 768)
+        (2, 4, 192)
         >>> model.embed(cv2.imread("street.png"), boxes=detections).features.shape  # doctest: +SKIP
-        (5, 768)
+        (5, 4, 192)
         """
         crops = iterate_crops(images, boxes, colour=colour)
         prepared = ((name, self.transform(crop)) for name, crop in crops)
@@ -115,20 +124,22 @@ class Embedder:
         """Compare two sets of images by the model's metric; higher is more similar.
 
         Args:
-            a: what :meth:`embed` returned, or (Na, D) features.
+            a: what :meth:`embed` returned, or rows (Na, D); ``shared`` and ``query`` need the
+                visibility too, as in ``Embedding(rows, visibility)``.
             b: the same for Nb images.
 
         Returns:
-            (Na, Nb) float32: cosines in [-1, 1], inner products, or negated squared Euclidean
-            distances.
+            (Na, Nb) float32: cosines or, of parts, their weighted means in [-1, 1], inner products,
+            or negated squared Euclidean distances.
 
         Raises:
             UserError: features of another shape, not finite, or too large for their products.
         """
         from occluded_reid.evaluation.distances import FeatureDistances
 
-        features = self._check_features(a), self._check_features(b)
-        distances = FeatureDistances(*features, self.metric, self.device)[:, :]
+        (query, own), (gallery, others) = self._check_features(a), self._check_features(b)
+        parts = own, others
+        distances = FeatureDistances(query, gallery, self.metric, self.device, parts)[:, :]
         if not np.isfinite(distances).all():
             raise UserError(
                 "the features are not finite, or too large: their similarities overflow float32"
@@ -146,7 +157,7 @@ class Embedder:
         bf16 = self.precision == "bfloat16"
         with torch.autocast(self.device.type, torch.bfloat16, enabled=bf16):
             embedding = embed_batch(self._model, {"images": images}, flip=self._flip)
-        finite = embedding.features.isfinite().all(1)
+        finite = embedding.features.flatten(1).isfinite().all(1)
         if not finite.all():
             first = int(finite.int().argmin())
             name = names[first] if names else f"image {first}"
@@ -155,22 +166,45 @@ class Embedder:
 
     def concatenate(self, batches: Sequence[Embedding]) -> Embedding:
         """Concatenate what :meth:`embed_batch` returned; no batch gives empty arrays."""
-        features = [np.empty((0, self.dim), np.float32)]
-        visibility = [np.empty((0, self.num_parts), np.float32)]
-        for batch in batches:
-            features.append(batch.features)
-            visibility.append(batch.visibility)
-        return Embedding(np.concatenate(features), np.concatenate(visibility), self.stripes)
+        columns = ([each[:0] for each in self._example[:2]], *(batch[:2] for batch in batches))
+        features, visibility = map(np.concatenate, zip(*columns, strict=True))
+        return Embedding(features, visibility, self.stripes)
 
-    def _check_features(self, given: Embedding | np.ndarray) -> torch.Tensor:
-        features = given.features if isinstance(given, Embedding) else given
-        features = np.ascontiguousarray(features, np.float32)
-        if features.ndim != 2 or features.shape[1] != self.dim:
+    def make_rows(self, embedding: Embedding) -> np.ndarray:
+        """Return the vectors (N, D) of an embedding that a gallery, a tracker or a file holds.
+
+        ``metric`` compares them; ``shared`` and ``query`` also need the visibility: see
+        :meth:`make_query_rows`.
+        """
+        return make_rows(embedding.tensors(), self.metric).numpy()
+
+    def make_query_rows(self, embedding: Embedding) -> np.ndarray:
+        """Return the vectors (N, D) of queries, for an index of vectors elsewhere.
+
+        For ``query`` and ``dot``, their inner products with rows are the similarity.
+        """
+        return make_query_rows(embedding.tensors(), self.metric).numpy()
+
+    def _check_features(self, given: Embedding | np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return rows (N, D) and visibility (N, P)."""
+        if not isinstance(given, Embedding):
+            if self.metric in PART_METRICS:
+                raise UserError(
+                    f"TEST.SIMILARITY {self.metric} needs the visibility of the parts: give what "
+                    "embed returned, or Embedding(rows, visibility)"
+                )
+            given = Embedding(given, NO_VISIBILITY.numpy())
+        embedding, parts = given.tensors(), self._example.features.shape[1:]
+        features, visibility, _ = embedding
+        is_needed = self.metric in PART_METRICS or features.dim() > 2
+        lacks = is_needed and visibility.shape != (len(features), self.num_parts)
+        if lacks or features.shape[1:] not in (parts, (self.dim,)):
             raise UserError(
-                f"features of shape {features.shape} cannot be compared by this model; expected "
-                f"(N, {self.dim}). Are they from another model?"
+                f"features of shape {tuple(features.shape)} cannot be compared by this model; "
+                f"expected rows (N, {self.dim}), or an embedding (N, {parts[0]}, {parts[1]}) with "
+                "its visibility. Are they from another model?"
             )
-        return torch.from_numpy(features)
+        return make_rows(embedding, self.metric), visibility
 
 
 def load(
@@ -233,7 +267,7 @@ def _compute_fingerprint(model: nn.Module, cfg: CfgNode, defaults: CfgNode) -> s
     description = {
         "weights": weights_sha256(model),
         "model": changed,
-        "metric": cfg.TEST.METRIC,
+        "metric": resolve_metric(cfg.TEST),
         "flip": cfg.TEST.FLIP.ENABLED,
         "size": cfg.INPUT.SIZE_TEST,
         "crop": cfg.INPUT.CROP.SIZE if cfg.INPUT.CROP.ENABLED else None,

@@ -1,6 +1,6 @@
 """Export a trained model as one graph, and verify that the graph computes what the model does.
 
-Shapes: B images, H, W height and width in pixels, D feature dimensions, P parts.
+Shapes: B images, H, W height and width in pixels, D dimensions of a row, P parts.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import nn
 from occluded_reid.config import CfgNode
 from occluded_reid.deploy import accuracy, formats
 from occluded_reid.deploy.formats import OUTPUTS, ExportedGraph, InferenceGraph, Runner
+from occluded_reid.modeling.similarity import PART_METRICS, resolve_metric
 from occluded_reid.synthetic.plan import get_size, plan_images
 from occluded_reid.synthetic.scene.composition import render
 from occluded_reid.utils.errors import UserError
@@ -56,7 +57,7 @@ def export(
     """
     _check_options(kind, path, precision, calibration)
     formats.check_packages(kind)
-    graph = InferenceGraph(model).eval()
+    graph = InferenceGraph(model, resolve_metric(cfg.TEST)).eval()
     size = tuple(cfg.INPUT.SIZE_TEST)
     images = accuracy.read_calibration_images(calibration, cfg) if calibration else None
     with torch.no_grad(), warnings.catch_warnings():
@@ -145,8 +146,8 @@ def describe_graph(graph: InferenceGraph, cfg: CfgNode) -> dict[str, Any]:
         "mean": list(cfg.MODEL.PIXEL_MEAN),
         "std": list(cfg.MODEL.PIXEL_STD),
         "outputs": list(OUTPUTS),
-        "features_normalised": False,
-        "metric": cfg.TEST.METRIC,
+        "features_normalised": graph.metric in PART_METRICS,
+        "metric": graph.metric,
         "dim": features.shape[1],
         "parts": visibility.shape[1],
         "parameters": sum(each.numel() for each in graph.parameters()),

@@ -3,7 +3,7 @@
 Part k holds the images k * S to (k + 1) * S - 1 of the list, whichever process writes it, so a job
 can be continued by another number of processes.
 
-Shapes: N readable images, D feature dimensions, P parts of a person, S images per part of a file.
+Shapes: N readable images, D dimensions of a row, P parts of a person, S images per part of a file.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from occluded_reid.data.images import IMAGE_SUFFIXES, is_image_name, warn_of_files
-from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import (
     atomic_write,
@@ -119,13 +118,16 @@ class FeatureFile:
                 )
 
     def write_part(
-        self, number: int, indices: np.ndarray, embedding: Embedding,
+        self, number: int, indices: np.ndarray, rows: np.ndarray, visibility: np.ndarray,
         unreadable: Sequence[UnreadableImage],
     ) -> None:  # fmt: skip
-        """Write part k atomically: the readable images at ``indices`` (n,), and the others."""
+        """Write part k atomically: the readable images at ``indices`` (n,), and the others.
+
+        ``rows`` (n, D) are their vectors, beside their visibility (n, P).
+        """
         arrays: dict[str, Any] = {
-            "features": embedding.features,
-            "visibility": embedding.visibility,
+            "features": rows,
+            "visibility": visibility,
             "places": indices.astype(np.int64),
             "broken": np.array([image.position for image in unreadable], np.int64),
             "reasons": np.array([image.reason for image in unreadable], np.str_),

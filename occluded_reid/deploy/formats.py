@@ -1,6 +1,6 @@
 """The formats that a traced model is exported to, each with a runner for its graph.
 
-Shapes: B images, H, W height and width in pixels, D feature dimensions, P parts.
+Shapes: B images, H, W height and width in pixels, D dimensions of a row, P parts.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import nn
 
 from occluded_reid.modeling.outputs import as_embedding
+from occluded_reid.modeling.similarity import make_rows
 from occluded_reid.utils.errors import UserError
 
 OUTPUTS = ("features", "visibility")
@@ -40,20 +41,24 @@ _PRECISION_HINTS = {"fp32": "f32", "bf16": "bf16", "int8": "f32"}
 
 
 class InferenceGraph(nn.Module):
-    """A model as a function of one tensor, as exporters want it."""
+    """A model as a function of one tensor, as exporters want it.
 
-    def __init__(self, model: nn.Module):
+    ``metric`` is one of :data:`occluded_reid.modeling.similarity.METRICS`.
+    """
+
+    def __init__(self, model: nn.Module, metric: str):
         super().__init__()
         self.model = model
+        self.metric = metric
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Return ``features`` (B, D), not normalized, and ``visibility`` (B, P).
+        """Return ``features`` (B, D), the rows that ``metric`` compares, and ``visibility`` (B, P).
 
         Args:
             images: (B, 3, H, W) float32, RGB, in 0-255.
         """
         embedding = as_embedding(self.model({"images": images}))
-        return embedding.features, embedding.visibility
+        return make_rows(embedding, self.metric), embedding.visibility
 
 
 class ExportedGraph(NamedTuple):

@@ -19,6 +19,7 @@ from torch import nn
 from occluded_reid.checkpoint.safetensors_file import TIMM_PREFIX
 from occluded_reid.config import CfgNode
 from occluded_reid.modeling.outputs import as_embedding
+from occluded_reid.modeling.similarity import resolve_metric
 from occluded_reid.utils.errors import UserError, first_line
 from occluded_reid.utils.files import write_json
 
@@ -90,7 +91,7 @@ def write_descriptions(
         "license": "Apache-2.0" if drawn else "Apache-2.0, within the terms of the training data",
         "data_license": data_license or terms,
         "input_size": list(cfg.INPUT.SIZE_TEST),
-        "metric": cfg.TEST.METRIC,
+        "metric": resolve_metric(cfg.TEST),
         "results": summarize(results),
     }
     card = _format_card(model, cfg, name, about, by_timm=architecture.startswith("timm:"))
@@ -122,7 +123,8 @@ def name_architecture(model: nn.Module, cfg: CfgNode) -> str:
     mean, std = (torch.tensor(each).view(3, 1, 1) for each in pixels)
     with torch.inference_mode():
         theirs = network((images - mean) / std)
-        features = as_embedding(model({"images": images.to(cfg.MODEL.DEVICE)})).features.cpu()
+        features = as_embedding(model({"images": images.to(cfg.MODEL.DEVICE)})).features
+        features = features.flatten(1).cpu()
     same = features.shape == theirs.shape and torch.allclose(features, theirs, rtol=1e-3, atol=1e-4)
     return f"timm:{backbone.TIMM_NAME}" if same else ours
 
@@ -141,7 +143,7 @@ def _format_card(
     height, width = cfg.INPUT.SIZE_TEST
     with torch.inference_mode():
         blank = torch.zeros(1, 3, height, width, device=cfg.MODEL.DEVICE)
-        dim = as_embedding(model({"images": blank})).features.shape[1]
+        dim = as_embedding(model({"images": blank})).features[0].numel()
     rows = about["results"].items()
     metrics = [
         {

@@ -1,6 +1,6 @@
 """Distances by the model's own metric, one tile at a time.
 
-Shapes: Q queries, G gallery images, D feature dimensions, n pairs.
+Shapes: Q queries, G gallery images, D dimensions of a row, P parts, n pairs.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from typing import Protocol
 import numpy as np
 import torch
 
-METRICS = ("cosine", "euclidean", "dot")
+from occluded_reid.modeling.similarity import METRICS, NO_VISIBILITY, PART_METRICS, weight_parts
+
 TILE = 2**23  # distances in memory at a time: 32 MiB of float32
 MIN_TILE_ROWS = 64  # with fewer, the gallery would be read too often
 TINY = 1e-12
@@ -30,32 +31,36 @@ class Tiles(Protocol):
 
 
 class FeatureDistances:
-    """(Q, G) distances between features, smaller is more similar; only one tile is in memory.
+    """(Q, G) distances between images, smaller is more similar; only one tile is in memory.
 
     >>> distances = FeatureDistances(query, gallery, "cosine")
     >>> distances[0:64, :].shape
     (64, 17661)
 
     Args:
-        query: (Q, D) float32; in bfloat16, products are rounded to 8 bits (0.4 %), which is much
-            faster on processors with matrix units.
+        query: (Q, D) float32, of :func:`similarity.make_rows`; in bfloat16, products are rounded to
+            8 bits (0.4 %), which is much faster on processors with matrix units.
         gallery: (G, D), likewise.
-        metric: ``cosine`` (1 - cosine), ``euclidean`` (squared) or ``dot`` (minus inner product).
+        metric: ``cosine`` (1 - cosine), ``euclidean`` (squared), ``dot`` (minus inner product), or
+            ``shared`` or ``query`` (minus the similarity of that name).
         device: computes the products; the features may stay elsewhere.
+        visibility: (Q, P) and (G, P), which ``shared`` and ``query`` weight the parts by.
     """
 
     def __init__(
         self, query: torch.Tensor, gallery: torch.Tensor, metric: str,
         device: torch.device | str = "cpu",
+        visibility: tuple[torch.Tensor, torch.Tensor] = (NO_VISIBILITY, NO_VISIBILITY),
     ):  # fmt: skip
         if metric not in METRICS:
-            raise ValueError(f"unknown metric {metric!r}; expected cosine, euclidean or dot")
+            raise ValueError(f"unknown metric {metric!r}; expected one of {', '.join(METRICS)}")
         self.shape = len(query), len(gallery)
         self.device = torch.device(device)
         self.dtype = torch.promote_types(query.dtype, torch.float32)
         self.metric = metric
         self.query, self._query_norms = self._measure(query)
         self.gallery, self._gallery_norms = self._measure(gallery)
+        self._visibility = visibility
         self._loaded: tuple[slice, torch.Tensor] | None = None
 
     def __getitem__(self, tile: tuple[slice, slice], /) -> np.ndarray:
@@ -64,7 +69,10 @@ class FeatureDistances:
     @torch.no_grad()
     def compute_tile(self, queries: slice, gallery: slice) -> torch.Tensor:
         """Return the distances of ``queries`` to ``gallery`` on the device."""
-        products = self.query[queries].to(self.device) @ self._load_gallery(gallery).T
+        products = self._take_queries(queries).to(self.device) @ self._load_gallery(gallery).T
+        if self.metric == "shared":
+            query, others = (each.to(self.device) for each in self._visibility)
+            products = self._divide_by_weights(products, query[queries] @ others[gallery].T)
         norms = self._query_norms[queries, None], self._gallery_norms[gallery]
         return self._to_distances(products, *norms)
 
@@ -72,15 +80,36 @@ class FeatureDistances:
     def compute_pairs(self, queries: torch.Tensor, gallery: torch.Tensor) -> torch.Tensor:
         """Return the distances (n,) of pairs of a query (n,) and a gallery image (n,)."""
         size = max(1, TILE // (32 * self.query.shape[1]))  # fits the processor's cache
-        products = [
-            self.query.index_select(0, queries[part])
-            .mul_(self.gallery.index_select(0, gallery[part]))
-            .sum(1)
-            for part in split_range(len(queries), size)
-        ]
+        products = torch.cat(
+            [
+                self._take_queries(queries[part]).mul_(self._take_gallery(gallery[part])).sum(1)
+                for part in split_range(len(queries), size)
+            ]
+        )
+        if self.metric == "shared":
+            query, others = self._visibility
+            products = self._divide_by_weights(products, (query[queries] * others[gallery]).sum(1))
         queries, gallery = queries.to(self.device), gallery.to(self.device)
         norms = self._query_norms[queries], self._gallery_norms[gallery]
-        return self._to_distances(torch.cat(products).to(self.device), *norms)
+        return self._to_distances(products.to(self.device), *norms)
+
+    def _take_queries(self, queries: slice | torch.Tensor) -> torch.Tensor:
+        """Return the rows of some queries, with their parts weighted; a copy unless by a slice."""
+        rows = self.query[queries]
+        if self.metric not in PART_METRICS:
+            return rows
+        return weight_parts(rows, self._visibility[0][queries])
+
+    def _take_gallery(self, gallery: slice | torch.Tensor) -> torch.Tensor:
+        rows = self.gallery[gallery]
+        if self.metric != "shared":
+            return rows
+        return weight_parts(rows, self._visibility[1][gallery])
+
+    def _divide_by_weights(self, products: torch.Tensor, totals: torch.Tensor) -> torch.Tensor:
+        """Divide the sums in Eq. 8 by the sums of its weights; 0 where nothing is visible."""
+        parts = self._visibility[0].shape[1]
+        return products.to(self.dtype).mul_(parts).div_(totals.clamp_min_(TINY))
 
     def _measure(self, features: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Return the features and their norms; for the cosine, which has no length, scale rows.
@@ -97,7 +126,7 @@ class FeatureDistances:
 
     def _load_gallery(self, gallery: slice) -> torch.Tensor:
         if self._loaded is None or self._loaded[0] != gallery:
-            self._loaded = gallery, self.gallery[gallery].to(self.device)
+            self._loaded = gallery, self._take_gallery(gallery).to(self.device)
         return self._loaded[1]
 
     def _to_distances(
@@ -105,18 +134,18 @@ class FeatureDistances:
     ) -> torch.Tensor:
         """Turn inner products into distances, in place unless they are in half precision."""
         products = products.to(self.dtype)
-        if self.metric == "dot":
-            return products.neg_()
         if self.metric == "cosine":
             products.div_(query_norms.clamp_min(TINY)).div_(gallery_norms.clamp_min(TINY))
             return products.neg_().add_(1)
-        return products.mul_(-2).add_(query_norms.square()).add_(gallery_norms.square())
+        if self.metric == "euclidean":
+            return products.mul_(-2).add_(query_norms.square()).add_(gallery_norms.square())
+        return products.neg_()
 
 
 def _compute_norms(features: torch.Tensor, metric: str) -> torch.Tensor:
-    """Return the norm of each row; zeros for ``dot``, which needs none."""
+    """Return the norm of each row; zeros for a metric that needs none."""
     dtype = torch.promote_types(features.dtype, torch.float32)
-    if metric == "dot":
+    if metric not in ("cosine", "euclidean"):
         return features.new_zeros(1, dtype=dtype).expand(len(features))
     return torch.linalg.vector_norm(features, dim=1, dtype=dtype)
 
@@ -131,13 +160,16 @@ def limit_sizes(features: torch.Tensor) -> torch.Tensor:
     return features if not largest or SAFE[0] < largest < SAFE[1] else features / largest
 
 
-def distance_matrix(query: torch.Tensor, gallery: torch.Tensor, metric: str) -> np.ndarray:
+def distance_matrix(
+    query: torch.Tensor, gallery: torch.Tensor, metric: str,
+    visibility: tuple[torch.Tensor, torch.Tensor] = (NO_VISIBILITY, NO_VISIBILITY),
+) -> np.ndarray:  # fmt: skip
     """Return all (Q, G) float32 distances at once; see :class:`FeatureDistances`.
 
     >>> distance_matrix(torch.eye(2), torch.eye(2), "dot").tolist()
     [[-1.0, -0.0], [-0.0, -1.0]]
     """
-    return FeatureDistances(query, gallery, metric)[:, :]
+    return FeatureDistances(query, gallery, metric, visibility=visibility)[:, :]
 
 
 def split_range(total: int, size: int) -> Iterator[slice]:

@@ -20,6 +20,7 @@ from occluded_reid.evaluation.ranking import Ranking, rank_queries
 from occluded_reid.evaluation.reranking import RerankedDistances
 from occluded_reid.evaluation.results import report_queries, strip_common_folder, summarize_ranking
 from occluded_reid.modeling.outputs import Embedding, as_embedding
+from occluded_reid.modeling.similarity import resolve_metric
 from occluded_reid.utils.errors import UserError
 
 if TYPE_CHECKING:
@@ -37,14 +38,15 @@ class Evaluator:
     An image that several ranks read counts once.
 
     Args:
-        cfg: reads ``TEST.METRIC``, ``TEST.TIES``, ``TEST.AQE``, ``TEST.RERANK``, ``TEST.ROC``,
-            ``MODEL.DEVICE``.
+        cfg: reads ``TEST.METRIC``, ``TEST.SIMILARITY``, ``TEST.TIES``, ``TEST.AQE``,
+            ``TEST.RERANK``, ``TEST.ROC``, ``MODEL.DEVICE``.
         num_query: number of queries, which are the first images of the data set.
         truth: occlusion truth by image path, if the data set has it.
     """
 
     def __init__(self, cfg: CfgNode, num_query: int, truth: Mapping[str, Any] | None = None):
         self._test = copy.deepcopy(cfg.TEST)
+        self.metric = resolve_metric(cfg.TEST)
         self._device = torch.device(cfg.MODEL.DEVICE)
         self._num_query = num_query
         self._truth = truth
@@ -59,7 +61,7 @@ class Evaluator:
         """Collect the embedding of a batch."""
         embedding = as_embedding(outputs)
         self.stripes = embedding.stripes
-        self._batches.append(gather.select_rows(inputs, embedding))
+        self._batches.append(gather.select_rows(inputs, embedding, self.metric))
 
     def gather(self) -> FeatureTable | None:
         """Return the features of all ranks on rank 0; None elsewhere."""
@@ -89,7 +91,7 @@ class Evaluator:
                 "no query has another image of its identity from another camera in the gallery"
             )
         report: dict[str, Any] = {
-            "metric": self._test.METRIC,
+            "metric": self.metric,
             "ties": self._test.TIES,
             "query_expansion": self._test.AQE.ENABLED,
             "reranking": self._test.RERANK.ENABLED,
@@ -117,28 +119,30 @@ class Evaluator:
         return report
 
     def compute_distances(self, table: FeatureTable) -> Tiles:
-        """Return (Q, G) distances by ``TEST``: metric, query expansion and re-ranking.
+        """Return (Q, G) distances by ``TEST``: similarity, query expansion and re-ranking.
 
         Tiles are computed when they are read; ``[:, :]`` returns all at once.
         """
         test, features, device = self._test, table.features, self._device
-        images = table.images
-        if test.METRIC != "cosine" or test.AQE.ENABLED:  # FeatureDistances scales cosines' rows
+        metric, images, visibility = self.metric, table.images, torch.from_numpy(table.visibility)
+        if metric != "cosine" or test.AQE.ENABLED:  # FeatureDistances scales cosines' rows
             features = limit_sizes(features)
         if test.AQE.ENABLED:
             aqe = test.AQE
-            features = expand_features(
-                features, test.METRIC, times=aqe.QE_TIME, count=aqe.QE_K, alpha=aqe.ALPHA,
-                images=images, device=device,
+            features, visibility = expand_features(
+                features, metric, times=aqe.QE_TIME, count=aqe.QE_K, alpha=aqe.ALPHA,
+                images=images, device=device, visibility=visibility,
             )  # fmt: skip
         if test.RERANK.ENABLED:
             rerank = test.RERANK
             return RerankedDistances(
-                features, table.queries, test.METRIC, k1=rerank.K1, k2=rerank.K2,
-                weight=rerank.LAMBDA, images=images, device=device,
+                features, table.queries, metric, k1=rerank.K1, k2=rerank.K2,
+                weight=rerank.LAMBDA, images=images, device=device, visibility=visibility,
             )  # fmt: skip
-        query, gallery = features[: table.queries], features[table.queries :]
-        return FeatureDistances(query, gallery, test.METRIC, device)
+        (query, gallery), parts = (
+            (each[: table.queries], each[table.queries :]) for each in (features, visibility)
+        )
+        return FeatureDistances(query, gallery, metric, device, parts)
 
     def rank(self, distances: Tiles, table: FeatureTable) -> Ranking:
         """Rank the gallery for each query of ``table`` by the rules of :mod:`.ranking`."""

@@ -1,6 +1,6 @@
 """Gather the features of a test set from the batches of all ranks into one table on rank 0.
 
-Shapes: B images in a batch, N images in all, D feature dimensions, P parts.
+Shapes: B images in a batch, N images in all, D dimensions of a row, P parts.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from fastreid.utils import comm
 
 from occluded_reid.evaluation.duplicates import assign_images
 from occluded_reid.modeling.outputs import Embedding, as_embedding
+from occluded_reid.modeling.similarity import make_rows
 from occluded_reid.utils.errors import UserError
 
 CHUNK = 4096  # rows checked at a time
@@ -30,7 +31,7 @@ Batch = dict[str, Any]
 class FeatureTable(NamedTuple):
     """The features of a test set, one row per image, queries first."""
 
-    features: torch.Tensor  # (N, D) float32
+    features: torch.Tensor  # (N, D) float32, of similarity.make_rows
     visibility: np.ndarray  # (N, P) in [0, 1]; P is 0 if the model predicts none
     identities: np.ndarray  # (N,), as are cameras and paths
     cameras: np.ndarray
@@ -45,13 +46,13 @@ class FeatureTable(NamedTuple):
         return [*identities, *cameras]
 
 
-def select_rows(inputs: Mapping[str, Any], embedding: Embedding) -> Batch:
-    """Return what the evaluation needs of a batch and its embedding, on the CPU.
+def select_rows(inputs: Mapping[str, Any], embedding: Embedding, metric: str) -> Batch:
+    """Return what the evaluation by ``metric`` needs of a batch and its embedding, on the CPU.
 
     Without ``digest`` in the batch, all images differ.
     """
     return {
-        "features": embedding.features.float().cpu(),
+        "features": make_rows(embedding, metric).float().cpu(),
         "visibility": embedding.visibility.float().cpu(),
         "identities": inputs["targets"].cpu(),
         "cameras": inputs["camids"].cpu(),
@@ -66,7 +67,7 @@ def merge_batches(batches: list[Batch]) -> Batch:
     if not batches:
         empty = torch.empty(0, dtype=torch.int64)
         inputs = {"targets": empty, "camids": empty, "index": empty, "img_paths": []}
-        return select_rows(inputs, as_embedding(torch.empty(0, 0)))
+        return select_rows(inputs, as_embedding(torch.empty(0, 0)), "cosine")
     if len(batches) == 1:
         return batches[0]
     merged = {key: torch.cat([b[key] for b in batches]) for key in batches[0] if key != "paths"}

@@ -13,6 +13,7 @@ import torch
 from occluded_reid.evaluation.distances import TILE, TINY, FeatureDistances, split_range
 from occluded_reid.evaluation.duplicates import list_redundant
 from occluded_reid.evaluation.knn import find_neighbors
+from occluded_reid.modeling.similarity import NO_VISIBILITY
 
 SparseMatrix = Any
 """A scipy.sparse.csr_array; scipy is imported where it is used."""
@@ -32,8 +33,10 @@ class RerankedDistances:
     ``euclidean`` and ``cosine`` (half the squared distance of unit vectors) the minimum is 0, the
     distance to the image itself, and the two agree. For ``dot`` minus the inner product is mapped
     onto [0, 1]: this keeps the order, does not depend on the norm of the query, and normalizes no
-    gallery vector, since AONet's norms carry visibility. An image is its own first neighbor, at
-    distance 0. Ties between neighbors are broken arbitrarily.
+    gallery vector, since AONet's norms carry visibility. So is minus the similarity of the forms
+    that compare parts; with ``query`` the distances of an image are weighted by its own visibility.
+    An image is its own first neighbor, at distance 0. Ties between neighbors are broken
+    arbitrarily.
 
     >>> distances = RerankedDistances(features, 2210, "cosine", k1=20, k2=6, weight=0.3)
     >>> ranking = rank_queries(distances, *table.labels)
@@ -41,21 +44,23 @@ class RerankedDistances:
     Args:
         features: (N, D), queries first.
         queries: Q.
-        metric: ``cosine``, ``euclidean`` or ``dot``.
+        metric: one of :data:`similarity.METRICS`.
         k1: size of the neighborhood.
         k2: number of encodings in the average; 1 means no averaging.
         weight: lambda in [0, 1].
         images: index of each entry's image (:func:`duplicates.assign_images`); None: all differ.
         device: computes distances and neighbors; the sparse part runs on the CPU.
+        visibility: (N, P), which ``shared`` and ``query`` weight the parts by.
     """
 
     def __init__(
         self, features: torch.Tensor, queries: int, metric: str, *, k1: int, k2: int, weight: float,
         images: torch.Tensor | None = None, device: torch.device | str = "cpu",
+        visibility: torch.Tensor = NO_VISIBILITY,
     ):  # fmt: skip
         images = torch.arange(len(features)) if images is None else images
         redundant = list_redundant(images)
-        self._original = FeatureDistances(features, features, metric, device)
+        self._original = FeatureDistances(features, features, metric, device, (visibility,) * 2)
         count = min(max(k1 + 1, k2), len(features) - len(redundant))
         neighbors, self._ranges = find_neighbors(self._original, count, redundant)
         nearest = neighbors.cpu().numpy()

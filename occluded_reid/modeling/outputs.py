@@ -1,6 +1,6 @@
 """What a model returns in evaluation.
 
-Shapes: B images in the batch, H, W height and width in pixels, D feature dimensions, P parts.
+Shapes: B images in the batch, H, W height and width in pixels, P parts, C channels of a part.
 """
 
 from __future__ import annotations
@@ -8,18 +8,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+import numpy as np
 import torch
 
 
 class Embedding(NamedTuple):
-    """One vector per image, and the visibility of each part of the person.
+    """A vector and the visibility of each part of a person.
 
-    >>> Embedding(torch.randn(2, 512), torch.ones(2, 4)).numpy().features.shape
-    (2, 512)
+    How images are compared says :mod:`occluded_reid.modeling.similarity`.
+
+    >>> Embedding(torch.randn(2, 4, 128), torch.ones(2, 4)).numpy().features.shape
+    (2, 4, 128)
 
     Attributes:
-        features: (B, D), compared by ``TEST.METRIC``: a tensor, or an array from :meth:`numpy`.
-        visibility: (B, P) in [0, 1], 1 = visible; P is 0 for a model without visibility.
+        features: (B, P, C), a tensor, or an array from :meth:`numpy`; (B, 1, C) of a model that
+            compares one vector per image, whatever parts it scores.
+        visibility: (B, P) in [0, 1], 1 = visible; (B, 0) of a model without visibility.
         stripes: whether the parts are P equal horizontal stripes, from the top. The visibility of
             other parts, such as landmarks, cannot be compared with a stripe's truth.
     """
@@ -33,12 +37,24 @@ class Embedding(NamedTuple):
         features, visibility = (each.float().cpu().numpy() for each in self[:2])
         return Embedding(features, visibility, self.stripes)
 
+    def tensors(self) -> Embedding:
+        """Return the same with float32 tensors in place of arrays."""
+        features, visibility = (
+            torch.from_numpy(np.ascontiguousarray(each, np.float32)) for each in self[:2]
+        )
+        return Embedding(features, visibility, self.stripes)
+
 
 def as_embedding(output: torch.Tensor | Embedding) -> Embedding:
-    """Return a model's output as an Embedding; fast-reid's models return the features alone."""
-    if isinstance(output, Embedding):
-        return output
-    return Embedding(output, output[:, :0])  # torch.export would fix the batch of len(output)
+    """Return a model's output as an Embedding with features (B, P, C).
+
+    Features (B, C) are one vector per image; fast-reid's models return them alone.
+    """
+    if not isinstance(output, Embedding):  # torch.export would fix the batch of len(output)
+        output = Embedding(output, output[:, :0])
+    if output.features.dim() == 2:
+        return output._replace(features=output.features[:, None])
+    return output
 
 
 def embed_batch(

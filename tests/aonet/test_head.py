@@ -1,4 +1,4 @@
-"""Self-attention, neck and the vector of Eq. 8 against loops, and their limiting cases."""
+"""Self-attention and neck against loops, and their limiting cases."""
 
 from __future__ import annotations
 
@@ -6,15 +6,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from reference import aonet_algorithm_1, aonet_attention, aonet_similarity
+from reference import aonet_algorithm_1, aonet_attention
 from tiny_runs import to_numpy
 from torch import nn
 
 from aonet_plugin.attention import GatedAttention, MultiHeadAttention, build_attention
-from aonet_plugin.head import AONetHead, init_patterns, similarity_vectors
+from aonet_plugin.head import AONetHead, init_patterns
 from aonet_plugin.landmarks import landmark_responses, visibility_scores
 from aonet_plugin.memory import LandmarkMemory
-from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.modeling.layers import build_neck
 
 
@@ -161,55 +160,6 @@ def test_init_patterns(kind, scale):
         assert patterns.abs().max() <= 512**-0.5 and convolution.abs().max() <= 512**-0.5
         assert patterns.std().item() == pytest.approx(convolution.std().item(), rel=0.1)
         assert products.diagonal().mean().sqrt().item() == pytest.approx(0.58, abs=0.03)
-
-
-@pytest.mark.parametrize(("landmarks", "dim"), [(1, 1), (1, 5), (6, 4), (3, 2)])
-def test_similarity_vectors_equal_eq_8(landmarks, dim):
-    queries = torch.randn(1, 4, landmarks, dim, dtype=torch.float64)
-    gallery = torch.randn(1, 5, landmarks, dim, dtype=torch.float64)
-    beta = [torch.rand(number, landmarks, dtype=torch.float64) for number in (4, 5)]
-    vectors = [similarity_vectors(f, b) for f, b in zip((queries, gallery), beta, strict=True)]
-    assert vectors[0].shape == (4, landmarks * dim)
-    actual = vectors[0] @ vectors[1].T
-    for q in range(4):
-        for g in range(5):
-            expected = aonet_similarity(
-                (queries[0, q].numpy(), gallery[0, g].numpy()),
-                (beta[0][q].numpy(), beta[1][g].numpy()),
-            )
-            assert actual[q, g].item() == pytest.approx(expected, rel=1e-10, abs=1e-14)
-    np.testing.assert_allclose(distance_matrix(*vectors, "dot"), -actual, rtol=1e-6)
-
-
-def test_similarities_of_two_stages_are_averaged():
-    features, beta = torch.randn(2, 4, 3, 5).double(), torch.rand(4, 3).double()
-    both = similarity_vectors(features, beta)
-    apart = [similarity_vectors(features[stage : stage + 1], beta) for stage in range(2)]
-    torch.testing.assert_close(both @ both.T, sum(one @ one.T for one in apart) / 2)
-
-
-def test_unit_norm_changes_the_ranking():
-    """Scaled to unit norm, a gallery image gains from hiding a part.
-
-    The query shows its first part and little of its second. The first gallery image shows both, at
-    cosine 0.8; of the second only the first part is seen, at cosine 0.9.
-    """
-    angles = torch.tensor([[1.0, 1.0], [0.8, 0.8], [0.9, 0.9]]).acos()
-    features = torch.stack([angles.cos(), angles.sin()], dim=2)[None]
-    beta = torch.tensor([[1.0, 0.2], [1.0, 1.0], [1.0, 0.0]])
-    vectors = similarity_vectors(features, beta)
-    query, gallery = vectors[:1], vectors[1:]
-    np.testing.assert_allclose(distance_matrix(query, gallery, "dot"), [[-0.48, -0.45]], rtol=1e-5)
-    dot, cosine, euclidean = (
-        distance_matrix(query, gallery, metric)[0].argsort().tolist()
-        for metric in ("dot", "cosine", "euclidean")
-    )
-    assert dot == [0, 1] and cosine == [1, 0] and euclidean == [1, 0]
-
-
-def test_zero_feature_has_zero_similarity():
-    vectors = similarity_vectors(torch.zeros(1, 2, 3, 4), torch.ones(2, 3))
-    assert torch.equal(vectors, torch.zeros(2, 12))
 
 
 @pytest.mark.parametrize("landmarks", [1, 3])

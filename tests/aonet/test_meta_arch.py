@@ -26,6 +26,7 @@ from aonet_plugin.landmarks import normalized_maps
 from aonet_plugin.losses import landmark_triplet_loss
 from occluded_reid.deploy.complexity import measure_complexity
 from occluded_reid.engine.optimizer import build_optimizer
+from occluded_reid.modeling.similarity import make_rows
 from occluded_reid.utils.errors import UserError
 
 TERMS = {"loss_identity_before", "loss_identity_after", "loss_orthogonal"}
@@ -91,14 +92,27 @@ def test_terms_equal_eq_7_and_memory_eq_1(classifiers, reduction):
     np.testing.assert_allclose(to_numpy(model.heads.memory.features), memory, rtol=1e-3, atol=1e-5)
 
 
+def test_temperature_divides_the_logits():
+    """Eq. 2 to 4 with ``phi = exp(i . F / T)``: as if the patterns were scaled, which they stay."""
+    batch, plain, warm = aonet_batch(), aonet_model(), aonet_model("MODEL.AONET.TEMPERATURE", 4.0)
+    assert torch.equal(plain.heads.patterns, warm.heads.patterns)
+    with torch.no_grad():
+        plain.heads.patterns.div_(4)
+    expected, actual = (model.landmarks(batch["images"]) for model in (plain, warm))
+    for field, value in expected._asdict().items():
+        torch.testing.assert_close(getattr(actual, field), value, msg=field)
+    assert set(warm.state_dict()) == set(plain.state_dict())
+
+
 @pytest.mark.parametrize("stage", ["before", "after"])
-def test_inner_product_of_outputs_equals_eq_8(stage):
+def test_inner_product_of_rows_equals_eq_8(stage):
     model = aonet_model(*WITHOUT_NECK, "MODEL.AONET.TEST_FEATURE", stage).eval()
     batch = aonet_batch()
     beta, before, after, _ = paper_losses(model, batch["images"])
     features = before if stage == "before" else after
     outputs = model(batch)
-    similarities = to_numpy(outputs.features @ outputs.features.T)
+    rows = make_rows(outputs, "dot")
+    similarities = to_numpy(rows @ rows.T)
     for one in range(6):
         for other in range(6):
             expected = aonet_similarity((features[one], features[other]), (beta[one], beta[other]))
@@ -106,11 +120,11 @@ def test_inner_product_of_outputs_equals_eq_8(stage):
     np.testing.assert_allclose(to_numpy(outputs.visibility), beta, rtol=1e-4)
 
 
-def test_norm_of_an_output_is_its_visibility():
+def test_norm_of_a_row_is_its_visibility():
     model, batch = aonet_model().eval(), aonet_batch()
     outputs = model(batch)
     expected = outputs.visibility.square().mean(dim=1).sqrt()
-    torch.testing.assert_close(outputs.features.norm(dim=1), expected)
+    torch.testing.assert_close(make_rows(outputs, "dot").norm(dim=1), expected)
     assert expected.std() > 0.01
 
 
@@ -182,7 +196,7 @@ def test_evaluation_returns_an_embedding():
     with torch.no_grad():
         outputs = model({"images": batch["images"]})
         alone = model({"images": batch["images"][:1]})
-    assert outputs.features.shape == (6, LANDMARKS * 16)
+    assert outputs.features.shape == (6, LANDMARKS, 16)
     assert outputs.visibility.shape == (6, LANDMARKS)
     assert outputs.visibility.min() >= 0 and outputs.visibility.max() <= 1
     assert not outputs.stripes  # a landmark is no stripe: its visibility has no stripe's truth
@@ -219,14 +233,21 @@ def test_test_feature_and_neck(after_neck):
         ).eval()
         model.heads.neck.running_mean.fill_(0.3)
         actual[stage] = model(aonet_batch()).features
-    assert actual["both"].shape == (6, 2 * LANDMARKS * 16)
-    halves = actual["both"].view(6, 2, -1) * 2**0.5
-    torch.testing.assert_close(halves[:, 0], actual["before"])
-    torch.testing.assert_close(halves[:, 1], actual["after"])
+    assert actual["both"].shape == (6, LANDMARKS, 2 * 16)
+    torch.testing.assert_close(actual["both"], torch.cat([actual["before"], actual["after"]], 2))
     landmarks = model.landmarks(aonet_batch()["images"])
     features = landmarks.normed if after_neck else landmarks.pooled
-    unit = nn.functional.normalize(features[0], dim=2) * landmarks.visibility[..., None]
-    torch.testing.assert_close(actual["before"], unit.flatten(1) / LANDMARKS**0.5)
+    torch.testing.assert_close(actual["before"], nn.functional.normalize(features[0], dim=2))
+
+
+def test_similarities_of_two_stages_are_averaged():
+    similarities = {}
+    for stage in ("before", "after", "both"):
+        model = aonet_model("MODEL.AONET.TEST_FEATURE", stage).eval()
+        rows = make_rows(model(aonet_batch()), "dot")
+        similarities[stage] = rows @ rows.T
+    mean = (similarities["before"] + similarities["after"]) / 2
+    torch.testing.assert_close(similarities["both"], mean)
 
 
 def test_other_losses_are_weighted_and_named():
@@ -251,7 +272,7 @@ def test_step_with_one_stage_and_no_other_losses():
     assert set(model(aonet_batch())) == {"loss_identity_before"}
     assert model.heads.memory is None
     model.test_feature = "after"  # nothing comes after: the features there are
-    assert model.eval()(aonet_batch()).features.shape == (6, LANDMARKS * 16)
+    assert model.eval()(aonet_batch()).features.shape == (6, LANDMARKS, 16)
 
 
 def test_update_weighted_by_visibility():
@@ -338,7 +359,7 @@ META = ("MODEL.DEVICE", "meta")  # shapes alone
 @pytest.mark.parametrize(("depth", "dim"), [("18x", 512), ("50x", 2048)])
 def test_stride_one_stage_keeps_the_map_size(depth, dim):
     sizes, weights = [], []
-    for stage in ("last", "third"):
+    for stage in ("last", "third", "both"):
         overrides = ("MODEL.BACKBONE.DEPTH", depth, "MODEL.AONET.STRIDE_ONE_STAGE", stage)
         with torch.device("meta"):
             backbone = build_model(aonet_cfg(*RESNET, *META, *overrides)).backbone
@@ -346,17 +367,42 @@ def test_stride_one_stage_keeps_the_map_size(depth, dim):
             sizes.append((third.shape[2:], backbone(torch.empty(1, 3, 256, 128)).shape))
         weights.append({key: value.shape for key, value in backbone.state_dict().items()})
     assert sizes[0] == ((16, 8), (1, dim, 16, 8)) and sizes[1] == ((32, 16), (1, dim, 16, 8))
-    assert weights[0] == weights[1]
+    assert sizes[2] == ((32, 16), (1, dim, 32, 16))
+    assert weights[0] == weights[1] == weights[2]
 
 
-def test_third_stage_needs_a_resnet():
-    with pytest.raises(UserError, match="third needs a ResNet; with build_tiny_map_backbone"):
-        aonet_model("MODEL.AONET.STRIDE_ONE_STAGE", "third")
+@pytest.mark.parametrize("stage", ["third", "both"])
+@pytest.mark.parametrize(
+    "backbone",
+    [("build_tiny_map_backbone",), ("build_tiny_token_backbone",),
+     ("build_timm_backbone", "resnet10t"), ("build_timm_backbone", "convnext_atto")],
+)  # fmt: skip
+def test_stride_of_stages_without_strided_convolutions_stays(stage, backbone):
+    words = ("MODEL.BACKBONE.NAME", backbone[0], "MODEL.BACKBONE.FEAT_DIM", 0)
+    words += ("INPUT.SIZE_TRAIN", [64, 32])
+    words += ("MODEL.BACKBONE.TIMM_NAME", *backbone[1:]) if backbone[1:] else ()
+    with pytest.raises(UserError, match=f"{stage} needs a network whose .* use last"):
+        build_model(aonet_cfg(*words, "MODEL.AONET.STRIDE_ONE_STAGE", stage))
+
+
+def test_stride_of_both_stages_of_a_network_of_timm():
+    sizes = []
+    for stage in ("last", "third", "both"):
+        words = ("MODEL.BACKBONE.NAME", "build_timm_backbone", "MODEL.BACKBONE.FEAT_DIM", 320)
+        words += ("MODEL.BACKBONE.TIMM_NAME", "tf_efficientnet_lite0")
+        model = build_model(aonet_cfg(*words, "MODEL.AONET.STRIDE_ONE_STAGE", stage))
+        sizes.append(model.backbone(torch.zeros(1, 3, 192, 96)).shape)
+    assert sizes == [(1, 320, 12, 6), (1, 320, 12, 6), (1, 320, 24, 12)]
 
 
 @pytest.mark.parametrize(
     ("stage", "ibn", "gmacs"),
-    [("last", False, 4.105), ("last", True, 4.106), ("third", False, 6.982)],
+    [
+        ("last", False, 4.105),
+        ("last", True, 4.106),
+        ("third", False, 6.982),
+        ("both", False, 12.536),
+    ],
 )
 def test_table_7(stage, ibn, gmacs):
     """30.22 M with 702 identities and the memory; see projects/AONet/README for the sums."""
@@ -390,6 +436,7 @@ def test_table_7(stage, ibn, gmacs):
         ("OVERLAP_WEIGHT", -1.0, "0 or more"),
         ("TRIPLET_WEIGHT", -1.0, "0 or more"),
         ("PATTERN_SCALE", 0.0, "above 0"),
+        ("TEMPERATURE", 0.0, "above 0"),
         ("ATTENTION_REDUCTION", 0, f"from 1 to the {DIM} channels"),
         ("ATTENTION_REDUCTION", DIM + 1, f"from 1 to the {DIM} channels"),
     ],
@@ -425,11 +472,13 @@ def test_unknown_choice_raises():
 def test_other_metric_logs_a_warning(caplog):
     aonet_model()
     assert not caplog.records
+    aonet_model("TEST.METRIC", "cosine", "TEST.SIMILARITY", "query")  # which METRIC is not asked
+    assert not caplog.records
     aonet_model("TEST.METRIC", "cosine")
     assert "TEST.METRIC dot" in caplog.text
 
 
 def test_model_without_identities_evaluates():
     model = build_model(aonet_cfg("MODEL.HEADS.NUM_CLASSES", 0)).eval()
-    assert model(aonet_batch()).features.shape == (6, LANDMARKS * 16)
+    assert model(aonet_batch()).features.shape == (6, LANDMARKS, 16)
     assert aonet_model().classifier.out_features == IDENTITIES

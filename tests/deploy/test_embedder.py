@@ -16,6 +16,7 @@ import pytest
 import torch
 from fastreid.modeling.meta_arch import build_model
 from PIL import Image
+from reference import part_similarity
 from runs import load_tool
 from saved_runs import MODELS, draw_crops, save_run
 
@@ -73,15 +74,14 @@ def test_arrays_and_files_give_the_same_features(name, tmp_path):
     embedder = occluded_reid.load(folder)
     actual = embedder.embed([cv2.imread(path) for path in paths])
     assert actual.features.dtype == actual.visibility.dtype == np.float32
-    np.testing.assert_array_equal(actual.features, expected.features.numpy())
+    rows, parts = embedder.make_rows(actual), {"FED": 4, "AONet": 3}.get(name, 0)
+    np.testing.assert_allclose(rows, expected.features.numpy(), rtol=0, atol=1e-7)
     np.testing.assert_array_equal(actual.visibility, expected.visibility)
-    assert (embedder.dim, embedder.num_parts) == (
-        actual.features.shape[1],
-        {"FED": 4, "AONet": 3}.get(name, 0),
-    )
+    assert (embedder.dim, embedder.num_parts) == (rows.shape[1], parts)
+    assert actual.features.shape == (len(paths), parts or 1, embedder.dim // (parts or 1))
     assert embedder.stripes == actual.stripes == (name != "AONet")
     assert embedder.input_size == (32, 16) and embedder.metric == cfg.TEST.METRIC
-    similarity = embedder.similarity(actual, actual.features[:2])
+    similarity = embedder.similarity(actual, rows[:2])
     distances = distance_matrix(expected.features, expected.features[:2], cfg.TEST.METRIC)
     np.testing.assert_allclose(similarity, (name != "AONet") - distances, atol=1e-6)
 
@@ -93,7 +93,7 @@ def test_batching_keeps_the_order_and_no_image_gives_empty_arrays(fed_run, crops
     np.testing.assert_allclose(actual.features, expected.features, atol=1e-5)
     np.testing.assert_allclose(actual.visibility, expected.visibility, atol=1e-5)
     empty = whole.embed([])
-    assert empty.features.shape == (0, whole.dim) and empty.visibility.shape == (0, 4)
+    assert empty.features.shape == (0, 4, whole.dim // 4) and empty.visibility.shape == (0, 4)
     assert whole.similarity(empty, expected).shape == (0, len(crops))
 
 
@@ -108,7 +108,7 @@ def test_similarity_follows_the_metric(fed_run):
     for metric, values in expected.items():
         model = occluded_reid.load(fed_run, overrides=["TEST.METRIC", metric])
         np.testing.assert_allclose(model.similarity(one, other), values, rtol=1e-4, atol=1e-4)
-    with pytest.raises(UserError, match=r"shape \(3, 5\) cannot .*expected \(N, 64\)"):
+    with pytest.raises(UserError, match=r"shape \(3, 5\) cannot .*expected rows \(N, 64\)"):
         model.similarity(one[:, :5], other)
     with pytest.raises(UserError, match="their similarities overflow float32"):
         model.similarity(one * np.float32(1e25), other * np.float32(1e25))
@@ -119,6 +119,44 @@ def test_similarity_follows_the_metric(fed_run):
     many[3, 3] = np.nan
     with pytest.raises(UserError, match="not finite"):
         cosine(many, many)
+
+
+@pytest.mark.parametrize("similarity", ["shared", "query"])
+def test_similarity_of_parts_weights_them_by_their_visibility(fed_run, crops, similarity):
+    model = occluded_reid.load(fed_run, overrides=["TEST.SIMILARITY", similarity])
+    assert model.metric == similarity
+    embedding = model.embed(crops)
+    features, visibility, _ = embedding
+    every = range(len(crops))
+    expected = [
+        [
+            part_similarity((features[q], features[g]), (visibility[q], visibility[g]), similarity)
+            for g in every
+        ]
+        for q in every[:2]
+    ]
+    first = Embedding(features[:2], visibility[:2])
+    np.testing.assert_allclose(model.similarity(first, embedding), expected, atol=1e-5)
+    rows = model.make_rows(embedding)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, rtol=1e-5)
+    stored = Embedding(rows, visibility)  # as a feature file has them
+    np.testing.assert_allclose(model.similarity(first, stored), expected, atol=1e-5)
+    if similarity == "query":
+        products = model.make_query_rows(first) @ rows.T
+        np.testing.assert_allclose(products, expected, atol=1e-5)
+    with pytest.raises(UserError, match=f"{similarity} needs the visibility of the parts: give"):
+        model.similarity(rows, rows)
+    for wrong in (Embedding(rows, visibility[:, 1:]), Embedding(features[:, 1:], visibility)):
+        with pytest.raises(UserError, match="with its visibility. Are they from another model"):
+            model.similarity(wrong, stored)
+    with pytest.raises(UserError, match="with its visibility. Are they from another model"):
+        occluded_reid.load(fed_run).similarity(features, embedding)
+
+
+def test_models_of_one_vector_have_no_parts_to_compare(tmp_path):
+    run = save_run(MODELS["baseline"](tmp_path / "run"))
+    with pytest.raises(UserError, match="shared needs a visibility for each part"):
+        occluded_reid.load(run, overrides=["TEST.SIMILARITY", "shared"])
 
 
 def test_bfloat16_is_close_and_returned_as_float32(fed_run, crops):
@@ -245,7 +283,7 @@ def test_images_without_finite_features_are_named(fed_run, crops, monkeypatch):
 
     def broken(*_, **__):
         features = torch.from_numpy(whole.features[:2]).clone()
-        features[1, 0] = np.inf if next(calls) == 1 else 0
+        features[1, 0, 0] = np.inf if next(calls) == 1 else 0
         return Embedding(features, torch.zeros(2, 0))
 
     monkeypatch.setattr("occluded_reid.deploy.embedder.embed_batch", broken)
@@ -299,7 +337,7 @@ def test_boxes_of_a_frame_are_its_crops(fed_run):
     several = model.embed(iter([frame, frame[::-1], frame]), [boxes[:1], [], Detections(boxes[1:])])
     np.testing.assert_allclose(several.features, expected.features, atol=1e-5)
     for none in ([], np.empty((0, 4)), Detections(np.empty((0, 4))), np.empty(0)):
-        assert model.embed(frame, boxes=none).features.shape == (0, model.dim)
+        assert model.embed(frame, boxes=none).features.shape == (0, 4, model.dim // 4)
     assert model.embed([], boxes=[]).visibility.shape == (0, 4)
 
 
@@ -383,7 +421,7 @@ def test_the_page_runs_as_written(tmp_path, monkeypatch, capsys):
     exec(compile(code[-1], str(PAGE), "exec"), names)
     assert names["paths"].tolist() == [f"{number}.png" for number in range(6)]
     expected = names["model"].embed([cv2.imread(f"crops/{path}") for path in names["paths"]])
-    np.testing.assert_allclose(names["features"], expected.features, atol=1e-5)
+    np.testing.assert_allclose(names["features"], names["model"].make_rows(expected), atol=1e-5)
 
 
 def test_a_threshold_is_read_from_the_curve(tmp_path, monkeypatch, capsys):

@@ -27,7 +27,8 @@ from occluded_reid.data.images import read_rgb
 from occluded_reid.deploy import accuracy
 from occluded_reid.deploy import export as exporting
 from occluded_reid.modeling.build import build_inference_model, build_untrained
-from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.modeling.outputs import Embedding, as_embedding
+from occluded_reid.modeling.similarity import make_rows, resolve_metric
 
 tool = load_tool("export_model")
 ADD_KEYS = installed_methods()
@@ -83,8 +84,9 @@ def test_torch_export_computes_what_the_model_does(tmp_path, method):
         images = random_images(about, count)
         features, visibility = program.module()(images)
         expected = model({"images": images.clone()})
-        expected = expected if isinstance(expected, Embedding) else Embedding(expected, visibility)
-        torch.testing.assert_close(features, expected.features, rtol=0, atol=1e-4)
+        expected = as_embedding(expected)
+        rows = make_rows(expected, about["metric"])
+        torch.testing.assert_close(features, rows, rtol=0, atol=1e-4)
         torch.testing.assert_close(visibility, expected.visibility, rtol=0, atol=1e-4)
         assert visibility.shape == (count, PARTS[method])
     # no part that only training needs, by name and by count
@@ -110,7 +112,8 @@ def test_onnx_computes_what_the_model_does(tmp_path, method):
 
     path, about = run_export(tmp_path, method, "onnx")
     cfg = load_config(str(tmp_path / "config.yaml"), [], add_keys=ADD_KEYS)
-    graph = exporting.InferenceGraph(build_inference_model(cfg, str(tmp_path / "model.pth")))
+    model = build_inference_model(cfg, str(tmp_path / "model.pth"))
+    graph = exporting.InferenceGraph(model, resolve_metric(cfg.TEST))
     session = onnxruntime.InferenceSession(str(path))
     assert [each.name for each in session.get_inputs()] == ["images"]
     assert [each.name for each in session.get_outputs()] == ["features", "visibility"]
@@ -136,7 +139,8 @@ def test_onnx_computes_what_the_model_does(tmp_path, method):
 def test_openvino_computes_what_the_model_does(tmp_path, method):
     path, about = run_export(tmp_path, method, "xml", "openvino")
     cfg = load_config(str(tmp_path / "config.yaml"), [], add_keys=ADD_KEYS)
-    graph = exporting.InferenceGraph(build_inference_model(cfg, str(tmp_path / "model.pth")))
+    model = build_inference_model(cfg, str(tmp_path / "model.pth"))
+    graph = exporting.InferenceGraph(model, resolve_metric(cfg.TEST))
     compiled = compile_openvino(path, about)
     assert [each.any_name for each in compiled.inputs] == ["images"]
     for count in (1, 4, 7):
@@ -158,7 +162,8 @@ def test_int8_reports_its_error_on_images_that_did_not_calibrate_it(tmp_path):
     words = ["--precision", "int8", "--calibration", str(tmp_path / "images")]
     path, about = run_export(tmp_path, "FED", "xml", "openvino", *words)
     cfg = load_config(str(tmp_path / "config.yaml"), [], add_keys=ADD_KEYS)
-    graph = exporting.InferenceGraph(build_inference_model(cfg, str(tmp_path / "model.pth")))
+    model = build_inference_model(cfg, str(tmp_path / "model.pth"))
+    graph = exporting.InferenceGraph(model, resolve_metric(cfg.TEST))
     transform = build_transforms(cfg, is_train=False)
     held_out = torch.stack([transform(read_rgb(paths[index])) for index in (0, 5, 10)])
     actual = compile_openvino(path, about)(held_out.numpy())["features"]
@@ -289,10 +294,13 @@ def test_the_ranking_loss_of_a_graph(tmp_path, monkeypatch):
     model = build_untrained(cfg).eval()
 
     def run(images):
-        return [model({"images": images}).detach().numpy()]
+        return [model({"images": images}).detach().numpy(), none(images)]
 
     def constant(images):
-        return [np.ones((len(images), 16), np.float32)]
+        return [np.ones((len(images), 16), np.float32), none(images)]
+
+    def none(images):
+        return np.empty((len(images), 0), np.float32)
 
     same = accuracy.measure_ranking_loss(cfg, model, run)["Market1501"]
     assert same["mAP"]["loss"] == 0 and same["mAP"]["model"] == same["mAP"]["graph"] > 50

@@ -8,7 +8,8 @@ import torch
 from fastreid.utils.compute_dist import build_dist
 
 from occluded_reid.evaluation import distances as module
-from occluded_reid.evaluation.distances import METRICS, FeatureDistances, distance_matrix
+from occluded_reid.evaluation.distances import FeatureDistances, distance_matrix
+from occluded_reid.modeling.similarity import VECTOR_METRICS
 
 
 @pytest.mark.parametrize("metric", ["cosine", "euclidean"])
@@ -25,7 +26,7 @@ def test_dot_is_the_inner_product_and_not_the_cosine():
         distance_matrix(query, gallery, "manhattan")
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_tiles_and_pairs_are_parts_of_the_whole(metric, dtype, monkeypatch):
     monkeypatch.setattr(module, "TILE", 1024)  # four pairs at a time
@@ -43,7 +44,7 @@ def test_tiles_and_pairs_are_parts_of_the_whole(metric, dtype, monkeypatch):
     assert torch.equal(query, before[0]) and torch.equal(gallery, before[1])
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_distances_from_bfloat16_are_float32_and_close(metric):
     query, gallery = torch.randn(6, 64), torch.randn(11, 64)
     rounded = distance_matrix(query.bfloat16(), gallery.bfloat16(), metric)

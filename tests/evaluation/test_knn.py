@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from occluded_reid.evaluation import distances
-from occluded_reid.evaluation.distances import METRICS, FeatureDistances
+from occluded_reid.evaluation.distances import FeatureDistances
 from occluded_reid.evaluation.knn import find_neighbors
+from occluded_reid.modeling.similarity import VECTOR_METRICS
 
 
 def make_features(count=300, dim=16):
@@ -44,18 +45,18 @@ def tiles(request, monkeypatch):
         monkeypatch.setattr(distances, "MIN_TILE_ROWS", 3)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 @pytest.mark.parametrize("duplicates", [(), (2, 299)])
 def test_an_image_is_its_own_first_neighbor_and_duplicates_are_nobodys(metric, duplicates):
     check(make_features(), metric, 5, duplicates)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_ties_may_be_broken_either_way(metric):
     check(make_features(100).repeat(3, 1), metric, 7)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 @pytest.mark.parametrize("norm", [1e-9, 1e5])
 def test_very_small_and_very_large_norms(metric, norm):
     check(norm * make_features(), metric, 5)

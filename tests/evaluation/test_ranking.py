@@ -15,8 +15,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from occluded_reid.evaluation import distances as module
-from occluded_reid.evaluation.distances import METRICS, FeatureDistances
+from occluded_reid.evaluation.distances import FeatureDistances
 from occluded_reid.evaluation.ranking import rank_queries
+from occluded_reid.modeling.similarity import VECTOR_METRICS
 from occluded_reid.utils.errors import UserError
 
 
@@ -175,7 +176,7 @@ class RecordingDistances(FeatureDistances):
         return part
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_the_size_of_tiles_changes_only_the_memory(metric, monkeypatch):
     generator = torch.Generator().manual_seed(3)
     features = torch.randn(90, 16, generator=generator).round()  # with ties

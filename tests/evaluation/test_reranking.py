@@ -8,9 +8,10 @@ import torch
 from fastreid.evaluation.rerank import re_ranking
 
 from occluded_reid.evaluation import distances, reranking
-from occluded_reid.evaluation.distances import METRICS, distance_matrix
+from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.evaluation.duplicates import assign_images
 from occluded_reid.evaluation.reranking import RerankedDistances
+from occluded_reid.modeling.similarity import VECTOR_METRICS
 
 
 def rerank_with_sets(original, queries, k1, k2, weight):
@@ -76,7 +77,7 @@ def scale_distances(features, metric):
     return squares / squares.max(1, keepdims=True)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 @pytest.mark.parametrize(
     ("k1", "k2", "weight"), [(8, 3, 0.3), (5, 1, 0.0), (2, 6, 1.0), (60, 4, 0.5)]
 )
@@ -118,7 +119,7 @@ def test_dot_ignores_a_common_scale_but_not_the_norms():
     np.testing.assert_array_equal(original.argsort(1), order)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_a_query_and_its_duplicate_are_one_image(metric):
     """Duplicates in the gallery change nothing, and are encoded like their queries."""
     features = make_clusters()

@@ -148,11 +148,11 @@ def test_evaluation_returns_an_embedding():
     with torch.no_grad():
         outputs = model({"images": batch["images"]})
         alone = model({"images": batch["images"][:1]})
-    assert outputs.features.shape == (6, 64) and outputs.visibility.shape == (6, PARTS)
+    assert outputs.features.shape == (6, PARTS, 16) and outputs.visibility.shape == (6, PARTS)
     assert outputs.visibility.min() >= 0 and outputs.visibility.max() <= 1
     torch.testing.assert_close(alone.features, outputs.features[:1])
     parts = model.part_features(batch["images"])
-    assert torch.equal(outputs.features, parts.embedding)
+    assert torch.equal(outputs.features.flatten(1), parts.embedding)
 
 
 def test_inference_needs_no_training_part():
@@ -286,15 +286,15 @@ def test_convolutional_backbone():
     losses = model(fed_batch())
     sum(losses.values()).backward()
     assert set(losses) == TERMS
-    assert model.eval()(fed_batch()).features.shape == (6, 64)
+    assert model.eval()(fed_batch()).features.shape == (6, PARTS, 16)
 
 
 def test_class_token_is_concatenated():
     model = fed_model("MODEL.FED.CONCATENATE_CLASS_TOKEN", True).eval()
     features = model(fed_batch()).features
-    assert features.shape == (6, 80)
-    torch.testing.assert_close(features[:, :16].norm(dim=1), torch.ones(6))
-    torch.testing.assert_close(features[:, 16:].norm(dim=1), torch.ones(6))
+    assert features.shape == (6, 1, 80)
+    torch.testing.assert_close(features[:, 0, :16].norm(dim=1), torch.ones(6))
+    torch.testing.assert_close(features[:, 0, 16:].norm(dim=1), torch.ones(6))
 
 
 def test_paper_sizes():
@@ -313,4 +313,4 @@ def test_paper_sizes():
 
 def test_model_without_identities_evaluates():
     model = build_model(fed_cfg("MODEL.HEADS.NUM_CLASSES", 0)).eval()
-    assert model(fed_batch()).features.shape == (6, 64)
+    assert model(fed_batch()).features.shape == (6, PARTS, 16)

@@ -31,7 +31,14 @@ from gallery_search.store import exact as exact_search
 from gallery_search.store import index as index_module
 from gallery_search.store import vectors as vector_files
 from gallery_search.store.metadata import check_path, parse_name, parse_time, read_table
-from occluded_reid.evaluation.distances import METRICS, distance_matrix
+from occluded_reid.evaluation.distances import distance_matrix
+from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.modeling.similarity import (
+    PART_METRICS,
+    VECTOR_METRICS,
+    make_rows,
+    weight_parts,
+)
 from occluded_reid.utils.errors import UserError
 
 quick = settings(deadline=None, database=None, max_examples=12)
@@ -53,7 +60,7 @@ def brute(query: np.ndarray, gallery: np.ndarray, metric: str) -> np.ndarray:
     return 1 - distances if metric == "cosine" else -distances
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 @quick
 @given(data=st.data())
 def test_exact_search_is_brute_force(metric, data, tmp_path_factory):
@@ -99,8 +106,44 @@ def test_exact_search_is_brute_force(metric, data, tmp_path_factory):
                     assert [hit.id for hit in hits] == best
 
 
+@pytest.mark.parametrize("metric", PART_METRICS)
+@pytest.mark.parametrize("kind", ["exact", "hnsw"])
+def test_search_by_the_similarity_of_parts(metric, kind, tmp_path, monkeypatch):
+    """Of `shared`, the items that are nearest by `query` are compared; `exact` compares all."""
+    monkeypatch.setattr(index_module, "DEPTH", 20)
+    rng = np.random.default_rng(0)
+    sets = []
+    for count in (1200, 10):
+        features = clustered(count, 16, seed=count).reshape(count, 4, 4)
+        visibility = rng.uniform(0.05, 1, (count, 4)).astype(np.float32)
+        sets.append(Embedding(torch.from_numpy(features), torch.from_numpy(visibility)))
+    gallery, queries = sets
+    rows, query = (make_rows(each, metric) for each in sets)
+    seen = queries.visibility, gallery.visibility
+    truth = -distance_matrix(query, rows, metric, seen)
+    index = create(tmp_path / "index", metric, 16, 4)
+    items = [Item(f"{number}.jpg") for number in range(1200)]
+    with index.writer() as writer:
+        ids = writer.add(items, rows.numpy(), gallery.visibility.numpy())
+        if kind != "exact":
+            writer.optimize(kind)
+    weighted = weight_parts(query, queries.visibility).numpy()
+    exact = index.search(weighted, 10, exact=True)
+    for hits, row in zip(exact, truth, strict=True):
+        assert [hit.id for hit in hits] == [ids[n] for n in np.argsort(-row)[:10]]
+        found = [row[ids.index(hit.id)] for hit in hits]
+        assert [hit.similarity for hit in hits] == pytest.approx(found, abs=1e-5)
+    near = index.search(queries.numpy(), 10)  # as embed gives them
+    for hits, row in zip(near, truth, strict=True):  # no number is an approximation
+        found = [row[ids.index(hit.id)] for hit in hits]
+        assert [hit.similarity for hit in hits] == pytest.approx(found, abs=1e-5)
+    pairs = zip(near, exact, strict=True)
+    shared = [len({h.id for h in one} & {h.id for h in other}) for one, other in pairs]
+    assert np.mean(shared) / 10 > 0.9
+
+
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_approximate_search(kind, metric, tmp_path, monkeypatch):
     monkeypatch.setattr(approximations, "CODES", 2)
     monkeypatch.setattr(index_module, "EXACT_UP_TO", 100)
@@ -301,7 +344,7 @@ def test_kill_between_the_files_and_the_database(place, tmp_path, monkeypatch):
     assert not (tmp_path / "index" / "vectors-1.f32").exists() and not half.exists()
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 @pytest.mark.parametrize("factor", [1e25, 1e-25])
 def test_features_of_extreme_sizes_are_compared_truly_or_refused(metric, factor):
     """Their squares overflow float32, or vanish; the cosine has no length."""
@@ -526,7 +569,7 @@ def test_a_folder_that_may_only_be_read(sound, tmp_path, monkeypatch):
         GalleryIndex(folder)
 
 
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_shards_are_one_index(metric, tmp_path):
     features = clustered(90, DIM)
     whole = create(tmp_path / "whole", metric)
@@ -641,7 +684,7 @@ def test_new_metadata_versions_and_what_was_removed(tmp_path):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("metric", METRICS)
+@pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_a_gpu_finds_the_same(metric, tmp_path, monkeypatch):
     if exact_search.get_gpu_resources() is None:
         pytest.skip("faiss finds no GPU")

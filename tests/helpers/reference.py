@@ -329,3 +329,19 @@ def aonet_similarity(features: tuple[Array, Array], beta: tuple[Array, Array]) -
     for k in range(landmarks):
         total += beta[0][k] * beta[1][k] * cosine(features[0][k], features[1][k])
     return total / landmarks
+
+
+# --------------------------------------------------------------- similarity of parts (PGFA, VPM)
+
+
+def part_similarity(
+    features: tuple[Array, Array], visibility: tuple[Array, Array], metric: str
+) -> float:
+    """Two images' parts, each (P, C): ``dot`` is Eq. 8 of AONet, see ``modeling/similarity.py``."""
+    total = weights = 0.0
+    for k in range(len(features[0])):
+        own, others = float(visibility[0][k]), float(visibility[1][k])
+        weight = own if metric == "query" else own * others
+        total += weight * cosine(features[0][k], features[1][k])
+        weights += weight if metric == "shared" else 1
+    return total / weights
