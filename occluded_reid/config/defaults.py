@@ -71,6 +71,9 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     cfg.INPUT.CACHE = ""
     # Random erasing: give each erased pixel a random value, not all of them fast-reid's VALUE.
     cfg.INPUT.REA.RANDOM = False
+    # Probability of fast-reid's random resized crop (INPUT.CROP), which shows a part of the image,
+    # of an area in SCALE and a width / height in RATIO, at the size of a whole one.
+    cfg.INPUT.CROP.PROB = 1.0
     _add_npo_config(cfg)
     _add_backbone_config(cfg)
 
@@ -147,6 +150,7 @@ CHOICES = {
 RANGES = {
     "DATALOADER.NUM_INSTANCE": (1, 10**9),
     "DATALOADER.NUM_WORKERS": (0, 1024),
+    "INPUT.CROP.PROB": (0, 1),
     "MODEL.EMA.DECAY": (0, 1),
     "SEED": (-1, 2**31 - 1),
     "SOLVER.ACCUMULATE": (1, 10**9),

@@ -196,9 +196,9 @@ class Embedder:
             given = Embedding(given, NO_VISIBILITY.numpy())
         embedding, parts = given.tensors(), self._example.features.shape[1:]
         features, visibility, _ = embedding
-        is_needed = self.metric in PART_METRICS or features.dim() > 2
-        lacks = is_needed and visibility.shape != (len(features), self.num_parts)
-        if lacks or features.shape[1:] not in (parts, (self.dim,)):
+        weighted = self.metric in PART_METRICS or (self.metric == "dot" and features.dim() > 2)
+        fits = not weighted or visibility.shape == (len(features), self.num_parts)
+        if not fits or features.shape[1:] not in (parts, (self.dim,)):
             raise UserError(
                 f"features of shape {tuple(features.shape)} cannot be compared by this model; "
                 f"expected rows (N, {self.dim}), or an embedding (N, {parts[0]}, {parts[1]}) with "

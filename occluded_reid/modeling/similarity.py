@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 VECTOR_METRICS, PART_METRICS = ("cosine", "euclidean", "dot"), ("shared", "query")
 METRICS = VECTOR_METRICS + PART_METRICS
 """How rows are compared; a feature file, an index and an exported model name theirs."""
-NO_VISIBILITY = torch.empty(0)
+NO_VISIBILITY = torch.empty(0, 0)
 
 
 def resolve_metric(test: CfgNode) -> str:

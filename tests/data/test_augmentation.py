@@ -10,13 +10,18 @@ import pytest
 import torch
 from PIL import Image
 from runs import batches, draw_market, tiny_cfg, train
+from torchvision import transforms as T
 from torchvision.transforms import functional as torchvision
 
 from occluded_reid.data import loader
 from occluded_reid.data.build import build_train_loader
 from occluded_reid.data.cache import DecodedImages
 from occluded_reid.data.reid_dataset import BatchDataset, SampleIndex
-from occluded_reid.data.transforms.augmentation import RandomValueErasing, build_augmentation
+from occluded_reid.data.transforms.augmentation import (
+    RandomValueErasing,
+    build_augmentation,
+    build_train_transforms,
+)
 from occluded_reid.data.transforms.color import enhance
 from occluded_reid.data.workers import read_batches
 from occluded_reid.utils.errors import UserError
@@ -217,3 +222,27 @@ def test_enhancement_equals_pillow():
             pil = steps[kind](pil, factor[kind])
         expected = torch.from_numpy(np.array(pil)).permute(2, 0, 1)
         assert torch.equal(enhance(image, order, factor), expected)
+
+
+# --------------------------------------------------------------------------------- resized crops
+
+
+def test_resized_crops_have_a_probability(tmp_path):
+    """A crop shows less of the image at the size of the whole."""
+    words = (*NO_ERASING, "INPUT.FLIP.ENABLED", False, "INPUT.SIZE_TRAIN", [32, 16])
+    words += ("INPUT.CROP.ENABLED", True, "INPUT.CROP.SIZE", [32, 16])
+    words += ("INPUT.CROP.SCALE", [0.3, 0.5])
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (64, 32, 3), np.uint8))
+    for prob in (0.0, 0.3, 1.0):
+        cfg = tiny_cfg(tmp_path / "run", *words, "INPUT.CROP.PROB", prob)
+        transform = build_train_transforms(cfg)
+        whole = transform.transforms[-1](T.Resize((32, 16), interpolation=3)(image))
+        torch.manual_seed(0)
+        shown = [transform(image) for _ in range(100)]
+        assert {each.shape for each in shown} == {whole.shape}
+        cropped = sum(not torch.equal(each, whole) for each in shown)
+        assert cropped == pytest.approx(100 * prob, abs=15 if 0 < prob < 1 else 0)
+    with pytest.raises(UserError, match=r"CROP.SIZE is \[16, 16\]; .* must be INPUT.SIZE_TRAIN, "):
+        build_train_transforms(
+            tiny_cfg(tmp_path / "run", *words, "INPUT.CROP.PROB", 0.5, "INPUT.CROP.SIZE", [16, 16])
+        )

@@ -150,7 +150,7 @@ def test_similarity_of_parts_weights_them_by_their_visibility(fed_run, crops, si
         with pytest.raises(UserError, match="with its visibility. Are they from another model"):
             model.similarity(wrong, stored)
     with pytest.raises(UserError, match="with its visibility. Are they from another model"):
-        occluded_reid.load(fed_run).similarity(features, embedding)
+        occluded_reid.load(fed_run, overrides=["TEST.METRIC", "dot"]).similarity(features, rows)
 
 
 def test_models_of_one_vector_have_no_parts_to_compare(tmp_path):

@@ -63,8 +63,8 @@ def make_gallery_features(numbers: range) -> np.ndarray:
 class FakeEmbedder:
     """Stands in for a model: an image is its own feature."""
 
-    def embed(self, images: Any) -> Embedding:
-        features = np.stack([compute_feature(image[:, :, ::-1]) for image in images])
+    def embed(self, image: Image.Image) -> Embedding:
+        features = compute_feature(np.asarray(image))[None]
         return Embedding(features, np.full((len(features), PARTS), 0.5, np.float32))
 
 

@@ -62,8 +62,8 @@ def png(image: np.ndarray) -> bytes:
 class PixelsAsFeatures:
     """Stands for a model."""
 
-    def embed(self, images: Any) -> Embedding:
-        found = np.stack([feature(image[:, :, ::-1]) for image in images])
+    def embed(self, image: Image.Image) -> Embedding:
+        found = feature(np.asarray(image))[None]
         return Embedding(found, np.full((len(found), PARTS), 0.25, np.float32))
 
 

@@ -153,9 +153,17 @@ def _overlap(shift: int, side: int) -> tuple[slice, slice]:
 
 
 def build_train_transforms(cfg: CfgNode) -> T.Compose:
-    """Build fast-reid's transforms for training, with random values if ``INPUT.REA.RANDOM``."""
+    """Build fast-reid's transforms for training, with ``INPUT.REA.RANDOM`` and ``CROP.PROB``."""
+    crop = cfg.INPUT.CROP
+    if crop.ENABLED and crop.PROB < 1 and list(crop.SIZE) != list(cfg.INPUT.SIZE_TRAIN):
+        raise UserError(
+            f"INPUT.CROP.SIZE is {list(crop.SIZE)}; with a PROB below 1, it must be "
+            f"INPUT.SIZE_TRAIN, {list(cfg.INPUT.SIZE_TRAIN)}"
+        )
     composed = build_transforms(cfg, is_train=True)
     for index, each in enumerate(composed.transforms):
+        if crop.PROB < 1 and isinstance(each, T.RandomResizedCrop):
+            composed.transforms[index] = T.RandomApply([each], crop.PROB)
         if cfg.INPUT.REA.RANDOM and isinstance(each, T.RandomErasing):
             composed.transforms[index] = RandomValueErasing(each.p, value=each.value)
     return composed
