@@ -24,6 +24,7 @@ from torch import nn
 from aonet.tiny import IDENTITIES, LANDMARKS, aonet_batch, aonet_cfg, aonet_model
 from aonet_plugin.landmarks import normalized_maps
 from aonet_plugin.losses import landmark_triplet_loss
+from aonet_plugin.meta_arch import build_map_backbone
 from occluded_reid.deploy.complexity import measure_complexity
 from occluded_reid.engine.optimizer import build_optimizer
 from occluded_reid.modeling.similarity import make_rows
@@ -353,7 +354,6 @@ RESNET = (
     "MODEL.BACKBONE.NAME", "build_resnet_backbone", "MODEL.BACKBONE.FEAT_DIM", 512,
     "MODEL.BACKBONE.DEPTH", "18x",
 )  # fmt: skip
-META = ("MODEL.DEVICE", "meta")  # shapes alone
 
 
 @pytest.mark.parametrize(("depth", "dim"), [("18x", 512), ("50x", 2048)])
@@ -361,8 +361,8 @@ def test_stride_one_stage_keeps_the_map_size(depth, dim):
     sizes, weights = [], []
     for stage in ("last", "third", "both"):
         overrides = ("MODEL.BACKBONE.DEPTH", depth, "MODEL.AONET.STRIDE_ONE_STAGE", stage)
-        with torch.device("meta"):
-            backbone = build_model(aonet_cfg(*RESNET, *META, *overrides)).backbone
+        with torch.device("meta"):  # shapes alone
+            backbone = build_map_backbone(aonet_cfg(*RESNET, *overrides))
             third = nn.Sequential(*list(backbone.children())[:-1])(torch.empty(1, 3, 256, 128))
             sizes.append((third.shape[2:], backbone(torch.empty(1, 3, 256, 128)).shape))
         weights.append({key: value.shape for key, value in backbone.state_dict().items()})
@@ -424,7 +424,8 @@ def test_table_7(stage, ibn, gmacs):
     assert actual.macs_inference / 1e9 == pytest.approx(gmacs, abs=5e-4)
     macs = {each.name: each.macs for each in actual.modules}
     responses_and_pooling = macs["heads"] - macs["heads.attention"] - macs["heads.neck"]
-    assert responses_and_pooling == pytest.approx(2 * 6 * 2048 * 128, rel=1e-3)
+    pixels = 512 if stage == "both" else 128
+    assert responses_and_pooling == pytest.approx(2 * 6 * 2048 * pixels, rel=1e-3)
 
 
 @pytest.mark.parametrize(
