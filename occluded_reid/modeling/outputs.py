@@ -40,7 +40,7 @@ class Embedding(NamedTuple):
     def tensors(self) -> Embedding:
         """Return the same with float32 tensors in place of arrays."""
         features, visibility = (
-            torch.from_numpy(np.require(each, np.float32, "CW")) for each in self[:2]
+            torch.from_numpy(np.require(each, np.float32, ["C", "W"])) for each in self[:2]
         )
         return Embedding(features, visibility, self.stripes)
 
