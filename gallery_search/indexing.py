@@ -116,8 +116,7 @@ def add_images(
                 embedding = embedder.embed_batch(batch.images, paths)
                 items = [table.get(path) or parse_name(path) for path in paths]
                 versions = [read_version(Path(images.folder, path)) for path in paths]
-                arrays = (embedder.make_rows(embedding), embedding.visibility)
-                writer.add(items, *arrays, versions=versions, overwrite=True)
+                writer.add(items, embedding, versions=versions, overwrite=True)
         log_unreadable(new, unreadable, "they are not in the index")
         broken = index.ids_of([chosen[position] for position, _ in unreadable])
         writer.remove(broken.values(), remember=False)  # they were others when they were added

@@ -76,7 +76,7 @@ def test_three_lines_by_name(installed: Path, tmp_path: Path) -> None:
     )
     done = run(tmp_path, sys.executable, "-c", code, PYTHONPATH=str(installed))
     assert done.stdout.split(maxsplit=1) == [
-        str(installed / "occluded_reid" / "__init__.py"), "(10, 96)\n"
+        str(installed / "occluded_reid" / "__init__.py"), "(10, 1, 96)\n"
     ], done.stderr  # fmt: skip
 
 

@@ -113,8 +113,7 @@ def embed_sequence(model, seed: int, count: int, length: int) -> list[tuple[np.n
     rows = []
     for frame, people, boxes in make_frames(seed, count, length):
         found = model.embed(frame, boxes=boxes, colour="rgb")
-        parts = found.features.reshape(len(people), model.num_parts, -1)
-        rows.append((people, parts, found.visibility))
+        rows.append((people, found.features, found.visibility))
     return rows
 
 

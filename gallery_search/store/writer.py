@@ -14,6 +14,8 @@ from gallery_search.store.exact import BLOCK, prepare_vectors
 from gallery_search.store.metadata import ApproximationInfo, IndexInfo, Item, check_path
 from gallery_search.store.vectors import Vectors, append_vectors, vector_paths
 from occluded_reid.evaluation.distances import split_range
+from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.modeling.similarity import make_rows
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import explain_write_errors, remove_unfinished
 
@@ -25,15 +27,17 @@ class Writer:
         self.folder = folder
 
     def add(
-        self, items: Sequence[Item], features: np.ndarray, visibility: np.ndarray | None = None,
+        self, items: Sequence[Item], features: np.ndarray | Embedding,
+        visibility: np.ndarray | None = None,
         *, versions: Sequence[str | None] = (), overwrite: bool = False,
     ) -> list[int]:  # fmt: skip
         """Add n items and return their ids; once this returns, they survive a power cut.
 
         Args:
             items: The images.
-            features: (n, D), of :meth:`~occluded_reid.deploy.embedder.Embedder.make_rows`.
-            visibility: (n, P); None if P is 0.
+            features: what the model's ``embed`` returned, or rows (n, D) of
+                :func:`~occluded_reid.modeling.similarity.make_rows`.
+            visibility: (n, P) beside rows; None if P is 0.
             versions: Of the image files, to notice when they are written anew.
             overwrite: Replace items of the same paths.
 
@@ -45,6 +49,9 @@ class Writer:
         with transaction(self.folder, write=True) as database:
             info = database.read_info()
             names = [item.path for item in items]
+            if isinstance(features, Embedding):
+                visibility = features.visibility
+                features = make_rows(features.tensors(), info.metric).numpy()
             values = prepare_vectors(features, info.metric, info.dim, names)
             empty = np.empty((len(items), 0))
             visibility = np.asarray(empty if visibility is None else visibility, np.float32)

@@ -53,7 +53,7 @@ class Appearance:
         Raises:
             UserError: see :meth:`~occluded_reid.deploy.embedder.Embedder.embed`.
         """
-        features = self.model.embed(frame, boxes=boxes).features
+        features = self.model.make_rows(self.model.embed(frame, boxes=boxes))
         return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
     def extract_embeddings(

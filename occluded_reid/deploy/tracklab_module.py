@@ -47,7 +47,7 @@ class OccludedReID(DetectionLevelModule):
         embedding = self.model.embed_batch(batch)
         visible = embedding.visibility.mean(1) if self.model.num_parts else [1.0] * len(batch)
         columns = {
-            "embeddings": list(embedding.features[:, None]),
+            "embeddings": list(self.model.make_rows(embedding)[:, None]),
             "visibility_scores": [[float(each)] for each in visible],
         }
         return pd.DataFrame(columns, index=detections.index)

@@ -44,7 +44,7 @@ class Detections:
 
 def test_both_ways_to_ask_give_the_features_of_the_boxes(run, frame):
     model = occluded_reid.load(run)
-    expected = unit(model.embed(frame, boxes=BOXES).features)
+    expected = unit(model.make_rows(model.embed(frame, boxes=BOXES)))
     appearance = Appearance(model)
     np.testing.assert_allclose(appearance.get_features(BOXES, frame), expected, rtol=1e-6)
     found = appearance.extract_embeddings(Detections(), frame, batch_size=2)
@@ -110,7 +110,8 @@ class RawModel(nn.Module):
         self.appearance = appearance
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        return torch.from_numpy(self.appearance.model.embed_batch(images * 255).features)
+        model = self.appearance.model
+        return torch.from_numpy(model.make_rows(model.embed_batch(images * 255)))
 
 
 @pytest.mark.trackers
@@ -159,7 +160,8 @@ def test_tracklab_gets_embeddings_and_visibility(run, frame, tmp_path):
     )
     module.validate_output(found)
     expected = module.model.embed(frame, boxes=BOXES)
-    np.testing.assert_allclose(np.stack(found.embeddings), expected.features[:, None], atol=1e-5)
+    rows = module.model.make_rows(expected)
+    np.testing.assert_allclose(np.stack(found.embeddings), rows[:, None], atol=1e-5)
     visible = np.stack(found.visibility_scores)[:, 0]
     np.testing.assert_allclose(visible, expected.visibility.mean(1), atol=1e-5)
     assert found.index.tolist() == [3, 5, 9] and module.level == "detection"
