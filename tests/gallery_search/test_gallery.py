@@ -619,9 +619,9 @@ def test_times_and_tables(far_away, tmp_path):
     table = tmp_path / "table.csv"
     table.write_text(
         'path,split,camera,time,identity\na/b.jpg,query,gate,1970-01-02,\n"c,d.jpg",,,,5\n'
-        ".\\\\a\\\\b.jpg,gallery,gate,1970-01-02,\n/home/shop/e.jpg,,gate,,0000\n"
+        ".\\\\a\\\\b.jpg,gallery,gate,1970-01-02,\n/srv/shop/e.jpg,,gate,,0000\n"
     )
-    assert list(read_table(table, "/home/shop").values()) == [
+    assert list(read_table(table, "/srv/shop").values()) == [
         Item("a/b.jpg", "gate", 86400.0), Item("c,d.jpg", identity="5"), Item("e.jpg", "gate"),
     ]  # fmt: skip
     for text, message in (
