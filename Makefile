@@ -13,7 +13,7 @@ OUR_CODE := occluded_reid fed_plugin aonet_plugin gallery_search
 EXTRAS_VENV := .venv-extras
 EXTRAS := onnx,openvino,web,video
 TRACKERS_VENV := .venv-trackers
-TRACKERS := boxmot==25.0.0 trackers==2.6.1 tracklab==1.3.24
+TRACKERS := boxmot==25.0.0 trackers==2.6.1 tracklab==1.3.24 motmetrics==1.4.0
 
 # Two processes of one thread each: small tensors gain nothing from more.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q

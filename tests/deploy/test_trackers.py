@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import inspect
+import json
 import re
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -191,17 +193,53 @@ def test_the_two_lines_of_the_readme_run_beside_the_peers(frame, tmp_path):
     rows = np.hstack([BOXES, [[0.9, 0]] * 3]).astype(np.float32)
     detections = supervision.Detections(xyxy=BOXES)
     page = PAGE.parents[1].joinpath("README.md").read_text()
-    lines = re.findall(r"^\| [^|]* \| ([^|]*) \| (`\w+.*?=.*?`) \|$", page, re.MULTILINE)
+    lines = re.findall(r"^\| [^|]* \|([^|]*)\| (`\w+.*?=.*?`) \|$", page, re.MULTILINE)
     names = {
         "BotSort": boxmot.BotSort, "ReIDModel": ReIDModel, "Appearance": Appearance,
         "occluded_reid": occluded_reid, "FILE": weights, "boxes": rows, "frame": frame,
         "detections": detections,
     }  # fmt: skip
     results = []
-    for cell in [cell for row in lines for cell in row if cell]:
-        code = cell.strip("`").split("`<br>`")
+    for cell in filter(None, (cell.strip(" `") for row in lines for cell in row)):
+        code = cell.split("`<br>`")
         assert len(code) == 2
         space = dict(names)
         exec("\n".join(code).replace("from_pretrained(FILE", "from_pretrained(str(FILE)"), space)
         results.append(space.get("tracks", space.get("features")))
     assert [len(found) for found in results] == [3] * 5
+
+
+@pytest.mark.trackers
+def test_association_with_and_without_visibility(tmp_path):
+    script = runpy.run_path(str(PAGE.with_name("example") / "associate.py"))
+    words = ["--people", "3", "--frames", "5", "--sequences", "1"]
+    report = script["main"]([*words, "--output", str(tmp_path / "results.json")])
+    assert report["results"] == json.loads((tmp_path / "results.json").read_text())["results"]
+    assert len(report["results"]) == 7 and report["seeds"] == [1000, 1001]
+    assert all(0 < each["idf1"] <= 1 for each in report["results"].values())
+
+
+@pytest.mark.trackers
+def test_parts_and_tracks_move_by_their_visibility():
+    script = runpy.run_path(str(PAGE.with_name("example") / "associate.py"))
+    one, other = np.eye(4, dtype=np.float32)[:2, None].repeat(2, 1)  # (P, C) of two people
+    mixed = np.stack([one[0], other[1]])  # whoever hides the second part of the first person
+    seen, half = np.ones((1, 2), np.float32), np.array([[1, 0]], np.float32)
+    compare = script["compare"]
+    assert np.allclose(compare(one[None], seen, mixed[None], half, True), 1, atol=1e-5)
+    assert np.allclose(compare(one[None], seen, mixed[None], half, False), 0.5)
+    rows = [(np.array([0]), one[None], seen), *[(np.array([0]), mixed[None], half)] * 60]
+    rows += [(np.array([0]), one[None], seen)]
+    kept = script["associate"](rows, False, True, 0.45)
+    assert [tracks.tolist() for tracks in kept] == [[0]] * 62
+    rows[-1] = (np.array([0]), np.stack([other[0], one[1]])[None], seen)  # the second part alone
+    kept, lost = (script["associate"](rows, False, by_part, 0.45) for by_part in (True, False))
+    assert kept[-1].tolist() == [0] and lost[-1].tolist() == [1]
+    distances = script["score"]([[(np.array([4, 7]), np.eye(2)[:, None], np.ones((2, 1)))] * 3],
+                                False, False, 0.5)  # fmt: skip
+    assert distances == {"num_switches": 0, "idf1": 1, "num_objects": 6}
+    silhouette = np.zeros((9, 3), bool)
+    silhouette[1:] = True
+    visible = silhouette.copy()
+    visible[1:4] = False
+    assert script["measure_stripes"](silhouette, visible) == [0, 0.5, 1, 1]
