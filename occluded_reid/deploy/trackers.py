@@ -28,7 +28,7 @@ class Appearance:
         input_shape: (height, width) that boxes are resized to.
 
     Raises:
-        UserError: the model does not compare by the cosine.
+        UserError: the model compares neither by the cosine nor by ``TEST.SIMILARITY query``.
 
     >>> tracker = boxmot.BotSort(reid_model=Appearance("fed-lite0-drawn"))  # doctest: +SKIP
     """
@@ -37,11 +37,11 @@ class Appearance:
         self, model: Embedder | str | os.PathLike[str], device: str | None = "cpu", **options: Any
     ):
         self.model = model if isinstance(model, Embedder) else load(model, device, **options)
-        if self.model.metric != "cosine":
+        if self.model.metric not in ("cosine", "query"):  # all rows of query have norm 1
             raise UserError(
-                f"the model compares by TEST.METRIC {self.model.metric}, but trackers by the "
-                "cosine, which would divide its vectors by their norms: load a model with "
-                "TEST.METRIC cosine"
+                f"the model compares by {self.model.metric}, but trackers by the cosine, which "
+                "would divide its vectors by their norms: load a model with TEST.METRIC cosine, or "
+                "with TEST.SIMILARITY query"
             )
         self.device = self.model.device
         self.embedding_dim = self.model.dim

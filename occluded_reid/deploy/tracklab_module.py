@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import torch
 from tracklab.pipeline import DetectionLevelModule
@@ -14,9 +15,10 @@ from occluded_reid.deploy.trackers import Appearance
 
 
 class OccludedReID(DetectionLevelModule):
-    """Add ``embeddings`` (1, D) and ``visibility_scores`` (1,) to TrackLab's detections.
+    """Add ``embeddings`` (P, C) and ``visibility_scores`` (P,) to TrackLab's detections.
 
-    The visibility is the mean over the parts, and 1 for a model without it.
+    Of a model that compares one vector per image they are (1, C) and (1,), the mean visibility, or
+    1 without one.
 
     Args:
         weights: what :func:`~occluded_reid.deploy.embedder.load` takes.
@@ -44,10 +46,9 @@ class OccludedReID(DetectionLevelModule):
         self, batch: torch.Tensor, detections: pd.DataFrame, metadatas: pd.DataFrame
     ) -> pd.DataFrame:
         """Embed a batch (B, 3, H, W); the rows are those of ``detections``."""
-        embedding = self.model.embed_batch(batch)
-        visible = embedding.visibility.mean(1) if self.model.num_parts else [1.0] * len(batch)
-        columns = {
-            "embeddings": list(self.model.make_rows(embedding)[:, None]),
-            "visibility_scores": [[float(each)] for each in visible],
-        }
+        features, visibility, _ = self.model.embed_batch(batch)
+        if visibility.shape[1] != features.shape[1]:  # one vector per image
+            visible = visibility.mean(1) if self.model.num_parts else np.ones(len(batch))
+            visibility = visible[:, None].astype(np.float32)
+        columns = {"embeddings": list(features), "visibility_scores": list(visibility)}
         return pd.DataFrame(columns, index=detections.index)

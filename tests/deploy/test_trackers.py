@@ -57,11 +57,21 @@ def test_both_ways_to_ask_give_the_features_of_the_boxes(run, frame):
     assert appearance.get_features(np.empty((0, 4)), frame).shape == (0, model.dim)
 
 
-def test_a_model_of_another_metric_is_refused(tmp_path):
+def test_a_model_whose_norms_mean_something_is_refused(tmp_path, frame):
     run = save_run(MODELS["AONet"](tmp_path / "aonet"))
-    with pytest.raises(UserError, match="compares by TEST.METRIC dot, but trackers by the cosine"):
+    with pytest.raises(UserError, match="the model compares by dot, but trackers by the cosine"):
         Appearance(run)
+    with pytest.raises(UserError, match="compares by shared"):
+        Appearance(run, overrides=["TEST.SIMILARITY", "shared"])
     Appearance(run, overrides=["TEST.METRIC", "cosine"])
+    model = occluded_reid.load(run, overrides=["TEST.SIMILARITY", "query"])
+    embedding = model.embed(frame, boxes=BOXES)
+    rows = model.make_rows(embedding)
+    np.testing.assert_allclose(Appearance(model).get_features(BOXES, frame), rows, rtol=1e-5)
+    # as a gallery, divided by their norms or not, they are in the order of the model
+    cosines = unit(model.make_query_rows(embedding)) @ unit(rows).T
+    order = (-model.similarity(embedding, embedding)).argsort(1)
+    np.testing.assert_array_equal((-cosines).argsort(1), order)
 
 
 @pytest.mark.trackers
@@ -162,10 +172,9 @@ def test_tracklab_gets_embeddings_and_visibility(run, frame, tmp_path):
     )
     module.validate_output(found)
     expected = module.model.embed(frame, boxes=BOXES)
-    rows = module.model.make_rows(expected)
-    np.testing.assert_allclose(np.stack(found.embeddings), rows[:, None], atol=1e-5)
-    visible = np.stack(found.visibility_scores)[:, 0]
-    np.testing.assert_allclose(visible, expected.visibility.mean(1), atol=1e-5)
+    np.testing.assert_allclose(np.stack(found.embeddings), expected.features, atol=1e-5)
+    visible = np.stack(found.visibility_scores)
+    np.testing.assert_allclose(visible, expected.visibility, atol=1e-5)
     assert found.index.tolist() == [3, 5, 9] and module.level == "detection"
 
 

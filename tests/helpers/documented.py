@@ -40,6 +40,8 @@ NOT_RUN = {
     "python tools/make_occluders.py window": "needs a display",
     "python tools/search.py build --weights logs/demo --gallery CROPS --index VIDEO_INDEX": "needs "
     "the extra video; run by test_video.py",
+    "python docs/example/associate.py": "takes minutes, and needs motmetrics; run by "
+    "test_trackers.py",
     "python tools/search.py serve": "serves until it is stopped, and needs the extra web",
     "python tools/train_net.py --dry-run --config-file configs/Market1501": "needs fast-reid's",
     "python tools/train_net.py --eval-only --config-file configs/Market1501": "likewise",
