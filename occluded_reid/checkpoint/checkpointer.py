@@ -28,6 +28,7 @@ from occluded_reid.checkpoint.states import fit_state, require_progress
 from occluded_reid.utils.distributed import run_on_first_rank
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -169,7 +170,7 @@ class Checkpointer(FastreidCheckpointer):
             said = {"only needed in training": {*fit.left_out, *fit.made_anew}}
         for what, keys in said.items():
             if keys:
-                logger.info(f"{path}: {what}: {', '.join(sorted(keys))}")
+                logger.info(f"{path}: {what}: {show(', '.join(sorted(keys)))}")
         return found
 
     def _read(self, path: str) -> tuple[str, dict[str, Any]]:

@@ -10,6 +10,8 @@ import torch
 
 Weights = dict[str, torch.Tensor]
 
+from occluded_reid.utils.terminal import show
+
 COUNTER = ".num_batches_tracked"  # of a batch normalization; old files have none
 
 
@@ -122,4 +124,4 @@ def join_first(faults: Sequence[str], count: int = 5) -> str:
     'a; b; and 1 more'
     """
     more = f"; and {len(faults) - count} more" if len(faults) > count else ""
-    return "; ".join(faults[:count]) + more
+    return "; ".join(map(show, faults[:count])) + more

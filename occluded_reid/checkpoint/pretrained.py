@@ -32,6 +32,7 @@ from occluded_reid.checkpoint.reading import (
 )
 from occluded_reid.utils.errors import UserError, explain_read_errors, first_line
 from occluded_reid.utils.files import diagnose_zip, open_regular
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +59,7 @@ def load_weights(model: nn.Module, source: str | Weights, *, resize: str) -> Non
     of_reid_model = rename_to_backbone(conversion)
     fit_transformer(conversion, model, resize=resize, trust_own=of_reid_model)
     for why, keys in conversion.group_left_out().items():
-        logger.info(f"Left out of {name}, {why}: {', '.join(sorted(keys))}")
+        logger.info(f"Left out of {name}, {why}: {show(', '.join(sorted(keys)))}")
     wanted = model.state_dict()
     if "sie_embed" in wanted and "sie_embed" not in conversion.weights:
         logger.info(f"{name} has no camera embedding: it starts from random values")

@@ -15,7 +15,7 @@ def check(args: argparse.Namespace) -> bool:
     """Print the diagnosis; return whether the set is sound."""
     from occluded_reid.config import load_config
     from occluded_reid.data.build import open_dataset
-    from occluded_reid.data.datasets.base import FolderDataset
+    from occluded_reid.data.datasets.base import OWN_DATA, FolderDataset
     from occluded_reid.data.datasets.registry import get_dataset_root, resolve_protocol
     from occluded_reid.data.prepare.doctor import diagnose
 
@@ -34,9 +34,10 @@ def check(args: argparse.Namespace) -> bool:
     if diagnosis.faults:
         advice = "get the complete data set."
         if isinstance(dataset, FolderDataset):
+            own = f" {OWN_DATA}." if dataset.expected else ""
             advice = (
-                f"{dataset.advice}.\nIt is in {dataset.home}. These folders are tried, in this "
-                f"order:\n{dataset.format_candidates()}"
+                f"{dataset.advice}.{own}\nIt is in {dataset.home}. These folders are tried, in "
+                f"this order:\n{dataset.format_candidates()}"
             )
         print(f"\nWhat to do: {advice}")
     return not diagnosis.faults

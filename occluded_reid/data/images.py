@@ -154,16 +154,29 @@ def decode_content(
     return _try_without_metadata(decode, content)
 
 
+def convert_image(image: Image.Image, name: str) -> Image.Image:
+    """Return an image of Pillow as 8-bit RGB by the rules of :func:`decode_content`, not turned.
+
+    Raises :class:`BrokenImage`, also if its file was opened and turns out to be broken.
+    """
+    try:
+        bits = count_bits(image)
+        image.load()
+        return _keep_8_bits(image, bits).convert("RGB")
+    except BrokenImage as error:
+        raise BrokenImage(error.reason, name) from error
+    except (OSError, SyntaxError, ValueError) as error:
+        raise BrokenImage(f"{type(error).__name__}: {error}", name) from error
+
+
 def open_content(content: bytes) -> ImageFile.ImageFile:
     """Open an image file held in memory without decoding its pixels."""
     return _try_without_metadata(lambda content: _open(content, MAX_PIXELS), content)
 
 
-def count_bits(image: ImageFile.ImageFile) -> int:
-    """Return the bits that an opened image has for a value: 8 (or fewer), 12 or 16 (or more)."""
-    if image.format not in ("PNG", "TIFF", "PPM"):
-        return 8
-    layout = str(image.tile)
+def count_bits(image: Image.Image) -> int:
+    """Return the bits that an image has for a value: 8 (or fewer), 12 or 16 (or more)."""
+    layout = str(getattr(image, "tile", "")) if image.format in ("PNG", "TIFF", "PPM") else ""
     if "I;12" in layout:
         return 12
     return 16 if image.mode.startswith("I") or re.search(r";16|, 65535\)", layout) else 8

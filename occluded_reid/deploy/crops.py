@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from occluded_reid.data.images import read_rgb
+from occluded_reid.data.images import convert_image, read_rgb
 from occluded_reid.utils.errors import UserError
 
 COLOURS = ("bgr", "rgb")
@@ -55,7 +55,7 @@ def _open(image: Any, name: str, colour: str) -> np.ndarray:
         image = read_rgb(image)
     expected = f"expected a {colour.upper()} array (H, W, 3) of uint8, a PIL image or a path"
     if isinstance(image, Image.Image):
-        image, colour = np.asarray(image.convert("RGB")), "rgb"
+        image, colour = np.asarray(convert_image(image, name)), "rgb"
     if not isinstance(image, np.ndarray):
         raise UserError(f"{name} is a {type(image).__name__}; {expected}")
     if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:

@@ -19,12 +19,13 @@ from occluded_reid.checkpoint.safetensors_file import NAME, write_safetensors
 from occluded_reid.config import CfgNode, changed_copy, load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.deploy.hub import METRICS, name_architecture, write_descriptions
-from occluded_reid.evaluation.results import read_results
+from occluded_reid.evaluation.results import AGAIN, read_results
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.modeling.keys import dump_config
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, atomic_write, hash_file
+from occluded_reid.utils.terminal import show
 
 TOLERANCE = 0.05
 """Percentage points by which another machine, or autocast, may round a metric."""
@@ -72,6 +73,7 @@ def publish(
     before = read_results(reported)
     overrides = [*overrides, *(["MODEL.DEVICE", device] if device else [])]
     cfg = load_config(str(config), overrides, add_keys=installed_methods())
+    _check_reports(reported, before, cfg)
     model = build_inference_model(cfg, str(file), trust=trust_checkpoint)
     packaged = not output
     folder = Path(output or zoo.HOME / name)
@@ -121,6 +123,20 @@ def _clean_config(cfg: CfgNode, name: str) -> CfgNode:
         cfg.MODEL.BACKBONE.PRETRAIN = cfg.MODEL.EMA.ENABLED = False
         cfg.OUTPUT_DIR, cfg.RUN_ID = f"logs/{name}", ""
     return cfg
+
+
+def _check_reports(reported: Path, results: dict[str, Any], cfg: CfgNode) -> None:
+    """Raise a UserError if the results cannot be what an evaluation by ``cfg`` gives."""
+    tested, asked = set(results["data_sets"]), set(cfg.DATASETS.TESTS)
+    if not tested or tested - asked or (asked - tested and not cfg.DATASETS.SKIP_MISSING):
+        names = (show(", ".join(sorted(each)) or "none") for each in (tested, asked))
+        raise UserError(
+            f"{reported} has results of {next(names)}, but DATASETS.TESTS are {next(names)}; "
+            f"name the same ones, or {AGAIN}"
+        )
+    for name, report in results["data_sets"].items():
+        if lacking := ", ".join(key for key in METRICS if key not in report["metrics"]):
+            raise UserError(f"{reported} lacks {lacking} of {name}; {AGAIN}")
 
 
 def _evaluate(folder: Path, weights: str, overrides: list[str], *, keep: bool) -> dict[str, Any]:

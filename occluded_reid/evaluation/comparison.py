@@ -21,6 +21,7 @@ from occluded_reid.evaluation.results import (
 )
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
+from occluded_reid.utils.terminal import show
 
 RULES = {"protocol": None, "ties": "gallery_order"}
 """Rules that results must share, and what held before reports named them; None is unknown."""
@@ -35,7 +36,7 @@ class Run(NamedTuple):
     @property
     def reports(self) -> dict[str, Any]:
         """The reports by test set."""
-        return self.content["data_sets"]
+        return {show(name): report for name, report in self.content["data_sets"].items()}
 
     @property
     def name(self) -> str:

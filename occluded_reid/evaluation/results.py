@@ -26,6 +26,7 @@ from occluded_reid.evaluation.bootstrap import bootstrap_means
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.utils.errors import UserError, explain_read_errors
 from occluded_reid.utils.files import make_folder, read_json, write_json
+from occluded_reid.utils.terminal import show
 
 if TYPE_CHECKING:
     from torch import nn
@@ -226,11 +227,14 @@ def read_results(path: Path) -> dict[str, Any]:
             _require_numbers(report["counts"], f"counts of {name}", COUNTS)
             for metric, values in report["metrics"].items():
                 _require_numbers(values, f"{metric} of {name}", ("value",))
+                if not 0 <= values["value"] <= 100:
+                    raise ValueError(f"{metric} of {name} is no percentage")
             if "per_query" in report:
                 unpack_queries(report)
     except (AttributeError, KeyError, OverflowError, TypeError, ValueError, zlib.error) as error:
         raise UserError(
-            f"{path} is not as an evaluation writes it ({type(error).__name__}: {error}); {AGAIN}"
+            f"{path} is not as an evaluation writes it ({type(error).__name__}: {show(error)}); "
+            f"{AGAIN}"
         ) from error
     return content
 

@@ -114,7 +114,7 @@ def test_broken_images_are_named(occluded: Path, harm, fault: str) -> None:
     assert folder[-2:] == ["1", "BROKEN"]
 
 
-def test_pixels_are_decoded_where_asked(occluded: Path) -> None:
+def test_pixels_are_decoded_where_asked(occluded: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = occluded / "bounding_box_train" / "0001_c3_f0046182.jpg"
     write_image(path, format="PNG")
     content = bytearray(path.read_bytes())
@@ -124,6 +124,9 @@ def test_pixels_are_decoded_where_asked(occluded: Path) -> None:
     (fault,) = examine(occluded, decode=True).faults
     assert f"{path} cannot be read" in fault
     assert check_dataset.command(["OccludedDuke", "--root", str(occluded), "--decode"]) == 1
+    assert (
+        "images are your own, list them in a table instead: CSV:FOLDER" in capsys.readouterr().out
+    )
 
 
 def test_half_a_tiff_is_found_without_decode(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from runs import draw_market
 
 from occluded_reid.data.datasets import synthetic
 from occluded_reid.data.datasets.base import (
+    OWN_DATA,
     Counts,
     DatasetNotFound,
     FolderDataset,
@@ -140,7 +141,7 @@ def test_wrong_counts_are_refused_with_both_numbers(market: Path) -> None:
         "500 identities; query has 6 images of 2 identities, expected 1122 images of 251 "
         "identities; gallery has 2 images of 2 identities, expected 2641 images of 249 identities. "
         "Get the complete data set (tools/check_dataset.py shows what is missing), or continue "
-        "without it: DATASETS.ALLOW_PARTIAL True"
+        f"without it: DATASETS.ALLOW_PARTIAL True. {OWN_DATA}"
     )
 
 

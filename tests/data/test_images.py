@@ -20,7 +20,13 @@ from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
 from occluded_reid.data import images
-from occluded_reid.data.images import BrokenImage, decode_content, find_images, read_rgb
+from occluded_reid.data.images import (
+    BrokenImage,
+    convert_image,
+    decode_content,
+    find_images,
+    read_rgb,
+)
 from occluded_reid.data.prepare.image_files import inspect_file
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (24, 16, 3), np.uint8)
@@ -260,3 +266,18 @@ def test_any_file_is_an_image_or_one_message_within_bounds(kind, seed) -> None:
             assert error.reason and "NoneType" not in error.reason
     assert time.process_time() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 2**20  # KiB
+
+
+@pytest.mark.parametrize("bits", [8, 12, 16])
+def test_images_of_pillow_are_converted_by_the_same_rules(bits) -> None:
+    gray = PIXELS[..., 0]
+    deep = Image.fromarray((gray.astype(np.uint16) * 257) >> (16 - bits))
+    if bits < 16:
+        with pytest.raises(BrokenImage, match=r"the image it \(its 16-bit values leave the upper"):
+            convert_image(deep, "it")
+    else:
+        assert (np.asarray(convert_image(deep, "it"))[..., 0] == gray).all()
+    floats = Image.fromarray(gray.astype(np.float32) / 255)
+    assert (np.asarray(convert_image(floats, "it"))[..., 1] == gray).all()
+    with pytest.raises(BrokenImage, match="the image it .OSError"):
+        convert_image(Image.open(io.BytesIO(JPEG[:-200])), "it")

@@ -132,7 +132,8 @@ def test_a_model_of_the_package_is_found_by_its_name(run, tmp_path, monkeypatch,
 
 
 @pytest.mark.parametrize(
-    "change", ["numbers", "weights", "data set", "missing", "taken", "cut short"]
+    "change",
+    ["numbers", "weights", "data set", "no data set", "missing", "taken", "cut short", "mINP"],
 )
 def test_other_weights_or_numbers_are_not_published(run, tmp_path, capsys, change):
     results = json.loads((run / "results.json").read_text())
@@ -142,7 +143,13 @@ def test_other_weights_or_numbers_are_not_published(run, tmp_path, capsys, chang
         expected = "mAP on Market1501 is "
     elif change == "data set":
         results["data_sets"]["Market1502"] = results["data_sets"].pop("Market1501")
-        expected = "Market1501 was tested only now; Market1502 was tested only before"
+        expected = "has results of Market1502, but DATASETS.TESTS are Market1501"
+    elif change == "no data set":
+        results["data_sets"] = {}
+        expected = "has results of none, but DATASETS.TESTS are Market1501"
+    elif change == "mINP":
+        del results["data_sets"]["Market1501"]["metrics"]["mINP"]
+        expected = "results.json lacks mINP of Market1501"
     elif change == "weights":
         content = torch.load(run / "model_final.pth")
         content["ema"]["module.backbone.patches.weight"].zero_()

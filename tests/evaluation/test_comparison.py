@@ -74,7 +74,7 @@ def test_runs_that_cannot_be_paired_are_refused(tmp_path, precision):
     one.reports["Set"] |= {"protocol": "whole", "ties": "against"}
     crop = {"protocol": "crop", "ties": "against"}
     check_refused("protocol is 'whole' in .* and 'crop' in", precision, rules=crop)
-    check_refused("no data set in common", precision, data_sets=("Other:protocol",))
+    check_refused(r"in common .*Other\\n", precision, data_sets=("Other\n",))
 
 
 def test_old_and_unrelated_files_are_named(tmp_path, precision):
@@ -142,6 +142,8 @@ def test_crafted_queries_are_refused(tmp_path, precision, values, told):
         (("data_sets", "Set", "counts", "queries"), 10**30, "ValueError: per_query is of"),
         (("data_sets", "Set", "metrics", "mAP", "value"), float("nan"), "ValueError: value in mAP"),
         (("data_sets", "Set", "metrics", "mAP", "value"), 10**400, "OverflowError"),
+        (("data_sets", "Set", "metrics", "mAP", "value"), 100.1, "ValueError: mAP of Set is no pe"),
+        (("data_sets", "\n"), {"metrics": {}, "counts": {"\n": ""}}, "KeyError"),
     ],
 )
 def test_an_edited_results_file_is_named(tmp_path, precision, keys, value, match, capsys):

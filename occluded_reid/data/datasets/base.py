@@ -238,7 +238,7 @@ class FolderDataset(ImageDataset):
         if not self.allow_partial:
             raise UserError(
                 f"{message}. Get the complete data set (tools/check_dataset.py shows what is "
-                "missing), or continue without it: DATASETS.ALLOW_PARTIAL True"
+                f"missing), or continue without it: DATASETS.ALLOW_PARTIAL True. {OWN_DATA}"
             )
         logger.warning(f"{message}. Results are not comparable with published ones")
 
