@@ -8,9 +8,9 @@ from typing import Any
 
 import torch
 
-Weights = dict[str, torch.Tensor]
-
 from occluded_reid.utils.terminal import show
+
+Weights = dict[str, torch.Tensor]
 
 COUNTER = ".num_batches_tracked"  # of a batch normalization; old files have none
 

@@ -111,10 +111,14 @@ class FeatureFile:
                 and arrays["features"].shape == (count, dim)
                 and arrays["visibility"].shape == (count, num_parts)
                 and arrays["features"].dtype == arrays["visibility"].dtype == np.float32
+                and arrays["places"].dtype == arrays["broken"].dtype == np.int64
+                and np.isfinite(arrays["features"]).all()
+                and np.isfinite(arrays["visibility"]).all()
             ):
                 raise UserError(
                     f"{path} does not hold {len(rows)} images from position {first} on, of "
-                    f"dimension {dim} and {num_parts} parts; {remedy}, or choose another --output"
+                    f"dimension {dim} and {num_parts} parts, all finite; {remedy}, or choose "
+                    "another --output"
                 )
 
     def write_part(
@@ -192,9 +196,14 @@ class FeatureFile:
     ) -> dict[str, np.ndarray] | None:
         """Return some arrays of a file of this job; None if it is gone."""
         try:
-            with open_regular(path) as stream, np.load(stream, allow_pickle=False) as content:
-                arrays = {name: content[name] for name in names}  # this checks their CRC-32
-                job = dict(json.loads(str(content["job"])))
+            with open_regular(path) as stream:
+                size = os.fstat(stream.fileno()).st_size
+                if names and (fault := diagnose_zip(stream, limit=size)):  # nothing is packed
+                    raise ValueError(fault)
+                stream.seek(0)
+                with np.load(stream, allow_pickle=False) as content:
+                    arrays = {name: content[name] for name in names}
+                    job = dict(json.loads(str(content["job"])))
         except FileNotFoundError:  # another process has just joined the parts
             return None
         except Exception as error:  # damaged bytes make numpy and zipfile raise almost anything

@@ -256,6 +256,8 @@ def test_a_part_that_another_process_has_just_removed_is_ignored(words, expected
         lambda a: a.update(reasons=np.array("")),
         lambda a: a.pop("places"),
         lambda a: a.update(job=np.array("[1]")),
+        lambda a: a.update(features=np.full_like(a["features"], np.inf)),
+        lambda a: a.update(places=a["places"].astype(float)),
     ],
 )
 def test_a_part_that_does_not_fit_is_named_before_the_work(
@@ -276,6 +278,9 @@ def test_a_part_that_does_not_fit_is_named_before_the_work(
     (part.parent / "part_000009.npz").write_bytes(whole)
     assert tool.command(words) == 2
     assert "part_000009.npz does not hold 0 images" in capsys.readouterr().err
+    np.savez_compressed(part.parent / "part_000009.npz", features=np.zeros(10**6))
+    assert tool.command(words) == 2
+    assert "part_000009.npz is damaged or not one of ours (8000128 bytes" in capsys.readouterr().err
     (part.parent / "part_000009.npz").unlink()
     assert tool.command(words) == 0
     assert (tmp_path / "F.npz").read_bytes() == expected
