@@ -32,9 +32,10 @@ from gallery_search import GalleryIndex
 from gallery_search.store.metadata import read_table
 from occluded_reid.checkpoint.reading import load_safely
 from occluded_reid.config import load_config
-from occluded_reid.data.datasets.base import read_images
-from occluded_reid.data.datasets.registry import build_dataset
+from occluded_reid.data.datasets.base import DatasetNotFound, FolderDataset, read_images
+from occluded_reid.data.datasets.registry import build_dataset, find_factory, list_dataset_names
 from occluded_reid.data.images import BrokenImage, read_rgb
+from occluded_reid.data.prepare.doctor import diagnose
 from occluded_reid.data.prepare.occluder_sets import cut_boxes, read_boxes
 from occluded_reid.data.transforms.occluder_cutouts import read_cutouts
 from occluded_reid.deploy.feature_file import list_images
@@ -240,6 +241,59 @@ def test_any_list_or_table(sets, content):
             ):
                 assert Path(item[0]).resolve().is_relative_to(sets)
         assert time.perf_counter() - start < 2
+
+
+HOST_SETS = [
+    name for name in list_dataset_names() if not issubclass(find_factory(name), FolderDataset)
+]
+ODD_STEMS = [
+    "0001_c1s1_000001_01", "-1_c1_x", "p1_s1", "0001_00_000_04_01", "cam_a", "a", "\udce9", "a\n"
+]  # fmt: skip
+ODD_LINES = ["0001_c1s1_1.jpg", "a b c", "1 2", "", "../../x 1", "\udce9 1", "9" * 3000, "1/2 3 4"]
+ODD_SUFFIXES = [".jpg", ".png", ".jpeg", ".bmp", ".txt", ""]
+ODD_FOLDERS = ["scen1", "cam1", "0001", "person_0001", "images"]
+
+
+def fill(folder: Path, rng: random.Random, depth: int = 0) -> None:
+    """Make odd files, folders and links in a folder."""
+    for _ in range(rng.randint(1, 6)):
+        path = folder / (rng.choice(ODD_STEMS) + rng.choice(ODD_SUFFIXES))
+        inner = folder / rng.choice(ODD_FOLDERS)
+        if rng.random() < 0.2 and not os.path.lexists(path):
+            path.symlink_to(rng.choice([".", "nowhere", "/dev/zero"]))
+        elif depth < 2 and rng.random() < 0.4:
+            inner.mkdir(exist_ok=True)
+        elif not os.path.lexists(path):
+            Image.new("RGB", (4, 8)).save(path, "PNG")
+    for inner in folder.iterdir():
+        if inner.is_dir() and not inner.is_symlink():
+            fill(inner, rng, depth + 1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", HOST_SETS)
+def test_odd_folders_of_fastreids_sets_are_read_or_one_message(tmp_path, name) -> None:
+    for seed in range(max(3, EXAMPLES // 100)):
+        root, rng = tmp_path / str(seed), random.Random(f"{name} {seed}")
+        root.mkdir()
+        while True:
+            try:
+                diagnose(build_dataset(name, root=str(root), verbose=False))
+            except DatasetNotFound as error:  # make what it misses
+                path = Path(re.search(r"(/[^'\"]+)[\"']", str(error))[1])
+                if path.is_symlink():  # to nowhere
+                    break
+                path.parent.mkdir(parents=True, exist_ok=True)
+                if path.suffix:
+                    lines = "\n".join(rng.choices(ODD_LINES, k=3))
+                    path.write_bytes(os.fsencode(lines))
+                else:
+                    path.mkdir()
+                    fill(path, rng)
+                continue
+            except UserError as error:
+                assert name in str(error) and str(error).isprintable() and len(str(error)) < 5000
+            break
 
 
 # ---------------------------------------------------------------------------- checkpoints

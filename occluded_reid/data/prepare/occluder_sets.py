@@ -28,6 +28,7 @@ from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, atomic_write, explain_write_errors
 from occluded_reid.utils.progress import progress
 from occluded_reid.utils.tables import check_inside, read_csv
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ def _pair_frames(frames: Sequence[str], labels: Sequence[str]) -> list[tuple[Pat
         if missing:
             raise UserError(
                 f"{len(missing)} of {len(paths)} frames have no label image of the same name in "
-                f"{label_folder}, such as {missing[0].name}"
+                f"{label_folder}, such as {show(missing[0].name)}"
             )
         pairs += [(path, by_stem[path.stem]) for path in paths]
     return pairs
@@ -113,7 +114,7 @@ def _parse_sequence(frame: Path, pattern: str) -> str:
         raise UserError(f"--sequence {pattern!r} is no regular expression ({error})") from error
     sequence = match and (match[1] if match.re.groups else match[0])
     if not sequence:
-        raise UserError(f"--sequence {pattern!r} does not match the frame {frame.name}")
+        raise UserError(f"--sequence {pattern!r} does not match the frame {show(frame.name)}")
     return sequence
 
 
@@ -122,7 +123,8 @@ def _read_labels(path: Path) -> np.ndarray:
     labels = np.asarray(read_image(path, None, upright=False))
     if labels.ndim != 2 or labels.dtype != np.uint8:
         raise UserError(
-            f"{path} is no label image: one channel of 8 bits is expected, the class of each pixel"
+            f"{show(path)} is no label image: one channel of 8 bits is expected, the class of each "
+            "pixel"
         )
     return labels
 
@@ -174,7 +176,7 @@ def cut_occluders(
         image = _read_image(frame)
         x0, y0, x1, y1 = box
         if y1 > image.shape[0] or x1 > image.shape[1]:
-            raise UserError(f"{frame} is smaller than its label image")
+            raise UserError(f"{show(frame)} is smaller than its label image")
         name = f"{frame.stem}_{kind}_{number:04d}.png"
         patch = image[y0:y1, x0:x1]
         _save(folder / split / name, np.dstack([patch, mask * np.uint8(255)]))
@@ -228,7 +230,7 @@ def cut_boxes(boxes: Sequence[tuple[Path, Box]], folder: Path) -> list[Row]:
         x0, y0, x1, y1 = box
         if not (0 <= x0 < x1 <= width and 0 <= y0 < y1 <= height):
             raise UserError(
-                f"the box {x0}, {y0}, {x1}, {y1} is empty or reaches out of {path}, "
+                f"the box {x0}, {y0}, {x1}, {y1} is empty or reaches out of {show(path)}, "
                 f"{width} x {height} pixels"
             )
         name = f"{path.stem}_{number:04d}.png"

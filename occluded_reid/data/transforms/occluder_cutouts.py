@@ -19,6 +19,7 @@ from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION
 from occluded_reid.synthetic.truth import Box, bound_mask
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.tables import check_inside, read_csv
+from occluded_reid.utils.terminal import show
 
 LIST = "occluders.csv"
 COLUMNS = ("file", "source", "class", "x0", "y0", "x1", "y1", "split")
@@ -101,7 +102,7 @@ def _decode_cutout(path: Path) -> np.ndarray:
     pixels = np.asarray(read_image(path, "RGBA"))
     x0, y0, x1, y1 = bound_mask(pixels[..., 3] > 127)
     if x0 == x1:
-        raise UserError(f"the cut-out {path} is fully transparent; remove it from {LIST}")
+        raise UserError(f"the cut-out {show(path)} is fully transparent; remove it from {LIST}")
     return pixels[y0:y1, x0:x1].copy()
 
 

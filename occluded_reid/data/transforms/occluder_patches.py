@@ -20,6 +20,7 @@ from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION
 from occluded_reid.synthetic.scene import scenery
 from occluded_reid.synthetic.scene.camera import NUM_CAMERAS, build_camera, develop
 from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.terminal import show
 
 logger = logging.getLogger(__name__)
 
@@ -66,8 +67,8 @@ def _decode_patch(path: Path) -> Patch:
     image = read_image(path, "RGBA")
     if np.asarray(image)[..., 3].min() < 255:
         raise UserError(
-            f"the occluder {path} has transparent pixels; a patch is an opaque rectangle, cropped "
-            "from an image together with its surroundings"
+            f"the occluder {show(path)} has transparent pixels; a patch is an opaque rectangle, "
+            "cropped from an image together with its surroundings"
         )
     aspect = image.height / image.width
     image.thumbnail((MAX_SIDE, MAX_SIDE))
