@@ -36,7 +36,7 @@ def command(words: list[str] | None = None) -> int:
 def compare(args: argparse.Namespace) -> None:
     """Print the table of the runs."""
     if args.table:
-        from occluded_reid.evaluation.tables import tabulate_runs
+        from occluded_reid.evaluation.run_tables import tabulate_runs
 
         print(
             tabulate_runs(

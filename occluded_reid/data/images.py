@@ -12,16 +12,15 @@ import logging
 import math
 import os
 import re
-import struct
 import warnings
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
 from PIL import ExifTags, Image, ImageFile, UnidentifiedImageError
 
+from occluded_reid.data.image_parts import MAX_PARTS, SCAN, split_jpeg, strip_metadata, strip_tiff
 from occluded_reid.utils.errors import UserError, explain, explain_read_errors
 from occluded_reid.utils.files import read_regular
 from occluded_reid.utils.terminal import show
@@ -40,21 +39,12 @@ FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_BYTES = 32 * 2**20
 MAX_PIXELS = 40_000_000
 _MAX_SCANNED = 10**9  # pixels of all scans of a JPEG together; each scan counts as a megapixel
-_MAX_PARTS = 20_000  # segments, chunks, strips or tiles
 _MAX_READS = 200_000  # Pillow parses in Python, by small reads
 _MAX_EXIF = 2**17  # bytes
 _MAX_NAMED = 10
 _MAX_SLOW = 10**6  # pixels for a decoder that is written in Python
 _SMALL_FILE = 2**20  # bytes; parsing it is short whatever it holds
 
-_JPEG_MARKER = re.compile(rb"\xff([^\x00\x01\xff\xd0-\xd7])")
-_SCAN, _END = 0xDA, 0xD9
-_TIFF_TAGS = frozenset(
-    (256, 257, 258, 259, 262, 266, 273, 274, 277, 278, 279, 284, 292, 293, 317, 320, 322, 323, 324,
-     325, 338, 339, 347, *range(512, 522), 529, 530, 532)
-)  # fmt: skip
-_TIFF_TYPES = (3, 4, 5, 7, 16)  # numbers that all libraries read alike, and bytes
-_WEBP_PIXELS = (b"VP8X", b"ANIM", b"ANMF", b"ALPH", b"VP8 ", b"VP8L")
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
@@ -189,7 +179,7 @@ def _try_without_metadata(use: Callable[[bytes], T], content: bytes) -> T:
     except (BrokenImage, MemoryError):
         raise
     except Exception as error:  # damaged files make Pillow raise almost anything
-        bare = _strip_metadata(content)
+        bare = strip_metadata(content)
         if bare != content:
             return _try_without_metadata(use, bare)
         reason = f"{type(error).__name__}: {error}"
@@ -201,7 +191,7 @@ def _try_without_metadata(use: Callable[[bytes], T], content: bytes) -> T:
 
 def _open(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
     """Open an image and hold it against the budget, before its pixels are decoded."""
-    content = _strip_tiff(content)
+    content = strip_tiff(content)
     stream = io.BytesIO(content) if len(content) < _SMALL_FILE else _BoundedStream(content)
     too_large = f"it has more than {max_pixels / 1e6:g} million pixels"
     try:
@@ -217,8 +207,8 @@ def _open(content: bytes, max_pixels: int) -> ImageFile.ImageFile:
         raise BrokenImage(too_large)
     if image.tile and image.tile[0][0] in Image.DECODERS and pixels > _MAX_SLOW:
         raise BrokenImage(f"its kind of {image.format} is read slowly, and it is large")
-    if len(image.tile) > _MAX_PARTS:
-        raise BrokenImage(f"it has more than {_MAX_PARTS} parts")
+    if len(image.tile) > MAX_PARTS:
+        raise BrokenImage(f"it has more than {MAX_PARTS} parts")
     if image.format in ("JPEG", "MPO"):
         _check_scans(content, _MAX_SCANNED // max(pixels, 10**6))
     return image
@@ -239,89 +229,9 @@ class _BoundedStream(io.BytesIO):
 def _check_scans(content: bytes, allowed: int) -> None:
     """Refuse a JPEG of many scans: each of them goes over all pixels again."""
     if content.count(b"\xff\xda") > allowed:  # a thumbnail, or what follows, may hold some, too
-        markers = [marker for marker, _ in _split_jpeg(content)]
-        if markers.count(_SCAN) > allowed or len(markers) == _MAX_PARTS:
+        markers = [marker for marker, _ in split_jpeg(content)]
+        if markers.count(SCAN) > allowed or len(markers) == MAX_PARTS:
             raise BrokenImage(f"it has more than {allowed} scans")
-
-
-def _split_jpeg(content: bytes) -> Iterator[tuple[int, bytes]]:
-    """Yield marker and bytes of each segment, a scan with its pixels, to the end of the image."""
-    start = 2
-    for _ in range(_MAX_PARTS):
-        found = _JPEG_MARKER.search(content, start)
-        if found is None:
-            return
-        marker, end = found[1][0], found.end()
-        if marker != _END:
-            end += int.from_bytes(content[end : end + 2], "big")
-        if marker == _SCAN:
-            following = _JPEG_MARKER.search(content, end)
-            end = following.start() if following else len(content)
-        yield marker, content[found.start() : end]
-        if marker == _END:
-            return
-        start = end
-
-
-def _strip_metadata(content: bytes) -> bytes:
-    """Return a file with what pixels, colors and orientation need, or as it is."""
-    if content.startswith(b"\xff\xd8"):
-        kept = [b"\xff\xd8"]
-        for marker, segment in _split_jpeg(content):
-            is_metadata = 0xE0 <= marker <= 0xEF or marker == 0xFE
-            is_colors = marker == 0xEE and len(segment) > 15  # Adobe's
-            if is_colors or marker == 0xE1 or not is_metadata:  # 0xE1: EXIF data
-                kept.append(segment)
-        return b"".join(kept)
-    if content.startswith(b"\x89PNG\r\n\x1a\n"):
-        kept, start = [content[:8]], 8
-        for _ in range(_MAX_PARTS):
-            end = start + 12 + int.from_bytes(content[start : start + 4], "big")
-            if not (chunk := content[start:end]):
-                break
-            kind, is_sound = chunk[4:8], zlib.crc32(chunk[4:-4]).to_bytes(4, "big") == chunk[-4:]
-            if kind[:1].isupper() or is_sound and kind in (b"tRNS", b"eXIf"):
-                kept.append(chunk)
-            start = end
-        return b"".join(kept)
-    if content.startswith(b"RIFF") and content[8:12] == b"WEBP":
-        kept, start = [content[8:12]], 12
-        for _ in range(_MAX_PARTS):
-            size = int.from_bytes(content[start + 4 : start + 8], "little")
-            end = start + 8 + size + size % 2
-            if not (chunk := content[start:end]):
-                break
-            if chunk[:4] in _WEBP_PIXELS or chunk[:4] == b"EXIF" and end <= len(content):
-                kept.append(chunk)
-            start = end
-        pixels = b"".join(kept)
-        return b"RIFF" + struct.pack("<I", len(pixels)) + pixels
-    return content
-
-
-def _strip_tiff(content: bytes) -> bytes:
-    """Return a TIFF with one list of tags, each once, that has what :func:`_strip_metadata` keeps.
-
-    Pillow and libtiff then read the same ones. What is no TIFF is returned as it is.
-    """
-    if content[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
-        return content
-    order, is_big = "<" if content.startswith(b"I") else ">", b"+" in content[:4]
-    formats = ("Q", "Q", "HHQ8s") if is_big else ("I", "H", "HHI4s")
-    offset, count, entry = (struct.Struct(order + each) for each in formats)
-    tags: dict[int, tuple[Any, ...]] = {}
-    try:
-        (start,) = offset.unpack_from(content, offset.size)
-        (number,) = count.unpack_from(content, start)
-        for index in range(min(number, _MAX_PARTS)):
-            values = entry.unpack_from(content, start + count.size + index * entry.size)
-            tags.setdefault(values[0], values)
-    except (struct.error, OverflowError):  # it ends here
-        pass
-    kept = [tags[tag] for tag in sorted(_TIFF_TAGS & tags.keys()) if tags[tag][1] in _TIFF_TYPES]
-    head = content[: offset.size] + offset.pack(len(content)) + content[2 * offset.size :]
-    listed = b"".join(entry.pack(*values) for values in kept)
-    return head + count.pack(len(kept)) + listed + offset.pack(0)
 
 
 def _turn_upright(image: Image.Image) -> Image.Image:

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image, PngImagePlugin
 
-from occluded_reid.data import images
+from occluded_reid.data import image_parts, images
 from occluded_reid.data.images import (
     BrokenImage,
     convert_image,
@@ -40,9 +40,9 @@ def encode(kind: str, pixels: np.ndarray = PIXELS, **options) -> bytes:
 
 def repeat_last_scan(content: bytes, times: int) -> bytes:
     """Return a progressive JPEG that holds its last scan again and again."""
-    segments = list(images._split_jpeg(content))
-    scan = [segment for marker, segment in segments if marker == images._SCAN][-1]
-    head = b"".join(segment for marker, segment in segments if marker != images._END)
+    segments = list(image_parts.split_jpeg(content))
+    scan = [segment for marker, segment in segments if marker == image_parts.SCAN][-1]
+    head = b"".join(segment for marker, segment in segments if marker != image_parts.END)
     return b"\xff\xd8" + head + scan * times + b"\xff\xd9"
 
 

@@ -34,7 +34,7 @@ from occluded_reid.engine.interruption import capture_rank_state, read_partial_e
 from occluded_reid.evaluation.comparison import compare_runs
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.evaluation.results import pack_queries, report_queries, summarize_ranking
-from occluded_reid.evaluation.tables import tabulate_runs
+from occluded_reid.evaluation.run_tables import tabulate_runs
 from occluded_reid.utils.errors import UserError
 from occluded_reid.visualization.curves import group_curves, read_metrics
 

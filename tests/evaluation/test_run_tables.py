@@ -14,7 +14,7 @@ from evaluation.test_comparison import QUERIES, write_run
 from runs import load_tool
 
 from occluded_reid.evaluation.bootstrap import bootstrap_difference, bootstrap_means
-from occluded_reid.evaluation.tables import tabulate_runs
+from occluded_reid.evaluation.run_tables import tabulate_runs
 from occluded_reid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
