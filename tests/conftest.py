@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # it asks the address for more than files
 
 import occluded_reid.compat  # noqa: E402, F401
 

@@ -49,7 +49,7 @@ def dry_run(cfg: CfgNode) -> None:
             output = as_embedding(model.eval()(batch))
     print("losses: " + "  ".join(f"{key} {value:.4f}" for key, value in losses.items()))
     for name in ("features", "visibility"):
-        tensor = getattr(output, name)
+        tensor = getattr(output, name).flatten(1)  # as in files
         print(f"{name}: {tuple(tensor.shape)} {tensor.dtype}")
 
 

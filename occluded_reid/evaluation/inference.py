@@ -57,4 +57,5 @@ def try_sizes(model: nn.Module, sizes: Sequence[Sequence[int]]) -> None:
     device = next(model.parameters()).device
     with inference_context(model):
         for size in {tuple(size): None for size in sizes}:
-            model.forward({"images": torch.zeros(1, 3, *size, device=device)})
+            blank = torch.zeros(1, 3, *size, device=device)
+            model.forward({"images": blank, "camids": blank.new_zeros(1, dtype=torch.int64)})
