@@ -82,7 +82,9 @@ def tabulate_runs(
     for column in chosen:
         if all(row[column.header] is None for row in table.values()):
             known = ", ".join(runs[0].reports[column.test_set]["metrics"])
-            raise UserError(f"no run has {column.path} of {column.test_set}; there is {known}")
+            raise UserError(
+                f"no run has {column.path} of {column.test_set}; in {runs[0].path} there is {known}"
+            )
     differences = _compare_with_first(methods, chosen)
     if json_path:
         write_json(json_path, {"methods": table, "differences": differences})
