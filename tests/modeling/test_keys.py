@@ -45,14 +45,16 @@ def test_a_resumed_run_may_differ_where_nothing_reads():
 def test_what_is_set_and_not_read_is_named_once(caplog):
     logging.getLogger("occluded_reid").propagate = True
     keys = ("MODEL.LOSSES.CE.EPSILON", "0.1", "MODEL.HEADS.POOL_LAYER", "Identity")
+    cfgs = load(FED, *keys), load(FED, "MODEL.FED.NECK", "False")
+    caplog.clear()  # of what loading says
     with caplog.at_level(logging.WARNING):
-        warn_of_unread_keys(load(FED, *keys))
+        warn_of_unread_keys(cfgs[0])
         (record,) = caplog.records
         assert record.getMessage() == (
             "MODEL.META_ARCHITECTURE FED does not read MODEL.HEADS.POOL_LAYER, "
             "MODEL.LOSSES.CE.EPSILON: what is set there changes nothing"
         )
-        warn_of_unread_keys(load(FED, "MODEL.FED.NECK", "False"))
+        warn_of_unread_keys(cfgs[1])
         warn_of_unread_keys(load("configs/synthetic_baseline.yml", *keys))
     assert len(caplog.records) == 1
 
