@@ -47,7 +47,7 @@ def test_dry_run_by_entry_point(tools, capsys) -> None:
     assert tools.command(["--config-file", CONFIG, "--dry-run", *SMALL]) == 0
     output = capsys.readouterr().out
     assert re.search(r"losses:.* loss_identity \d", output) and "loss_visibility" in output
-    assert "features: (8, 1, 320)" in output and "visibility: (8, 4)" in output
+    assert "features: (8, 320)" in output and "visibility: (8, 4)" in output
     assert tools.command(["--config-file", CONFIG, "--dry-run", *SMALL, "MODEL.STRIPE.X", "1"]) == 2
     words = [*SMALL, "MODEL.STRIPES.NUM_PARTS", "0"]
     assert tools.command(["--config-file", CONFIG, "--dry-run", *words]) == 2
