@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -56,21 +56,22 @@ def prepare_vectors(
 
 def rank_rows(
     vectors: Vectors, query: np.ndarray, rows: np.ndarray, top: int, metric: str,
-    visibility: np.ndarray | None = None,
+    read_visibility: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:  # fmt: skip
     """Return the ``top`` best of some rows and their float64 similarities to a query (D,).
 
     The similarity is the cosine, the inner product, or minus the squared Euclidean distance; it
-    depends on the two vectors only, not on other rows. With the ``visibility`` (n, P) of the rows,
-    which are then ascending, it is ``shared``. The best come first, ties in the order in which rows
-    were added; row -1 is ignored.
+    depends on the two vectors only, not on other rows. With ``read_visibility``, which returns that
+    of some rows (n, P), it is ``shared``. The best come first, ties in the order in which rows were
+    added; row -1 is ignored.
     """
     rows = np.unique(rows[rows >= 0])
     found = vectors[rows]
     terms = -np.square(found - query) if metric == "euclidean" else found * query
-    if visibility is None:
+    if read_visibility is None:
         similarities = terms.sum(1, dtype=np.float64)
     else:
+        visibility = read_visibility(rows)
         parts = visibility.shape[1]
         own = np.linalg.norm(query.reshape(parts, -1), axis=1) / parts**0.5  # visibility / P
         cosines = terms.reshape(*visibility.shape, -1).sum(2, dtype=np.float64)  # times own

@@ -169,13 +169,16 @@ class GalleryIndex:
             )
         if candidates is None:
             candidates = find_nearest(vectors, queries, count, info.metric, selected)
-        ranked = []
-        for query, rows in zip(queries, candidates, strict=True):
-            rows, visibility = np.unique(rows[rows >= 0]), None
-            if info.metric == "shared":
-                items = database.items(rows.tolist(), info.num_parts)
-                visibility = np.stack([items[row][2] for row in rows.tolist()])
-            ranked.append(rank_rows(vectors, query, rows, top, info.metric, visibility))
+
+        def read_visibility(rows: np.ndarray) -> np.ndarray:
+            items = database.items(rows.tolist(), info.num_parts)
+            return np.stack([items[row][2] for row in rows.tolist()])
+
+        weights = read_visibility if info.metric == "shared" else None
+        ranked = [
+            rank_rows(vectors, query, rows, top, info.metric, weights)
+            for query, rows in zip(queries, candidates, strict=True)
+        ]
         unique = np.unique(np.concatenate([rows for rows, _ in ranked])).tolist()
         images = self._load_images(database, info, unique)
         return [

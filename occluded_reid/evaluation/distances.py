@@ -71,8 +71,11 @@ class FeatureDistances:
         """Return the distances of ``queries`` to ``gallery`` on the device."""
         products = self._take_queries(queries).to(self.device) @ self._load_gallery(gallery).T
         if self.metric == "shared":
-            query, others = (each.to(self.device) for each in self._visibility)
-            products = self._divide_by_weights(products, query[queries] @ others[gallery].T)
+            query, others = (
+                each[rows].to(self.device)
+                for each, rows in zip(self._visibility, (queries, gallery), strict=True)
+            )
+            products = self._divide_by_weights(products, query @ others.T)
         norms = self._query_norms[queries, None], self._gallery_norms[gallery]
         return self._to_distances(products, *norms)
 

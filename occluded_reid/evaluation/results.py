@@ -70,11 +70,11 @@ def format_results(reports: Mapping[str, Any]) -> str:
     return format_table(rows, ["Data set", "Queries scored", "Gallery", *intervals, *MINOR_METRICS])
 
 
-def format_table(rows: list[list[Any]], headers: list[str]) -> str:
-    """Return a Markdown table; numbers stay as they are written."""
+def format_table(rows: list[list[Any]], headers: list[str], form: str = "pipe") -> str:
+    """Return a table, Markdown's or another of tabulate's; numbers stay as they are written."""
     from tabulate import tabulate
 
-    return tabulate(rows, headers, "pipe", disable_numparse=True)
+    return tabulate(rows, headers, form, disable_numparse=True)
 
 
 def write_results(

@@ -18,10 +18,11 @@ from occluded_reid.evaluation.comparison import (
     read_run,
     require_different_weights,
 )
-from occluded_reid.evaluation.results import MAJOR_METRICS
+from occluded_reid.evaluation.results import MAJOR_METRICS, format_table
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
 
+TABLE_FORMS = {"markdown": "pipe", "latex": "latex_booktabs"}  # by their names in tabulate
 SEED = re.compile(r"[-_]s(eed)?\d+$", re.IGNORECASE)  # at the end of a run's name
 
 
@@ -145,11 +146,14 @@ def _compare_with_first(
     if len(methods) < 2 or not all("per_query" in report for report in reports):
         return {}
     differences: dict[str, dict[str, Any]] = {name: {} for name in list(methods)[1:]}
+    metrics = {
+        name: [ranking.compute_metrics() for ranking in pair_queries(name, runs)]
+        for name in dict.fromkeys(column.test_set for column in columns)
+    }
     for column in columns:
-        rankings = iter(pair_queries(column.test_set, runs))
+        by_run = iter(metrics[column.test_set])
         queries = [
-            [next(rankings).compute_metrics().get(column.path) for _ in of_method]
-            for of_method in methods.values()
+            [next(by_run).get(column.path) for _ in of_method] for of_method in methods.values()
         ]
         if queries[0][0] is not None:
             first, *others = (np.stack(each) for each in queries)  # type: ignore[arg-type]
@@ -169,7 +173,7 @@ def _format(
         [name, len(runs), *(_format_cell(table[name][header]) for header in headers[2:])]
         for name, runs in methods.items()
     ]
-    text = _format_table(headers, rows, form)
+    text = format_table(rows, headers, TABLE_FORMS[form])
     if differences:
         compared = [h for h in headers[2:] if h in next(iter(differences.values()))]
         rows = [
@@ -177,7 +181,7 @@ def _format(
             for name, row in differences.items()
         ]
         title = f"Difference to {next(iter(methods))}, 95 % interval"
-        text += "\n\n" + _format_table([title, *compared], rows, form)
+        text += "\n\n" + format_table(rows, [title, *compared], TABLE_FORMS[form])
     return text
 
 
@@ -189,13 +193,6 @@ def _format_cell(cell: dict[str, float] | None) -> str:
     if "std" in texts:
         return f"{texts['mean']} ± {texts['std']}"
     return "{mean} [{low}, {high}]".format(**texts) if "low" in texts else texts["mean"]
-
-
-def _format_table(headers: list[str], rows: list[list[Any]], form: str) -> str:
-    from tabulate import tabulate
-
-    form = {"markdown": "pipe", "latex": "latex_booktabs"}[form]
-    return tabulate(rows, headers, form, disable_numparse=True)
 
 
 def _format_csv(
