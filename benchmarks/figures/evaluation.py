@@ -43,9 +43,9 @@ def measure_similarity(
         ("similarity_shared", "shared", ", shared", torch.float32, 1e-5),
         ("similarity_query", "query", ", query", torch.float32, 1e-5),
     ):
-        rows = [make_rows(Embedding(*side), metric).to(dtype) for side in sides]
-        ours = partial(distance_matrix, *rows, metric, visibility)
-        reference = partial(similarities, *sides, metric)
+        one, other = (make_rows(Embedding(*side), metric).to(dtype) for side in sides)
+        ours = partial(distance_matrix, one, other, metric, visibility)
+        reference = partial(similarities, sides[0], sides[1], metric)
         require_equal(name, -ours(), reference(), atol=atol)
         times = time_alternately(ours, reference, rounds=rounds)
         unit = f"s, {queries} x {gallery}, {landmarks} landmarks of {channels}{suffix}"
