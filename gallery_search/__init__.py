@@ -1,4 +1,4 @@
-"""Gallery search: vectors lie in a file, metadata in SQLite; faiss searches."""
+"""Gallery search: ``open_store`` opens a folder (faiss and SQLite) or a Milvus collection."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -6,14 +6,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from gallery_search.store.index import GalleryIndex, search_indexes
     from gallery_search.store.metadata import Filter, Hit, Item
-    from gallery_search.store.writer import Writer
+    from gallery_search.store.protocol import Store, Writer, create_store, has_store, open_store
 
-__all__ = ["Filter", "GalleryIndex", "Hit", "Item", "Writer", "search_indexes"]
+__all__ = [
+    "Filter", "GalleryIndex", "Hit", "Item", "Store", "Writer", "create_store", "has_store",
+    "open_store", "search_indexes",
+]  # fmt: skip
 
 
 def __getattr__(name: str) -> Any:
     """Import what ``__all__`` names on first use (PEP 562), so that ``--help`` stays fast."""
-    for module in ("metadata", "index", "writer") if name in __all__ else ():
+    for module in ("metadata", "protocol", "index") if name in __all__ else ():
         found = import_module(f"gallery_search.store.{module}")
         if hasattr(found, name):
             return getattr(found, name)

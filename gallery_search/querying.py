@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from tabulate import tabulate
 
-from gallery_search import Filter, GalleryIndex, Hit, search_indexes
+from gallery_search import Filter, Hit, Store, open_store, search_indexes
 from gallery_search.store.metadata import DATES_FROM, parse_name, parse_time
 from gallery_search.web import server
 from gallery_search.web.search import GallerySearch
@@ -70,14 +70,14 @@ def load_model(args: argparse.Namespace, weights: str) -> Embedder:
     )  # fmt: skip
 
 
-def open_indexes(args: argparse.Namespace) -> tuple[list[GalleryIndex], Embedder]:
+def open_indexes(args: argparse.Namespace) -> tuple[list[Store], Embedder]:
     """Open the indexes to search as one, and the model that built them."""
-    first = GalleryIndex(args.index[0])
+    first = open_store(args.index[0])
     embedder = load_model(args, args.weights or first.info().weights)
-    return [GalleryIndex(each, embedder.fingerprint, args.gallery) for each in args.index], embedder
+    return [open_store(each, embedder.fingerprint, args.gallery) for each in args.index], embedder
 
 
-def read_filter(args: argparse.Namespace, indexes: list[GalleryIndex]) -> Filter:
+def read_filter(args: argparse.Namespace, indexes: list[Store]) -> Filter:
     """Return the filter that the options describe, if some image may pass it."""
     bounds = [None if text is None else parse_time(text) for text in (args.since, args.until)]
     cameras = sorted({name for index in indexes for name in index.cameras()})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import heapq
 import os
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -19,6 +20,7 @@ from gallery_search.store.approximation import EXACT_UP_TO, load_faiss_index, pr
 from gallery_search.store.database import Database, create_database, transaction
 from gallery_search.store.exact import SPARE, find_nearest, prepare_vectors, rank_rows
 from gallery_search.store.metadata import ApproximationInfo, Filter, Hit, IndexInfo
+from gallery_search.store.protocol import NO_FILTER, Store
 from gallery_search.store.vectors import Vectors
 from gallery_search.store.writer import Writer
 from occluded_reid.modeling.outputs import Embedding
@@ -26,7 +28,6 @@ from occluded_reid.modeling.similarity import make_query_rows
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_folder, explain_write_errors, hold_lock
 
-NO_FILTER = Filter()
 DEPTH, MIN_DEPTH = 10, 100  # proposals per hit, and at least
 
 T = TypeVar("T")
@@ -53,6 +54,7 @@ class GalleryIndex:
 
     def __init__(self, folder: str | os.PathLike[str], fingerprint: str = "", gallery: str = ""):
         self.folder = Path(folder)
+        self.address = str(folder)
         self._lock = threading.Lock()
         self._vectors: Vectors | None = None
         self._faiss_index: tuple[int, Any] | None = None
@@ -74,9 +76,23 @@ class GalleryIndex:
             create_database(temporary, info)
         return cls(folder, info.fingerprint)
 
+    @staticmethod
+    def exists(folder: str | os.PathLike[str]) -> bool:
+        """Whether there is such a folder with something in it."""
+        return os.path.exists(folder) and any(os.scandir(folder))
+
     def info(self) -> IndexInfo:
         """Return the current description."""
         return self._read(self._read_info)
+
+    def describe(self) -> str:
+        """Return one line on how it is searched."""
+        info = self.info()
+        if (built := info.approximation) is None:
+            return "exact"
+        recall = f"recall@10 {built.recall:.3f} ({built.queries} queries)"
+        later = info.rows - built.rows
+        return f"{built.kind}, {recall}, {later} later images are searched exactly"
 
     def __len__(self) -> int:
         return self._read(lambda database: len(database.valid_rows(self._read_info(database).rows)))
@@ -98,8 +114,8 @@ class GalleryIndex:
         return self._read(lambda database: database.select(filter, "id", limit))
 
     def cameras(self) -> list[str]:
-        """Return the cameras' names, sorted."""
-        return self._read(lambda database: database.cameras())
+        """Return the cameras' names in natural order: c2 before c10."""
+        return sorted(self._read(lambda database: database.cameras()), key=natural_key)
 
     def time_span(self) -> tuple[float, float] | None:
         """Return the first and the last time; None if no item has one."""
@@ -250,13 +266,23 @@ class GalleryIndex:
             return self._faiss_index[1]
 
 
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """Return a sort key by which c2 comes before c10.
+
+    >>> sorted(["c10", "gate", "2", "c2"], key=natural_key)
+    ['2', 'c2', 'c10', 'gate']
+    """
+    parts = re.findall(r"\d{1,18}|\D+", name)
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
+
+
 def choose_depth(top: int) -> int:
     """Return the number of proposals for ``top`` hits."""
     return max(MIN_DEPTH, DEPTH * top)
 
 
 def search_indexes(
-    indexes: Sequence[GalleryIndex], features: np.ndarray | Embedding, top: int = 10,
+    indexes: Sequence[Store], features: np.ndarray | Embedding, top: int = 10,
     filter: Filter = NO_FILTER, *, exact: bool = False,
 ) -> list[list[Hit]]:  # fmt: skip
     """Search several indexes as one gallery; see :meth:`GalleryIndex.search`."""

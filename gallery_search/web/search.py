@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery_search import Filter, GalleryIndex, Hit
+from gallery_search import Filter, Hit, Store
 from gallery_search.store.metadata import parse_time
 from gallery_search.web import MAX_HITS
 from gallery_search.web.images import RequestError, decode_image, make_thumbnail, read_gallery_image
@@ -58,7 +58,7 @@ class SearchResult:
 class GallerySearch:
     """Answer the page's requests from indexes of one model; threads may share it."""
 
-    def __init__(self, indexes: Sequence[GalleryIndex], embedder: Embedder):
+    def __init__(self, indexes: Sequence[Store], embedder: Embedder):
         self._indexes = list(indexes)
         self._embedder = embedder
         self._model_lock = threading.Lock()  # two images at once take longer than one by one
@@ -134,10 +134,7 @@ class GallerySearch:
         """Return one line per index: images, metric, kind of search, model."""
         lines = []
         for index in self._indexes:
-            info, kind = index.info(), "exact search"
-            if built := info.approximation:
-                recall = f"recall@10 {built.recall:.3f} ({built.queries} queries)"
-                kind = f"{built.kind} search, {recall}"
+            info, kind = index.info(), f"search: {index.describe()}"
             model = f"model {Path(info.weights).name or 'unknown'} ({info.fingerprint[:8]})"
             lines.append(f"{len(index)} images, {info.metric} similarity, {kind}, {model}")
         return lines

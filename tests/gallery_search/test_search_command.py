@@ -16,8 +16,9 @@ from runs import draw_market, forked, kill_self, load_tool, status_of
 from saved_runs import two_runs
 
 import occluded_reid
-from gallery_search import Filter, GalleryIndex, Item, Writer, querying
+from gallery_search import Filter, GalleryIndex, Item, querying
 from gallery_search.store import database as databases
+from gallery_search.store.writer import Writer
 from occluded_reid.visualization.sheet import BLUE, ORANGE
 
 tool = load_tool("search")
