@@ -70,10 +70,9 @@ def repository_files() -> list[Path]:
 
 
 FILES = repository_files()
-MAY_HAVE_CONFIGS = ("configs", "projects")
 PYTHON = [path for path in FILES if path.suffix == ".py"]
 TOOLS = {path.stem for path in PYTHON if path.parts[0] == "tools"}
-CONFIGS = [p for p in FILES if p.suffix in (".yml", ".yaml") and p.parts[0] in MAY_HAVE_CONFIGS]
+CONFIGS = [path for path in FILES if path.suffix in (".yml", ".yaml") and "configs" in path.parts]
 PAGES = [path for path in FILES if path.suffix == ".md"]
 
 
