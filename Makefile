@@ -11,7 +11,7 @@ PYTHON ?=
 PYTEST_ARGS ?=
 OUR_CODE := occluded_reid fed_plugin aonet_plugin gallery_search
 EXTRAS_VENV := .venv-extras
-EXTRAS := onnx,openvino,web,video
+EXTRAS := onnx,openvino,web,video,milvus,ray
 TRACKERS_VENV := .venv-trackers
 TRACKERS := boxmot==25.0.0 trackers==2.6.1 tracklab==1.3.24 motmetrics==1.4.0
 

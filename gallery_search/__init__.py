@@ -4,9 +4,16 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from gallery_search.store.index import GalleryIndex, search_indexes
+    from gallery_search.store.index import GalleryIndex
     from gallery_search.store.metadata import Filter, Hit, Item
-    from gallery_search.store.protocol import Store, Writer, create_store, has_store, open_store
+    from gallery_search.store.protocol import (
+        Store,
+        Writer,
+        create_store,
+        has_store,
+        open_store,
+        search_indexes,
+    )
 
 __all__ = [
     "Filter", "GalleryIndex", "Hit", "Item", "Store", "Writer", "create_store", "has_store",

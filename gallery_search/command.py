@@ -2,6 +2,7 @@
 
 build     create an index of the images below a folder, or resume an interrupted build
 add       add the images that are new or changed below the gallery's folder
+import    create an index of the files of `extract --shard`, or add them
 query     print, and draw, the gallery images most similar to a query image
 serve     serve a web page to search with
 remove    remove images by path, camera or time
@@ -17,13 +18,14 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 
-from gallery_search.store import KINDS
+from gallery_search.store import KINDS, MILVUS
 from gallery_search.web import MAX_HITS
 from occluded_reid.utils.cli import build_parser, positive_int, run_command
 
 # The module and the function behind each command; imported only when it runs.
 _FUNCTIONS = {
-    "build": ("indexing", "build"), "add": ("indexing", "add"), "remove": ("indexing", "remove"),
+    "build": ("indexing", "build"), "import": ("importing", "import_shards"),
+    "add": ("indexing", "add"), "remove": ("indexing", "remove"),
     "optimise": ("indexing", "optimize"), "info": ("indexing", "show_info"),
     "query": ("querying", "query"), "serve": ("querying", "serve"),
 }  # fmt: skip
@@ -33,12 +35,15 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
     """Add the options of one command."""
     several = {"action": "append"} if name in ("query", "serve") else {}
     add("--debug", action="store_true", help="show an error's traceback")
-    add("--index", required=True, metavar="DIR", **several)
-    if name in ("build", "add"):
-        workers = min(4, os.cpu_count() or 1)
+    add("--index", required=True, metavar="DIR", help=f"a folder, or {MILVUS}", **several)
+    if name == "import":
+        add("--shards", required=True, metavar="DIR", help="the folder that extract wrote")
+    if name in ("build", "add", "import"):
         add("--metadata", metavar="F.csv", help="columns path,camera,time,identity")
         restore = "an image that was removed is added again; repeatable"
         add("--restore", action="append", default=[], metavar="PATH", help=restore)
+    if name in ("build", "add"):
+        workers = min(4, os.cpu_count() or 1)
         add("--batch-size", type=positive_int, default=64, metavar="N", help="64")
         add("--workers", type=int, default=workers, metavar="N", help=f"{workers}")
     if name == "build":
@@ -60,7 +65,7 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
         add("--camera", action="append", default=[], metavar="NAME", help="repeatable")
         add("--since", metavar="TIME", help="a number, or 2024-05-31T16:20:00")
         add("--until", metavar="TIME", help="inclusive")
-    if name in ("build", "optimise"):
+    if name in ("build", "import", "optimise"):
         add("--kind", default="auto", choices=("auto", *KINDS))
     if name == "query":
         add("--image", action="append", required=True, metavar="IMG", help="a crop")

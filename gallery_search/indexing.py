@@ -12,12 +12,16 @@ from pathlib import Path
 
 import numpy as np
 
-from gallery_search import Filter, GalleryIndex
+from gallery_search import Filter, Store, create_store, has_store, open_store
 from gallery_search.querying import load_model, read_filter
-from gallery_search.store.approximation import EXACT_UP_TO, choose_kind
-from gallery_search.store.metadata import DATES_FROM, parse_name, parse_time, read_table
-from occluded_reid.data.images import warn_of_files
-from occluded_reid.deploy.bulk import load_batches, log_unreadable, require_all
+from gallery_search.store.metadata import (
+    DATES_FROM,
+    parse_name,
+    parse_time,
+    read_table,
+)
+from occluded_reid.data.image_names import make_id
+from occluded_reid.deploy.bulk import drop_odd_names, load_batches, log_unreadable, require_all
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import ImageList, list_images
 from occluded_reid.evaluation.distances import split_range
@@ -28,7 +32,9 @@ from occluded_reid.utils.terminal import show
 logger = logging.getLogger(__name__)
 
 TIMED_QUERIES = 30
+MAX_REMOVED = 0.25  # share of removed vectors, beyond which they are deleted
 MAX_BYTES = 2**30  # of an image file
+LOST = "are not in the index"
 
 
 def build(args: argparse.Namespace) -> None:
@@ -39,17 +45,16 @@ def build(args: argparse.Namespace) -> None:
     # the name of a model of the zoo is no path
     weights = os.path.abspath(args.weights) if os.path.exists(args.weights) else args.weights
     gallery = os.path.abspath(args.gallery)
-    images = list_gallery(args.gallery)
-    folder = Path(args.index)
-    if not folder.exists() or not any(folder.iterdir()):
-        GalleryIndex.create(
-            folder, metric=embedder.metric, dim=embedder.dim, num_parts=embedder.num_parts,
+    images = drop_odd_names(list_images(args.gallery), LOST)
+    if not has_store(args.index):
+        create_store(
+            args.index, metric=embedder.metric, dim=embedder.dim, num_parts=embedder.num_parts,
             fingerprint=embedder.fingerprint, weights=weights, gallery=gallery,
         )  # fmt: skip
-    index = GalleryIndex(folder, embedder.fingerprint)
+    index = open_store(args.index, embedder.fingerprint)
     if index.info().gallery != gallery:
         raise UserError(
-            f"{folder} is an index of {index.info().gallery}, not of {gallery}; choose another "
+            f"{args.index} is an index of {index.info().gallery}, not of {gallery}; choose another "
             "--index or, if the folder has moved, use 'add --gallery'"
         )
     add_images(index, embedder, images, args)
@@ -69,9 +74,9 @@ def cut_video(args: argparse.Namespace) -> str:
 
 def add(args: argparse.Namespace) -> None:
     """Add the images that are new or changed below the gallery's folder."""
-    index = GalleryIndex(args.index)
+    index = open_store(args.index)
     info = index.info()
-    images = list_gallery(args.gallery or info.gallery)
+    images = drop_odd_names(list_images(args.gallery or info.gallery), LOST)
     moved = os.path.realpath(images.folder) != os.path.realpath(info.gallery)
     if moved and (others := find_changed(index, images)):
         raise UserError(
@@ -83,22 +88,12 @@ def add(args: argparse.Namespace) -> None:
             f"{show(min(unknown))} was not removed from {args.index}: nothing to restore"
         )
     embedder = load_model(args, args.weights or info.weights)
-    index = GalleryIndex(args.index, embedder.fingerprint)
+    index = open_store(args.index, embedder.fingerprint)
     add_images(index, embedder, images, args)
 
 
-def list_gallery(source: str) -> ImageList:
-    """List the images of a gallery; those without a UTF-8 name, which SQLite needs, are lost."""
-    images = list_images(source)
-    names = images.paths.tolist()
-    odd = [name for name in names if name.encode("utf-8", "replace").decode() != name]
-    kept = sorted(set(names).difference(odd))
-    warn_of_files("images are not in the index, as their names are not in UTF-8", odd)
-    return images._replace(paths=np.array(kept, str), lost=[*images.lost, *odd])
-
-
 def add_images(
-    index: GalleryIndex, embedder: Embedder, images: ImageList, args: argparse.Namespace
+    index: Store, embedder: Embedder, images: ImageList, args: argparse.Namespace
 ) -> None:
     """Add what :func:`choose_images` says, in batches; ``build`` approximates the index, too."""
     table = read_table(args.metadata, images.folder) if args.metadata else {}
@@ -118,26 +113,26 @@ def add_images(
                 versions = [read_version(Path(images.folder, path)) for path in paths]
                 writer.add(items, embedding, versions=versions, overwrite=True)
         log_unreadable(new, unreadable, "they are not in the index")
-        broken = index.ids_of([chosen[position] for position, _ in unreadable])
-        writer.remove(broken.values(), remember=False)  # they were others when they were added
+        broken = [make_id(chosen[position]) for position, _ in unreadable]
+        writer.remove(broken, remember=False)  # they were others when they were added
         if unused := len(table.keys() - set(images.paths.tolist())):
             logger.warning(f"{unused} lines of {args.metadata} match no image in {images.folder}")
         if len(unreadable) == len(images.paths):
             raise UserError(f"none of the images below {images.folder} can be read")
-        if args.command == "build" and is_outdated(index, args.kind):
+        if args.command == "build" and index.is_outdated(args.kind):
             writer.optimize(args.kind)
     print_info(index)
     require_all(new._replace(lost=images.lost), unreadable)
 
 
-def choose_images(index: GalleryIndex, images: ImageList, restored: list[str]) -> list[str]:
+def choose_images(index: Store, images: ImageList, restored: list[str]) -> list[str]:
     """Return the images to embed: new ones, and those whose files were written anew.
 
     Those that were removed stay out, unless they are ``restored``.
     """
     names = images.paths.tolist()
     present, changed = index.versions_of(names), set(find_changed(index, images))
-    logger.info(f"{len(present)} of {len(images.paths)} images are in {index.folder} already")
+    logger.info(f"{len(present)} of {len(images.paths)} images are in {index.address} already")
     if changed:
         logger.info(f"{len(changed)} of them have changed and are added anew")
     removed = index.withdrawn().difference(restored).intersection(names)
@@ -146,7 +141,7 @@ def choose_images(index: GalleryIndex, images: ImageList, restored: list[str]) -
     return [name for name in names if name in changed or name not in present.keys() | removed]
 
 
-def find_changed(index: GalleryIndex, images: ImageList) -> list[str]:
+def find_changed(index: Store, images: ImageList) -> list[str]:
     """Return the images of the index whose files have another content than when they were added."""
     versions = index.versions_of(images.paths.tolist()).items()
     return [
@@ -175,42 +170,29 @@ def is_version(version: str, path: Path) -> bool:
     return (read_version(path) or "").rpartition(" ")[2] == version.rpartition(" ")[2]
 
 
-def is_outdated(index: GalleryIndex, kind: str) -> bool:
-    """Whether the approximation is of another kind, or leaves too many images to exact search."""
-    info = index.info()
-    wanted = choose_kind(len(index)) if kind == "auto" else kind
-    if (present := info.approximation) is None:
-        return wanted != "exact"
-    return present.kind != wanted or info.rows - present.rows > EXACT_UP_TO
-
-
 def remove(args: argparse.Namespace) -> None:
     """Remove images; compact once more than a quarter of the vectors are removed ones."""
-    index = GalleryIndex(args.index)
+    index = open_store(args.index)
     filter = read_filter(args, [index])
     if bool(args.paths) == (filter != Filter()):
         raise UserError("give either paths, or --camera, --since and --until")
     with index.writer() as writer:
-        ids = index.ids_of(args.paths)
-        if missing := [path for path in args.paths if path not in ids]:
+        known = index.versions_of(args.paths)
+        if missing := [path for path in args.paths if path not in known]:
             raise UserError(
                 f"{len(missing)} paths are not in {args.index}, the first is {show(missing[0])}; "
                 "give them as 'query' prints them. Nothing was removed"
             )
-        selected = list(ids.values()) if args.paths else index.select(filter).tolist()
+        selected = [make_id(path) for path in known] if args.paths else index.select(filter)
         count = writer.remove(selected)
         print(f"{count} images removed; 'add' leaves them out, unless --restore names them")
-        info = index.info()
-        if 4 * len(index) < 3 * info.rows:
-            writer.compact()
-            if info.approximation:
-                writer.optimize()
+        writer.compact(MAX_REMOVED)
     print_info(index)
 
 
 def optimize(args: argparse.Namespace) -> None:
     """Rebuild the approximation."""
-    index = GalleryIndex(args.index)
+    index = open_store(args.index)
     with index.writer() as writer:
         writer.optimize(args.kind)
     print_info(index)
@@ -218,12 +200,16 @@ def optimize(args: argparse.Namespace) -> None:
 
 def show_info(args: argparse.Namespace) -> None:
     """Describe an index and, with ``--time``, time random queries, one at a time."""
-    index = GalleryIndex(args.index)
+    index = open_store(args.index)
     print_info(index)
     if not args.time:
         return
     info = index.info()
-    modes = {"search": False, "search --exact": True} if info.approximation else {"search": True}
+    modes = (
+        {"search": False, "search --exact": True}
+        if index.describe() != "exact"
+        else {"search": True}
+    )
     queries = np.random.default_rng(0).normal(size=(1 + TIMED_QUERIES, 1, info.dim))
     for name, exact in modes.items():
         times = []
@@ -235,15 +221,13 @@ def show_info(args: argparse.Namespace) -> None:
         print(f"{name}: {median:.1f} ms for a query, 90 % below {slow:.1f} ms")
 
 
-def print_info(index: GalleryIndex) -> None:
+def print_info(index: Store) -> None:
     """Print what the index holds."""
     info, items = index.info(), len(index)
-    size = sum(path.stat().st_size for path in index.folder.iterdir())
-    print(f"{index.folder}: {items} images, {size / max(1, items):.0f} bytes each")
+    size = ""
+    if os.path.isdir(index.address):
+        total = sum(entry.stat().st_size for entry in os.scandir(index.address))
+        size = f", {total / max(1, items):.0f} bytes each"
+    print(f"{index.address}: {items} images{size}")
     print(f"metric {info.metric}, dimension {info.dim}, model {info.fingerprint[:16]}")
-    search = "exact"
-    if built := info.approximation:
-        recall = f"recall@10 {built.recall:.3f} ({built.queries} queries)"
-        later = info.rows - built.rows
-        search = f"{built.kind}, {recall}, {later} later images are searched exactly"
-    print(f"search: {search}")
+    print(f"search: {index.describe()}")

@@ -73,7 +73,8 @@ def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[di
             len({hit.id for hit in hits} & {hit.id for hit in expected}) / TOP
             for (_, (hits,)), expected in zip(answers, truth, strict=True)
         ]
-        approximation = index.info().approximation
+        info = index.info()
+        is_exact = info.kind == "exact"
         size = sum(path.stat().st_size for path in folder.iterdir())
         yield {
             "items": items,
@@ -81,10 +82,10 @@ def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[di
             "kind": kind,
             "ms_one": 1e3 * statistics.median(seconds for seconds, _ in answers),
             "ms_in_batch": 1e3 * batch / BATCH,
-            "recall_built": approximation.recall if approximation else 1.0,
+            "recall_built": info.recall,
             "recall_queries": statistics.mean(recalls),
-            "build_s": building if approximation else adding,
-            "bytes_per_item": (size - exact_size if approximation else size) / items,
+            "build_s": adding if is_exact else building,
+            "bytes_per_item": (size if is_exact else size - exact_size) / items,
         }
 
 

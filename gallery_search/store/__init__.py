@@ -1,7 +1,8 @@
-"""An index in a folder: vectors, metadata, and an optional approximation."""
+"""Where a gallery is kept: a folder, or Milvus."""
 
 from occluded_reid.utils.errors import UserError
 
+MILVUS = "milvus://HOST:PORT/NAME or milvus:///FILE.db"  # addresses
 KINDS = ("exact", "hnsw", "ivf", "ivfpq")
 
 

@@ -9,26 +9,25 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import faiss
 import numpy as np
 
 from gallery_search.store import KINDS
-from gallery_search.store.exact import BLOCK, SPARE, find_nearest, rank_rows, resolve_faiss_metric
-from gallery_search.store.metadata import ApproximationInfo, IndexInfo
-from gallery_search.store.vectors import Vectors
+from gallery_search.store.database import FolderInfo
+from gallery_search.store.similarity import MIN_DEPTH, SPARE, compute_similarities
+from gallery_search.store.vectors import BLOCK, Vectors, find_nearest, resolve_faiss_metric
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import atomic_write, hash_file
 from occluded_reid.utils.progress import progress
 
-EXACT_UP_TO, HNSW_UP_TO, IVF_UP_TO = 100_000, 1_000_000, 4_000_000  # items, for "auto"
+EXACT_UP_TO, HNSW_UP_TO, IVF_UP_TO = 100_000, 1_000_000, 4_000_000  # images, for "auto"
 MIN_ITEMS = 1_000  # fewer cannot train an approximation
-LINKS, BREADTH = 32, 100  # of HNSW: neighbors per node, and candidates while building
 CODES = 128  # bytes per vector of ivfpq, at most
 VALUES_PER_CODE = 4  # at least
 PER_LIST = 39  # training vectors per list, the minimum that faiss recommends
 SAMPLE = 2**28  # values in the training sample: 1 GiB
 HITS, QUERIES, GOAL = 10, 200, 0.97  # a measurement of recall@10, and what it should reach
-DEPTH = 100  # proposals, as in a search for 10 hits
 MIN_EFFORT, MAX_EFFORT = 8, 1024
 
 
@@ -42,25 +41,27 @@ def choose_kind(items: int) -> str:
     return next((kind for limit, kind in limits if items <= limit), "ivfpq")
 
 
-def build_faiss_index(vectors: Vectors, info: IndexInfo, kind: str) -> Any:
+def build_faiss_index(vectors: Vectors, metric: str, kind: str) -> Any:
     """Return a faiss index of prepared vectors (N, D); its ids are the rows."""
-    import faiss
-
+    rows, dim = vectors.shape
     if kind not in KINDS[1:]:
         raise UserError(f"there is no kind {kind!r}; there are auto, {', '.join(KINDS)}")
-    rows, dim = info.rows, info.dim
     if rows < MIN_ITEMS:
         raise UserError(f"{rows} vectors are too few for {kind}: {MIN_ITEMS} are needed; use exact")
     size = min(rows, max(MIN_ITEMS, SAMPLE // dim))
-    sample = np.random.default_rng(0).choice(rows, size, replace=False)
-    recipe = _describe_for_factory(kind, dim, rows, size)
-    index = faiss.index_factory(dim, recipe, resolve_faiss_metric(info.metric))
+    lists = max(1, min(int(4 * rows**0.5), size // PER_LIST))
+    limit = min(CODES, max(1, dim // VALUES_PER_CODE))
+    codes = max(number for number in range(1, limit + 1) if dim % number == 0)
+    # np: polysemous training takes minutes and is not used
+    recipes = {"hnsw": "HNSW32_SQ8", "ivf": f"IVF{lists},SQ8", "ivfpq": f"IVF{lists},PQ{codes}np"}
+    index = faiss.index_factory(dim, recipes[kind], resolve_faiss_metric(metric))
     if kind == "hnsw":
-        index.hnsw.efConstruction = BREADTH
+        index.hnsw.efConstruction = 100
     else:
         index.cp.min_points_per_centroid = 1
     if kind == "ivfpq":
         index.pq.cp.min_points_per_centroid = 1
+    sample = np.random.default_rng(0).choice(rows, size, replace=False)
     index.train(vectors[np.sort(sample)])
     parts = list(split_range(rows, max(1, BLOCK // dim)))
     for part in progress(parts, total=len(parts), description=f"Building {kind}", unit="blocks"):
@@ -68,33 +69,16 @@ def build_faiss_index(vectors: Vectors, info: IndexInfo, kind: str) -> Any:
     return index
 
 
-def _describe_for_factory(kind: str, dim: int, rows: int, sample: int) -> str:
-    """Return faiss's factory string for a kind, scaled to the gallery."""
-    if kind == "hnsw":
-        return f"HNSW{LINKS}_SQ8"
-    lists = max(1, min(int(4 * rows**0.5), sample // PER_LIST))
-    if kind == "ivf":
-        return f"IVF{lists},SQ8"
-    limit = min(CODES, max(1, dim // VALUES_PER_CODE))
-    codes = max(number for number in range(1, limit + 1) if dim % number == 0)
-    return f"IVF{lists},PQ{codes}np"  # np: polysemous training takes minutes and is not used
-
-
-def save_faiss_index(index: Any, folder: Path, serial: int) -> str:
+def save_faiss_index(index: Any, path: Path) -> str:
     """Write a faiss index; return the sha256 of its file."""
-    import faiss
-
-    path = approximation_path(folder, serial)
     with atomic_write(path) as stream:
         faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
     return hash_file(path)
 
 
-def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
+def load_faiss_index(path: Path, info: FolderInfo) -> Any:
     """Map a faiss index from disk after checking its sha256; FileNotFoundError: it is missing."""
-    import faiss
-
-    path, advice = approximation_path(folder, info.serial), "rebuild it with 'optimise'"
+    advice = "rebuild it with 'optimise'"
     if hash_file(path) != info.sha256:
         raise UserError(
             f"{path} is damaged: its checksum is wrong; search with --exact, or {advice}"
@@ -107,7 +91,7 @@ def load_faiss_index(folder: Path, info: ApproximationInfo, dim: int) -> Any:
     except RuntimeError as error:
         raise UserError(f"{path} is not a faiss index: {error}; {advice}") from error
     expected = faiss.IndexHNSW if info.kind == "hnsw" else faiss.IndexIVF
-    if not isinstance(index, expected) or (index.ntotal, index.d) != (info.rows, dim):
+    if not isinstance(index, expected) or (index.ntotal, index.d) != (info.covered, info.dim):
         raise UserError(f"{path} belongs to another index; {advice}")
     return index
 
@@ -117,11 +101,8 @@ def propose_rows(
 ) -> np.ndarray:
     """Return candidate rows of prepared queries (Q, D): (Q, count) int64, -1 where there are fewer.
 
-    ``selected`` (n,) are the rows to search, None for all; :class:`ApproximationInfo` has the
-    effort.
+    ``selected`` (n,) are the rows to search, None for all; :class:`FolderInfo` has the effort.
     """
-    import faiss
-
     selector = None
     if selected is not None:
         mask = np.zeros(index.ntotal, bool)
@@ -136,15 +117,12 @@ def propose_rows(
 
 def measure_recall(
     index: Any, vectors: Vectors, metric: str, valid: np.ndarray
-) -> tuple[int, float, int]:
+) -> tuple[int, float]:
     """Double the effort until recall@10 against exact search reaches the goal, or the limit.
 
     Queries are vectors of the gallery; each is excluded from its own results. A hit counts if it is
     at least as similar as the true tenth, so duplicate images do not lower the recall. ``valid``
-    are the rows that were not removed.
-
-    Returns:
-        The effort, its recall in [0, 1], and the number of queries.
+    are the rows that were not removed. Returns the effort, and its recall in [0, 1].
     """
     size = min(QUERIES, len(valid))
     rows = np.sort(np.random.default_rng(0).choice(valid, size, replace=False))
@@ -152,22 +130,18 @@ def measure_recall(
 
     def rank_others(candidates: np.ndarray) -> list[np.ndarray]:
         """Return the best similarities of each query's candidates, without its own row."""
-        return [
-            rank_rows(vectors, query, found[found != row], HITS, metric)[1]
-            for query, found, row in zip(queries, candidates, rows, strict=True)
-        ]
+        found = []
+        for query, near, row in zip(queries, candidates, rows, strict=True):
+            others = np.unique(near[(near >= 0) & (near != row)])
+            found.append(-np.sort(-compute_similarities(query, vectors[others], metric))[:HITS])
+        return found
 
     truth = rank_others(find_nearest(vectors, queries, HITS + 1 + SPARE, metric, valid))
     effort = MIN_EFFORT
     while True:
-        proposed = rank_others(propose_rows(index, queries, DEPTH, effort, valid))
+        proposed = rank_others(propose_rows(index, queries, MIN_DEPTH, effort, valid))
         pairs = zip(proposed, truth, strict=True)
         recall = float(np.mean([(found >= true[-1]).sum() / len(true) for found, true in pairs]))
         if recall >= GOAL or effort >= MAX_EFFORT:
-            return effort, recall, size
+            return effort, recall
         effort *= 2
-
-
-def approximation_path(folder: Path, serial: int) -> Path:
-    """Return the path of an approximation's file."""
-    return folder / f"approximation-{serial}.faiss"

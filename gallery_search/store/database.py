@@ -1,8 +1,8 @@
-"""The SQLite database of an index: its description, its items, and what was removed.
+"""The SQLite database of a folder: its description, its images, and what was removed.
 
 It alone decides what belongs to the index: a batch does once its transaction is committed, and a
 reader's transaction sees one state to its end, as a commit waits for the readers. Reading needs no
-room on the disk. Each item, and the description, carries a checksum.
+room on the disk. Each image, and the description, carries a checksum.
 """
 
 from __future__ import annotations
@@ -12,35 +12,68 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, astuple
+from dataclasses import asdict, astuple, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
 import numpy as np
 
 from gallery_search.store import explain_damage, metadata
 from gallery_search.store.metadata import Filter, IndexInfo, Item, check_path, parse_info
+from occluded_reid.data.image_names import make_id
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
 
 NAME = "gallery.sqlite"
-APPLICATION, FORMAT = 0x6F724758, 2
+APPLICATION, FORMAT = 0x6F724758, 3
 TIMEOUT = 60  # seconds to wait for another process's transaction
 MAX_PARAMETERS = 500  # in one statement
 
 _SCHEMA = {
     "facts": "CREATE TABLE facts (value TEXT NOT NULL, checksum INTEGER NOT NULL)",
     "items": (
-        "CREATE TABLE items (id INTEGER PRIMARY KEY AUTOINCREMENT, row INTEGER NOT NULL UNIQUE, "
-        "path TEXT NOT NULL UNIQUE, camera TEXT, time REAL, identity TEXT, "
-        "visibility BLOB NOT NULL, version TEXT, checksum INTEGER NOT NULL)"
+        "CREATE TABLE items (id INTEGER PRIMARY KEY, row INTEGER NOT NULL UNIQUE, "
+        "path TEXT NOT NULL, camera TEXT, time REAL, identity TEXT, visibility BLOB NOT NULL, "
+        "version TEXT, parity INTEGER NOT NULL, checksum INTEGER NOT NULL)"
     ),
-    "removed": "CREATE TABLE removed (row INTEGER PRIMARY KEY)",
+    "removed": "CREATE TABLE removed (row INTEGER PRIMARY KEY, parity INTEGER NOT NULL)",
     "withdrawn": "CREATE TABLE withdrawn (path TEXT PRIMARY KEY) WITHOUT ROWID",
     "items_by_camera": "CREATE INDEX items_by_camera ON items (camera, time)",
     "items_by_time": "CREATE INDEX items_by_time ON items (time)",
 }
+
+
+@dataclass(frozen=True)
+class FolderInfo(IndexInfo):
+    """Describe a gallery in a folder."""
+
+    generation: int = 0  # number of the file of vectors
+    rows: int = 0  # of that file that belong to the index, including removed ones
+    serial: int = 0  # of the latest approximation
+    kind: str = "exact"  # of search: or hnsw, ivf, ivfpq, with the following
+    covered: int = 0  # rows of the approximation; later ones are searched exactly
+    sha256: str = ""  # of its file
+    effort: int = 0  # lists (ivf, ivfpq) or breadth (hnsw) of a search
+    recall: float = 1.0  # at 10, measured when it was built
+
+
+class Record(NamedTuple):
+    """A row of the images."""
+
+    id: int
+    row: int  # of its vector
+    item: Item
+    visibility: bytes  # (P,) float32
+    version: str | None
+    parity: int  # of the vector
+
+    def compute_checksum(self) -> int:
+        """Return the CRC-32 of all."""
+        item, time = self.item, self.item.time
+        values = (*self[:2], item.path, item.camera, None if time is None else float(time))
+        text = "\0".join(map(str, (*values, item.identity, *self[4:])))
+        return zlib.crc32(self.visibility, zlib.crc32(text.encode("utf-8", "replace")))
 
 
 class Database:
@@ -50,69 +83,51 @@ class Database:
         self.path = path
         self._connection = connection
 
-    def read_info(self) -> IndexInfo:
+    def read_info(self) -> FolderInfo:
         """Return the index's description."""
         rows = self._connection.execute("SELECT value, checksum FROM facts").fetchall()
         try:
             ((text, checksum),) = rows
             if zlib.crc32(text.encode()) != checksum:
                 raise ValueError("the checksum of its description is wrong")
-            return parse_info(text)
+            info = parse_info(text, FolderInfo)
+            if info.covered > info.rows:
+                raise ValueError("the approximation covers more rows than there are")
+            return info
         except (TypeError, ValueError, AttributeError) as error:
             raise explain_damage(self.path, f"cannot be used: {error}") from error
 
-    def write_info(self, info: IndexInfo) -> None:
+    def write_info(self, info: FolderInfo) -> None:
         """Replace the index's description."""
         self._connection.execute("DELETE FROM facts")
         text = json.dumps(asdict(info))
         values = (text, zlib.crc32(text.encode()))
         self._connection.execute("INSERT INTO facts VALUES (?, ?)", values)
 
-    def add(
-        self, items: Sequence[Item], first_row: int, visibility: np.ndarray,
-        versions: Sequence[str | None],
-    ) -> list[int]:  # fmt: skip
-        """Add items whose vectors start at ``first_row``; return their ids."""
-        ((last,),) = self._connection.execute("SELECT IFNULL(MAX(seq), 0) FROM sqlite_sequence")
-        ids = list(range(last + 1, last + 1 + len(items)))
-        rows = range(first_row, first_row + len(items))
-        insert = f"INSERT INTO items VALUES {_many(range(9))}"
-        columns = zip(ids, rows, items, visibility, versions, strict=True)
-        for number, row, item, scores, version in columns:
-            rest = (scores.tobytes(), version)
-            checksum = compute_checksum(number, row, item, *rest)
+    def write(self, records: Iterable[Record], *, replace: bool = False) -> None:
+        """Write images, which are there already if ``replace``."""
+        verb = "REPLACE" if replace else "INSERT"
+        for record in records:
+            row = (*record[:2], *astuple(record.item), *record[3:], record.compute_checksum())
             try:
-                self._connection.execute(insert, (number, row, *astuple(item), *rest, checksum))
+                self._connection.execute(f"{verb} INTO items VALUES {_many(row)}", row)
             except sqlite3.IntegrityError as error:
                 raise UserError(
-                    f"{item.path} is in the index {self.path.parent} already; remove it first"
+                    f"{record.item.path} is in the index {self.path.parent} already; remove it "
+                    "first"
                 ) from error
-        self.restore([item.path for item in items])
-        return ids
-
-    def update(self, items: Iterable[Item]) -> int:
-        """Give the items of these paths another camera, time and identity; count the changes."""
-        statement = "UPDATE items SET camera = ?, time = ?, identity = ?, checksum = ? WHERE id = ?"
-        new, changed = {item.path: item for item in items}, 0
-        for number, row, old, *rest in self._read("path", list(new)):
-            item = new[old.path]
-            if item != old:
-                checksum = compute_checksum(number, row, item, *rest)
-                values = (item.camera, item.time, item.identity, checksum, number)
-                self._connection.execute(statement, values)
-                changed += 1
-        return changed
 
     def remove(self, ids: Iterable[int], *, remember: bool) -> int:
-        """Remove items; return how many of ``ids`` there were."""
-        gone: list[tuple[int, str]] = []
-        statement = "DELETE FROM items WHERE id = ? RETURNING row, path"
-        for number in ids:
-            gone += self._connection.execute(statement, (int(number),)).fetchall()
+        """Remove images; return how many of ``ids`` there were."""
+        numbers = [(int(number),) for number in ids]
+        gone: list[tuple[int, int, str]] = []
+        statement = "DELETE FROM items WHERE id = ? RETURNING row, parity, path"
+        for number in numbers:
+            gone += self._connection.execute(statement, number).fetchall()
         write = self._connection.executemany
-        write("INSERT INTO removed VALUES (?)", [(row,) for row, _ in gone])
+        write("INSERT INTO removed VALUES (?, ?)", [row[:2] for row in gone])
         if remember:
-            write("INSERT OR IGNORE INTO withdrawn VALUES (?)", [(path,) for _, path in gone])
+            write("INSERT OR IGNORE INTO withdrawn VALUES (?)", [row[2:] for row in gone])
         return len(gone)
 
     def restore(self, paths: Iterable[str]) -> None:
@@ -120,26 +135,29 @@ class Database:
         pairs = [(path,) for path in paths]
         self._connection.executemany("DELETE FROM withdrawn WHERE path = ?", pairs)
 
+    def renumber_rows(self) -> None:
+        """Close the gaps that removed rows left."""
+        rows = self._query_numbers("SELECT row FROM items ORDER BY row").tolist()
+        records = enumerate(self.read("row", rows))
+        self.write((r._replace(row=row) for row, r in records if r.row != row), replace=True)
+        self._connection.execute("DELETE FROM removed")
+
     def withdrawn(self) -> set[str]:
         """Return the paths that were removed and not added again."""
         return {path for (path,) in self._connection.execute("SELECT path FROM withdrawn")}
 
-    def renumber_rows(self) -> None:
-        """Close the gaps that removed rows left."""
-        statement = "UPDATE items SET row = ?, checksum = ? WHERE id = ?"
-        ids = self._query_numbers("SELECT id FROM items ORDER BY row", ()).tolist()
-        for row, (number, old, *rest) in enumerate(self._read("id", ids)):
-            if row != old:
-                values = (row, compute_checksum(number, row, *rest), number)
-                self._connection.execute(statement, values)
-        self._connection.execute("DELETE FROM removed")
-
     def valid_rows(self, rows: int) -> np.ndarray:
         """Return the rows below ``rows`` that were not removed, ascending."""
-        return np.delete(np.arange(rows), self._query_numbers("SELECT row FROM removed", ()))
+        return np.delete(np.arange(rows), self._query_numbers("SELECT row FROM removed"))
+
+    def parity(self, first: int) -> np.ndarray:
+        """Return the parity words of the rows from ``first`` on, in order."""
+        every = "SELECT row, parity FROM items UNION ALL SELECT row, parity FROM removed"
+        statement = f"SELECT parity FROM ({every}) WHERE row >= ? ORDER BY row"
+        return self._query_numbers(statement, (first,)).astype(np.uint32)
 
     def select(self, filter: Filter, column: str = "row", limit: int | None = None) -> np.ndarray:
-        """Return the rows or ids of items that ``filter`` accepts, ascending; any within limit."""
+        """Return the rows or ids of images that ``filter`` accepts, ascending; any within limit."""
         clauses, values = ["1"], list[Any]()
         if filter.cameras:
             clauses.append(f"camera IN {_many(filter.cameras)}")
@@ -149,69 +167,43 @@ class Database:
                 kind = ">=" if bound >= metadata.DATES_FROM else "<"
                 clauses.append(f"time {comparison} ? AND time {kind} {metadata.DATES_FROM}")
                 values.append(bound)
-        condition = " AND ".join(clauses)
-        values.append(-1 if limit is None else limit)
-        statement = f"SELECT {column} FROM items WHERE {condition} LIMIT ?"
-        return np.sort(self._query_numbers(statement, values))
+        statement = f"SELECT {column} FROM items WHERE {' AND '.join(clauses)} LIMIT ?"
+        return np.sort(self._query_numbers(statement, (*values, -1 if limit is None else limit)))
 
     def cameras(self) -> list[str]:
-        """Return the cameras' names, sorted, with one index lookup each."""
-        names = self._connection.execute(
-            "WITH RECURSIVE found (name) AS (SELECT MIN(camera) FROM items UNION ALL "
-            "SELECT (SELECT MIN(camera) FROM items WHERE camera > name) FROM found "
-            "WHERE name IS NOT NULL) SELECT name FROM found WHERE typeof(name) = 'text'"
-        )
-        return [name for (name,) in names]
+        """Return the cameras' names."""
+        statement = "SELECT DISTINCT camera FROM items WHERE typeof(camera) = 'text'"
+        return [name for (name,) in self._connection.execute(statement)]
 
     def time_span(self) -> tuple[float, float] | None:
-        """Return the first and the last time; None if no item has one."""
+        """Return the first and the last time; None if no image has one."""
         ((first, last),) = self._connection.execute(
             "SELECT (SELECT MIN(time) FROM items), (SELECT MAX(time) FROM items)"
         )
         return None if first is None else (first, last)
 
-    def rows_of(self, ids: Sequence[int]) -> dict[int, int]:
-        """Return the row of each id that the index has."""
-        return dict(self._query_many("SELECT id, row FROM items WHERE id", [int(n) for n in ids]))
-
-    def ids_of(self, paths: Sequence[str]) -> dict[str, int]:
-        """Return the id of each path that the index has; no item has a path that leads out."""
-        checked = [check_path(path) for path in paths]
-        return dict(self._query_many("SELECT path, id FROM items WHERE path", checked))
-
     def versions_of(self, paths: Sequence[str]) -> dict[str, str | None]:
         """Return the version, as it was added, of each path that the index has."""
-        return dict(self._query_many("SELECT path, version FROM items WHERE path", paths))
+        ids = [make_id(check_path(path)) for path in paths]
+        return dict(self._query_many("SELECT path, version FROM items WHERE id", ids))
 
-    def items(self, rows: Sequence[int], num_parts: int) -> dict[int, tuple[int, Item, np.ndarray]]:
-        """Return id, item and visibility (P,) by row; every row must have an item."""
-        found = {}
-        for number, row, item, scores, _ in self._read("row", rows):
-            if len(scores) != 4 * num_parts:
-                raise explain_damage(self.path, f"cannot be used: other parts for {item.path}")
-            found[row] = (number, item, np.frombuffer(scores, np.float32))
-        if missing := set(rows) - set(found):
-            raise explain_damage(self.path, f"has no item for row {min(missing)}")
-        return found
-
-    def _read(self, column: str, values: Sequence[Any]) -> Iterator[tuple[Any, ...]]:
-        """Yield id, row, item, visibility and version of the items with such a value."""
-        statement = f"SELECT * FROM items WHERE {column}"
-        for *record, checksum in self._query_many(statement, values):
-            number, row, *fields, scores, version = record
+    def read(self, column: str, values: Sequence[Any]) -> Iterator[Record]:
+        """Yield the images with such an id or row, in the order of their rows."""
+        for *record, checksum in self._query_many(f"SELECT * FROM items WHERE {column}", values):
+            number, row, *fields, scores, version, parity = record
             try:
                 for value, kind in zip(fields, (str, str, float, str), strict=True):
                     if value is not None and not isinstance(value, kind):  # SQLite accepts any
                         raise TypeError(f"{fields[0]} has {value!r} instead of a {kind.__name__}")
                 check_path(fields[0])
-                item = Item(*fields)
-                if compute_checksum(number, row, item, scores, version) != checksum:
-                    raise ValueError(f"the checksum of {item.path} is wrong")
+                found = Record(number, row, Item(*fields), scores, version, parity)
+                if found.compute_checksum() != checksum:
+                    raise ValueError(f"the checksum of {fields[0]} is wrong")
             except (AttributeError, TypeError, ValueError, UserError) as error:
                 raise explain_damage(self.path, f"cannot be used: {error}") from error
-            yield number, row, item, scores, version
+            yield found
 
-    def _query_numbers(self, statement: str, values: Sequence[Any]) -> np.ndarray:
+    def _query_numbers(self, statement: str, values: Sequence[Any] = ()) -> np.ndarray:
         numbers = (number for (number,) in self._connection.execute(statement, values))
         return np.fromiter(numbers, np.int64)
 
@@ -223,17 +215,7 @@ class Database:
             yield from self._connection.execute(sql, block).fetchall()
 
 
-def compute_checksum(
-    number: int, row: int, item: Item, visibility: bytes, version: str | None
-) -> int:
-    """Return the CRC-32 of a row of the items."""
-    time = None if item.time is None else float(item.time)
-    values = (number, row, item.path, item.camera, time, item.identity, version)
-    text = "\0".join(map(str, values)).encode("utf-8", "replace")
-    return zlib.crc32(visibility, zlib.crc32(text))
-
-
-def create_database(folder: Path, info: IndexInfo) -> None:
+def create_database(folder: Path, info: FolderInfo) -> None:
     """Write the database of an empty index into ``folder``."""
     path = folder / NAME
     try:
@@ -291,7 +273,7 @@ def _check_origin(path: Path, connection: sqlite3.Connection) -> None:
             "anew: tools/search.py build --weights W --gallery DIR --index NEW"
         )
     schema = connection.execute("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL")
-    if {name: sql for name, sql in schema if name != "sqlite_sequence"} != _SCHEMA:
+    if dict(schema) != _SCHEMA:
         raise explain_damage(path, "has other tables than expected")
 
 

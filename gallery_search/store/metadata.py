@@ -1,4 +1,4 @@
-"""Records of an index: its images and itself; filters and results.
+"""Records of a gallery: its images and itself; filters and results.
 
 Shapes: D feature dimensions, P parts.
 """
@@ -14,38 +14,26 @@ import re
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
-from occluded_reid.data.datasets.base import NOBODY, FolderDataset
+from occluded_reid.data.datasets.base import NOBODY
+from occluded_reid.data.image_names import read_name
 from occluded_reid.modeling.similarity import METRICS
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.tables import clean_path, read_csv
 
+T = TypeVar("T", bound="IndexInfo")
 logger = logging.getLogger(__name__)
 
 DATES_FROM = 1e8  # seconds since 1970; smaller times are frame numbers
 COLUMNS = ("path", "camera", "time", "identity")
-# 0002_c1s1_000451_03.jpg (Market-1501) and 0001_c2_f0046182.jpg (DukeMTMC-reID) name the frame, too
-_NAME = re.compile(FolderDataset.pattern.pattern + r"(?:s\d+)?(?:_f?(\d+))?")
-
-
-@dataclass(frozen=True)
-class ApproximationInfo:
-    """Describe the faiss index over the first rows."""
-
-    kind: str  # hnsw, ivf or ivfpq
-    serial: int  # number in its file name
-    rows: int  # that it covers; later rows are searched exactly
-    sha256: str  # of its file
-    effort: int  # lists (ivf, ivfpq) or breadth (hnsw) of a search
-    recall: float  # measured recall@10, in [0, 1]
-    queries: int  # searches behind that recall
 
 
 @dataclass(frozen=True)
 class IndexInfo:
-    """Describe an index."""
+    """Describe a gallery."""
 
     metric: str  # of occluded_reid.modeling.similarity.METRICS
     dim: int  # of the vectors
@@ -53,10 +41,6 @@ class IndexInfo:
     fingerprint: str  # of model, metric and preprocessing
     weights: str = ""  # path of the model's weights
     gallery: str = ""  # folder of the images
-    generation: int = 0  # number of the file of vectors
-    rows: int = 0  # of that file that belong to the index, including removed ones
-    serial: int = 0  # of the latest approximation
-    approximation: ApproximationInfo | None = None  # None if every search is exact
 
 
 @dataclass(frozen=True)
@@ -78,7 +62,7 @@ class Hit:
     nothing was searched.
     """
 
-    id: int  # number in the index; never reused
+    id: int  # :func:`make_id` of its path
     item: Item
     image: Path  # of the file
     features: np.ndarray  # (D,) float32 as added; with norm 1 for the cosine
@@ -105,24 +89,26 @@ class Filter:
         object.__setattr__(self, "cameras", names)
 
 
-def parse_info(text: str) -> IndexInfo:
-    """Read an index's description in JSON; ValueError, TypeError, AttributeError: it is not one."""
-    values = json.loads(text)
-    inner = values.get("approximation")
-    approximation = ApproximationInfo(**inner) if inner else None
-    info = IndexInfo(**{**values, "approximation": approximation})
-    types = {"str": str, "int": int, "float": float}
-    for record in (info, approximation) if approximation else (info,):
-        for field in fields(record):
-            value, expected = getattr(record, field.name), types.get(str(field.type))
-            wrong_type = expected is not None and type(value) is not expected
-            if wrong_type or (isinstance(value, int | float) and not value >= 0):
-                raise ValueError(f"{field.name} is {value!r}")
+def parse_info(text: str, record: type[T]) -> T:
+    """Read a description in JSON; ValueError, TypeError, AttributeError: it is not one."""
+    info = record(**json.loads(text))
+    for field in fields(info):
+        value = getattr(info, field.name)
+        if type(value).__name__ != field.type or (field.type != "str" and not value >= 0):
+            raise ValueError(f"{field.name} is {value!r}")
     if info.metric not in METRICS or not info.dim:
         raise ValueError(f"metric {info.metric!r} in {info.dim} dimensions")
-    if approximation and approximation.rows > info.rows:
-        raise ValueError("the approximation covers more rows than there are")
     return info
+
+
+def natural_key(name: str) -> list[tuple[bool, int, str]]:
+    """Return a sort key by which c2 comes before c10.
+
+    >>> sorted(["c10", "gate", "2", "c2"], key=natural_key)
+    ['2', 'c2', 'c10', 'gate']
+    """
+    parts = re.findall(r"\d{1,18}|\D+", name)
+    return [(not part.isdecimal(), int(part) if part.isdecimal() else 0, part) for part in parts]
 
 
 def check_path(path: str) -> str:
@@ -138,19 +124,12 @@ def check_path(path: str) -> str:
 
 
 def parse_name(path: str) -> Item:
-    """Read identity, camera and frame from a name as in Market-1501 or DukeMTMC-reID.
-
-    The camera is as in the name, the time its frame number. Other names give the path alone.
+    """Return what a name says of an image, see :func:`read_name`.
 
     >>> parse_name("0002_c1s1_000451_03.jpg")
     Item(path='0002_c1s1_000451_03.jpg', camera='1', time=451.0, identity='2')
     """
-    match = _NAME.match(os.path.basename(path))
-    if match is None:
-        return Item(path)
-    time = float(match[3]) if match[3] else None
-    identity = str(int(match[1])) if int(match[1]) > 0 else None  # else a false or no person
-    return Item(path, camera=str(int(match[2])), time=time, identity=identity)
+    return Item(path, *read_name(path))
 
 
 def parse_time(text: str) -> float:

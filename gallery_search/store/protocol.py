@@ -6,15 +6,19 @@ An address is a folder, ``milvus://HOST:PORT/NAME`` (a collection of a Milvus se
 
 from __future__ import annotations
 
+import heapq
 import os
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from itertools import islice
 from typing import Any, Protocol
 
 import numpy as np
 
+from gallery_search.store import MILVUS
 from gallery_search.store.metadata import Filter, Hit, IndexInfo, Item
 from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.utils.errors import UserError
 
 NO_FILTER = Filter()
 
@@ -32,6 +36,9 @@ class Store(Protocol):
 
     def describe(self) -> str:
         """Return one line on how it is searched."""
+
+    def is_outdated(self, kind: str = "auto") -> bool:
+        """Whether :meth:`Writer.optimize` would make searches faster."""
 
     def __len__(self) -> int: ...
 
@@ -54,9 +61,6 @@ class Store(Protocol):
 
     def select(self, filter: Filter, limit: int | None = None) -> np.ndarray:
         """Return the ids of the images that ``filter`` accepts, at most ``limit``, ascending."""
-
-    def ids_of(self, paths: Sequence[str]) -> dict[str, int]:
-        """Return the id of each path that is there."""
 
     def versions_of(self, paths: Sequence[str]) -> dict[str, str | None]:
         """Return the version, as it was added, of each path that is there."""
@@ -107,10 +111,10 @@ class Writer(Protocol):
         With ``remember``, the paths are :meth:`Store.withdrawn` until they are added again.
         """
 
-    def compact(self) -> None:
-        """Free the space of removed images."""
+    def compact(self, share: float = 0.0) -> None:
+        """Free the space of removed images if they are more than this share."""
 
-    def optimize(self, kind: str = "auto") -> Any:
+    def optimize(self, kind: str = "auto") -> None:
         """Build an approximation of all images, or drop it (``exact``)."""
 
 
@@ -138,11 +142,38 @@ def create_store(address: str | os.PathLike[str], **values: Any) -> Store:
 
 
 def has_store(address: str | os.PathLike[str]) -> bool:
-    """Whether there is something at an address."""
-    return _resolve_class(address).exists(address)
+    """Whether there is a gallery, or a folder with anything in it, at an address."""
+    return bool(_resolve_class(address).exists(address))
+
+
+def search_indexes(
+    indexes: Sequence[Store], features: np.ndarray | Embedding, top: int = 10,
+    filter: Filter = NO_FILTER, *, exact: bool = False,
+) -> list[list[Hit]]:  # fmt: skip
+    """Search several galleries as one; see :meth:`Store.search`."""
+    results = [index.search(features, top, filter, exact=exact) for index in indexes]
+    return [
+        list(islice(heapq.merge(*lists, key=lambda hit: -hit.similarity), top))
+        for lists in zip(*results, strict=True)
+    ]
+
+
+def explain_other_model(address: str, info: IndexInfo, fingerprint: str) -> UserError:
+    """Return the error for queries of another model than a gallery's."""
+    return UserError(
+        f"{address} was built by another model ({info.fingerprint}, weights "
+        f"{info.weights or 'unknown'}) than the queries' ({fingerprint}): their vectors cannot be "
+        "compared; use that model, or build the index anew"
+    )
 
 
 def _resolve_class(address: str | os.PathLike[str]) -> Any:
+    if str(address).startswith("milvus:"):
+        from gallery_search.store.milvus import MilvusStore
+
+        return MilvusStore
+    if "://" in str(address):
+        raise UserError(f"{address} is no gallery; expected a folder, or {MILVUS}")
     from gallery_search.store.index import GalleryIndex
 
     return GalleryIndex

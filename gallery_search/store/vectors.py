@@ -1,6 +1,6 @@
-"""Vectors on disk: a float32 file that only grows, mapped into memory, with a parity word per row.
+"""Vectors on disk: a float32 file that only grows, mapped into memory, and exact search in it.
 
-Shapes: N rows, D feature dimensions.
+Shapes: N rows, Q queries, D feature dimensions.
 """
 
 from __future__ import annotations
@@ -8,47 +8,57 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import faiss
 import numpy as np
 
 from gallery_search.store import explain_damage
-from gallery_search.store.metadata import IndexInfo
+from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.files import atomic_write, explain_write_errors
+
+BLOCK = 2**24  # values in a block of vectors that is searched at once: 64 MiB
 
 
 class Vectors:
-    """The first N rows of a generation, (N, D) float32; a view that never changes.
+    """The first N rows of a file, (N, D) float32; a view that never changes.
 
     The gallery may be larger than memory. Each row is compared with its parity word when it is read
     for the first time.
 
     Args:
-        folder: The index.
-        info: Its description, which gives N; the files may be longer.
-        earlier: Another view; what it has checked of the same generation is not checked again.
+        path: The file; it may be longer.
+        dim: D.
+        parity: (N,) uint32, of :func:`compute_parity`.
+        earlier: Another view of this file; what it has checked is not checked again.
 
     Raises:
-        FileNotFoundError: A file is missing.
-        UserError: A file is shorter than it should be.
+        FileNotFoundError: The file is missing.
+        UserError: It is shorter than it should be.
     """
 
-    def __init__(self, folder: Path, info: IndexInfo, earlier: Vectors | None = None):
-        self.generation = info.generation
-        self.path, parity = vector_paths(folder, info.generation)
-        self._values = _map_file(self.path, (info.rows, info.dim), np.float32)
-        self._parity = _map_file(parity, (info.rows,), np.uint32)
-        self._verified = np.zeros(info.rows, bool)
-        if earlier is not None and earlier.generation == info.generation:
-            known = min(info.rows, len(earlier))
-            self._verified[:known] = earlier._verified[:known]
+    def __init__(self, path: Path, dim: int, parity: np.ndarray, earlier: Vectors | None = None):
+        self.path, self.parity = path, parity
+        self._values = np.empty((0, dim), np.float32)
+        if rows := len(parity):
+            _check_size(path, 4 * rows * dim)
+            # a plain array: slices of a memmap are slow
+            self._values = np.asarray(np.memmap(path, np.float32, mode="r", shape=(rows, dim)))
+        self._verified = np.zeros(rows, bool)
+        if earlier is not None:
+            self._verified[: len(earlier)] = earlier._verified[:rows]
 
     def __len__(self) -> int:
         return len(self._values)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(N, D)."""
+        return self._values.shape
 
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Return (n, D) intact rows: a slice as a view of the file, an index array as a copy."""
         values = self._values[rows]
         if not self._verified[rows].all():
-            damaged = compute_parity(values) != self._parity[rows]
+            damaged = compute_parity(values) != self.parity[rows]
             if damaged.any():
                 row = np.arange(len(self))[rows][damaged][0]
                 raise explain_damage(self.path, f"is damaged at row {row}")
@@ -61,37 +71,45 @@ def compute_parity(values: np.ndarray) -> np.ndarray:
     return np.bitwise_xor.reduce(values.view(np.uint32), axis=1)
 
 
-def append_vectors(folder: Path, generation: int, rows: int, values: np.ndarray) -> None:
+def append_vectors(path: Path, rows: int, values: np.ndarray) -> None:
     """Write ``values`` (n, D) float32 after the first ``rows`` rows and flush them to the disk.
 
     This overwrites rows that an interrupted writer left; no reader looks at those.
     """
-    contents = (values, compute_parity(values))
-    for path, content in zip(vector_paths(folder, generation), contents, strict=True):
-        offset = rows * content.itemsize * int(np.prod(content.shape[1:]))
-        if not offset:
-            with atomic_write(path):
-                pass  # flushes the file's name, before the database refers to it
-        with explain_write_errors(path), open(path, "r+b") as stream:
-            _check_size(path, offset)
-            stream.seek(offset)
-            stream.truncate()
-            stream.write(np.ascontiguousarray(content).tobytes())
-            stream.flush()
-            os.fsync(stream.fileno())
+    if not rows:
+        with atomic_write(path):
+            pass  # flushes the file's name, before the database refers to it
+    with explain_write_errors(path), open(path, "r+b") as stream:
+        _check_size(path, rows * values.itemsize * values.shape[1])
+        stream.seek(rows * values.itemsize * values.shape[1])
+        stream.truncate()
+        stream.write(np.ascontiguousarray(values).tobytes())
+        stream.flush()
+        os.fsync(stream.fileno())
 
 
-def vector_paths(folder: Path, generation: int) -> tuple[Path, Path]:
-    """Return the paths of a generation's vectors and parity words."""
-    return folder / f"vectors-{generation}.f32", folder / f"parity-{generation}.u32"
+def resolve_faiss_metric(metric: str) -> int:
+    """Return faiss's constant for a metric."""
+    return faiss.METRIC_L2 if metric == "euclidean" else faiss.METRIC_INNER_PRODUCT
 
 
-def _map_file(path: Path, shape: tuple[int, ...], dtype: type[np.generic]) -> np.ndarray:
-    if not shape[0]:
-        return np.empty(shape, dtype)
-    _check_size(path, int(np.prod(shape, dtype=object)) * np.dtype(dtype).itemsize)
-    # a plain array: slices of a memmap are slow
-    return np.asarray(np.memmap(path, dtype, mode="r", shape=shape))
+def find_nearest(
+    vectors: Vectors, queries: np.ndarray, count: int, metric: str, selected: np.ndarray
+) -> np.ndarray:
+    """Return the ``count`` nearest rows of each query, unordered: (Q, count) int64, -1 for none.
+
+    The queries (Q, D) are prepared; ``selected`` (n,) are the rows to search, ascending.
+    """
+    heap = faiss.ResultHeap(len(queries), count, keep_max=metric != "euclidean")
+    for part in split_range(len(selected), max(1, BLOCK // queries.shape[1])):
+        rows = selected[part]
+        contiguous = rows[-1] - rows[0] == len(rows) - 1
+        block = vectors[slice(rows[0], rows[-1] + 1) if contiguous else rows]  # a slice is no copy
+        most = min(count, len(block))
+        scores, positions = faiss.knn(queries, block, most, metric=resolve_faiss_metric(metric))
+        # indexing with -1 would give the last row
+        heap.add_result(scores, np.where(positions < 0, -1, rows[positions]))
+    return heap.I
 
 
 def _check_size(path: Path, expected: int) -> None:

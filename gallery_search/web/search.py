@@ -75,7 +75,7 @@ class GallerySearch:
         """Return a gallery image as a query, or a RequestError if it was removed."""
         shard, _, number = key.partition(":")
         found: list[Hit] = []
-        if shard.isdecimal() and number.isdecimal() and max(len(shard), len(number)) < 19:
+        if shard.isdecimal() and number.isdecimal() and max(len(shard), len(number)) < 20:
             for index in self._indexes[int(shard) : int(shard) + 1]:
                 found = index.look_up([int(number)])
         if not found:

@@ -6,14 +6,14 @@ import itertools
 import logging
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from occluded_reid.data.images import BrokenImage, read_rgb
+from occluded_reid.data.images import BrokenImage, read_rgb, warn_of_files
 from occluded_reid.data.workers import build_worker_options, read_batches
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import FeatureFile, ImageList, Job, UnreadableImage
@@ -74,6 +74,15 @@ def load_batches(
     if not show_progress:
         return prepared
     return progress(prepared, total=len(batches), description=description, unit="batches")
+
+
+def drop_odd_names(images: ImageList, consequence: str) -> ImageList:
+    """Count images without a name in UTF-8, which databases need, as lost."""
+    names = images.paths.tolist()
+    odd = [name for name in names if name.encode("utf-8", "replace").decode() != name]
+    kept = sorted(set(names).difference(odd))
+    warn_of_files(f"images {consequence}, as their names are not in UTF-8", odd)
+    return images._replace(paths=np.array(kept, str), lost=[*images.lost, *odd])
 
 
 def log_unreadable(
@@ -138,15 +147,8 @@ def extract_features(
     total = len(images.paths)
     parts = [part for part in missing if part % world_size == rank]
     logger.info(f"{total} images; {len(parts)} of {file.num_parts} parts to do")
-    batches = []
-    for part in parts:
-        stop = min((part + 1) * part_size, total)
-        starts = range(part * part_size, stop, embedder.batch_size)
-        batches += [range(start, min(start + embedder.batch_size, stop)) for start in starts]
-    loaded = load_batches(
-        images, batches, embedder, workers=workers, description="Features", show_progress=rank == 0
-    )
-    _write_parts(file, loaded, part_size, embedder)
+    for part in embed_parts(embedder, images, parts, part_size, workers, show_progress=rank == 0):
+        file.write_part(*part)
     if rank == 0:
         _wait_for_others(file)
         unreadable = file.assemble(embedder.metric, embedder.dim, embedder.num_parts)
@@ -156,15 +158,35 @@ def extract_features(
         require_all(images, unreadable)
 
 
-def _write_parts(
-    file: FeatureFile, batches: Iterable[Batch], part_size: int, embedder: Embedder
-) -> None:
-    """Embed the batches and write each part as soon as it is complete."""
+class EmbeddedPart(NamedTuple):
+    """The images of a part, whose position in the list divided by its size is the part's number."""
+
+    number: int
+    indices: np.ndarray  # (n,), positions of the readable images in the list
+    rows: np.ndarray  # (n, D)
+    visibility: np.ndarray  # (n, P)
+    unreadable: list[UnreadableImage]
+
+
+def embed_parts(
+    embedder: Embedder, images: ImageList, parts: Sequence[int], part_size: int, workers: int, *,
+    show_progress: bool = True,
+) -> Iterator[EmbeddedPart]:  # fmt: skip
+    """Embed these parts of a list; yield each as soon as it is complete."""
+    batches = []
+    for part in parts:
+        stop = min((part + 1) * part_size, len(images.paths))
+        starts = range(part * part_size, stop, embedder.batch_size)
+        batches += [range(start, min(start + embedder.batch_size, stop)) for start in starts]
+    loaded = load_batches(
+        images, batches, embedder, workers=workers, description="Features",
+        show_progress=show_progress,
+    )  # fmt: skip
 
     def part_of(batch: Batch) -> int:
         return (batch.indices[0] if batch.indices else batch.unreadable[0].position) // part_size
 
-    for part, batches_of_part in itertools.groupby(batches, part_of):
+    for part, batches_of_part in itertools.groupby(loaded, part_of):
         indices: list[int] = []
         unreadable: list[UnreadableImage] = []
         embeddings = []
@@ -172,11 +194,11 @@ def _write_parts(
             indices += batch.indices
             unreadable += batch.unreadable
             if batch.images is not None:
-                paths = [file.images.paths[index] for index in batch.indices]
+                paths = [images.paths[index] for index in batch.indices]
                 embeddings.append(embedder.embed_batch(batch.images, paths))
         embedding = embedder.concatenate(embeddings)
         rows = embedder.make_rows(embedding), embedding.visibility
-        file.write_part(part, np.array(indices), *rows, unreadable)
+        yield EmbeddedPart(part, np.array(indices), *rows, unreadable)
 
 
 def _wait_for_others(file: FeatureFile) -> None:

@@ -18,26 +18,20 @@ from typing import Any
 import faiss
 import numpy as np
 import pytest
-import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from indexes import DIM, add, clustered, create, some_items
+from hypothesis import settings
+from indexes import DIM, add, brute, clustered, create, some_items
 from runs import forked, kill_self, status_of
 
-from gallery_search import Filter, GalleryIndex, Item, search_indexes
+from gallery_search import Filter, GalleryIndex, Item
 from gallery_search.store import approximation as approximations
 from gallery_search.store import database as databases
-from gallery_search.store import exact as exact_search
 from gallery_search.store import index as index_module
+from gallery_search.store import similarity
 from gallery_search.store import vectors as vector_files
 from gallery_search.store.metadata import check_path, parse_name, parse_time, read_table
-from occluded_reid.evaluation.distances import distance_matrix
-from occluded_reid.modeling.outputs import Embedding
+from occluded_reid.data.image_names import make_id
 from occluded_reid.modeling.similarity import (
-    PART_METRICS,
     VECTOR_METRICS,
-    make_rows,
-    weight_parts,
 )
 from occluded_reid.utils.errors import UserError
 
@@ -54,94 +48,6 @@ def one_thread() -> Iterator[None]:
     faiss.omp_set_num_threads(threads)
 
 
-def brute(query: np.ndarray, gallery: np.ndarray, metric: str) -> np.ndarray:
-    """Similarities by the evaluation's distances."""
-    distances = distance_matrix(torch.tensor(query), torch.tensor(gallery), metric)
-    return 1 - distances if metric == "cosine" else -distances
-
-
-@pytest.mark.parametrize("metric", VECTOR_METRICS)
-@quick
-@given(data=st.data())
-def test_exact_search_is_brute_force(metric, data, tmp_path_factory):
-    """Whole numbers: many ties, and no rounding but in the cosine."""
-    count = data.draw(st.integers(1, 1 + exact_search.SPARE))  # more equal ones have no order
-    values = st.lists(st.integers(-2, 2), min_size=DIM, max_size=DIM).filter(any)
-    gallery = np.array([data.draw(values) for _ in range(count)], np.float32)
-    queries = np.array([data.draw(values) for _ in range(2)], np.float32)
-    index = create(tmp_path_factory.getbasetemp() / f"exact{next(made)}", metric)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(exact_search, "BLOCK", 5 * DIM)  # five rows at a time
-        cut = data.draw(st.integers(0, count))
-        ids = add(index, gallery[:cut]) + add(index, gallery[cut:], cut)
-        gone = data.draw(st.sets(st.sampled_from(ids)))
-        with index.writer() as writer:
-            assert writer.remove([*gone, 999]) == len(gone)
-            if data.draw(st.booleans()):
-                writer.compact()
-        for _ in range(3):
-            cameras = tuple(data.draw(st.sets(st.sampled_from(["1", "2", "9"]))))
-            since, until = (data.draw(st.none() | st.integers(0, 1500)) for _ in range(2))
-            top = data.draw(st.integers(1, 8))
-            lists = index.search(queries, top, Filter(cameras, since, until))
-            truth = brute(queries, gallery, metric)
-            if metric != "cosine":
-                truth = truth.round()  # the evaluation rounds
-            for hits, row in zip(lists, truth, strict=True):
-                known = {
-                    number: (row[place], item)
-                    for place, (number, item) in enumerate(zip(ids, some_items(count), strict=True))
-                    if number not in gone
-                    and (not cameras or item.camera in cameras)
-                    and (since is None or (item.time is not None and item.time >= since))
-                    and (until is None or (item.time is not None and item.time <= until))
-                }
-                best = sorted(known, key=lambda number: (-known[number][0], number))[:top]
-                expected = [known[number][0] for number in best]
-                assert [h.similarity for h in hits] == pytest.approx(expected, abs=1e-6)
-                for hit in hits:
-                    assert hit.similarity == pytest.approx(known[hit.id][0], abs=1e-6)
-                    assert hit.item == known[hit.id][1] and hit.visibility.tolist() == [0.5, 0.5]
-                if metric != "cosine":  # equal ones in their order
-                    assert [hit.id for hit in hits] == best
-
-
-@pytest.mark.parametrize("metric", PART_METRICS)
-@pytest.mark.parametrize("kind", ["exact", "hnsw"])
-def test_search_by_the_similarity_of_parts(metric, kind, tmp_path, monkeypatch):
-    """Of `shared`, the items that are nearest by `query` are compared; `exact` compares all."""
-    monkeypatch.setattr(index_module, "DEPTH", 20)
-    rng = np.random.default_rng(0)
-    sets = []
-    for count in (1200, 10):
-        features = clustered(count, 16, seed=count).reshape(count, 4, 4)
-        visibility = rng.uniform(0.05, 1, (count, 4)).astype(np.float32)
-        sets.append(Embedding(torch.from_numpy(features), torch.from_numpy(visibility)))
-    gallery, queries = sets
-    rows, query = (make_rows(each, metric) for each in sets)
-    seen = queries.visibility, gallery.visibility
-    truth = -distance_matrix(query, rows, metric, seen)
-    index = create(tmp_path / "index", metric, 16, 4)
-    items = [Item(f"{number}.jpg") for number in range(1200)]
-    with index.writer() as writer:
-        ids = writer.add(items, rows.numpy(), gallery.visibility.numpy())
-        if kind != "exact":
-            writer.optimize(kind)
-    weighted = weight_parts(query, queries.visibility).numpy()
-    exact = index.search(weighted, 10, exact=True)
-    for hits, row in zip(exact, truth, strict=True):
-        assert [hit.id for hit in hits] == [ids[n] for n in np.argsort(-row)[:10]]
-        found = [row[ids.index(hit.id)] for hit in hits]
-        assert [hit.similarity for hit in hits] == pytest.approx(found, abs=1e-5)
-    near = index.search(queries.numpy(), 10)  # as embed gives them
-    for hits, row in zip(near, truth, strict=True):  # no number is an approximation
-        found = [row[ids.index(hit.id)] for hit in hits]
-        assert [hit.similarity for hit in hits] == pytest.approx(found, abs=1e-5)
-    pairs = zip(near, exact, strict=True)
-    shared = [len({h.id for h in one} & {h.id for h in other}) for one, other in pairs]
-    assert np.mean(shared) / 10 > 0.9
-
-
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])
 @pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_approximate_search(kind, metric, tmp_path, monkeypatch):
@@ -149,23 +55,25 @@ def test_approximate_search(kind, metric, tmp_path, monkeypatch):
     monkeypatch.setattr(index_module, "EXACT_UP_TO", 100)
     features = clustered(1400, 16)
     index = create(tmp_path / "index", metric, 16, 0)
-    ids = np.array(add(index, features[:1100]))
+    ids = np.array([make_id(item.path) for item in some_items(1400)])
+    add(index, features[:1100])
     with index.writer() as writer:
         writer.remove(ids[7:50].tolist())
-        built = writer.optimize(kind).approximation
-    assert (built.kind, built.rows, built.queries) == (kind, 1100, 200)
+        writer.optimize(kind)
+    built = index.info()
+    assert (built.kind, built.covered) == (kind, 1100)
     add(index, features[1100:], 1100)  # found without being in it
     queries = clustered(60, 16, seed=1)
     truth = brute(queries, features, metric)
     truth[:, 7:50] = -np.inf
     lists = index.search(queries, 10)
     found = [[hit.id for hit in hits] for hits in lists]
-    best = ids[0] + np.argsort(-truth, 1)[:, :10]
+    best = ids[np.argsort(-truth, 1)[:, :10]]
     shared = [len(set(one) & set(other)) for one, other in zip(found, best, strict=True)]
     assert np.mean(shared) / 10 >= 0.9 and abs(np.mean(shared) / 10 - built.recall) < 0.1
     for hits, row in zip(lists, truth, strict=True):  # no number is an approximation
         assert [h.similarity for h in hits] == pytest.approx(
-            [row[h.id - 1] for h in hits], abs=1e-4
+            [row[ids.tolist().index(h.id)] for h in hits], abs=1e-4
         )
     exact = [[hit.id for hit in hits] for hits in index.search(queries, 10, exact=True)]
     assert exact == best.tolist()
@@ -173,7 +81,7 @@ def test_approximate_search(kind, metric, tmp_path, monkeypatch):
     later[:, :1340] = -np.inf
     narrow = index.search(queries, 5, Filter(since=60 * 1340))  # exact
     allowed = np.array([item.time is not None for item in some_items(1400)])
-    expected = ids[0] + np.argsort(-np.where(allowed, later, -np.inf), 1)[:, :5]
+    expected = ids[np.argsort(-np.where(allowed, later, -np.inf), 1)[:, :5]]
     assert [[hit.id for hit in hits] for hits in narrow] == expected.tolist()
     wide = index.search(queries, 10, Filter(("1", "2")))
     assert all(len(hits) == 10 and {h.item.camera for h in hits} <= {"1", "2"} for hits in wide)
@@ -196,7 +104,8 @@ def test_the_kind_goes_by_size_and_small_indexes_are_exact(tmp_path):
     index = create(tmp_path / "index")
     add(index, np.eye(4, dtype=np.float32))
     with index.writer() as writer:
-        assert writer.optimize().approximation is None
+        writer.optimize()
+        assert index.describe() == "exact"
         with pytest.raises(UserError, match="4 vectors are too few for ivf"):
             writer.optimize("ivf")
         with pytest.raises(UserError, match="no kind 'lsh'; there are auto, exact, hnsw"):
@@ -214,11 +123,12 @@ def test_recall_tells_of_a_bad_approximation(tmp_path, monkeypatch):
     index = create(tmp_path / "index", "dot", 8, 0)
     add(index, clustered(1000, 8))
     with index.writer() as writer:
-        built = writer.optimize("ivf").approximation
+        writer.optimize("ivf")
+    built = index.info()
     assert 0.4 < built.recall < 0.6 and built.effort == approximations.MAX_EFFORT
 
 
-def test_ids_stay_and_are_never_given_again(tmp_path):
+def test_an_id_is_that_of_its_path(tmp_path):
     index = create(tmp_path / "index")
     features = np.diag([1, 2, 3, 4]).astype(np.float32)
     ids = add(index, features)
@@ -227,13 +137,12 @@ def test_ids_stay_and_are_never_given_again(tmp_path):
     with index.writer() as writer:
         writer.remove([ids[1], ids[3]])
         writer.compact()
-    assert add(index, features[1:2], 20) == [ids[3] + 1]
+    (new,) = add(index, features[1:2], 20)
+    assert [*ids, new] == [make_id(f"{n}.jpg") for n in (0, 1, 2, 3, 20)]
     for each in (index, other, GalleryIndex(tmp_path / "index")):
         assert len(each) == 3 and each.info().rows == 3
-        assert [hits[0].id for hits in each.search(features[:3])] == [ids[0], ids[3] + 1, ids[2]]
-    assert sorted(p.name for p in (tmp_path / "index").glob("*-*.*32")) == [
-        "parity-1.u32", "vectors-1.f32",
-    ]  # fmt: skip
+        assert [hits[0].id for hits in each.search(features[:3])] == [ids[0], new, ids[2]]
+    assert [p.name for p in (tmp_path / "index").glob("vectors-*")] == ["vectors-1.f32"]
     with index.writer() as writer:
         writer.remove(index.select(Filter()).tolist())
         writer.compact()
@@ -245,24 +154,23 @@ def test_ids_stay_and_are_never_given_again(tmp_path):
 def test_a_compaction_waits_for_the_searches_that_began(tmp_path, monkeypatch):
     index = create(tmp_path / "index")
     ids = add(index, np.eye(4, dtype=np.float32))
-    read_info = GalleryIndex._read_info
+    rank = GalleryIndex._rank
 
     def compact() -> None:
         with GalleryIndex(tmp_path / "index").writer() as writer:
             writer.remove(ids[:1])
             writer.compact()
 
-    def compact_meanwhile(self, database):
-        info = read_info(self, database)
+    def compact_meanwhile(*words):
         compaction.start()
         time.sleep(0.1)
         assert compaction.is_alive()
-        return info
+        return rank(*words)
 
     compaction = threading.Thread(target=compact)
     reader = GalleryIndex(tmp_path / "index")
     with monkeypatch.context() as patch:
-        patch.setattr(reader, "_read_info", compact_meanwhile.__get__(reader))
+        patch.setattr(GalleryIndex, "_rank", compact_meanwhile)
         assert {hit.id for hit in reader.search(np.ones((1, 4)))[0]} == set(ids)
     compaction.join()
     assert {hit.id for hit in reader.search(np.ones((1, 4)))[0]} == set(ids[1:])
@@ -349,14 +257,14 @@ def test_kill_between_the_files_and_the_database(place, tmp_path, monkeypatch):
 def test_features_of_extreme_sizes_are_compared_truly_or_refused(metric, factor):
     """Their squares overflow float32, or vanish; the cosine has no length."""
     features = clustered(3, 5)
-    expected = exact_search.prepare_vectors(features, metric, 5)
+    expected = similarity.prepare_vectors(features, metric, 5)
     if metric == "cosine":
-        scaled = exact_search.prepare_vectors(features * np.float32(factor), metric, 5)
+        scaled = similarity.prepare_vectors(features * np.float32(factor), metric, 5)
         np.testing.assert_allclose(scaled, expected, rtol=1e-6)
         return
     with pytest.raises(UserError, match=r"features of b.png have the norm .*e[+-]2\d, with which"):
         features[1] *= factor
-        exact_search.prepare_vectors(features, metric, 5, ["a.png", "b.png", "c.png"])
+        similarity.prepare_vectors(features, metric, 5, ["a.png", "b.png", "c.png"])
 
 
 def test_a_cosine_is_at_most_one(tmp_path):
@@ -376,31 +284,9 @@ def test_a_second_writer_is_refused(tmp_path):
     add(index, np.eye(4, dtype=np.float32))
 
 
-def test_what_cannot_be_added_leaves_the_index_as_it_was(tmp_path, monkeypatch):
+def test_a_full_disk_leaves_the_index_as_it_was(tmp_path, monkeypatch):
     index = create(tmp_path / "index")
     add(index, np.eye(4, dtype=np.float32))
-    size = (tmp_path / "index" / "vectors-0.f32").stat().st_size
-    bad, zero = np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)
-    bad[2, 1], zero[1] = np.nan, 0
-    for features, first, message in (
-        (np.eye(4), 3, "3.jpg is in the index .* already"),
-        (np.eye(3), 9, r"shape \(3, 3\) do not fit: expected \(N, 4\)"),
-        (bad, 9, "the features of 11.jpg have the norm nan"),
-        (zero, 9, "the features of 10.jpg have the norm 0, "),
-    ):
-        with pytest.raises(UserError, match=message):
-            add(index, np.float32(features), first)
-    with index.writer() as writer:
-        for items, seen, message in (
-            ([Item("../a.jpg")] * 4, np.zeros((4, 2)), "not a path below"),
-            (some_items(4, 9), np.zeros((4, 3)), "do not fit"),
-            (some_items(3, 9), np.zeros((3, 2)), "do not fit"),
-            (some_items(4, 9), None, "do not fit"),
-        ):
-            with pytest.raises(UserError, match=message):
-                writer.add(items, np.eye(4), seen)
-        assert writer.add([], np.empty((0, 4)), np.empty((0, 2))) == []
-    assert (tmp_path / "index" / "vectors-0.f32").stat().st_size == size
 
     def full(_: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
@@ -410,20 +296,6 @@ def test_what_cannot_be_added_leaves_the_index_as_it_was(tmp_path, monkeypatch):
         with pytest.raises(UserError, match="the disk is full"):
             add(index, np.eye(4, dtype=np.float32), 9)
     assert len(index) == 4 == len(index.search(np.ones((1, 4)))[0])
-
-
-def test_another_models_query_is_refused(tmp_path):
-    create(tmp_path / "index")
-    GalleryIndex(tmp_path / "index", "0123abcd")
-    with pytest.raises(UserError, match=r"another model \(0123abcd, weights W.pth\).*\(77ff\)"):
-        GalleryIndex(tmp_path / "index", "77ff")
-    with pytest.raises(UserError, match="exists already"):
-        create(tmp_path / "index")
-    index = GalleryIndex(tmp_path / "index")
-    with pytest.raises(UserError, match="do not fit"):
-        index.search(np.ones((1, 5)))
-    with pytest.raises(UserError, match="number of hits is 0"):
-        index.search(np.ones((1, 4)), top=0)
 
 
 @pytest.fixture(scope="module")
@@ -449,9 +321,12 @@ def sql(folder: Path, statement: str) -> None:
         connection.execute(statement)
         for (text,) in connection.execute("SELECT value FROM facts").fetchall():
             connection.execute("UPDATE facts SET checksum = ?", (zlib.crc32(text.encode()),))
-        for number, row, *fields, seen, version, _ in connection.execute("SELECT * FROM items"):
-            checksum = databases.compute_checksum(number, row, Item(*fields), seen, version)
-            connection.execute("UPDATE items SET checksum = ? WHERE id = ?", (checksum, number))
+        for number, row, *fields, seen, version, parity, _ in connection.execute(
+            "SELECT * FROM items"
+        ).fetchall():
+            record = databases.Record(number, row, Item(*fields), seen, version, parity)
+            values = record.compute_checksum(), number
+            connection.execute("UPDATE items SET checksum = ? WHERE id = ?", values)
     connection.close()
 
 
@@ -461,7 +336,7 @@ def facts_with(word: str, other: str) -> Any:
 
 TAMPERED: dict[str, tuple[Any, str]] = {
     "vector": (lambda f: flip(f / "vectors-0.f32", 15), "damaged at row 0"),
-    "parity": (lambda f: flip(f / "parity-0.u32", 0), "damaged at row 0"),
+    "parity": (lambda f: sql(f, "UPDATE items SET parity = 0 WHERE row = 0"), "damaged at row 0"),
     "shorter": (lambda f: os.truncate(f / "vectors-0.f32", 15_999), "15999 bytes long instead"),
     "no vectors": (lambda f: (f / "vectors-0.f32").unlink(), "vectors-0.f32 is missing"),
     "faiss flipped": (lambda f: flip(f / "approximation-1.faiss", 99), "its checksum is wrong"),
@@ -472,8 +347,8 @@ TAMPERED: dict[str, tuple[Any, str]] = {
     "empty": (lambda f: (f / "gallery.sqlite").write_bytes(b""), "another program wrote"),
     "foreign": (lambda f: sql(f, "PRAGMA application_id = 1"), "another program wrote"),
     "version": (
-        lambda f: sql(f, "PRAGMA user_version = 1"),
-        "format 1.* build it anew: tools/search.py",
+        lambda f: sql(f, "PRAGMA user_version = 2"),
+        "format 2.* build it anew: tools/search.py",
     ),
     "trigger": (
         lambda f: sql(f, "CREATE TRIGGER t AFTER DELETE ON items BEGIN SELECT 1; END"),
@@ -487,7 +362,10 @@ TAMPERED: dict[str, tuple[Any, str]] = {
     "metric": (facts_with("cosine", "manhattan"), "metric 'manhattan'"),
     "unknown": (facts_with('"dim"', '"code"'), "code"),
     "more rows": (facts_with('"rows": 1000, "serial"', '"rows": 900, "serial"'), "more rows than"),
-    "many rows": (facts_with('"rows": 1000, "serial"', '"rows": 1001, "serial"'), "bytes long"),
+    "many rows": (
+        facts_with('"rows": 1000, "serial"', '"rows": 1001, "serial"'),
+        "no item for row 1000",
+    ),
     "other dim": (facts_with('"dim": 4', '"dim": 2'), "do not fit"),
     "path": (lambda f: sql(f, "UPDATE items SET path = '/etc/' || id"), "not a path below"),
     "up": (lambda f: sql(f, "UPDATE items SET path = 'a/../../' || id"), "not a path below"),
@@ -523,8 +401,7 @@ def test_a_valid_checksum_does_not_make_a_faiss_index(sound, tmp_path):
         path.write_bytes(content)
         with databases.transaction(folder, write=True) as database:
             facts = database.read_info()
-            built = replace(facts.approximation, sha256=sha256(content).hexdigest())
-            database.write_info(replace(facts, approximation=built))
+            database.write_info(replace(facts, sha256=sha256(content).hexdigest()))
         with pytest.raises(UserError, match=message):
             GalleryIndex(folder).search(np.ones((1, DIM)))
 
@@ -567,24 +444,6 @@ def test_a_folder_that_may_only_be_read(sound, tmp_path, monkeypatch):
     (folder / "gallery.sqlite-journal").write_bytes(journal)
     with pytest.raises(UserError, match="its last writer was interrupted"):
         GalleryIndex(folder)
-
-
-@pytest.mark.parametrize("metric", VECTOR_METRICS)
-def test_shards_are_one_index(metric, tmp_path):
-    features = clustered(90, DIM)
-    whole = create(tmp_path / "whole", metric)
-    add(whole, features)
-    shards = [create(tmp_path / str(number), metric) for number in range(3)]
-    for number, shard in enumerate(shards):
-        add(shard, features[30 * number : 30 * (number + 1)], 30 * number)
-    for filter in (Filter(), Filter(("1",), since=600)):
-        one, other = (
-            whole.search(features[:5], 12, filter),
-            search_indexes(shards, features[:5], 12, filter),
-        )
-        assert [[h.item for h in hits] for hits in one] == [
-            [h.item for h in hits] for hits in other
-        ]
 
 
 @pytest.mark.parametrize(
@@ -647,57 +506,6 @@ def test_paths_that_lead_elsewhere(path):
         check_path(path)
 
 
-def test_a_filter_takes_one_name_and_times_of_one_kind(tmp_path):
-    index = create(tmp_path / "index")
-    day = parse_time("2024-05-31")
-    items = [Item("a", "cam1", 5), Item("b", "c", day), Item("d", "cam1", day + 9)]
-    with index.writer() as writer:
-        writer.add(items, np.eye(4)[:3], np.zeros((3, 2)))
-    for filter, expected in (
-        (Filter("cam1"), "ad"),
-        (Filter(["c", "cam1"]), "abd"),
-        (Filter(until=day), "b"),
-        (Filter(since=3), "a"),
-        (Filter(since=day + 1), "d"),
-        (Filter(until=day - 1), ""),
-    ):
-        found = index.look_up(index.select(filter).tolist())
-        assert "".join(hit.item.path for hit in found) == expected, filter
-
-
-def test_new_metadata_versions_and_what_was_removed(tmp_path):
-    index = create(tmp_path / "index")
-    ids = add(index, np.eye(4, dtype=np.float32))
-    with index.writer() as writer:
-        assert writer.update([Item("1.jpg", "gate", 7, "anna"), Item("none.jpg")]) == 1
-        assert writer.update([Item("1.jpg", "gate", 7, "anna")]) == 0
-        assert writer.remove(ids[2:]) == 2 and writer.remove(ids[:1], remember=False) == 1
-    assert index.withdrawn() == {"2.jpg", "3.jpg"}
-    with index.writer() as writer:
-        writer.compact()
-        again = [Item("1.jpg"), Item("3.jpg")]
-        new = writer.add(again, np.eye(4)[2:], np.zeros((2, 2)), versions="ab", overwrite=True)
-    assert index.withdrawn() == {"2.jpg"}
-    assert index.versions_of(["1.jpg", "2.jpg", "3.jpg"]) == {"1.jpg": "a", "3.jpg": "b"}
-    hits = index.search(np.array([[0, 0, 2, 1]]))[0]
-    assert [(hit.id, hit.item) for hit in hits] == list(zip(new, again, strict=True))
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("metric", VECTOR_METRICS)
-def test_a_gpu_finds_the_same(metric, tmp_path, monkeypatch):
-    if exact_search.get_gpu_resources() is None:
-        pytest.skip("faiss finds no GPU")
-    index = create(tmp_path / "index", metric, 16, 0)
-    add(index, clustered(2000, 16))
-    queries = clustered(30, 16, seed=1)
-    found = index.search(queries)
-    monkeypatch.setattr(exact_search, "get_gpu_resources", lambda: None)
-    assert [[h.id for h in hits] for hits in found] == [
-        [h.id for h in hits] for hits in index.search(queries)
-    ]
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["hnsw", "ivf", "ivfpq"])
 def test_a_hundred_thousand_items(kind, tmp_path):
@@ -707,7 +515,8 @@ def test_a_hundred_thousand_items(kind, tmp_path):
     with index.writer() as writer:
         for first in range(0, 100_000, 5000):
             writer.add(some_items(5000, first), features[first : first + 5000])
-        built = writer.optimize(kind).approximation
+        writer.optimize(kind)
+    built = index.info()
     queries = clustered(100, 128, seed=1)
     truth = np.sort(brute(queries, features, "cosine"), 1)[:, -10:]
     start = time.perf_counter()

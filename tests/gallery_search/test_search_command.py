@@ -18,7 +18,8 @@ from saved_runs import two_runs
 import occluded_reid
 from gallery_search import Filter, GalleryIndex, Item, querying
 from gallery_search.store import database as databases
-from gallery_search.store.writer import Writer
+from gallery_search.store.writer import FolderWriter
+from occluded_reid.data.image_names import make_id
 from occluded_reid.visualization.sheet import BLUE, ORANGE
 
 tool = load_tool("search")
@@ -86,7 +87,7 @@ def test_build_reads_all_images_and_names_the_broken_ones(runs, market, tmp_path
 
 
 def test_a_killed_build_goes_on(runs, market, tmp_path, monkeypatch):
-    add = Writer.add
+    add = FolderWriter.add
     done: list[int] = []
 
     def add_until_killed(self, items, *arrays, **options):
@@ -97,7 +98,7 @@ def test_a_killed_build_goes_on(runs, market, tmp_path, monkeypatch):
 
     words = build_words(runs, market, tmp_path / "index")
     with monkeypatch.context() as patch:
-        patch.setattr(Writer, "add", add_until_killed)
+        patch.setattr(FolderWriter, "add", add_until_killed)
         assert status_of(forked(lambda: tool.command(words))) == -signal.SIGKILL
     index = GalleryIndex(tmp_path / "index")
     assert len(index) == 30
@@ -226,8 +227,8 @@ def test_add_notices_what_has_changed(runs, market, index, tmp_path, capsys):
         assert text in printed
     assert r"1 files or folders of" in error and r"the first is caf\udce9.jpg" in error
     opened = GalleryIndex(index)
-    assert len(opened) == IMAGES - 1 and not opened.ids_of([names[1]])
-    one, other = opened.look_up(list(opened.ids_of([names[0], names[40]]).values()))
+    assert len(opened) == IMAGES - 1 and not opened.versions_of([names[1]])
+    one, other = opened.look_up([make_id(names[0]), make_id(names[40])])
     np.testing.assert_allclose(one.features, other.features, atol=1e-5)
     assert opened.look_up(opened.select(Filter("gate")).tolist())[0].item.path == names[2]
 

@@ -15,6 +15,7 @@ from saved_runs import two_runs
 
 from gallery_search import Filter, GalleryIndex
 from gallery_search.video import Box, cut_crops, read_boxes
+from occluded_reid.data.image_names import make_id
 from occluded_reid.utils.errors import UserError
 
 tool = load_tool("search")
@@ -121,7 +122,7 @@ def test_an_index_of_a_video_knows_frames_and_times(video, frames, tmp_path, cap
     )
     found = GalleryIndex(index)
     assert len(found) == 2 * FRAMES and found.cameras() == ["street"]
-    number = found.ids_of(["street/000003-0.jpg"])["street/000003-0.jpg"]
+    number = make_id("street/000003-0.jpg")
     (hit,) = found.look_up([number])
     assert (hit.item.identity, hit.item.time) == ("walker", 1717172400 + 2 / RATE)
     crop = np.asarray(Image.open(hit.image))

@@ -27,6 +27,12 @@ NOT_RUN = {
     "uv pip install": "installs packages",
     "torchrun --nproc-per-node 8": "starts eight processes; test_extract_features.py starts two",
     "torchrun --nnodes": "needs several machines",
+    "python tools/search.py build --weights logs/demo --gallery CROPS --index milvus": "needs the "
+    "extra milvus; run by test_stores.py",
+    "python tools/search.py query --index milvus": "likewise",
+    "python tools/extract_features.py --weights logs/demo --input CROPS --output SHARDS": "needs "
+    "the extras parquet and ray; run by test_shards.py",
+    "python tools/search.py import": "likewise",
     "trtexec": "needs TensorRT",
     "python tools/train_net.py --config-file configs/market1501_baseline.yml": "needs four GPUs",
     "python tools/train_net.py --config-file docs/example": "run by test_example_method.py",
