@@ -52,7 +52,7 @@ test-extras: $(EXTRAS_VENV)/.installed
 
 # BoxMOT is AGPL: nothing of ours contains it or needs it.
 test-trackers: $(TRACKERS_VENV)/.installed
-	@OMP_NUM_THREADS=1 $(TRACKERS_VENV)/bin/python -m pytest -q -m trackers $(PYTEST_ARGS)
+	@OMP_NUM_THREADS=1 $(TRACKERS_VENV)/bin/python -m pytest -q -m trackers tests/deploy $(PYTEST_ARGS)
 
 test-gpu: $(VENV)/.installed
 	@$(PYTEST) -m gpu $(PYTEST_ARGS)

@@ -26,6 +26,9 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     cfg.SOLVER.SCHED_BY = "EPOCH"
     # Iterations between two records of the losses (log, metrics.json, TensorBoard).
     cfg.SOLVER.LOG_PERIOD = 50
+    # Add pictures of the first batch, and of the worst queries at each evaluation, to TensorBoard's
+    # events. They then hold images of people, which a tracker elsewhere gets too.
+    cfg.SOLVER.LOG_IMAGES = False
     # Warn if a loss term exceeds its median of the last 100 iterations by this factor; 0 = off.
     cfg.SOLVER.SPIKE_FACTOR = 10.0
 

@@ -5,20 +5,27 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from fastreid.config import CfgNode
 from fastreid.engine.hooks import LRScheduler, PeriodicWriter
 from fastreid.engine.train_loop import HookBase
 from fastreid.utils import comm
+from PIL import Image
 from tqdm import tqdm
 
+from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.utils.distributed import copy_buffers_from_first_rank, unwrapped
 from occluded_reid.utils.errors import explain_read_errors
 from occluded_reid.utils.files import atomic_write, read_json_lines
 from occluded_reid.utils.progress import SECONDS_BETWEEN_LINES, on_terminal
+from occluded_reid.visualization import figures
+from occluded_reid.visualization.sheet import draw_sheet
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +60,24 @@ class MetricsFile:
         """Write what is buffered to the disk."""
         self._file.flush()
         os.fsync(self._file.fileno())
+
+
+def adapt_writers(writers: list[Any], cfg: CfgNode) -> list[Any]:
+    """Let fast-reid's writers name the run in metrics.json and group TensorBoard's scalars."""
+    _, metrics, events = writers
+    metrics.close()
+    metrics._file_handle = MetricsFile(f"{cfg.OUTPUT_DIR}/metrics.json", cfg.RUN_ID)
+    add_scalar = events._writer.add_scalar
+    events._writer.add_scalar = lambda name, *rest: add_scalar(_group(name), *rest)
+    return writers
+
+
+def _group(name: str) -> str:
+    """Return the name of a scalar in TensorBoard, which groups by what stands before a slash."""
+    if "/" in name:  # a metric of one of several test sets
+        return name
+    group = "loss" if "loss" in name else "test" if re.match("Rank-|m[A-Z]", name) else "training"
+    return f"{group}/{name}"
 
 
 class MetricsWriter(PeriodicWriter):
@@ -144,6 +169,24 @@ class CheckpointHook(HookBase):
 
 def _is_due(epoch: int, period: int) -> bool:
     return period > 0 and (epoch + 1) % period == 0
+
+
+class Pictures(HookBase):
+    """Puts the first batch and, of each evaluation, the worst queries into TensorBoard's events."""
+
+    def before_step(self) -> None:
+        trainer = self.trainer
+        if trainer.iter == trainer.start_iter:
+            self._put(
+                "batch", draw_sheet(figures.show_batch(trainer.cfg, trainer._trainer.peek_batch()))
+            )
+
+    def show_ranks(self, name: str, evaluator: Evaluator) -> None:
+        """Show the worst queries of a test set that has been evaluated."""
+        self._put(f"worst queries/{name}", figures.draw_ranked_lists(name, evaluator, worst=5))
+
+    def _put(self, name: str, picture: Image.Image) -> None:
+        self.trainer.storage.put_image(name, np.asarray(picture).transpose(2, 0, 1))
 
 
 class ProgressBar(HookBase):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import time
 from collections.abc import Iterable
@@ -72,10 +73,8 @@ class TrainingStep:
 
     def run_step(self) -> None:
         """Run iteration ``self.iter``."""
-        if self._batches is None:
-            self._batches = iter(self.data_loader)
         start = time.perf_counter()
-        batch = next(self._batches)
+        batch = self._next_batch()
         get_event_storage().put_scalar("data_time", time.perf_counter() - start)
 
         if self._replays_graphs:  # the last iteration's losses and gradients are no longer needed
@@ -98,6 +97,17 @@ class TrainingStep:
             self.read_losses()
         if is_last:
             self._step_optimizer()
+
+    def peek_batch(self) -> dict[str, Any]:
+        """Return the batch of the iteration to come, which still gets it."""
+        batch = self._next_batch()
+        self._batches = itertools.chain([batch], self._batches)
+        return batch
+
+    def _next_batch(self) -> dict[str, Any]:
+        if self._batches is None:
+            self._batches = iter(self.data_loader)
+        return next(self._batches)
 
     @property
     def reads_losses(self) -> bool:

@@ -93,6 +93,8 @@ class Trainer(defaults.DefaultTrainer):
         )  # fmt: skip
         self._last_eval_results: dict[str, Any] = {}
         self._evaluation = hooks.EvaluationHook()
+        shown = cfg.SOLVER.LOG_IMAGES and comm.is_main_process()
+        self._pictures = hooks.Pictures() if shown else None
         writer = hooks.MetricsWriter(self.build_writers, cfg.SOLVER.LOG_PERIOD)
         saver = hooks.CheckpointHook(self._evaluation)
         self.ending = (self._evaluation, writer if comm.is_main_process() else None, saver)
@@ -113,16 +115,13 @@ class Trainer(defaults.DefaultTrainer):
             freeze if frozen and freeze_iters > 0 else None,
             hooks.ProgressBar() if on_terminal() and comm.is_main_process() else None,
             *(model.training_hooks(cfg) if hasattr(model, "training_hooks") else []),
+            self._pictures,
             *self.ending,
         ]
 
     def build_writers(self) -> list[Any]:
-        """Open fast-reid's writers; metrics.json names the run in each line."""
-        writers = super().build_writers()
-        writers[1].close()
-        path = f"{self.cfg.OUTPUT_DIR}/metrics.json"
-        writers[1]._file_handle = hooks.MetricsFile(path, self.cfg.RUN_ID)
-        return writers
+        """Open the log's, metrics.json's and TensorBoard's writers."""
+        return hooks.adapt_writers(super().build_writers(), self.cfg)
 
     def _build_precise_bn(self) -> Any:
         if not self.cfg.TEST.PRECISE_BN.ENABLED or not get_bn_modules(self.model):
@@ -275,7 +274,8 @@ class Trainer(defaults.DefaultTrainer):
 
     def evaluate(self) -> float:
         """Evaluate; return (Rank-1 + mAP) / 2 on the first test set, fast-reid's ``metric``."""
-        reports = testing.test(self.cfg, self.evaluated_model(), epoch=self.epoch)
+        show = self._pictures.show_ranks if self._pictures else None
+        reports = testing.test(self.cfg, self.evaluated_model(), epoch=self.epoch, show=show)
         self._last_eval_results = reports
         if not reports:
             return -1.0

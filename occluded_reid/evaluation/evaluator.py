@@ -52,6 +52,7 @@ class Evaluator:
         self._truth = truth
         self.stripes = True  # whether the model's parts are stripes, as Embedding.stripes
         self._batches: list[Batch] = []
+        self.ranked: tuple[FeatureTable, Tiles, Ranking] | None = None  # by evaluate, on rank 0
 
     def reset(self) -> None:
         """Discard all features."""
@@ -86,6 +87,7 @@ class Evaluator:
         _warn_if_alike(table.features)
         distances = self.compute_distances(table)
         ranking = self.rank(distances, table)
+        self.ranked = table, distances, ranking
         if len(ranking.query) == 0:
             raise UserError(
                 "no query has another image of its identity from another camera in the gallery"

@@ -85,8 +85,9 @@ def _choose_suffix(folder: Path, model: nn.Module, weights: str) -> str:
 
 
 def test(
-    cfg: CfgNode, model: nn.Module, *, epoch: int | None = None, weights: str = ""
-) -> dict[str, Any]:
+    cfg: CfgNode, model: nn.Module, *, epoch: int | None = None, weights: str = "",
+    show: Callable[[str, Evaluator], None] | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """Evaluate ``model`` on ``DATASETS.TESTS``, print a table and write results.json.
 
     >>> reports = test(cfg, model)
@@ -98,6 +99,7 @@ def test(
         model: the unwrapped model.
         epoch: the last finished epoch, for results.json.
         weights: the file that the model's weights are from, for results.json; ``""`` in training.
+        show: called on rank 0 with the name and the evaluator of each test set.
 
     Returns:
         On rank 0 the report of each test set by name, with the protocol in use; elsewhere an empty
@@ -110,6 +112,8 @@ def test(
         loader, evaluator = test_sets.pop(name)  # frees the features of the previous test set
         report = run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
         reports[name] = {"protocol": resolve_protocol(name, cfg.DATASETS.PROTOCOL), **report}
+        if show and comm.is_main_process():
+            show(name, evaluator)
     if not comm.is_main_process():
         return {}
     if reports:

@@ -16,6 +16,7 @@ from torch import nn
 from occluded_reid.config import CfgNode
 from occluded_reid.data.build import build_test_loader, build_train_loader, open_dataset
 from occluded_reid.data.images import read_rgb
+from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.gather import FeatureTable
 from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.testing import build_evaluator
@@ -37,15 +38,31 @@ COLUMNS, RANKS, STRIPES = 8, 8, 4
 
 def draw_batch(cfg: CfgNode) -> Image.Image:
     """Draw a training batch as the model sees it, and test images with their occlusion truth."""
-    batch = next(iter(build_train_loader(cfg)))
-    title = f"Training batch of {', '.join(cfg.DATASETS.NAMES)} after augmentation"
-    sections = [_show_batch(batch, title)]
+    sections = show_batch(cfg, next(iter(build_train_loader(cfg))))
     for name in cfg.DATASETS.TESTS:
         dataset = open_dataset(cfg, name)
         sections.append(_show_subset(f"{name} queries", dataset, dataset.query))
     if cfg.DATASETS.TESTS:
         sections.append(_show_subset(f"{name} gallery", dataset, dataset.gallery))
     return draw_sheet(sections)
+
+
+def show_batch(cfg: CfgNode, batch: Mapping[str, Any]) -> list[Section]:
+    """Show images of a training batch, and their occluded copies if there are any."""
+    sections = []
+    for view, of in (("images", ""), ("occluded_images", ", occluded copies")):
+        if view not in batch:
+            continue
+        pixels = batch[view][: 2 * COLUMNS].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()
+        tiles = [
+            Tile(image, [f"class {target}  cam {camera}"])
+            for image, target, camera in zip(
+                pixels, batch["targets"], batch["camids"], strict=False
+            )
+        ]
+        title = f"Training batch of {', '.join(cfg.DATASETS.NAMES)} after augmentation{of}"
+        sections.append(Section(title, tiles, COLUMNS))
+    return sections
 
 
 def draw_run(cfg: CfgNode) -> Image.Image:
@@ -62,15 +79,21 @@ def draw_ranks(cfg: CfgNode, model: nn.Module, *, worst: bool = False) -> Image.
     name = cfg.DATASETS.TESTS[0]
     loader, evaluator = build_evaluator(cfg, name)
     run_inference(model, loader, evaluator, name=name, flip=cfg.TEST.FLIP.ENABLED)
-    test_set: Any = evaluator.gather()
-    distances = evaluator.compute_distances(test_set)[:, :]
-    ranking = evaluator.rank(distances, test_set)
+    return draw_ranked_lists(name, evaluator, worst=20 if worst else 0)
+
+
+def draw_ranked_lists(name: str, evaluator: Evaluator, *, worst: int = 0) -> Image.Image:
+    """Draw six queries of an evaluated test set, or the ``worst``, with their ranked lists."""
+    ranked: Any = evaluator.ranked
+    test_set, distances, ranking = ranked
     best_first = np.argsort(-ranking.average_precision, kind="stable")
     tiles = []
-    for position in best_first[:-21:-1] if worst else choose_evenly(best_first, 6):
+    for position in best_first[: -worst - 1 : -1] if worst else choose_evenly(best_first, 6):
         query = int(ranking.query[position])
         precision = f"AP {100 * ranking.average_precision[position]:.0f}%"
-        tiles += _show_ranked_list(test_set, query, distances[query], precision, evaluator.stripes)
+        tiles += _show_ranked_list(
+            test_set, query, distances[query : query + 1, :][0], precision, evaluator.stripes
+        )
     title = f"{name} queries and their top {RANKS} gallery images"
     return draw_sheet([Section(title, tiles, 1 + RANKS, LEGEND)])
 
@@ -168,16 +191,6 @@ def show_lowest_score(query: Tile, heats: np.ndarray, scores: np.ndarray) -> lis
         Tile(query.image, [f"landmark {lowest + 1}", "without"], heat=heat),
         Tile(query.image, [f"OAScore {score:.2f}", "with"], heat=score * heat),
     ]
-
-
-def _show_batch(batch: Mapping[str, Any], title: str) -> Section:
-    pixels = batch["images"].permute(0, 2, 3, 1).clamp(0, 255).byte().cpu().numpy()
-    labels = batch["targets"].tolist(), batch["camids"].tolist()
-    tiles = [
-        Tile(image, [f"class {target}  cam {camera}"])
-        for image, target, camera in zip(pixels, *labels, strict=True)
-    ]
-    return Section(title, tiles[: 2 * COLUMNS], COLUMNS)
 
 
 def _show_subset(title: str, dataset: Any, items: Sequence[Any]) -> Section:

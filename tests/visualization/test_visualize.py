@@ -22,7 +22,12 @@ from occluded_reid.visualization.curves import (
     group_curves,
     spans_powers_of_ten,
 )
-from occluded_reid.visualization.figures import group_queries, show_heat_maps, show_lowest_score
+from occluded_reid.visualization.figures import (
+    group_queries,
+    show_batch,
+    show_heat_maps,
+    show_lowest_score,
+)
 from occluded_reid.visualization.sheet import (
     BLUE,
     FRAME,
@@ -137,6 +142,35 @@ def untrained(words: list[str], *overrides: str) -> list[str]:
 
 AONET = ("MODEL.META_ARCHITECTURE", "AONet", "MODEL.AONET.NUM_LANDMARKS", "5", "TEST.METRIC", "dot")
 FED = ("MODEL.META_ARCHITECTURE", "FED")
+
+
+def test_tensorboard_groups_its_scalars_and_shows_images_on_request(tmp_path, words):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    def train(run: str, *more: str) -> tuple[EventAccumulator, str]:
+        command = [*words, "OUTPUT_DIR", str(tmp_path / run), "SOLVER.MAX_EPOCH", "1", *more]
+        assert train_net.command(command) == 0
+        events = EventAccumulator(str(tmp_path / run), size_guidance={"images": 0}).Reload()
+        results = json.loads((tmp_path / run / "results.json").read_text())
+        return events, results["weights_sha256"]
+
+    plain, sha256 = train("plain")
+    groups = {name.partition("/")[0] for name in plain.Tags()["scalars"]}
+    assert groups == {"loss", "test", "training"}
+    assert {"loss/total_loss", "test/mAP", "training/lr"} < set(plain.Tags()["scalars"])
+    assert plain.Tags()["images"] == []
+    shown, same = train("shown", "SOLVER.LOG_IMAGES", "True")
+    assert shown.Tags()["images"] == ["batch", "worst queries/Market1501"]
+    assert same == sha256  # drawing changes nothing
+
+
+def test_a_batch_of_pairs_shows_the_occluded_copies_too():
+    views = {name: torch.zeros(3, 3, 8, 4) for name in ("images", "occluded_images")}
+    batch = {**views, "targets": torch.arange(3), "camids": torch.zeros(3, dtype=torch.int64)}
+    sections = show_batch(load_config("", ["DATASETS.NAMES", "('A',)"], add_keys=()), batch)
+    assert [len(each.tiles) for each in sections] == [3, 3]
+    assert sections[0].tiles[2].captions == ["class 2  cam 0"]
+    assert sections[1].title == "Training batch of A after augmentation, occluded copies"
 
 
 def test_the_command_draws_batches_and_ranked_lists(tmp_path, words, capsys):
