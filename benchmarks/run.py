@@ -75,8 +75,9 @@ def run(args: argparse.Namespace) -> bool:
     """Measure, write and print the figures; return whether none failed."""
     owners = {name: names for names in SUITES[args.suite] for name in names}
     if args.only:
-        check_name(args.suite, args.only)
-        owners = {args.only: owners[args.only]}
+        for name in args.only:
+            check_name(args.suite, name)
+        owners = {name: owners[name] for name in args.only}
     if args.suite != "gpu":
         torch.set_num_threads(args.threads)
         faiss.omp_set_num_threads(args.threads)
@@ -89,8 +90,8 @@ def run(args: argparse.Namespace) -> bool:
             measure(names, SUITES[args.suite][names], results)
     except Terminated:
         results.record_missing(owners, "the time was up")
-    if args.only in results.left_out:
-        raise UserError(f"--only {args.only}: {OPTIONAL}")
+    if args.only and results.left_out:
+        raise UserError(f"--only {' '.join(results.left_out)}: {OPTIONAL}")
     print(format_table(results.figures))
     return not results.failed
 
@@ -148,7 +149,9 @@ def command(words: list[str] | None = None) -> int:
     """Run the command with ``words`` (default: the process's); return the exit code."""
     parser = build_parser(__doc__, ("--threads", 1))
     parser.add_argument("--suite", choices=sorted(SUITES), default="cpu")
-    parser.add_argument("--only", default="", metavar="NAME", help="measure one figure")
+    parser.add_argument(
+        "--only", nargs="+", default=[], metavar="NAME", help="measure these figures"
+    )
     args = parser.parse_args(words)
     complete: list[bool] = []
     previous = signal.signal(signal.SIGTERM, terminate)

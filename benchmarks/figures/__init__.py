@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import occluded_reid.compat  # noqa: F401  # before fast-reid
-from figures import evaluation, gpu_training, imports, latency, loading, search, step
+from figures import allocator, evaluation, gpu_training, imports, latency, loading, search, step
 
 Suite = dict[tuple[str, ...], Callable[..., Any]]
 LATENCY: Suite = {
@@ -21,6 +21,10 @@ WAYS = ("autocast", "compiled", "compiled_bf16", "openvino", "onnxruntime")
 SUITES: dict[str, Suite] = {
     "cpu": {
         ("import", "import_embed", "import_help"): imports.measure_imports,
+        (
+            "allocator", "allocator_faults", "allocator_variables", "allocator_threshold",
+            "allocator_pages",
+        ): allocator.measure_allocators,
         ("launches", "syncs"): step.count_operations,
         ("activations",): step.measure_activations,
         (

@@ -20,6 +20,7 @@ import torch
 from cases.training import THIN, AONetCase, FEDCase, our_step
 from figures import (
     SUITES,
+    allocator,
     evaluation,
     gpu_training,
     imports,
@@ -56,6 +57,7 @@ SCHEDULE = (
 )  # fmt: skip
 GPU = dict(device="cpu", rounds=1, in_a_row=1)
 SIZES = {
+    allocator.measure_allocators: dict(images=8, steps=1, rounds=1),
     evaluation.measure_gpu_evaluation: dict(
         queries=8, gallery=60, channels=5, device="cpu", rounds=1
     ),
@@ -83,7 +85,10 @@ SIZES = {
     step.measure_step: dict(case=TINY, rounds=1),
 }
 NAMES = {measure: names for suite in SUITES.values() for names, measure in suite.items()}
-SLOW = {gpu_training.measure_compiled, imports.measure_imports, latency.measure_runtimes}
+SLOW = {
+    allocator.measure_allocators, gpu_training.measure_compiled, imports.measure_imports,
+    latency.measure_runtimes,
+}  # fmt: skip
 # What only a GPU, an extra or a compiler can give.
 OPTIONAL = re.compile("gpu_.*memory|latency_aonet_int8|latency_.*(compiled|openvino|onnxruntime).*")
 
@@ -319,7 +324,7 @@ def test_the_sides_take_turns():
 def test_json_and_table(tmp_path, capsys, monkeypatch):
     measured_by({("launches", "syncs"): step.count_operations}, monkeypatch)
     file = tmp_path / "new" / "cpu.json"
-    assert run.command(["--only", "syncs", "--json", str(file)]) == 0
+    assert run.command(["--only", "syncs", "launches", "--json", str(file)]) == 0
     content = json.loads(file.read_text())
     assert set(content) == {"machine", "figures", "failed", "left_out"} and content["failed"] == {}
     assert set(content["figures"]) == {"syncs"}
