@@ -34,11 +34,8 @@ WAYS: dict[str, tuple[bool, dict[str, str]]] = {
     "ours": (True, {}),
     "default": (False, {}),
     "variables": (False, {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**34)}),
-    "threshold": (
-        False, {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**34)}
-    ),
     "pages": (True, {"THP_MEM_ALLOC_ENABLE": "1"}),
-}  # fmt: skip
+}
 
 
 def measure_allocators(images: int = 64, steps: int = 5, rounds: int = 3) -> dict[str, Figure]:
@@ -58,7 +55,6 @@ def measure_allocators(images: int = 64, steps: int = 5, rounds: int = 3) -> dic
             for name, way, text in (
                 ("allocator", "default", "glibc's default"),
                 ("allocator_variables", "variables", "MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_"),
-                ("allocator_threshold", "threshold", "MALLOC_MMAP_THRESHOLD_ at its most"),
                 ("allocator_pages", "pages", "the same with THP_MEM_ALLOC_ENABLE"),
             )
         },
