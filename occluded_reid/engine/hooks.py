@@ -177,9 +177,8 @@ class Pictures(HookBase):
     def before_step(self) -> None:
         trainer = self.trainer
         if trainer.iter == trainer.start_iter:
-            self._put(
-                "batch", draw_sheet(figures.show_batch(trainer.cfg, trainer._trainer.peek_batch()))
-            )
+            batch = trainer._trainer.peek_batch()
+            self._put("batch", draw_sheet(figures.show_batch(trainer.cfg, batch)))
 
     def show_ranks(self, name: str, evaluator: Evaluator) -> None:
         """Show the worst queries of a test set that has been evaluated."""
