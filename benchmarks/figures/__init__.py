@@ -22,7 +22,8 @@ SUITES: dict[str, Suite] = {
     "cpu": {
         ("import", "import_embed", "import_help"): imports.measure_imports,
         (
-            "allocator", "allocator_faults", "allocator_variables", "allocator_pages",
+            "allocator", "allocator_faults", "allocator_inference", "allocator_variables",
+            "allocator_pages",
         ): allocator.measure_allocators,
         ("launches", "syncs"): step.count_operations,
         ("activations",): step.measure_activations,

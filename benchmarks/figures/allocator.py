@@ -1,4 +1,4 @@
-"""A training step on a CPU by what happens to freed memory, each in fresh interpreters."""
+"""Training and inference on a CPU by what happens to freed memory, each in fresh interpreters."""
 
 from __future__ import annotations
 
@@ -22,13 +22,23 @@ if keep:
 words = "MODEL.DEVICE cpu MODEL.BACKBONE.PRETRAIN False MODEL.HEADS.NUM_CLASSES 702"
 cfg = load_config("configs/Base-Lite0.yml", words.split())
 batch = {"images": 255 * torch.rand(images, 3, 128, 64), "targets": torch.arange(images) // 4}
-step = build_step(cfg, build_model(cfg), itertools.repeat(batch))
-run_steps(step, 2)
-before = resource.getrusage(resource.RUSAGE_SELF)
-run_steps(step, steps)
-after = resource.getrusage(resource.RUSAGE_SELF)
-seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
-print(json.dumps([images * steps / seconds, (after.ru_minflt - before.ru_minflt) / steps]))
+model = build_model(cfg)
+step = build_step(cfg, model, itertools.repeat(batch))
+
+def measure(run):
+    run(2)
+    before = resource.getrusage(resource.RUSAGE_SELF)
+    run(steps)
+    after = resource.getrusage(resource.RUSAGE_SELF)
+    seconds = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return [images * steps / seconds, (after.ru_minflt - before.ru_minflt) / steps]
+
+def infer(number):
+    with torch.inference_mode():
+        for _ in range(number):
+            model.eval()(batch)
+
+print(json.dumps([*measure(lambda number: run_steps(step, number)), *measure(infer)]))
 """
 WAYS: dict[str, tuple[bool, dict[str, str]]] = {
     "ours": (True, {}),
@@ -45,17 +55,18 @@ def measure_allocators(images: int = 64, steps: int = 5, rounds: int = 3) -> dic
         for way, (keep, variables) in WAYS.items():
             words = ("-c", TRAIN, str(images), str(steps), str(int(keep)))
             measured[way].append(json.loads(run_interpreter(words, **variables)))
-    rates = {way: [rate for rate, _ in each] for way, each in measured.items()}
-    faults = [[faults for _, faults in measured[way]] for way in ("ours", "default")]
-    unit = f"images per processor s, Lite0 training step of {images} at 128 x 64, memory kept"
+    size = f"{images} images of 128 x 64, Lite0"
+    work = f"images per processor s, training step of {size}"
     return {
-        "allocator_faults": make_figure(faults, f"page faults of such a step of {images} images"),
-        **{
-            name: make_figure((rates["ours"], rates[way]), f"{unit}, against {text}", rate=True)
-            for name, way, text in (
-                ("allocator", "default", "glibc's default"),
-                ("allocator_variables", "variables", "MALLOC_MMAP_MAX_, MALLOC_TRIM_THRESHOLD_"),
-                ("allocator_pages", "pages", "the same with THP_MEM_ALLOC_ENABLE"),
-            )
-        },
-    }
+        name: make_figure(
+            [[each[column] for each in measured[way]] for way in ("ours", reference)],
+            f"{unit}, against {text}", rate=column != 1,
+        )
+        for name, reference, column, unit, text in (
+            ("allocator", "default", 0, work, "glibc's default"),
+            ("allocator_faults", "default", 1, f"page faults per step of {size}", "the same"),
+            ("allocator_inference", "default", 2, f"images per processor s, {size}", "the same"),
+            ("allocator_variables", "variables", 0, work, "MALLOC_ variables to the same end"),
+            ("allocator_pages", "pages", 0, work, "huge pages (THP_MEM_ALLOC_ENABLE) as well"),
+        )
+    }  # fmt: skip

@@ -19,6 +19,7 @@ from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import FeatureFile, ImageList, Job, UnreadableImage
 from occluded_reid.utils.errors import IncompleteWork
 from occluded_reid.utils.files import make_folder
+from occluded_reid.utils.memory import keep_freed_memory
 from occluded_reid.utils.progress import progress
 from occluded_reid.utils.terminal import show
 
@@ -61,7 +62,11 @@ def load_batches(
     images: ImageList, batches: Sequence[range], embedder: Embedder, *,
     workers: int, description: str, show_progress: bool = True,
 ) -> Iterable[Batch]:  # fmt: skip
-    """Read and prepare the images of each batch in ``workers`` processes; 0 reads in this one."""
+    """Read and prepare the images of each batch in ``workers`` processes; 0 reads in this one.
+
+    From here on the process keeps the memory that it frees, see :func:`keep_freed_memory`.
+    """
+    keep_freed_memory()
     loader: DataLoader[Any] = DataLoader(
         _PreparedImages(images, embedder),
         batch_sampler=batches,  # type: ignore[arg-type]
