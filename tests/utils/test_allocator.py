@@ -2,8 +2,15 @@
 
 import subprocess
 import sys
+from types import SimpleNamespace
+from typing import Any
 
+import numpy as np
 import pytest
+import torch
+
+from occluded_reid.deploy import bulk
+from occluded_reid.deploy.feature_file import ImageList
 
 COUNT_FAULTS = """
 import resource, sys
@@ -26,3 +33,12 @@ def test_large_blocks_are_not_fetched_again() -> None:
         for mode in ("return", "keep")
     }
     assert faults["keep"] < faults["return"] / 10
+
+
+def test_bulk_embedding_keeps_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    kept: list[bool] = []
+    monkeypatch.setattr(bulk, "keep_freed_memory", lambda: kept.append(True))
+    embedder: Any = SimpleNamespace(transform=None, device=torch.device("cpu"))
+    options = {"workers": 0, "description": "", "show_progress": False}
+    assert list(bulk.load_batches(ImageList("", np.array([])), [], embedder, **options)) == []
+    assert kept == [True]
