@@ -169,7 +169,9 @@ def test_killed_at_a_chosen_moment_and_resumed_equals_uninterrupted(
             monkeypatch.setattr(
                 testing,
                 "test",
-                lambda *args, epoch: kill_self() if epoch == 3 else test(*args, epoch=epoch),
+                lambda *args, epoch, **more: (
+                    kill_self() if epoch == 3 else test(*args, epoch=epoch, **more)
+                ),
             )
         elif moment == "half a checkpoint":
             save = torch.save
@@ -278,7 +280,9 @@ def test_an_evaluation_that_failed_is_made_up_for_by_resume(tmp_path, monkeypatc
 
 
 def fail_in_epoch(number: int, test):
-    return lambda *args, epoch: 1 / 0 if epoch == number else test(*args, epoch=epoch)
+    return lambda *args, epoch, **more: (
+        1 / 0 if epoch == number else test(*args, epoch=epoch, **more)
+    )
 
 
 def test_resuming_a_finished_run_changes_nothing(tmp_path):
