@@ -8,6 +8,7 @@ time of one thread: medians of 20 queries for the 10 nearest.
 from __future__ import annotations
 
 import argparse
+import resource
 import statistics
 import sys
 import tempfile
@@ -25,7 +26,7 @@ import torch
 from harness.machine import build_parser, write_results
 from tabulate import tabulate
 
-from gallery_search import GalleryIndex, Item
+from gallery_search import Item, create_store, open_store
 from gallery_search.store import KINDS
 from occluded_reid.utils.cli import run_command
 from occluded_reid.utils.errors import UserError
@@ -47,21 +48,25 @@ def run(args: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     for items in args.items:
         with tempfile.TemporaryDirectory(dir=args.folder) as folder:
-            for row in measure(Path(folder) / "index", items, args.dim, args.kinds):
+            path = Path(folder) / "index"
+            address = f"milvus:///{path}.db" if args.store == "milvus" else str(path)
+            for row in measure(address, Path(folder), items, args.dim, args.kinds):
                 print(f"{items} x {args.dim} {row['kind']}: done", file=sys.stderr, flush=True)
                 rows.append(row)
                 write_results(args.json, {"rows": rows})
     print(tabulate(rows, "keys", "pipe", floatfmt=".4g"))
 
 
-def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[dict[str, Any]]:
-    """Build one index and yield a row per kind."""
+def measure(
+    address: str, folder: Path, items: int, dim: int, kinds: list[str]
+) -> Iterator[dict[str, Any]]:
+    """Build one gallery below ``folder`` and yield a row per kind."""
     vectors = RandomVectors(items, dim)
-    adding = fill_index(folder, items, dim, vectors)
-    index = GalleryIndex(folder)
+    adding = fill_index(address, items, dim, vectors)
+    index = open_store(address)
     queries = vectors.sample_queries(QUERIES + BATCH)
     truth = index.search(queries[:QUERIES], TOP, exact=True)
-    exact_size = sum(path.stat().st_size for path in folder.iterdir())
+    exact_size = measure_size(folder)
     for kind in kinds:
         with index.writer() as writer:
             building, _ = measure_time(partial(writer.optimize, kind))
@@ -73,27 +78,30 @@ def measure(folder: Path, items: int, dim: int, kinds: list[str]) -> Iterator[di
             len({hit.id for hit in hits} & {hit.id for hit in expected}) / TOP
             for (_, (hits,)), expected in zip(answers, truth, strict=True)
         ]
-        info = index.info()
-        is_exact = info.kind == "exact"
-        size = sum(path.stat().st_size for path in folder.iterdir())
+        is_exact, size = kind == "exact", measure_size(folder)
         yield {
+            "store": "milvus" if address.startswith("milvus:") else "folder",
             "items": items,
             "dim": dim,
             "kind": kind,
             "ms_one": 1e3 * statistics.median(seconds for seconds, _ in answers),
             "ms_in_batch": 1e3 * batch / BATCH,
-            "recall_built": info.recall,
+            "recall_built": getattr(index.info(), "recall", None),
             "recall_queries": statistics.mean(recalls),
             "build_s": adding if is_exact else building,
             "bytes_per_item": (size if is_exact else size - exact_size) / items,
+            "peak_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
         }
 
 
-def fill_index(folder: Path, items: int, dim: int, vectors: RandomVectors) -> float:
-    """Create an index of random vectors; return the seconds spent adding them."""
-    index = GalleryIndex.create(
-        folder, metric="cosine", dim=dim, num_parts=PARTS, fingerprint="random"
-    )
+def measure_size(folder: Path) -> int:
+    """Return the bytes of all files below a folder."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+
+
+def fill_index(address: str | Path, items: int, dim: int, vectors: RandomVectors) -> float:
+    """Create a gallery of random vectors; return the seconds spent adding them."""
+    index = create_store(address, metric="cosine", dim=dim, num_parts=PARTS, fingerprint="random")
     adding = 0.0
     with index.writer() as writer:
         for start in range(0, items, BLOCK):
@@ -137,6 +145,7 @@ def command(words: list[str] | None = None) -> int:
     parser.add_argument("--items", type=int, nargs="+", default=[20_000, 100_000])
     parser.add_argument("--dim", type=int, default=3072)
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--store", choices=("folder", "milvus"), default="folder")
     parser.add_argument("--folder", default=None, metavar="DIR", help="where the index is built")
     args = parser.parse_args(words)
     return run_command(lambda: run(args), debug=args.debug)

@@ -18,13 +18,12 @@ from gallery_search.store.similarity import MIN_DEPTH, SPARE, compute_similariti
 from gallery_search.store.vectors import BLOCK, Vectors, find_nearest, resolve_faiss_metric
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.utils.errors import UserError
-from occluded_reid.utils.files import atomic_write, hash_file
+from occluded_reid.utils.files import hash_file
 from occluded_reid.utils.progress import progress
 
 EXACT_UP_TO, HNSW_UP_TO, IVF_UP_TO = 100_000, 1_000_000, 4_000_000  # images, for "auto"
 MIN_ITEMS = 1_000  # fewer cannot train an approximation
 CODES = 128  # bytes per vector of ivfpq, at most
-VALUES_PER_CODE = 4  # at least
 PER_LIST = 39  # training vectors per list, the minimum that faiss recommends
 SAMPLE = 2**28  # values in the training sample: 1 GiB
 HITS, QUERIES, GOAL = 10, 200, 0.97  # a measurement of recall@10, and what it should reach
@@ -41,20 +40,20 @@ def choose_kind(items: int) -> str:
     return next((kind for limit, kind in limits if items <= limit), "ivfpq")
 
 
-def build_faiss_index(vectors: Vectors, metric: str, kind: str) -> Any:
+def build_faiss_index(vectors: Vectors, info: FolderInfo, kind: str) -> Any:
     """Return a faiss index of prepared vectors (N, D); its ids are the rows."""
-    rows, dim = vectors.shape
+    rows, dim = info.rows, info.dim
     if kind not in KINDS[1:]:
         raise UserError(f"there is no kind {kind!r}; there are auto, {', '.join(KINDS)}")
     if rows < MIN_ITEMS:
         raise UserError(f"{rows} vectors are too few for {kind}: {MIN_ITEMS} are needed; use exact")
     size = min(rows, max(MIN_ITEMS, SAMPLE // dim))
     lists = max(1, min(int(4 * rows**0.5), size // PER_LIST))
-    limit = min(CODES, max(1, dim // VALUES_PER_CODE))
+    limit = min(CODES, max(1, dim // 4))
     codes = max(number for number in range(1, limit + 1) if dim % number == 0)
     # np: polysemous training takes minutes and is not used
     recipes = {"hnsw": "HNSW32_SQ8", "ivf": f"IVF{lists},SQ8", "ivfpq": f"IVF{lists},PQ{codes}np"}
-    index = faiss.index_factory(dim, recipes[kind], resolve_faiss_metric(metric))
+    index = faiss.index_factory(dim, recipes[kind], resolve_faiss_metric(info.metric))
     if kind == "hnsw":
         index.hnsw.efConstruction = 100
     else:
@@ -67,13 +66,6 @@ def build_faiss_index(vectors: Vectors, metric: str, kind: str) -> Any:
     for part in progress(parts, total=len(parts), description=f"Building {kind}", unit="blocks"):
         index.add(vectors[part])
     return index
-
-
-def save_faiss_index(index: Any, path: Path) -> str:
-    """Write a faiss index; return the sha256 of its file."""
-    with atomic_write(path) as stream:
-        faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
-    return hash_file(path)
 
 
 def load_faiss_index(path: Path, info: FolderInfo) -> Any:

@@ -119,11 +119,10 @@ class Database:
 
     def remove(self, ids: Iterable[int], *, remember: bool) -> int:
         """Remove images; return how many of ``ids`` there were."""
-        numbers = [(int(number),) for number in ids]
         gone: list[tuple[int, int, str]] = []
         statement = "DELETE FROM items WHERE id = ? RETURNING row, parity, path"
-        for number in numbers:
-            gone += self._connection.execute(statement, number).fetchall()
+        for number in ids:
+            gone += self._connection.execute(statement, (int(number),)).fetchall()
         write = self._connection.executemany
         write("INSERT INTO removed VALUES (?, ?)", [row[:2] for row in gone])
         if remember:
@@ -132,8 +131,8 @@ class Database:
 
     def restore(self, paths: Iterable[str]) -> None:
         """Forget that these paths were removed."""
-        pairs = [(path,) for path in paths]
-        self._connection.executemany("DELETE FROM withdrawn WHERE path = ?", pairs)
+        statement = "DELETE FROM withdrawn WHERE path = ?"
+        self._connection.executemany(statement, zip(paths, strict=True))
 
     def renumber_rows(self) -> None:
         """Close the gaps that removed rows left."""
@@ -177,9 +176,8 @@ class Database:
 
     def time_span(self) -> tuple[float, float] | None:
         """Return the first and the last time; None if no image has one."""
-        ((first, last),) = self._connection.execute(
-            "SELECT (SELECT MIN(time) FROM items), (SELECT MAX(time) FROM items)"
-        )
+        statement = "SELECT (SELECT MIN(time) FROM items), (SELECT MAX(time) FROM items)"
+        ((first, last),) = self._connection.execute(statement)
         return None if first is None else (first, last)
 
     def versions_of(self, paths: Sequence[str]) -> dict[str, str | None]:

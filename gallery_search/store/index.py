@@ -12,22 +12,10 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from gallery_search.store import explain_damage
-from gallery_search.store.approximation import (
-    EXACT_UP_TO,
-    choose_kind,
-    load_faiss_index,
-    propose_rows,
-)
+from gallery_search.store import approximation, explain_damage, similarity
 from gallery_search.store.database import Database, FolderInfo, create_database, transaction
 from gallery_search.store.metadata import Filter, Hit, natural_key
 from gallery_search.store.protocol import NO_FILTER, explain_other_model
-from gallery_search.store.similarity import (
-    SPARE,
-    choose_depth,
-    compute_similarities,
-    prepare_queries,
-)
 from gallery_search.store.vectors import Vectors, find_nearest
 from gallery_search.store.writer import FolderWriter, approximation_path, vector_path
 from occluded_reid.modeling.outputs import Embedding
@@ -81,9 +69,9 @@ class GalleryIndex:
     def is_outdated(self, kind: str = "auto") -> bool:
         """Whether the approximation is of another kind, or leaves too many images out."""
         info = self.info()
-        wanted = choose_kind(len(self)) if kind == "auto" else kind
+        wanted = approximation.choose_kind(len(self)) if kind == "auto" else kind
         later = info.rows - info.covered if info.kind != "exact" else 0
-        return info.kind != wanted or later > EXACT_UP_TO
+        return info.kind != wanted or later > approximation.EXACT_UP_TO
 
     def __len__(self) -> int:
         return self._read(lambda database, info: len(database.valid_rows(info.rows)))
@@ -137,21 +125,21 @@ class GalleryIndex:
         """
 
         def read(database: Database, info: FolderInfo) -> list[list[Hit]]:
-            queries = prepare_queries(info, features, top)
+            queries = similarity.prepare_queries(info, features, top)
             every = filter == NO_FILTER
             selected = database.valid_rows(info.rows) if every else database.select(filter)
             if not len(selected) or not len(queries):
                 return [[] for _ in queries]
             count = min(top, len(selected))
             vectors = self._open_vectors(database, info)
-            compare_all = exact or (not every and len(selected) <= EXACT_UP_TO)
+            is_small = not every and len(selected) <= approximation.EXACT_UP_TO
             candidates = None
-            if info.kind != "exact" and not compare_all:
+            if info.kind != "exact" and not exact and not is_small:
                 candidates = self._propose(info, vectors, queries, count, selected)
             if candidates is None:
-                depth = count + SPARE
+                depth = count + similarity.SPARE
                 if info.metric == "shared":  # by query, whose order is not that of shared
-                    depth = len(selected) if exact else choose_depth(count)
+                    depth = len(selected) if exact else similarity.choose_depth(count)
                 candidates = find_nearest(vectors, queries, depth, info.metric, selected)
             return self._rank(database, info, queries, candidates, count)
 
@@ -164,12 +152,11 @@ class GalleryIndex:
         """Return candidate rows, or None if the approximation finds too few."""
         border = int(np.searchsorted(selected, info.covered))
         covered = None if border == info.covered else selected[:border]
-        rows = propose_rows(
-            self._open_faiss_index(info), queries, choose_depth(top), info.effort, covered
-        )
+        index, depth = self._open_faiss_index(info), similarity.choose_depth(top)
+        rows = approximation.propose_rows(index, queries, depth, info.effort, covered)
         if ((rows >= 0).sum(1) < min(top, border)).any():
             return None
-        depth = choose_depth(top) if info.metric == "shared" else top + SPARE
+        depth = depth if info.metric == "shared" else top + similarity.SPARE
         later = find_nearest(vectors, queries, depth, info.metric, selected[border:])
         return np.hstack([rows, later])
 
@@ -185,9 +172,9 @@ class GalleryIndex:
             if info.metric == "shared":
                 found = self._load(database, info, "row", rows.tolist())
                 visibility = np.stack([found[row].visibility for row in rows.tolist()])
-            similarities = compute_similarities(query, vectors[rows], info.metric, visibility)
-            order = np.argsort(-similarities, kind="stable")[:top]
-            ranked.append((rows[order].tolist(), similarities[order].tolist()))
+            values = similarity.compute_similarities(query, vectors[rows], info.metric, visibility)
+            order = np.argsort(-values, kind="stable")[:top]
+            ranked.append((rows[order].tolist(), values[order].tolist()))
         unique = sorted({row for rows, _ in ranked for row in rows})
         images = self._load(database, info, "row", unique)
         if missing := set(unique) - set(images):
@@ -240,6 +227,6 @@ class GalleryIndex:
     def _open_faiss_index(self, info: FolderInfo) -> Any:
         with self._lock:
             if self._faiss_index is None or self._faiss_index[0] != info.serial:
-                loaded = load_faiss_index(approximation_path(self.folder, info), info)
-                self._faiss_index = info.serial, loaded
+                path = approximation_path(self.folder, info)
+                self._faiss_index = info.serial, approximation.load_faiss_index(path, info)
             return self._faiss_index[1]

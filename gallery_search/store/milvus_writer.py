@@ -59,7 +59,7 @@ class MilvusWriter:
         paths = [item.path for item in items]
         if not overwrite and (known := self._store.versions_of(paths)):
             raise UserError(
-                f"{min(known)} is in the index {self._store.address} already; remove it first"
+                f"{show(min(known))} is in the index {self._store.address} already; remove it first"
             )
         columns = zip(items, values, visibility, versions or [None] * len(items), strict=True)
         self._write(info, [make_row(item, *rest) for item, *rest in columns])

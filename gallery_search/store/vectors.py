@@ -49,11 +49,6 @@ class Vectors:
     def __len__(self) -> int:
         return len(self._values)
 
-    @property
-    def shape(self) -> tuple[int, int]:
-        """(N, D)."""
-        return self._values.shape
-
     def __getitem__(self, rows: slice | np.ndarray) -> np.ndarray:
         """Return (n, D) intact rows: a slice as a view of the file, an index array as a copy."""
         values = self._values[rows]

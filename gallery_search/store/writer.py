@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import faiss
 import numpy as np
 
 from gallery_search.store import approximation
@@ -16,7 +17,12 @@ from gallery_search.store.vectors import BLOCK, Vectors, append_vectors, compute
 from occluded_reid.data.image_names import make_id
 from occluded_reid.evaluation.distances import split_range
 from occluded_reid.modeling.outputs import Embedding
-from occluded_reid.utils.files import explain_write_errors, remove_unfinished
+from occluded_reid.utils.files import (
+    atomic_write,
+    explain_write_errors,
+    hash_file,
+    remove_unfinished,
+)
 
 
 class FolderWriter:
@@ -96,10 +102,13 @@ class FolderWriter:
         info = replace(info, serial=info.serial + 1, kind=kind, covered=0)
         if kind != "exact":
             vectors = Vectors(vector_path(self.folder, info), info.dim, parity)
-            index = approximation.build_faiss_index(vectors, info.metric, kind)
+            index = approximation.build_faiss_index(vectors, info, kind)
             effort, recall = approximation.measure_recall(index, vectors, info.metric, valid)
-            sha256 = approximation.save_faiss_index(index, approximation_path(self.folder, info))
-            info = replace(info, covered=info.rows, sha256=sha256, effort=effort, recall=recall)
+            path = approximation_path(self.folder, info)
+            with atomic_write(path) as stream:
+                faiss.write_index(index, faiss.PyCallbackIOWriter(stream.write))
+            digest = hash_file(path)
+            info = replace(info, covered=info.rows, sha256=digest, effort=effort, recall=recall)
         with transaction(self.folder, write=True) as database:
             database.write_info(info)
         self.delete_leftovers()

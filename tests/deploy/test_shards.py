@@ -145,7 +145,8 @@ def test_ray_writes_what_one_process_writes_also_when_it_is_killed(run, tmp_path
         "from occluded_reid.commands.extract_features import command; "
         f"sys.exit(command({given!r}))"
     )
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    patience = {"RAY_raylet_start_wait_time_s": "300"}  # on a busy machine
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), **patience}
     start = [sys.executable, "-c", script]
     job = subprocess.Popen(start, env=environment, start_new_session=True)
     while len(list(output.glob("*.parquet"))) < 3:

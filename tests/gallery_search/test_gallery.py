@@ -25,7 +25,6 @@ from runs import forked, kill_self, status_of
 from gallery_search import Filter, GalleryIndex, Item
 from gallery_search.store import approximation as approximations
 from gallery_search.store import database as databases
-from gallery_search.store import index as index_module
 from gallery_search.store import similarity
 from gallery_search.store import vectors as vector_files
 from gallery_search.store.metadata import check_path, parse_name, parse_time, read_table
@@ -52,7 +51,7 @@ def one_thread() -> Iterator[None]:
 @pytest.mark.parametrize("metric", VECTOR_METRICS)
 def test_approximate_search(kind, metric, tmp_path, monkeypatch):
     monkeypatch.setattr(approximations, "CODES", 2)
-    monkeypatch.setattr(index_module, "EXACT_UP_TO", 100)
+    monkeypatch.setattr(approximations, "EXACT_UP_TO", 100)
     features = clustered(1400, 16)
     index = create(tmp_path / "index", metric, 16, 0)
     ids = np.array([make_id(item.path) for item in some_items(1400)])
@@ -93,7 +92,7 @@ def test_too_few_proposals_end_in_exact_search(tmp_path, monkeypatch):
     add(index, features)
     with index.writer() as writer:
         writer.optimize("ivf")
-    monkeypatch.setattr(index_module, "propose_rows", lambda *_: np.full((1, 100), -1))
+    monkeypatch.setattr(approximations, "propose_rows", lambda *_: np.full((1, 100), -1))
     assert [hit.item.path for hit in index.search(features[:1], 3)[0]][0] == "0.jpg"
 
 
