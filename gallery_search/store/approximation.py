@@ -72,9 +72,7 @@ def load_faiss_index(path: Path, info: FolderInfo) -> Any:
     """Map a faiss index from disk after checking its sha256; FileNotFoundError: it is missing."""
     advice = "rebuild it with 'optimise'"
     if hash_file(path) != info.sha256:
-        raise UserError(
-            f"{path} is damaged: its checksum is wrong; search with --exact, or {advice}"
-        )
+        raise UserError(f"{path} is damaged: its checksum is wrong; use --exact, or {advice}")
     flags = faiss.IO_FLAG_MMAP
     if info.kind == "hnsw":  # IO_FLAG_MMAP maps inverted lists only
         flags = getattr(faiss, "IO_FLAG_MMAP_IFC", flags)

@@ -203,7 +203,10 @@ class Database:
 
     def _query_numbers(self, statement: str, values: Sequence[Any] = ()) -> np.ndarray:
         numbers = (number for (number,) in self._connection.execute(statement, values))
-        return np.fromiter(numbers, np.int64)
+        try:
+            return np.fromiter(numbers, np.int64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise explain_damage(self.path, f"cannot be used: {error}") from error
 
     def _query_many(self, statement: str, values: Sequence[Any]) -> Iterator[Any]:
         """Run ``statement`` with ``IN (values)``, in blocks that SQLite accepts, each by row."""

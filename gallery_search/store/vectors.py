@@ -31,8 +31,7 @@ class Vectors:
         earlier: Another view of this file; what it has checked is not checked again.
 
     Raises:
-        FileNotFoundError: The file is missing.
-        UserError: It is shorter than it should be.
+        FileNotFoundError, UserError: The file is missing; it is too short.
     """
 
     def __init__(self, path: Path, dim: int, parity: np.ndarray, earlier: Vectors | None = None):
