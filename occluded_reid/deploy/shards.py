@@ -142,7 +142,7 @@ def _write_on_ray(address: str, missing: Sequence[int], words: tuple[Any, ...]) 
         with explain_read_errors(
             f"the cluster {address}", "start one: ray start --head", (OSError,)
         ):
-            ray.init(None if address == "local" else address, log_to_driver=False)
+            ray.init(address, log_to_driver=False)
     resources, cpus = ray.cluster_resources(), max(1, words[-1])
     gpus = int("GPU" in resources)
     actors = int(resources["GPU"] if gpus else resources.get("CPU", 1) // cpus)
