@@ -4,7 +4,8 @@ build     create an index of the images below a folder, or resume an interrupted
 add       add the images that are new or changed below the gallery's folder
 import    create an index of the files of `extract --shard`, or add them
 query     print, and draw, the gallery images most similar to a query image
-serve     serve a web page to search with
+serve     serve a web page to search with; with a folder of crops, index it first
+calibrate choose from which similarity an answer is certain, on people who are known
 remove    remove images by path, camera or time
 optimise  build an approximation for all images, or return to exact search
 info      describe an index
@@ -28,6 +29,7 @@ _FUNCTIONS = {
     "add": ("indexing", "add"), "remove": ("indexing", "remove"),
     "optimise": ("indexing", "optimize"), "info": ("indexing", "show_info"),
     "query": ("querying", "query"), "serve": ("querying", "serve"),
+    "calibrate": ("querying", "calibrate"),
 }  # fmt: skip
 
 
@@ -35,14 +37,15 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
     """Add the options of one command."""
     several = {"action": "append"} if name in ("query", "serve") else {}
     add("--debug", action="store_true", help="show an error's traceback")
-    add("--index", required=True, metavar="DIR", help=f"a folder, or {MILVUS}", **several)
+    required, where = name != "serve", f"a folder, or {MILVUS}"
+    add("--index", required=required, metavar="DIR", help=where, **several)
     if name == "import":
         add("--shards", required=True, metavar="DIR", help="the folder that extract wrote")
-    if name in ("build", "add", "import"):
+    if name in ("build", "add", "import", "serve"):
         add("--metadata", metavar="F.csv", help="columns path,camera,time,identity")
         restore = "an image that was removed is added again; repeatable"
         add("--restore", action="append", default=[], metavar="PATH", help=restore)
-    if name in ("build", "add"):
+    if name in ("build", "add", "serve"):
         workers = min(4, os.cpu_count() or 1)
         add("--batch-size", type=positive_int, default=64, metavar="N", help="64")
         add("--workers", type=int, default=workers, metavar="N", help=f"{workers}")
@@ -74,10 +77,15 @@ def _add_options(name: str, add: Callable[..., object]) -> None:
         add("--figure", metavar="F.png", help="draw the ranked list")
         add("--json", metavar="F.json", help="write the hits")
     if name == "serve":
-        hits = range(1, MAX_HITS + 1)
+        add("folder", nargs="?", metavar="FOLDER", help="of crops; or --index")
         add("--host", default="127.0.0.1", help="address to listen on (127.0.0.1)")
         add("--port", type=int, default=7860, help="7860; 0 for a free one")
-        add("--top", type=int, default=20, choices=hits, metavar="N", help="images at first (20)")
+        hits = range(1, MAX_HITS + 1)
+        add("--top", type=int, default=40, choices=hits, metavar="N", help="pictures at first (40)")
+        add("--thresholds", default="", metavar="F.json", help="of 'calibrate'")
+        add("--no-browser", action="store_true", help="do not open a browser")
+    if name == "calibrate":
+        add("--output", required=True, metavar="F.json", help="for 'serve --thresholds'")
     if name == "info":
         add("--time", action="store_true", help="time 30 searches")
     if name == "remove":

@@ -21,11 +21,12 @@ from gallery_search.store.metadata import (
     read_table,
 )
 from occluded_reid.data.image_names import make_id
+from occluded_reid.data.images import warn_of_files
 from occluded_reid.deploy.bulk import drop_odd_names, load_batches, log_unreadable, require_all
 from occluded_reid.deploy.embedder import Embedder
 from occluded_reid.deploy.feature_file import ImageList, list_images
 from occluded_reid.evaluation.distances import split_range
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import IncompleteWork, UserError
 from occluded_reid.utils.files import read_regular
 from occluded_reid.utils.terminal import show
 
@@ -35,6 +36,7 @@ TIMED_QUERIES = 30
 MAX_REMOVED = 0.25  # share of removed vectors, beyond which they are deleted
 MAX_BYTES = 2**30  # of an image file
 LOST = "are not in the index"
+DEFAULT_MODEL = "fed-lite0-drawn"
 
 
 def build(args: argparse.Namespace) -> None:
@@ -58,6 +60,20 @@ def build(args: argparse.Namespace) -> None:
             "--index or, if the folder has moved, use 'add --gallery'"
         )
     add_images(index, embedder, images, args)
+
+
+def index_folder(args: argparse.Namespace) -> str:
+    """Index a folder of crops beside it, or add what is new there; return the index's folder."""
+    folder = Path(args.folder).resolve()
+    target = folder.with_name(f"{folder.name}.index")
+    logger.info(f"The index of {folder} is in {target}")
+    chosen = {"weights": args.weights or DEFAULT_MODEL, "gallery": folder, "index": str(target)}
+    others = {"command": "build", "kind": "auto", "video": "", "boxes": "", "start": None}
+    try:
+        build(argparse.Namespace(**{**vars(args), **chosen, **others}))
+    except IncompleteWork as error:  # the others can be searched
+        logger.warning(f"{error}")
+    return str(target)
 
 
 def cut_video(args: argparse.Namespace) -> str:
@@ -92,10 +108,20 @@ def add(args: argparse.Namespace) -> None:
     add_images(index, embedder, images, args)
 
 
+def warn_of_links(images: ImageList) -> None:
+    """Name the images that are links out of their folder."""
+    root = os.path.realpath(images.folder)
+    links = [name for name in images.paths.tolist() if os.path.islink(os.path.join(root, name))]
+    inside = os.path.join(root, "")
+    out = [n for n in links if not os.path.realpath(os.path.join(root, n)).startswith(inside)]
+    warn_of_files(f"images are links out of {root}: the page does not show them", out)
+
+
 def add_images(
     index: Store, embedder: Embedder, images: ImageList, args: argparse.Namespace
 ) -> None:
     """Add what :func:`choose_images` says, in batches; ``build`` approximates the index, too."""
+    warn_of_links(images)
     table = read_table(args.metadata, images.folder) if args.metadata else {}
     unreadable = []
     with index.writer() as writer:

@@ -14,9 +14,9 @@ import numpy as np
 from tabulate import tabulate
 
 from gallery_search import Filter, Hit, Store, open_store, search_indexes
-from gallery_search.store.metadata import DATES_FROM, parse_name, parse_time
-from gallery_search.web import server
-from gallery_search.web.search import GallerySearch
+from gallery_search.calibration import calibrate as find_thresholds
+from gallery_search.calibration import read_thresholds, write_thresholds
+from gallery_search.store.metadata import DATES_FROM, format_time, parse_name, parse_time
 from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.deploy.embedder import Embedder, load
 from occluded_reid.modeling.outputs import Embedding
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 COLUMNS = 11  # of a figure: the query and ten hits
 MAX_CAMERAS = 30  # that a message names
+PAGE = ("starlette", "uvicorn", "jinja2")
 
 
 def query(args: argparse.Namespace) -> None:
@@ -40,7 +41,7 @@ def query(args: argparse.Namespace) -> None:
     for path, hits in zip(args.image, lists, strict=True):
         tables[path] = [describe_hit(hit) for hit in hits]
         rows = [
-            {"rank": rank, **{key: _show_text(value) for key, value in row.items()}}
+            {"rank": rank, **{key: show_value(key, value) for key, value in row.items()}}
             for rank, row in enumerate(tables[path], start=1)
         ]
         table = tabulate(rows, headers="keys", floatfmt=".4f")
@@ -56,10 +57,39 @@ def query(args: argparse.Namespace) -> None:
 
 
 def serve(args: argparse.Namespace) -> None:
-    """Serve a web page to search with, until Ctrl-C."""
-    if importlib.util.find_spec("gradio") is None:
-        raise UserError("the page needs Gradio; install the extra 'web': pip install '.[web]'")
-    server.serve(GallerySearch(*open_indexes(args)), args.host, args.port, args.top)
+    """Serve a web page to search with, until Ctrl-C; index a folder of crops first."""
+    if not all(map(importlib.util.find_spec, PAGE)):
+        raise UserError(
+            "the page needs Starlette, uvicorn and Jinja2; install the extra 'web': "
+            "pip install '.[web]'"
+        )
+    if bool(args.folder) == bool(args.index):
+        raise UserError("give either a folder of crops, or --index")
+    from gallery_search.web import server
+    from gallery_search.web.images import Decoder
+    from gallery_search.web.search import GallerySearch
+
+    decoder = Decoder()  # before the model is loaded
+    if args.folder:
+        from gallery_search.indexing import index_folder
+
+        args.index = [index_folder(args)]
+    indexes, embedder = open_indexes(args)
+    thresholds = None
+    if args.thresholds:
+        thresholds = read_thresholds(args.thresholds, embedder.fingerprint)
+    search = GallerySearch(indexes, embedder, decoder, thresholds)
+    server.serve(search, args.host, args.port, args.top, open_browser=not args.no_browser)
+
+
+def calibrate(args: argparse.Namespace) -> None:
+    """Choose the similarities from which an answer is certain or possible; write them."""
+    thresholds = find_thresholds(open_store(args.index))
+    write_thresholds(args.output, thresholds)
+    print(
+        f"{args.output}: certain from {thresholds.certain:.3f}, possible from "
+        f"{thresholds.possible:.3f}; {thresholds.queries} images of {thresholds.identities} people"
+    )
 
 
 def load_model(args: argparse.Namespace, weights: str) -> Embedder:
@@ -88,8 +118,9 @@ def read_filter(args: argparse.Namespace, indexes: list[Store]) -> Filter:
     kinds = {bound >= DATES_FROM for bound in bounds if bound is not None}
     if kinds and times and kinds.isdisjoint(time >= DATES_FROM for time in times):
         raise UserError(
-            f"no image has a time like {args.since or args.until}: they are {min(times):g} to "
-            f"{max(times):g}, where numbers below {DATES_FROM:.0f} are frames, others dates"
+            f"no image has a time like {args.since or args.until}: they are "
+            f"{format_time(min(times))} to {format_time(max(times))}, where numbers below "
+            f"{DATES_FROM:.0f} are frames, others dates"
         )
     return Filter(tuple(args.camera), *bounds)
 
@@ -100,7 +131,10 @@ def describe_hit(hit: Hit) -> dict[str, Any]:
     return {"similarity": hit.similarity, **asdict(hit.item), "visibility": visibility}
 
 
-def _show_text(value: Any) -> Any:
+def show_value(name: str, value: Any) -> Any:
+    """Return a value of a hit's row as the terminal shows it: times as dates, names escaped."""
+    if name == "time" and value is not None:
+        return format_time(value)
     return show(value) if isinstance(value, str) else value
 
 

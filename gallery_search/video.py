@@ -8,10 +8,12 @@ from 1, pixels from 0.
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import logging
 import os
 from collections.abc import Iterator, Sequence
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -42,6 +44,15 @@ class Box(NamedTuple):
     identity: str  # "" is unknown
 
 
+class Frame(NamedTuple):
+    """Where a crop was cut out."""
+
+    video: Path  # as it was named then; it may be gone
+    number: int  # from 1
+    seconds: float  # since the first frame
+    corners: tuple[int, int, int, int]  # x0, y0, x1, y1
+
+
 def cut_crops(
     video: str | os.PathLike[str], boxes: str | os.PathLike[str], gallery: str | os.PathLike[str],
     *, start: float | None = None,
@@ -70,7 +81,7 @@ def cut_crops(
     wanted = read_boxes(boxes)
     source = {"video": hash_file(video), "boxes": hash_file(boxes), "start": start}
     if table.is_file():
-        if read_json(folder / SOURCE) != source:
+        if {**source, "path": ""} != {**read_json(folder / SOURCE), "path": ""}:
             raise UserError(
                 f"{folder} holds crops of another video, other boxes or another --start; delete "
                 "it, or choose another --gallery"
@@ -82,7 +93,7 @@ def cut_crops(
         text = io.StringIO(newline="")
         csv.writer(text).writerows([COLUMNS, *rows])
         (temporary / TABLE).write_text(text.getvalue(), encoding="utf-8", newline="")
-        write_json(temporary / SOURCE, source)
+        write_json(temporary / SOURCE, {**source, "path": os.path.abspath(video)})
     return str(table)
 
 
@@ -169,8 +180,13 @@ def _cut(
     return rows
 
 
-def read_frames(video: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarray]]:
-    """Yield the seconds since the first frame, and (H, W, 3) uint8 in RGB order, of each frame."""
+def read_frames(
+    video: str | os.PathLike[str], *, since: float = 0.0
+) -> Iterator[tuple[float, np.ndarray]]:
+    """Yield the seconds since the first frame, and (H, W, 3) uint8 in RGB order, of each frame.
+
+    With ``since``, it starts at the last key frame that is not later.
+    """
     try:
         import av
     except ModuleNotFoundError as error:
@@ -181,10 +197,45 @@ def read_frames(video: str | os.PathLike[str]) -> Iterator[tuple[float, np.ndarr
             if stream is None:
                 raise UserError(f"{video} has no pictures")
             stream.thread_type = "AUTO"
-            first: float | None = None
-            for frame in container.decode(stream):
-                time = frame.time or 0.0
-                first = time if first is None else first
-                yield time - first, frame.to_ndarray(format="rgb24")
+            frames = container.decode(stream)
+            head = list(islice(frames, 1))
+            first = head[0].time or 0.0 if head else 0.0
+            if since:
+                container.seek(int((first + since) / stream.time_base), stream=stream)
+                head, frames = [], container.decode(stream)
+            for frame in chain(head, frames):
+                yield (frame.time or 0.0) - first, frame.to_ndarray(format="rgb24")
     except av.error.FFmpegError as error:
         raise UserError(f"cannot read {video} ({error}); expected a video") from error
+
+
+def find_frame(gallery: Path, path: str) -> Frame | None:
+    """Return the frame of an image of a gallery; None if it was not cut by :func:`cut_crops`."""
+    table = Path(gallery, path).parent / TABLE
+    try:
+        frames = _read_frames_of(table, table.stat().st_mtime_ns)
+    except (OSError, UserError):
+        return None
+    return frames.get(path)
+
+
+@functools.lru_cache(maxsize=64)
+def _read_frames_of(table: Path, version: int) -> dict[str, Frame]:
+    video = Path(str(read_json(table.with_name(SOURCE)).get("path", "")))
+    found = {}
+    for row in read_csv(table, str(table), "expected a table of crops").rows:
+        with explain_read_errors(table, "expected a table of crops", (KeyError, ValueError)):
+            x0, y0, x1, y1 = (int(row.cells[name]) for name in ("x0", "y0", "x1", "y1"))
+            number, seconds = int(row.cells["frame"]), float(row.cells["seconds"])
+            found[row.cells["path"]] = Frame(video, number, seconds, (x0, y0, x1, y1))
+    return found
+
+
+def read_frame(frame: Frame) -> Image.Image:
+    """Read a frame from its video, or raise a UserError if that is gone."""
+    if not frame.video.is_file():
+        raise UserError(f"there is no video {frame.video}")
+    for seconds, pixels in read_frames(frame.video, since=frame.seconds):
+        if seconds > frame.seconds - 1e-3:  # they are rounded in the table
+            return Image.fromarray(pixels)
+    raise UserError(f"{frame.video} has no frame at {frame.seconds} s")

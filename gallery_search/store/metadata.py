@@ -150,6 +150,19 @@ def parse_time(text: str) -> float:
     return number
 
 
+def format_time(time: float) -> str:
+    """Return a date in UTC, or a frame number.
+
+    >>> format_time(1717172400), format_time(451)
+    ('2024-05-31 16:20:00', '451')
+    """
+    with contextlib.suppress(OverflowError, ValueError, OSError):  # beyond the calendar
+        if time >= DATES_FROM:
+            moment = datetime.fromtimestamp(time, timezone.utc)
+            return moment.isoformat(" ", "seconds").removesuffix("+00:00")
+    return f"{time:.15g}"
+
+
 def read_table(path: str | os.PathLike[str], folder: str = "") -> dict[str, Item]:
     """Read items by path from a CSV file with the columns path, camera, time and identity.
 

@@ -1,3 +1,3 @@
-"""A web page for gallery search: plain Python searches, Gradio draws."""
+"""A web page for gallery search: plain Python searches, Starlette serves, Jinja2 writes HTML."""
 
-MAX_HITS = 100
+MAX_HITS = 200

@@ -1,93 +1,162 @@
-"""The page's server: which requests it accepts."""
+"""The page's server: which requests it accepts, and how much of what it bears."""
 
 from __future__ import annotations
 
-import contextlib
 import ipaddress
 import logging
 import os
 import re
-import signal
+import secrets
 import socket
 import sys
-from collections.abc import Iterator
-from tempfile import TemporaryDirectory
+import time
+import webbrowser
+from http.cookies import CookieError, SimpleCookie
 from typing import Any
+from urllib.parse import parse_qs, quote, urlsplit
 
-from gallery_search.web.images import MAX_BYTES
+import uvicorn
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+from gallery_search.web.app import build_app
 from gallery_search.web.search import GallerySearch
 from occluded_reid.utils.errors import UserError
 
 logger = logging.getLogger(__name__)
 
-MAX_CONNECTIONS = 500
-MAX_REQUEST = MAX_BYTES * 4 // 3 + 2**16  # bytes: an image in base64, and the rest
+MAX_CONNECTIONS = 300
+MAX_SILENT = 150  # connections that have sent no request; the oldest gives way
+HEAD_SECONDS = 10  # for a request to arrive, without its body
+REQUEST_SECONDS = 40  # for all of it and the response
 SHUTDOWN_SECONDS = 3  # for open connections
-
-# What the page itself requests. Gradio also serves files, uploads and downloads.
-PAGES = frozenset(
-    ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", "/robots.txt",
-     "/gradio_api/info", "/gradio_api/startup-events", "/gradio_api/queue/join",
-     "/gradio_api/queue/data", "/gradio_api/reset", "/gradio_api/cancel")
-)  # fmt: skip
-FOLDERS = ("/assets/", "/static/", "/svelte/", "/gradio_api/heartbeat/")
+RECORDS_PER_MINUTE = 20  # of the log
 
 HEADERS = [
-    (b"Content-Security-Policy",
-     b"default-src 'self'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
-     b"style-src 'self' 'unsafe-inline'; img-src 'self' data:; font-src 'self' data:; "
-     b"object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"),
-    (b"X-Content-Type-Options", b"nosniff"),
-    (b"Referrer-Policy", b"no-referrer"),
-    (b"Cross-Origin-Resource-Policy", b"same-origin"),
+    (b"content-security-policy",
+     b"default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data: blob:; "
+     b"connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"),
+    (b"x-content-type-options", b"nosniff"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+    (b"cross-origin-opener-policy", b"same-origin"),
+    (b"cache-control", b"no-store"),
+    (b"connection", b"close"),
 ]  # fmt: skip
+LINK = (
+    "<!doctype html><meta charset=utf-8><title>Gallery search</title>"
+    "<p>Another site led here. <a href=''>Open the search</a>"
+)
+
+
+class BoundedProtocol(H11Protocol):
+    """One request per connection, within seconds; silent connections give way to new ones."""
+
+    silent: dict[BoundedProtocol, None] = {}  # in the order of their arrival
+
+    def connection_made(self, transport: Any) -> None:
+        """Start the clocks."""
+        super().connection_made(transport)
+        self.silent[self] = None
+        if len(self.silent) > MAX_SILENT:
+            oldest = next(iter(self.silent))
+            del self.silent[oldest]
+            oldest.transport.close()
+        self._clocks = [
+            self.loop.call_later(HEAD_SECONDS, self._end_if_silent),
+            self.loop.call_later(REQUEST_SECONDS, transport.abort),
+        ]
+
+    def _end_if_silent(self) -> None:
+        if self.cycle is None:
+            self.transport.close()
+
+    def data_received(self, data: bytes) -> None:
+        """Count a connection as silent until its request is there."""
+        super().data_received(data)
+        if self.cycle is not None:
+            self.silent.pop(self, None)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Stop the clocks."""
+        self.silent.pop(self, None)
+        for clock in self._clocks:
+            clock.cancel()
+        super().connection_lost(error)
 
 
 class Guard:
-    """Accept only the requests that the page needs; an ASGI application.
+    """Accept only requests that the page itself, or its user, makes; an ASGI application.
 
-    ``hosts`` are the accepted host names, against DNS rebinding; None accepts any.
+    Args:
+        app: The page.
+        hosts: Accepted host names, against DNS rebinding; None accepts any, and needs a token.
+        token: What a visitor must know; ``""`` if only this machine can reach the page.
     """
 
-    def __init__(self, app: Any, hosts: frozenset[str] | None):
+    def __init__(self, app: Any, hosts: frozenset[str] | None, token: str = ""):
         self._app = app
         self._hosts = hosts
+        self._token = token
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         if scope["type"] == "lifespan":
             return await self._app(scope, receive, send)
         if scope["type"] != "http":  # a web socket
             return await send({"type": "websocket.close", "code": 1008})
-        if status := self._check(scope):
-            headers = [(b"content-type", b"text/plain"), (b"connection", b"close"), *HEADERS]
-            await send({"type": "http.response.start", "status": status, "headers": headers})
-            return await send({"type": "http.response.body", "body": b"refused"})
 
         async def send_with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
                 message = {**message, "headers": [*message["headers"], *HEADERS]}
             await send(message)
 
-        await self._app(scope, receive, send_with_headers)
+        if (refusal := self._check(scope)) is None:
+            return await self._app(scope, receive, send_with_headers)
+        status, text, headers = refusal
+        headers = [(b"content-type", b"text/html; charset=utf-8"), *headers]
+        start = {"type": "http.response.start", "status": status, "headers": headers}
+        await send_with_headers(start)
+        await send_with_headers({"type": "http.response.body", "body": text.encode()})
 
-    def _check(self, scope: Any) -> int:
-        """Return the status code of a refused request, or 0."""
-        headers = dict(scope["headers"])
-        host = re.sub(r":\d+$", "", headers.get(b"host", b"").decode("latin-1"))
-        if self._hosts is not None and host not in self._hosts:
-            return 403
-        is_link = headers.get(b"sec-fetch-mode") == b"navigate"
-        if not is_link and headers.get(b"sec-fetch-site", b"none") not in (b"same-origin", b"none"):
-            return 403  # a script of another site in a visitor's browser
-        path = scope["path"]
-        if path not in PAGES and not path.startswith(FOLDERS) or ".." in path:
-            return 404
-        if scope["method"] in ("GET", "HEAD"):
-            return 0
-        length = headers.get(b"content-length", b"")
-        if not length.isdigit():
-            return 411
-        return 413 if int(length) > MAX_REQUEST else 0
+    def _check(self, scope: Any) -> tuple[int, str, list[tuple[bytes, bytes]]] | None:
+        """Return the status, text and headers of a refusal, or None."""
+        headers = {name: value.decode("latin-1") for name, value in scope["headers"]}
+        host = headers.get(b"host", "")
+        if self._hosts is not None and re.sub(r":\d+$", "", host) not in self._hosts:
+            return 403, "This page has another address.", []
+        if (origin := headers.get(b"origin")) is not None and urlsplit(origin).netloc != host:
+            return 403, "Another site asked for this.", []
+        if headers.get(b"sec-fetch-site", "none") not in ("same-origin", "none"):
+            is_link = (scope["method"], headers.get(b"sec-fetch-dest")) == ("GET", "document")
+            return (200, LINK, []) if is_link else (403, "Another site asked for this.", [])
+        return self._check_token(scope, headers) if self._token else None
+
+    def _check_token(
+        self, scope: Any, headers: dict[bytes, str]
+    ) -> tuple[int, str, list[tuple[bytes, bytes]]] | None:
+        try:
+            cookie = SimpleCookie(headers.get(b"cookie", "")).get("token")
+        except CookieError:
+            cookie = None
+        if cookie and secrets.compare_digest(cookie.value.encode(), self._token.encode()):
+            return None
+        given = parse_qs(scope["query_string"].decode("latin-1")).get("token", [""])[0]
+        if not secrets.compare_digest(given.encode(), self._token.encode()):
+            return 403, "Open the address that the program printed at its start.", []
+        value = f"token={self._token}; HttpOnly; SameSite=Strict; Path=/".encode()
+        return 303, "", [(b"set-cookie", value), (b"location", b"/")]
+
+
+class SparingFilter(logging.Filter):
+    """Let so many records a minute through, so that odd requests do not fill the log."""
+
+    _minute, _count = 0, 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether a record is written."""
+        if (minute := int(time.monotonic() / 60)) != self._minute:
+            self._minute, self._count = minute, 0
+        self._count += 1
+        return self._count <= RECORDS_PER_MINUTE
 
 
 def is_local(host: str) -> bool:
@@ -110,44 +179,37 @@ def open_socket(host: str, port: int) -> socket.socket:
         ) from error
 
 
-def serve(search: GallerySearch, host: str, port: int, top: int) -> None:
-    """Serve the page until SIGINT or SIGTERM, at port 0 on a free one, with ``top`` images."""
-    with open_socket(host, port) as listening, _temporary_folder():
-        import gradio
-        import uvicorn
-        from fastapi import FastAPI
-
-        from gallery_search.web.page import build_page, build_theme
-
-        names = frozenset(("localhost", "127.0.0.1", "[::1]", host)) if is_local(host) else None
-        if names is None:
+def serve(
+    search: GallerySearch, host: str, port: int, top: int = 40, *, open_browser: bool = False
+) -> None:
+    """Serve the page until SIGINT or SIGTERM, at port 0 on a free one."""
+    with open_socket(host, port) as listening:
+        local = is_local(host)
+        names = frozenset(("localhost", "127.0.0.1", "[::1]", host)) if local else None
+        token = "" if local else secrets.token_urlsafe(24)
+        name = socket.gethostname() if host in ("0.0.0.0", "::") else host
+        address = f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
+        if token:
             logger.warning(
-                f"--host {host}: everyone who can reach this machine can search the gallery and "
-                "see its images; there is no password and no encryption"
+                f"--host {host}: whoever knows the address with its token can search the gallery "
+                "and see its images, and there is no encryption"
             )
-        app = gradio.mount_gradio_app(
-            FastAPI(openapi_url=None, docs_url=None, redoc_url=None), build_page(search, top),
-            path="/", allowed_paths=[], show_error=False, footer_links=[], run_history=False,
-            ssr_mode=False, pwa=False, mcp_server=False, enable_monitoring=False, max_file_size=0,
-            theme=build_theme(),
-        )  # fmt: skip
+            address += f"/?token={quote(token)}"
         config = uvicorn.Config(
-            Guard(app, names), log_level="warning", limit_concurrency=MAX_CONNECTIONS,
+            Guard(build_app(search, top), names, token), http=BoundedProtocol, ws="none",
+            log_level="warning", limit_concurrency=MAX_CONNECTIONS, proxy_headers=False,
             timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False,
         )  # fmt: skip
-        name = f"[{host}]" if ":" in host else host
-        print(f"http://{name}:{listening.getsockname()[1]}", flush=True)
+        sparing = SparingFilter()
+        for each in (logging.getLogger("uvicorn.error"), logging.getLogger("gallery_search.web")):
+            each.addFilter(sparing)
+        print(address, flush=True)
+        if open_browser and has_display():
+            webbrowser.open(address)  # the socket listens: the browser waits
         uvicorn.Server(config).run(sockets=[listening])
 
 
-@contextlib.contextmanager
-def _temporary_folder() -> Iterator[None]:
-    """Confine Gradio's files to a folder that is deleted at the end, also on SIGTERM."""
-    before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    try:
-        with TemporaryDirectory(prefix="gallery-search-") as folder:
-            os.environ["GRADIO_TEMP_DIR"] = folder
-            os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
-            yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
+def has_display() -> bool:
+    """Whether a browser would open in a window, not in this terminal."""
+    displays = ("DISPLAY", "WAYLAND_DISPLAY")
+    return sys.platform == "darwin" or any(os.environ.get(name) for name in displays)

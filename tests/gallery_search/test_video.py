@@ -14,7 +14,7 @@ from runs import load_tool
 from saved_runs import two_runs
 
 from gallery_search import Filter, GalleryIndex
-from gallery_search.video import Box, cut_crops, read_boxes
+from gallery_search.video import Box, cut_crops, find_frame, read_boxes, read_frame
 from occluded_reid.data.image_names import make_id
 from occluded_reid.utils.errors import UserError
 
@@ -169,3 +169,20 @@ def test_a_detector_of_torchvision_gives_boxes(video, tmp_path):
     count = detect["main"]([*map(str, words), "--score", "0.1"])
     boxes = read_boxes(tmp_path / "b.csv")
     assert len(boxes) == count > 0 and {box.frame for box in boxes} <= {1, 2, 3, 4}
+
+
+@pytest.mark.extras
+def test_a_crop_leads_back_to_its_frame(video, frames, tmp_path):
+    """The frame is read from the video, if that is still there and the same."""
+    gallery = tmp_path / "crops"
+    cut_crops(video, video.with_suffix(".csv"), gallery)
+    frame = find_frame(gallery, "street/000003-1.jpg")
+    assert frame is not None and (frame.number, frame.corners) == (3, (90, 20, 110, 60))
+    assert abs(frame.seconds - 0.2) < 1e-3 and frame.video == video
+    for number in range(FRAMES):
+        found = find_frame(gallery, f"street/{number + 1:06d}-0.jpg")
+        np.testing.assert_array_equal(np.asarray(read_frame(found)), frames[number])
+    assert find_frame(gallery, "street/none.jpg") is find_frame(gallery, "no/a.jpg") is None
+    video.rename(tmp_path / "elsewhere.mp4")
+    with pytest.raises(UserError, match="there is no video"):
+        read_frame(frame)

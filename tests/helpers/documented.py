@@ -48,6 +48,7 @@ NOT_RUN = {
     "the extra video; run by test_video.py",
     "python docs/example/associate.py": "takes minutes, and needs motmetrics; run by "
     "test_trackers.py",
+    "python tools/search.py calibrate": "needs people who are known; run by test_page.py",
     "python tools/search.py serve": "serves until it is stopped, and needs the extra web",
     "python tools/train_net.py --dry-run --config-file configs/Market1501": "needs fast-reid's",
     "python tools/train_net.py --eval-only --config-file configs/Market1501": "likewise",
