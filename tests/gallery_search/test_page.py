@@ -180,6 +180,7 @@ def test_uploads_are_bounded_in_number_and_time(page, monkeypatch):
     assert page.find_image(first)  # now the one not used for longest is the second
     third = page.add_upload(png(pixels(3)))
     assert page.find_image(first) and page.find_image(third) and page.visibility(second) is None
+    monkeypatch.setattr(search, "MAX_UPLOADS", 99)
     monkeypatch.setattr(search, "MAX_UPLOAD_BYTES", 2000)  # one upload, not two
     fourth = page.add_upload(png(pixels(4)))
     assert page.visibility(first) is None and page.find_image(fourth)
