@@ -40,7 +40,7 @@ def generate(
     """Generate the data set unless it exists, and return its folder.
 
     >>> generate("datasets", size="tiny").name  # doctest: +SKIP
-    'tiny-seed0-v2'
+    'tiny-seed0-v3'
 
     Args:
         root: folder of all data sets; the set goes to ``SyntheticOccluded/`` below it.

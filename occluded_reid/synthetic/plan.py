@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-from occluded_reid.synthetic.scene.camera import NUM_CAMERAS
 from occluded_reid.synthetic.streams import Stream, make_rng
 from occluded_reid.utils.errors import UserError
 
@@ -28,7 +27,7 @@ _MIN_IMAGES = {"bounding_box_train": 4, "query": 1, "query_holistic": 1, "boundi
 
 @dataclass(frozen=True)
 class Size:
-    """Numbers of identities and images."""
+    """Numbers of identities, images and cameras."""
 
     train_ids: int  # training identities; none of them is tested
     train_images: int
@@ -37,6 +36,7 @@ class Size:
     holistic_images: int  # unoccluded queries of the same identities
     gallery_ids: int  # identities in the gallery: those of the queries, and distractors
     gallery_images: int
+    cameras: int = 8
 
     def count_images(self) -> dict[str, int]:
         """Return the number of images in each of :data:`SPLITS`."""
@@ -53,7 +53,9 @@ SIZES: dict[str, Size] = {
     "tiny": Size(8, 64, 6, 12, 6, 8, 40),
     "small": Size(100, 1600, 64, 192, 128, 72, 720),
     # The counts of Occluded-DukeMTMC, which has no holistic queries: their number is our choice.
-    "paper": Size(702, 15618, 519, 2210, 1038, 1110, 17661),
+    "paper": Size(702, 15618, 519, 2210, 1038, 1110, 17661, cameras=48),
+    # For training a model that is used on photographs.
+    "large": Size(3000, 24000, 64, 192, 128, 72, 720, cameras=48),
 }
 
 
@@ -103,19 +105,19 @@ def plan_images(size: Size, seed: int) -> list[PlannedImage]:
         extra = rng.multinomial(spare, np.full(len(identities), 1 / len(identities)))
         for identity, count in zip(identities, extra + _MIN_IMAGES[split], strict=True):
             for index, (camera, occlusion) in enumerate(
-                _plan_identity(split, identity, int(count), seed)
+                _plan_identity(split, identity, int(count), size.cameras, seed)
             ):
                 images.append(PlannedImage(split, identity, camera, index, occlusion, len(images)))
     return images
 
 
 def _plan_identity(
-    split: str, identity: int, count: int, seed: int
+    split: str, identity: int, count: int, num_cameras: int, seed: int
 ) -> Iterator[tuple[int, Occlusion]]:
     """Yield camera and occlusion of each image of an identity in a split."""
     offset = SPLITS.index(split)
     rng = make_rng(seed, Stream.PLAN, 200, identity)  # of the identity's three to six cameras
-    order = rng.permutation(NUM_CAMERAS) + 1
+    order = rng.permutation(num_cameras) + 1
     cameras = [int(camera) for camera in order[: int(rng.integers(3, 7))]]
     rng = make_rng(seed, Stream.PLAN, 100 + offset, identity)
     for index in range(count):

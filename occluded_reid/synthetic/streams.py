@@ -15,7 +15,7 @@ import numpy as np
 T = TypeVar("T")
 Rng = np.random.Generator
 
-VERSION = 2
+VERSION = 3
 """Version of the drawings. Raise it whenever the same seed would give other pixels."""
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from occluded_reid.data.images import find_images, read_image
 from occluded_reid.synthetic.occluders.styles import OCCLUDER_KINDS, ORIENTATION, draw_occluder
 from occluded_reid.synthetic.scene import scenery
-from occluded_reid.synthetic.scene.camera import NUM_CAMERAS, build_camera, develop
+from occluded_reid.synthetic.scene.camera import build_camera, develop
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.terminal import show
 
@@ -28,6 +28,7 @@ MAX_SIDE = 384
 """Larger patches are shrunk to this: no paste needs more pixels, and large ones resize slowly."""
 _PATCHES_PER_KIND = 4
 _PLACE_SEED = 7919  # its own seed: other scenes and cameras than the synthetic data set
+_NUM_CAMERAS = 8
 
 
 class Patch(NamedTuple):
@@ -91,7 +92,7 @@ def _render_patch(kind: str, rng: np.random.Generator) -> Patch:
     upright = ORIENTATION[kind] == "vertical"
     heights, widths = ((140, 220), (25, 45)) if upright else ((45, 90), (70, 120))
     height, width = int(rng.integers(*heights)), int(rng.integers(*widths))
-    number = int(rng.integers(NUM_CAMERAS)) + 1
+    number = int(rng.integers(_NUM_CAMERAS)) + 1
     scene = scenery.render_background(_PLACE_SEED, number)
     top = int(rng.integers(scene.shape[0] - height + 1))
     left = int(rng.integers(scene.shape[1] - width + 1))

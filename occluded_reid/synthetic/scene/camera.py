@@ -11,8 +11,6 @@ import numpy as np
 from occluded_reid.synthetic.paint.texture import Light, sample_noise
 from occluded_reid.synthetic.streams import Rng, Stream, bernoulli, make_rng, uniform
 
-NUM_CAMERAS = 8
-
 
 @dataclass(frozen=True)
 class Camera:
@@ -35,21 +33,21 @@ class Camera:
 
 @functools.lru_cache(maxsize=64)
 def build_camera(seed: int, number: int) -> Camera:
-    """Build the camera of a number from 1 to :data:`NUM_CAMERAS`."""
+    """Build a camera of the data set of a seed."""
     rng = make_rng(seed, Stream.CAMERA, number)
-    warmth, tint = uniform(rng, -0.045, 0.045), uniform(rng, -0.015, 0.015)
-    exposure = uniform(rng, 0.92, 1.06)
+    warmth, tint = uniform(rng, -0.12, 0.12), uniform(rng, -0.04, 0.04)
+    exposure = uniform(rng, 0.7, 1.2)
     gains = exposure * np.array([1 + warmth, 1 + tint, 1 - warmth], np.float32)
     return Camera(
-        pitch=uniform(rng, 0.06, 0.42),
+        pitch=uniform(rng, 0.02, 0.5),
         walk=uniform(rng, 0, 2 * np.pi),
-        height=uniform(rng, 150, 250),
-        light=Light(side=uniform(rng, -1, 1), contrast=uniform(rng, 0.1, 0.45)),
+        height=uniform(rng, 60, 220),
+        light=Light(side=uniform(rng, -1, 1), contrast=uniform(rng, 0.1, 0.6)),
         gains=gains.astype(np.float32),
-        gamma=uniform(rng, 0.95, 1.08),
-        contrast=uniform(rng, 0.92, 1.08),
-        saturation=uniform(rng, 0.86, 1.1),
-        haze=uniform(rng, 0, 8),
+        gamma=uniform(rng, 0.75, 1.35),
+        contrast=uniform(rng, 0.75, 1.3),
+        saturation=uniform(rng, 0.5, 1.1),
+        haze=uniform(rng, 0, 30),
         blur=uniform(rng, 0.3, 1.0),
         noise=uniform(rng, 2, 6),
         motion=int(rng.integers(0, 5)),

@@ -9,6 +9,7 @@ import numpy as np
 
 from occluded_reid.synthetic.occluders.styles import Use
 from occluded_reid.synthetic.paint.canvas import Layer, Point, ellipse
+from occluded_reid.synthetic.paint.texture import sample_noise
 from occluded_reid.synthetic.person.appearance import Appearance
 from occluded_reid.synthetic.person.pedestrian import draw_pedestrian
 from occluded_reid.synthetic.person.pose import Pose, sample_arms, sample_pose
@@ -16,7 +17,7 @@ from occluded_reid.synthetic.person.wardrobe import build_appearance
 from occluded_reid.synthetic.plan import SPLITS, PlannedImage
 from occluded_reid.synthetic.scene import scenery
 from occluded_reid.synthetic.scene.camera import Camera, build_camera, develop
-from occluded_reid.synthetic.scene.obstruction import Scene, obstruct
+from occluded_reid.synthetic.scene.obstruction import NEIGHBORS, Scene, obstruct
 from occluded_reid.synthetic.streams import Rng, Stream, bernoulli, make_rng, uniform
 from occluded_reid.synthetic.truth import Truth, measure_masks
 
@@ -62,7 +63,7 @@ def sample_track(seed: int, identity: int, camera: int) -> Track:
         yaw=float(walk + rng.normal(0, 0.4)),
         arms=sample_arms(rng),
         position=uniform(rng, 0.04, 0.96),
-        exposure=uniform(rng, 0.95, 1.05),
+        exposure=uniform(rng, 0.8, 1.15),
     )
 
 
@@ -72,13 +73,17 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
     rng = make_rng(seed, Stream.IMAGE, *address)
     camera = build_camera(seed, planned.camera)
     track = sample_track(seed, planned.identity, planned.camera)
-    height = int(np.clip(round(camera.height * uniform(rng, 0.85, 1.15)), 128, 256))
-    width = int(np.clip(round(height * uniform(rng, 0.42, 0.58)), 56, 128))
+    height = int(np.clip(round(camera.height * uniform(rng, 0.85, 1.15)), 64, 256))
+    width = int(np.clip(round(height * uniform(rng, 0.34, 0.52)), 28, 128))
     canvas = round(height * SUPERSAMPLING), round(width * SUPERSAMPLING)
     pose = sample_pose(rng, track.yaw + float(rng.normal(0, 0.15)), camera.pitch, track.arms)
     foot, scale = _place_person(rng, canvas, track.look.body.height)
     person = draw_pedestrian(canvas, track.look, pose, foot, scale, camera.light, rng)
+    _crumple(person, rng)
     ground = _cut_background(rng, planned.camera, seed, track, canvas)
+    scenery.scatter_clutter(ground, rng)
+    if bernoulli(rng, 0.3):
+        _add_passer_by(ground, planned.identity, seed, camera, foot, scale, rng)
     _cast_shadow(ground, camera, foot, scale, pose)
     ground *= (1 - person.alpha)[..., None]
     ground += person.color
@@ -97,11 +102,40 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
     return Rendering(image, front.person, front.covered, truth, camera.quality)
 
 
+def _crumple(person: Layer, rng: Rng) -> None:
+    """Give the person folds, and light that falls unevenly."""
+    height, width = person.size
+    tone = np.ones((height, width), np.float32)
+    for cells, stretch, most in (((4, 6), 2, 0.12), ((12, 20), 2, 0.16), ((40, 64), 1, 0.16)):
+        cell = cells[int(rng.integers(0, 2))]
+        depth = np.float32(uniform(rng, 0.03, most))
+        tone += depth * sample_noise(rng, (height, width), cell, stretch)
+    across, down = (np.linspace(-1, 1, length, dtype=np.float32) for length in (width, height))
+    tone *= 1 + np.float32(uniform(rng, -0.3, 0.3)) * across
+    tone *= 1 + np.float32(uniform(rng, -0.3, 0.1)) * down[:, None]
+    person.color *= np.clip(tone, 0.25, 1.6)[..., None]
+
+
+def _add_passer_by(
+    ground: np.ndarray, identity: int, seed: int, camera: Camera, foot: Point, scale: float,
+    rng: Rng,
+) -> None:  # fmt: skip
+    """Put another person behind."""
+    height, width = ground.shape[:2]
+    look = build_appearance(identity + int(rng.integers(1, NEIGHBORS)), seed)
+    pose = sample_pose(rng, uniform(rng, 0, 2 * np.pi), camera.pitch)
+    at = uniform(rng, 0, 1) * width, foot[1] - uniform(rng, 0, 0.3) * height
+    far = uniform(rng, 0.45, 0.95)
+    other = draw_pedestrian((height, width), look, pose, at, scale * far, camera.light, rng)
+    ground *= (1 - other.alpha)[..., None]
+    ground += other.color
+
+
 def _place_person(rng: Rng, canvas: tuple[int, int], body_height: float) -> tuple[Point, float]:
     """Sample where in the detector's box the person stands, and how large: foot and scale."""
     height, width = canvas
-    scale = height * uniform(rng, 0.83, 0.95) / body_height
-    x, y = 0.5 + float(rng.normal(0, 0.045)), uniform(rng, 0.925, 0.985)
+    scale = height * uniform(rng, 0.84, 1.02) / body_height
+    x, y = 0.5 + float(rng.normal(0, 0.06)), uniform(rng, 0.9, 1.0)
     return (width * x, height * y), scale
 
 

@@ -20,7 +20,7 @@ VISIBLE_RANGE = (0.48, 0.88)
 """Visible fractions that an occluded image should have."""
 
 _TRIES = 8
-_NEIGHBORS = 60
+NEIGHBORS = 60
 _HORIZONTAL = {
     "car": 26, "bicycle": 6, "fence": 15, "wall": 13, "board": 13, "bush": 17, "umbrella": 10,
 }  # fmt: skip
@@ -84,7 +84,7 @@ def downsample_mask(alpha: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 def _place_pedestrian(scene: Scene, box: Box, use: Use, rng: Rng) -> tuple[str, Layer]:
     """Place another person, closer to the camera and to one side."""
-    other = scene.identity + int(rng.integers(1, _NEIGHBORS))
+    other = scene.identity + int(rng.integers(1, NEIGHBORS))
     closer = uniform(rng, 1.02, 1.22)
     side = 1 if bernoulli(rng, 0.5) else -1
     shift = side * uniform(rng, 0.2, 0.46) * scene.scale

@@ -189,10 +189,31 @@ _SCENES = (
 )  # fmt: skip
 
 
-@functools.lru_cache(maxsize=16)
+@functools.lru_cache(maxsize=64)
 def render_background(seed: int, camera: int) -> np.ndarray:
     """Render the scene of a camera (numbered from 1), (430, 1200, 3) uint8 RGB."""
     rng = make_rng(seed, Stream.SCENE, camera)
     layer = Layer(HEIGHT, WIDTH)
     _SCENES[(camera - 1) % len(_SCENES)](layer, rng)
     return cv2.GaussianBlur(np.clip(layer.color, 0, 255), (0, 0), 1.1).astype(np.uint8)
+
+
+def scatter_clutter(window: np.ndarray, rng: Rng) -> None:
+    """Scatter up to 25 lines, boxes and arcs over a window, (H, W, 3) float32, in place."""
+    height, width = window.shape[:2]
+    for _ in range(int(rng.integers(0, 26))):
+        gray = bernoulli(rng, 0.5)
+        color = uniform(rng, 10, 235) + rng.normal(0, 8, 3) if gray else rng.uniform(10, 235, 3)
+        x, y = int(uniform(rng, -0.1, 1.1) * width), int(uniform(rng, 0, 1) * height)
+        a, b = uniform(rng, 0.02, 0.3) * width, uniform(rng, 0.02, 0.2) * height
+        thickness = int(rng.integers(1, 5)) if bernoulli(rng, 0.6) else cv2.FILLED
+        kind = int(rng.integers(0, 4))
+        if kind == 0:
+            end = x + int(rng.normal(0, 2) * a), y + int(rng.normal(0, 2) * b)
+            cv2.line(window, (x, y), end, color.tolist(), max(thickness, 1), cv2.LINE_AA)
+        elif kind == 1:
+            end = x + int(a), y + int(b)
+            cv2.rectangle(window, (x, y), end, color.tolist(), thickness, cv2.LINE_AA)
+        else:
+            axes, turn, arc = (int(a) + 1, int(b) + 1), uniform(rng, 0, 180), uniform(rng, 90, 360)
+            cv2.ellipse(window, (x, y), axes, turn, 0, arc, color.tolist(), thickness, cv2.LINE_AA)
