@@ -55,7 +55,7 @@ SIZES: dict[str, Size] = {
     # The counts of Occluded-DukeMTMC, which has no holistic queries: their number is our choice.
     "paper": Size(702, 15618, 519, 2210, 1038, 1110, 17661, cameras=48),
     # For training a model that is used on photographs.
-    "large": Size(3000, 24000, 64, 192, 128, 72, 720, cameras=48),
+    "large": Size(1000, 16000, 64, 192, 128, 72, 720, cameras=48),
 }
 
 
