@@ -49,7 +49,7 @@ def add_occluded_reid_config(cfg: CfgNode) -> None:
     cfg.DATASETS.ALLOW_PARTIAL = False
     # Skip those of TESTS that are not on the disk, with a warning, instead of stopping.
     cfg.DATASETS.SKIP_MISSING = False
-    # The synthetic data set: size (tiny, small, paper or large), its own seed, folder ("" = data root).
+    # The drawn data set: size (tiny, small, paper or large), its own seed, folder ("" = data root).
     cfg.DATASETS.SYNTHETIC = CfgNode({"SIZE": "small", "SEED": 0, "ROOT": ""})
     # Queries of Occluded<Base>: the occluder set whose test split is pasted over them ("" =
     # synthetic occluders), the seed of the pasting, folder of the images ("" = data root).

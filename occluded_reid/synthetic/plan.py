@@ -8,6 +8,7 @@ from typing import Literal
 
 import numpy as np
 
+from occluded_reid.synthetic.scene.camera import ALIKE, CITY
 from occluded_reid.synthetic.streams import Stream, make_rng
 from occluded_reid.utils.errors import UserError
 
@@ -36,7 +37,7 @@ class Size:
     holistic_images: int  # unoccluded queries of the same identities
     gallery_ids: int  # identities in the gallery: those of the queries, and distractors
     gallery_images: int
-    cameras: int = 8
+    cameras: range = ALIKE
 
     def count_images(self) -> dict[str, int]:
         """Return the number of images in each of :data:`SPLITS`."""
@@ -53,9 +54,9 @@ SIZES: dict[str, Size] = {
     "tiny": Size(8, 64, 6, 12, 6, 8, 40),
     "small": Size(100, 1600, 64, 192, 128, 72, 720),
     # The counts of Occluded-DukeMTMC, which has no holistic queries: their number is our choice.
-    "paper": Size(702, 15618, 519, 2210, 1038, 1110, 17661, cameras=48),
+    "paper": Size(702, 15618, 519, 2210, 1038, 1110, 17661, cameras=CITY),
     # For training a model that is used on photographs.
-    "large": Size(1000, 16000, 64, 192, 128, 72, 720, cameras=48),
+    "large": Size(1000, 16000, 64, 192, 128, 72, 720, cameras=CITY),
 }
 
 
@@ -112,14 +113,14 @@ def plan_images(size: Size, seed: int) -> list[PlannedImage]:
 
 
 def _plan_identity(
-    split: str, identity: int, count: int, num_cameras: int, seed: int
+    split: str, identity: int, count: int, cameras: range, seed: int
 ) -> Iterator[tuple[int, Occlusion]]:
     """Yield camera and occlusion of each image of an identity in a split."""
     offset = SPLITS.index(split)
     rng = make_rng(seed, Stream.PLAN, 200, identity)  # of the identity's three to six cameras
-    order = rng.permutation(num_cameras) + 1
-    cameras = [int(camera) for camera in order[: int(rng.integers(3, 7))]]
+    order = rng.permutation(len(cameras))
+    own = [cameras[index] for index in order[: int(rng.integers(3, 7))]]
     rng = make_rng(seed, Stream.PLAN, 100 + offset, identity)
     for index in range(count):
         occlusion = OCCLUSIONS[int(rng.choice(4, p=_OCCLUSION_SHARES[split]))]
-        yield cameras[(index + offset) % len(cameras)], occlusion
+        yield own[(index + offset) % len(own)], occlusion

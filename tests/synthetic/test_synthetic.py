@@ -98,7 +98,7 @@ def test_folder_holds_the_planned_files(tiny: Path) -> None:
         for name in names:
             identity, camera, number = name.removesuffix(".jpg").split("_")
             assert len(identity) == 4 and identity.isdigit()
-            assert camera[0] == "c" and 1 <= int(camera[1:]) <= SIZES["tiny"].cameras
+            assert camera[0] == "c" and int(camera[1:]) in SIZES["tiny"].cameras
             assert len(number) == 6 and number.isdigit()
 
 

@@ -11,11 +11,18 @@ import numpy as np
 from occluded_reid.synthetic.paint.texture import Light, sample_noise
 from occluded_reid.synthetic.streams import Rng, Stream, bernoulli, make_rng, uniform
 
+CITY = range(1, 49)
+"""Numbers of cameras that differ as those of a city do."""
+
+ALIKE = range(49, 57)
+"""Numbers of cameras that differ little: small sets can be learned in minutes."""
+
 
 @dataclass(frozen=True)
 class Camera:
     """One fixed camera."""
 
+    variety: float  # how much its images differ from each other and from other cameras', at most 1
     pitch: float  # how far it looks down (radians)
     walk: float  # main direction in which people pass, as a yaw (radians); they walk both ways
     height: float  # mean height of its crops in pixels
@@ -35,19 +42,25 @@ class Camera:
 def build_camera(seed: int, number: int) -> Camera:
     """Build a camera of the data set of a seed."""
     rng = make_rng(seed, Stream.CAMERA, number)
-    warmth, tint = uniform(rng, -0.12, 0.12), uniform(rng, -0.04, 0.04)
-    exposure = uniform(rng, 0.7, 1.2)
+    variety = 0.28 if number in ALIKE else 1.0
+
+    def sample(low: float, high: float) -> float:
+        middle, half = (low + high) / 2, (high - low) / 2 * variety
+        return uniform(rng, middle - half, middle + half)
+
+    warmth, tint, exposure = sample(-0.12, 0.12), sample(-0.04, 0.04), sample(0.7, 1.2)
     gains = exposure * np.array([1 + warmth, 1 + tint, 1 - warmth], np.float32)
     return Camera(
+        variety=variety,
         pitch=uniform(rng, 0.02, 0.5),
         walk=uniform(rng, 0, 2 * np.pi),
-        height=uniform(rng, 60, 220),
-        light=Light(side=uniform(rng, -1, 1), contrast=uniform(rng, 0.1, 0.6)),
+        height=sample(60, 220),
+        light=Light(side=uniform(rng, -1, 1), contrast=sample(0.1, 0.6)),
         gains=gains.astype(np.float32),
-        gamma=uniform(rng, 0.75, 1.35),
-        contrast=uniform(rng, 0.75, 1.3),
-        saturation=uniform(rng, 0.5, 1.1),
-        haze=uniform(rng, 0, 30),
+        gamma=sample(0.75, 1.35),
+        contrast=sample(0.75, 1.3),
+        saturation=sample(0.5, 1.1),
+        haze=sample(0, 30),
         blur=uniform(rng, 0.3, 1.0),
         noise=uniform(rng, 2, 6),
         motion=int(rng.integers(0, 5)),

@@ -57,13 +57,14 @@ def sample_track(seed: int, identity: int, camera: int) -> Track:
         look = replace(look, headwear=None)
     if look.upper.kind in ("jacket", "coat") and bernoulli(rng, 0.15):
         look = replace(look, upper=replace(look.upper, open_front=not look.upper.open_front))
-    walk = build_camera(seed, camera).walk + (np.pi if bernoulli(rng, 0.5) else 0.0)
+    view = build_camera(seed, camera)
+    walk = view.walk + (np.pi if bernoulli(rng, 0.5) else 0.0)
     return Track(
         look=look,
         yaw=float(walk + rng.normal(0, 0.4)),
         arms=sample_arms(rng),
         position=uniform(rng, 0.04, 0.96),
-        exposure=uniform(rng, 0.8, 1.15),
+        exposure=1 + uniform(rng, -0.2, 0.15) * view.variety,
     )
 
 
@@ -79,10 +80,10 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
     pose = sample_pose(rng, track.yaw + float(rng.normal(0, 0.15)), camera.pitch, track.arms)
     foot, scale = _place_person(rng, canvas, track.look.body.height)
     person = draw_pedestrian(canvas, track.look, pose, foot, scale, camera.light, rng)
-    _crumple(person, rng)
+    _crumple(person, camera.variety, rng)
     ground = _cut_background(rng, planned.camera, seed, track, canvas)
-    scenery.scatter_clutter(ground, rng)
-    if bernoulli(rng, 0.3):
+    scenery.scatter_clutter(ground, round(26 * camera.variety), rng)
+    if bernoulli(rng, 0.3 * camera.variety):
         _add_passer_by(ground, planned.identity, seed, camera, foot, scale, rng)
     _cast_shadow(ground, camera, foot, scale, pose)
     ground *= (1 - person.alpha)[..., None]
@@ -102,17 +103,17 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
     return Rendering(image, front.person, front.covered, truth, camera.quality)
 
 
-def _crumple(person: Layer, rng: Rng) -> None:
+def _crumple(person: Layer, variety: float, rng: Rng) -> None:
     """Give the person folds, and light that falls unevenly."""
     height, width = person.size
     tone = np.ones((height, width), np.float32)
     for cells, stretch, most in (((4, 6), 2, 0.12), ((12, 20), 2, 0.16), ((40, 64), 1, 0.16)):
         cell = cells[int(rng.integers(0, 2))]
-        depth = np.float32(uniform(rng, 0.03, most))
+        depth = np.float32(uniform(rng, 0.03, most) * variety)
         tone += depth * sample_noise(rng, (height, width), cell, stretch)
     across, down = (np.linspace(-1, 1, length, dtype=np.float32) for length in (width, height))
-    tone *= 1 + np.float32(uniform(rng, -0.3, 0.3)) * across
-    tone *= 1 + np.float32(uniform(rng, -0.3, 0.1)) * down[:, None]
+    tone *= 1 + np.float32(uniform(rng, -0.3, 0.3) * variety) * across
+    tone *= 1 + np.float32(uniform(rng, -0.3, 0.1) * variety) * down[:, None]
     person.color *= np.clip(tone, 0.25, 1.6)[..., None]
 
 

@@ -198,10 +198,10 @@ def render_background(seed: int, camera: int) -> np.ndarray:
     return cv2.GaussianBlur(np.clip(layer.color, 0, 255), (0, 0), 1.1).astype(np.uint8)
 
 
-def scatter_clutter(window: np.ndarray, rng: Rng) -> None:
-    """Scatter up to 25 lines, boxes and arcs over a window, (H, W, 3) float32, in place."""
+def scatter_clutter(window: np.ndarray, most: int, rng: Rng) -> None:
+    """Scatter fewer than ``most`` lines, boxes and arcs over (H, W, 3) float32, in place."""
     height, width = window.shape[:2]
-    for _ in range(int(rng.integers(0, 26))):
+    for _ in range(int(rng.integers(0, most))):
         gray = bernoulli(rng, 0.5)
         color = uniform(rng, 10, 235) + rng.normal(0, 8, 3) if gray else rng.uniform(10, 235, 3)
         x, y = int(uniform(rng, -0.1, 1.1) * width), int(uniform(rng, 0, 1) * height)
