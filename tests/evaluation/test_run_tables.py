@@ -18,8 +18,8 @@ from occluded_reid.evaluation.run_tables import tabulate_runs
 from occluded_reid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("projects/*/README.md"))]
-COMMAND = re.compile(r"<!-- tools/compare.py (--table.*?) -->\n\n((?:\|[^\n]*\n)+)", re.DOTALL)
+PAGES = [ROOT / "README.md", *sorted([*ROOT.glob("projects/*/README.md"), *ROOT.glob("docs/*.md")])]
+COMMAND = re.compile(r"<!-- tools/compare.py (--table.*?) -->\n\n((?:\|[^\n]*\n|\n(?=\|))+)", re.DOTALL)
 compare = load_tool("compare")
 
 
