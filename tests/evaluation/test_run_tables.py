@@ -19,7 +19,9 @@ from occluded_reid.utils.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted([*ROOT.glob("projects/*/README.md"), *ROOT.glob("docs/*.md")])]
-COMMAND = re.compile(r"<!-- tools/compare.py (--table.*?) -->\n\n((?:\|[^\n]*\n|\n(?=\|))+)", re.DOTALL)
+COMMAND = re.compile(
+    r"<!-- tools/compare.py (--table.*?) -->\n\n((?:\|[^\n]*\n|\n(?=\|))+)", re.DOTALL
+)
 compare = load_tool("compare")
 
 
