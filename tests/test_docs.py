@@ -248,7 +248,7 @@ def run_the_blocks(page: str) -> None:
     space = {"model": model, "crops": [np.zeros((64, 32, 3), np.uint8)]}
     for block in blocks((ROOT / page).read_text(encoding="utf-8"), "python"):
         exec(block, space)
-    assert len(space["best"]) == 10
+    assert len(space["hits"][0]) == 10
 
 
 def is_installed(words: list[str]) -> bool:
