@@ -94,7 +94,8 @@ def add(args: argparse.Namespace) -> None:
     info = index.info()
     images = drop_odd_names(list_images(args.gallery or info.gallery), LOST)
     moved = os.path.realpath(images.folder) != os.path.realpath(info.gallery)
-    if moved and (others := find_changed(index, images)):
+    present = index.versions_of(images.paths.tolist()) if moved else {}
+    if others := find_changed(present, images.folder):
         raise UserError(
             f"{images.folder} is another gallery than {info.gallery}: {len(others)} of its images "
             f"are others there, such as {show(others[0])}; build an index of its own for it"
@@ -157,7 +158,8 @@ def choose_images(index: Store, images: ImageList, restored: list[str]) -> list[
     Those that were removed stay out, unless they are ``restored``.
     """
     names = images.paths.tolist()
-    present, changed = index.versions_of(names), set(find_changed(index, images))
+    present = index.versions_of(names)
+    changed = set(find_changed(present, images.folder))
     logger.info(f"{len(present)} of {len(images.paths)} images are in {index.address} already")
     if changed:
         logger.info(f"{len(changed)} of them have changed and are added anew")
@@ -167,13 +169,12 @@ def choose_images(index: Store, images: ImageList, restored: list[str]) -> list[
     return [name for name in names if name in changed or name not in present.keys() | removed]
 
 
-def find_changed(index: Store, images: ImageList) -> list[str]:
-    """Return the images of the index whose files have another content than when they were added."""
-    versions = index.versions_of(images.paths.tolist()).items()
+def find_changed(versions: dict[str, str | None], folder: str) -> list[str]:
+    """Return the images whose files in ``folder`` have another content than these versions."""
     return [
         name
-        for name, version in versions
-        if version is not None and not is_version(version, Path(images.folder, name))
+        for name, version in versions.items()
+        if version is not None and not is_version(version, Path(folder, name))
     ]
 
 

@@ -28,20 +28,22 @@ import yaml
 from filelock import FileLock, Timeout
 
 from occluded_reid.utils.cli import run_command
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, explain_read_errors
 from occluded_reid.utils.files import atomic_write, make_folder
 
 ROOT = Path(__file__).resolve().parent.parent
+ERRORS = (OSError, ValueError, KeyError, TypeError, yaml.YAMLError)
 
 
 def main(args: argparse.Namespace) -> None:
     """Train the chosen rows with each seed."""
-    table = yaml.safe_load(args.rows.read_text())
-    rows = table["rows"]
+    with explain_read_errors(args.rows, "it names output, common and rows", ERRORS):
+        table = yaml.safe_load(args.rows.read_text(encoding="utf-8"))
+        rows, shared = dict(table["rows"]), shlex.split(table["common"])
+        output = make_folder(table["output"])
     if unknown := set(args.only) - set(rows):
         raise UserError(f"{args.rows} has no row {min(unknown)}; it has {', '.join(rows)}")
-    output, runs = make_folder(table["output"]), make_folder(Path("logs", args.rows.stem))
-    shared = shlex.split(table["common"])
+    runs = make_folder(Path("logs", args.rows.stem))
     for seed in args.seeds:
         for row in args.only or rows:
             name = f"{row}_s{seed}"

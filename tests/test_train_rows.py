@@ -77,3 +77,9 @@ def test_a_failed_training_leaves_no_result(rows):
 def test_unknown_row_is_named(rows):
     with pytest.raises(UserError, match="no row nope; it has npo, full"):
         rows(only=["nope"])
+
+
+def test_file_without_rows_is_one_message(rows):
+    Path("table.yml").write_text("output: results\n")
+    with pytest.raises(UserError, match="cannot read table.yml .*'rows'.*output, common and rows"):
+        rows()

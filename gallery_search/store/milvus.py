@@ -38,7 +38,6 @@ from gallery_search.store.milvus_writer import (
     create_collections,
     explain,
     parse_address,
-    to_expression,
 )
 from gallery_search.store.protocol import NO_FILTER, explain_other_model
 from gallery_search.store.similarity import (
@@ -193,7 +192,7 @@ class MilvusStore:
     def cameras(self) -> list[str]:
         """Return the cameras' names in natural order: c2 before c10."""
         names: list[str] = []
-        while rows := self._query(f"not ({to_expression(['', *names])})", ["camera"], 1):
+        while rows := self._query(f"not ({_to_expression(Filter(('', *names)))})", ["camera"], 1):
             names.append(rows[0]["camera"])
         return sorted(names, key=natural_key)
 
@@ -258,9 +257,11 @@ class MilvusStore:
 
 
 def _to_expression(filter: Filter) -> str:
-    bounds = []
+    """Return Milvus's form of a filter."""
+    names = json.dumps(filter.cameras, ensure_ascii=False)
+    clauses = [f"camera in {names}"] if filter.cameras else []
     for bound, side in ((filter.since, ">="), (filter.until, "<=")):
         if bound is not None:
             kind = ">=" if bound >= DATES_FROM else "<"
-            bounds += [(side, bound), (kind, DATES_FROM)]
-    return to_expression(filter.cameras, bounds)
+            clauses += [f"time {side} {float(bound)!r}", f"time {kind} {DATES_FROM!r}"]
+    return " and ".join(clauses)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import logging
 import os
 import re
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from gallery_search.store import KINDS
-from gallery_search.store.metadata import IndexInfo, Item
+from gallery_search.store.metadata import Hit, IndexInfo, Item
 from gallery_search.store.similarity import prepare_batch
 from occluded_reid.data.image_names import make_id
 from occluded_reid.evaluation.distances import split_range
@@ -70,26 +69,36 @@ class MilvusWriter:
 
     def update(self, items: Iterable[Item]) -> int:
         """Give the images of these paths another camera, time and identity; count the changes."""
-        new = {make_id(item.path): item for item in items}
-        hits = [hit for hit in self._store.look_up(list(new)) if hit.item != new[hit.id]]
-        versions = self._store.versions_of([hit.item.path for hit in hits])
-        rows = [
-            make_row(new[hit.id], hit.features, hit.visibility, versions[hit.item.path])
-            for hit in hits
-        ]
-        self._write(self._store.info(), rows)
-        return len(rows)
+        new, info, count = {make_id(item.path): item for item in items}, self._store.info(), 0
+        for hits in self._read(new):
+            hits = [hit for hit in hits if hit.item != new[hit.id]]
+            versions = self._store.versions_of([hit.item.path for hit in hits])
+            rows = [
+                make_row(new[hit.id], hit.features, hit.visibility, versions[hit.item.path])
+                for hit in hits
+            ]
+            self._write(info, rows)
+            count += len(rows)
+        return count
 
     def remove(self, ids: Iterable[int], *, remember: bool = True) -> int:
         """Remove images; return how many there were."""
-        hits, withdrawn = self._store.look_up(list(map(int, ids))), f"{self._name}_withdrawn"
-        for part in split_range(len(hits), 1000):
-            rows = [{"path": hit.item.path, "unused": [0.0, 0.0]} for hit in hits[part]]
+        withdrawn, count = f"{self._name}_withdrawn", 0
+        for hits in self._read(ids):
+            rows = [{"path": hit.item.path, "unused": [0.0, 0.0]} for hit in hits]
             with explain(self._store.address):
                 if remember:  # first: a removal is never forgotten
                     self._client.upsert(withdrawn, rows)
-                self._client.delete(self._name, ids=[hit.id for hit in hits[part]])
-        return len(hits)
+                self._client.delete(self._name, ids=[hit.id for hit in hits])
+            count += len(hits)
+        return count
+
+    def _read(self, ids: Iterable[int]) -> Iterator[list[Hit]]:
+        """Yield the images with these ids in parts, as memory may not hold all their vectors."""
+        numbers = list(map(int, ids))
+        for part in split_range(len(numbers), 1000):
+            if hits := self._store.look_up(numbers[part]):
+                yield hits
 
     def compact(self, share: float = 0.0) -> None:
         """Do nothing: Milvus frees the space of removed images by itself."""
@@ -228,9 +237,3 @@ def create_index(client: Any, name: str, kind: str, info: IndexInfo) -> None:
         params=parameters[kind],
     )  # fmt: skip
     client.create_index(name, index)
-
-
-def to_expression(cameras: Sequence[str], bounds: Sequence[tuple[str, float]] = ()) -> str:
-    """Return Milvus's filter for cameras and pairs of a comparison and a time."""
-    clauses = [f"camera in {json.dumps(list(cameras), ensure_ascii=False)}"] if cameras else []
-    return " and ".join([*clauses, *(f"time {side} {float(bound)!r}" for side, bound in bounds)])

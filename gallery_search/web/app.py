@@ -22,6 +22,7 @@ from starlette.routing import Route
 
 from gallery_search.store.metadata import DATES_FROM, format_time, natural_key
 from gallery_search.video import read_frame
+from gallery_search.web import MAX_HITS
 from gallery_search.web.images import MAX_BYTES, SIZES, RequestError, make_jpeg
 from gallery_search.web.question import MAX_IMAGES, ORDERS, Question
 from gallery_search.web.search import Answer, GallerySearch
@@ -49,7 +50,11 @@ class Page:
         loader = jinja2.FileSystemLoader(FOLDER)
         self._html = jinja2.Environment(loader=loader, autoescape=True, finalize=clean)
         self._html.globals.update(
-            search=search, orders=ORDERS, max_images=MAX_IMAGES, format_time=format_time
+            search=search,
+            orders=ORDERS,
+            max_images=MAX_IMAGES,
+            max_hits=MAX_HITS,
+            format_time=format_time,
         )
         self._uploads = anyio.CapacityLimiter(2)
 

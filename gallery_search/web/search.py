@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from gallery_search import Filter, Hit, Store
 from gallery_search.calibration import Thresholds
@@ -114,7 +113,7 @@ class GallerySearch:
         self._decoder = decoder or Decoder()
         self._uploads = Uploads()
         self._model_lock = threading.Lock()  # two images at once take longer than one by one
-        example = embedder.embed(Image.new("RGB", (64, 128)))
+        example = embedder.concatenate([])
         # whether rows are those of the parts, one after the other
         self._has_parts = example.features.shape[1] == example.visibility.shape[1]
 

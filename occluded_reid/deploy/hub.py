@@ -140,7 +140,9 @@ def summarize(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 def _format_card(
     model: nn.Module, cfg: CfgNode, name: str, about: Mapping[str, Any], *, by_timm: bool
 ) -> str:
-    height, width = cfg.INPUT.SIZE_TEST
+    (height, width), backbone = cfg.INPUT.SIZE_TEST, cfg.MODEL.BACKBONE
+    is_timm = backbone.NAME == "build_timm_backbone"
+    network = backbone.TIMM_NAME if is_timm else backbone.NAME
     with torch.inference_mode():
         blank = torch.zeros(1, 3, height, width, device=cfg.MODEL.DEVICE)
         dim = as_embedding(model({"images": blank})).features[0].numel()
@@ -163,7 +165,7 @@ def _format_card(
     reads = 'reads this folder: `ReIDModel.from_pretrained("FOLDER")`'
     return _CARD.format(
         front=yaml.safe_dump(front, sort_keys=False), name=name, dim=dim, metric=about["metric"],
-        method=f"{cfg.MODEL.META_ARCHITECTURE} with {cfg.MODEL.BACKBONE.NAME}",
+        method=f"{cfg.MODEL.META_ARCHITECTURE} on {network}",
         size=f"{height}x{width}", trained_on=", ".join(cfg.DATASETS.NAMES) or "unnamed data",
         reader=reads if by_timm else "cannot compute these features",
         rows="\n".join(f"| {each} | {' | '.join(map(str, v.values()))} |" for each, v in rows),

@@ -86,13 +86,11 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
     if bernoulli(rng, 0.3 * camera.variety):
         _add_passer_by(ground, planned.identity, seed, camera, foot, scale, rng)
     _cast_shadow(ground, camera, foot, scale, pose)
-    ground *= (1 - person.alpha)[..., None]
-    ground += person.color
+    _cover(ground, person)
     use: Use = "training" if planned.split == "bounding_box_train" else "test"
     scene = Scene(person, foot, scale, camera, planned.identity, seed, (height, width))
     front = obstruct(scene, planned.occlusion, use, rng)
-    ground *= (1 - front.layer.alpha)[..., None]
-    ground += front.layer.color
+    _cover(ground, front.layer)
     small = cv2.resize(ground, (width, height), interpolation=cv2.INTER_AREA)
     image = develop(small, camera, track.exposure * uniform(rng, 0.97, 1.03), rng)
     truth = Truth(
@@ -101,6 +99,12 @@ def render(planned: PlannedImage, seed: int) -> Rendering:
         **measure_masks(front.person, front.covered),
     )  # fmt: skip
     return Rendering(image, front.person, front.covered, truth, camera.quality)
+
+
+def _cover(ground: np.ndarray, layer: Layer) -> None:
+    """Lay a layer over the image, (H, W, 3) float32, in place."""
+    ground *= (1 - layer.alpha)[..., None]
+    ground += layer.color
 
 
 def _crumple(person: Layer, variety: float, rng: Rng) -> None:
@@ -127,9 +131,7 @@ def _add_passer_by(
     pose = sample_pose(rng, uniform(rng, 0, 2 * np.pi), camera.pitch)
     at = uniform(rng, 0, 1) * width, foot[1] - uniform(rng, 0, 0.3) * height
     far = uniform(rng, 0.45, 0.95)
-    other = draw_pedestrian((height, width), look, pose, at, scale * far, camera.light, rng)
-    ground *= (1 - other.alpha)[..., None]
-    ground += other.color
+    _cover(ground, draw_pedestrian((height, width), look, pose, at, scale * far, camera.light, rng))
 
 
 def _place_person(rng: Rng, canvas: tuple[int, int], body_height: float) -> tuple[Point, float]:
