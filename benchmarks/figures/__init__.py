@@ -11,7 +11,18 @@ from collections.abc import Callable
 from typing import Any
 
 import occluded_reid.compat  # noqa: F401  # before fast-reid
-from figures import allocator, evaluation, gpu_training, imports, latency, loading, search, step
+from figures import (
+    allocator,
+    cpu_training,
+    demo,
+    evaluation,
+    gpu_training,
+    imports,
+    latency,
+    loading,
+    search,
+    step,
+)
 
 Suite = dict[tuple[str, ...], Callable[..., Any]]
 LATENCY: Suite = {
@@ -25,6 +36,9 @@ SUITES: dict[str, Suite] = {
             "allocator", "allocator_faults", "allocator_inference", "allocator_variables",
             "allocator_pages",
         ): allocator.measure_allocators,
+        (
+            "train_cpu", "train_cpu_workers", "train_cpu_r50", "train_cpu_r50_workers",
+        ): cpu_training.measure_training,
         ("launches", "syncs"): step.count_operations,
         ("activations",): step.measure_activations,
         (
@@ -45,6 +59,11 @@ SUITES: dict[str, Suite] = {
             *(f"latency_{way}" for way in (*WAYS, "dynamic_int8", "onnxruntime_int8")),
             *(f"latency_aonet_{way}" for way in WAYS),
         ): latency.measure_runtimes,
+    },
+    "demo": {
+        (
+            "demo", "demo_drawing", "demo_training", "demo_evaluation", "demo_figures",
+        ): demo.measure_demo,
     },
     "gpu": {  # the most important first: time may run out
         tuple(f"gpu_fed_{name}" for name in ("images", "schedule", "share", "memory")):

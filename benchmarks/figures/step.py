@@ -111,13 +111,13 @@ def measure_kept(step: Callable[[Batch], Any], model: nn.Module, case: FEDCase) 
 
     PyTorch's hooks count each storage once, without parameters and banks.
     """
-    own = {each.untyped_storage().data_ptr() for each in (*model.parameters(), *model.buffers())}
+    own = {each.untyped_storage()._cdata for each in (*model.parameters(), *model.buffers())}
     held: dict[int, torch.UntypedStorage] = {}  # kept alive, so that no address is reused
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
-        if storage.data_ptr() not in own:
-            held[storage.data_ptr()] = storage
+        if storage._cdata not in own:
+            held[storage._cdata] = storage
         return tensor
 
     totals = []

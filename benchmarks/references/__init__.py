@@ -1,1 +1,3 @@
 """Plain implementations of what a user would run instead."""
+
+import occluded_reid.compat  # noqa: F401  # before fast-reid

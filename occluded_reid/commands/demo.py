@@ -16,9 +16,7 @@ FIGURES = ("batch", "visibility", "ranks")
 def command(words: list[str] | None = None) -> int:
     """Run the commands that a user would type; return the exit code."""
     build_parser(__doc__).parse_args(words)  # there are no options but --help
-    commands = [["train", "--overwrite", "--config-file", CONFIG, "OUTPUT_DIR", str(FOLDER)]]
-    commands += [["visualize", "--kind", kind, "--weights", str(FOLDER)] for kind in FIGURES]
-    for each in commands:
+    for each in list_commands(FOLDER):
         print("$ occluded-reid", *each, flush=True)
         started = subprocess.run([sys.executable, "-m", "occluded_reid.commands.main", *each])
         if started.returncode:
@@ -26,6 +24,12 @@ def command(words: list[str] | None = None) -> int:
     print_results(FOLDER / "results.json")
     print("Figures:", *(FOLDER / f"{kind}.png" for kind in FIGURES))
     return 0
+
+
+def list_commands(folder: Path) -> list[list[str]]:
+    """Return the commands: the training with its evaluation, then the figures."""
+    train = ["train", "--overwrite", "--config-file", CONFIG, "OUTPUT_DIR", str(folder)]
+    return [train, *(["visualize", "--kind", kind, "--weights", str(folder)] for kind in FIGURES)]
 
 
 def print_results(path: Path) -> None:

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import collections
+import copy
 import functools
 import json
 import os
 import re
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import run
+import tiny_runs  # noqa: F401  # its backbones
 import torch
 from cases.training import THIN, AONetCase, FEDCase, our_step
 from figures import (
     SUITES,
     allocator,
+    cpu_training,
+    demo,
     evaluation,
     gpu_training,
     imports,
@@ -40,8 +43,13 @@ from harness.comparison import (
 from large import rerank_large, search_scale
 from references import fed_in_loops, pil_pairs
 from references.fed_in_loops import check_steps
+from runs import TINY as TINY_RUN
 from runs import in_a_child
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeCopyMode,
+    FakeTensorMode,
+)
 from torch.func import functional_call
 from torch.utils.benchmark import timer as synchronized_timer
 
@@ -58,6 +66,20 @@ SCHEDULE = (
 GPU = dict(device="cpu", rounds=1, in_a_row=1)
 SIZES = {
     allocator.measure_allocators: dict(images=8, steps=1, rounds=1),
+    cpu_training.measure_training: dict(lite0=(1, 1), r50=(1, 1)),
+    demo.measure_demo: dict(
+        size="tiny",
+        options=(
+            "DATASETS.SYNTHETIC.SIZE",
+            "tiny",
+            "SOLVER.MAX_EPOCH",
+            "1",
+            "SOLVER.IMS_PER_BATCH",
+            "8",
+            "SOLVER.WARMUP_ITERS",
+            "2",
+        ),
+    ),
     evaluation.measure_gpu_evaluation: dict(
         queries=8, gallery=60, channels=5, device="cpu", rounds=1
     ),
@@ -86,8 +108,8 @@ SIZES = {
 }
 NAMES = {measure: names for suite in SUITES.values() for names, measure in suite.items()}
 SLOW = {
-    allocator.measure_allocators, gpu_training.measure_compiled, imports.measure_imports,
-    latency.measure_runtimes,
+    allocator.measure_allocators, cpu_training.measure_training, demo.measure_demo,
+    gpu_training.measure_compiled, imports.measure_imports, latency.measure_runtimes,
 }  # fmt: skip
 # What only a GPU, an extra or a compiler can give.
 OPTIONAL = re.compile("gpu_.*memory|latency_aonet_int8|latency_.*(compiled|openvino|onnxruntime).*")
@@ -105,6 +127,8 @@ def one_check(monkeypatch):
     monkeypatch.setattr(fed_in_loops, "check_steps", lambda *_: None)
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode: None)
     monkeypatch.setattr(gpu_training, "FIRST", 1)
+    # convolutions in bf16 take a second where the processor has none
+    monkeypatch.setattr(gpu_training, "our_step", lambda model, batch, *_: our_step(model, batch))
 
 
 def test_every_figure_is_in_a_suite_and_here():
@@ -126,6 +150,35 @@ def test_a_figure_at_a_tiny_size(measure):
     for each in found.values():
         assert isinstance(each, Figure) and each.unit
         assert each.ours >= 0 and each.reference > 0
+
+
+def test_the_demo_is_timed_by_its_commands(monkeypatch):
+    ran = []
+    monkeypatch.setattr(demo, "run_python", lambda words, datasets: ran.append(words))
+    monkeypatch.setattr(demo, "read_processor_time", lambda: 2.0 * len(ran))
+    found = dict(demo.measure_demo())
+    spent = {name: figure.reference for name, figure in found.items()}
+    assert spent == {
+        "demo_drawing": 2, "demo_training": 2, "demo_figures": 6, "demo_evaluation": 2, "demo": 10
+    }  # fmt: skip
+    assert [words[2] for words in ran[1:]] == ["train", *["visualize"] * 3, "evaluate"]
+
+
+def test_a_trainer_is_timed_beside_a_loop_that_does_the_same(tmp_path, monkeypatch, capsys):
+    config = tmp_path / "tiny.yml"
+    config.write_text(TINY_RUN.replace("build_test_backbone", "build_tiny_map_backbone"))
+    words = [str(config), "8", "32", "16", "2", "3"]
+    monkeypatch.setattr(cpu_training, "keep_freed_memory", lambda: None)
+    monkeypatch.setattr(cpu_training, "WORKERS", 1)
+    monkeypatch.setattr("sys.argv", ["-c", *words])
+    monkeypatch.setenv("FASTREID_DATASETS", "")  # put back what main() changes
+    cpu_training.main()
+    seconds = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert [len(each) for each in seconds] == [3, 3, 3]
+    assert min(seconds[0] + seconds[1]) > 0 and sum(seconds[2]) > 0
+    monkeypatch.setattr(cpu_training.PlainLoop, "_train", lambda _: 0.0)
+    with pytest.raises(MismatchError, match="first loss"):
+        cpu_training.main()
 
 
 @pytest.mark.extras
@@ -197,23 +250,30 @@ def test_what_waits_is_counted(wait):
 
 
 def test_bf16_and_one_pass_keep_less_for_the_backward_pass():
-    case = FEDCase(pairs=4, instances=1, identities=8, channels=192, heads=3, blocks=2)
+    case = FEDCase(
+        pairs=4, instances=1, identities=8, channels=192, heads=3, blocks=2, image=(128, 64)
+    )
     found = step.measure_activations(case)["activations"]
     assert found.ratio > 1.6
 
 
-@pytest.mark.parametrize("recompute, most", [(False, 42), (True, 6)])
-def test_what_an_image_of_the_paper_keeps(recompute, most):
+def test_what_an_image_of_the_paper_keeps():
     """In megabytes; the blocks are alike, so that two of them tell what twelve keep."""
-    kept = []
-    for blocks in (1, 2):
-        case = FEDCase(pairs=2, instances=1, identities=8, blocks=blocks)
-        model = case.build_model()
-        model.backbone.set_grad_checkpointing(recompute)
-        bf16_step = functools.partial(our_step, model, dtype=torch.bfloat16)
-        kept.append(step.measure_kept(bf16_step, model, case))
-    first, second = kept
-    assert first + 11 * (second - first) <= most
+    case = FEDCase(pairs=2, instances=1, identities=8, blocks=2)
+    mode = FakeTensorMode()  # of tensors that hold no numbers
+    with FakeCopyMode(mode):
+        model = copy.deepcopy(case.build_model())
+    bf16_step = functools.partial(our_step, model, dtype=torch.bfloat16)
+    kept = {}
+    with mode:
+        for blocks in (2, 1):
+            model.backbone.blocks = model.backbone.blocks[:blocks]
+            for recompute in (False, True):
+                model.backbone.set_grad_checkpointing(recompute)
+                kept[recompute, blocks] = step.measure_kept(bf16_step, model, case)
+    for recompute, most in ((False, 42), (True, 6)):
+        block = kept[recompute, 2] - kept[recompute, 1]
+        assert kept[recompute, 1] + 11 * block <= most
 
 
 def test_memories_that_a_compiled_step_leaves_are_found():
@@ -460,13 +520,6 @@ def test_a_mistyped_figure_ends_in_one_message(capsys):
     assert "did you mean ranking" in capsys.readouterr().err
     assert run.command(["--only", "gpu_search"]) == 2
     assert "use --suite gpu" in capsys.readouterr().err
-
-
-def test_the_script_starts_on_its_own():
-    """Outside the tests nothing has made fast-reid importable before."""
-    words = [sys.executable, BENCHMARKS / "run.py", "--help"]
-    done = subprocess.run(words, capture_output=True, text=True, check=False)
-    assert "--suite" in done.stdout, done.stderr
 
 
 def test_what_is_optional_is_named_where_it_is_left_out(tmp_path, capsys, monkeypatch):
