@@ -42,7 +42,7 @@ def test_missing_weights_or_configuration_are_one_message(name, tmp_path, capsys
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "run"]
 
 
-@pytest.mark.parametrize("name", ["analyze_model", "export_model", "extract_features"])
+@pytest.mark.parametrize("name", ["analyze_model", "extract_features"])
 @pytest.mark.parametrize("file", ["", "model_final.pth"])
 def test_weights_are_a_run_or_a_file(name, file, tmp_path) -> None:
     run = save_run(MODELS["FED"](tmp_path / "run"))

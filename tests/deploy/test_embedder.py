@@ -444,6 +444,7 @@ def test_a_threshold_is_read_from_the_curve(tmp_path, monkeypatch, capsys):
     assert re.search(r"from (inf|[\d.-]+) on: [\d.]+% hits", capsys.readouterr().out)
 
 
+@pytest.mark.slow  # imports PyTorch once more
 def test_loading_and_embedding_imports_nothing_heavy(tmp_path):
     words = ["MODEL.DEVICE", "cpu", "MODEL.HEADS.NUM_CLASSES", "4", "OUTPUT_DIR", str(tmp_path)]
     words += ["MODEL.BACKBONE.DEPTH", "18x"]  # timm's networks import timm

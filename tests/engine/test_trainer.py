@@ -104,12 +104,11 @@ def test_a_run_leaves_the_files_that_others_rely_on(tmp_path):
     assert "NUM_CLASSES: 8" in (folder / "config.yaml").read_text()
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_the_same_seed_gives_the_same_run_with_and_without_workers(tmp_path, workers):
-    stateful = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 4)
-    train(tiny_cfg(tmp_path / "one", *stateful))
-    train(tiny_cfg(tmp_path / "two", *stateful, "DATALOADER.NUM_WORKERS", workers))
-    assert_same_run(tmp_path / "one", tmp_path / "two")
+def test_the_same_seed_gives_the_same_run_with_and_without_workers(tmp_path):
+    stateful = ("MODEL.EMA.ENABLED", True, "SOLVER.ACCUMULATE", 4, "SOLVER.MAX_EPOCH", 2)
+    for name, workers in (("one", 0), ("again", 0), ("two", 2)):
+        train(tiny_cfg(tmp_path / name, *stateful, "DATALOADER.NUM_WORKERS", workers))
+        assert_same_run(tmp_path / "one", tmp_path / name)
 
 
 def test_another_seed_gives_another_run(tmp_path):
@@ -132,24 +131,6 @@ def uninterrupted(tmp_path_factory, market) -> Path:
     os.environ["FASTREID_DATASETS"] = str(market)
     assert status_of(forked(lambda: train(tiny_cfg(folder, *RICH)))) == 0
     return folder
-
-
-def test_killed_at_any_moment_and_resumed_equals_uninterrupted(tmp_path, uninterrupted):
-    rng = random.Random(3)
-    killed = 0
-    for trial in range(4):
-        folder = tmp_path / f"trial{trial}"
-        for attempt in range(40):
-            pid = forked(lambda folder=folder: train(tiny_cfg(folder, *RICH), resume=True))
-            time.sleep(rng.uniform(0.05, 0.3) * 1.15**attempt)  # longer on a busy machine
-            os.kill(pid, signal.SIGKILL)
-            if status_of(pid) == 0:
-                break
-            killed += 1
-        else:
-            raise AssertionError("the run never came to its end")
-        assert_same_run(folder, uninterrupted)
-    assert killed >= 4
 
 
 @pytest.mark.parametrize("moment", ["step", "evaluation", "half a checkpoint", "before the tag"])

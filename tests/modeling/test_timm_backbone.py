@@ -166,12 +166,12 @@ def test_a_backbone_that_cannot_be_measured_needs_a_number(monkeypatch):
 @pytest.mark.parametrize(
     "name",
     [
-        "tf_efficientnet_lite0",
+        "test_efficientnet",
         *(
             pytest.param(name, marks=pytest.mark.slow)
             for name in (
-                "resnet50", "convnext_atto", "regnety_008", "vit_small_patch14_dinov2",
-                "vit_small_patch16_dinov3",
+                "tf_efficientnet_lite0", "resnet50", "convnext_atto", "regnety_008",
+                "vit_small_patch14_dinov2", "vit_small_patch16_dinov3",
             )
         ),
     ],

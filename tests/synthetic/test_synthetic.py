@@ -117,8 +117,10 @@ def test_paper_size_has_the_counts_of_occluded_duke() -> None:
     assert len({image.path for image in images}) == len(images)
 
 
-@pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("seed", [0, 7])
+@pytest.mark.parametrize(
+    ("size", "seed"),
+    [("tiny", 0), ("tiny", 7), ("small", 0), ("small", 7), ("paper", 7), ("large", 7)],
+)
 def test_each_query_has_a_true_match_in_another_camera(size: str, seed: int) -> None:
     images = plan_images(SIZES[size], seed)
     gallery = {(i.identity, i.camera) for i in images if i.split == "bounding_box_test"}
@@ -283,7 +285,7 @@ def test_importing_the_renderer_does_not_import_torch() -> None:
 
 def test_two_scripts_generate_one_folder(tmp_path: Path) -> None:
     processes = [start_script(tmp_path, SCRIPT) for _ in range(2)]
-    outputs = [process.communicate(timeout=60)[0].strip() for process in processes]
+    outputs = [process.communicate(timeout=300)[0].strip() for process in processes]
     assert [process.returncode for process in processes] == [0, 0]
     assert outputs[0] == outputs[1]
     assert visible_entries(tmp_path) == [TINY_NAME]
