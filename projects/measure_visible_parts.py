@@ -1,0 +1,103 @@
+#!/usr/bin/env python
+"""How much can visibility win? Compare occluded queries by the true visibility of their parts.
+
+    python projects/measure_visible_parts.py --weights RUN --output visible_parts.json \\
+        DATASETS.TESTS "('MarketSplit:choose','OccludedMarketSplit:choose')"
+
+DATASETS.TESTS names a data set, and the same with pasted queries. Parts are compared as with
+TEST.SIMILARITY shared: by the mean of their cosines over what is visible. The last two rows take
+the features of the original queries: what the parts are worth that no occluder has touched.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tabulate import tabulate
+
+from occluded_reid.config import changed_copy
+from occluded_reid.data.build import open_dataset
+from occluded_reid.engine.defaults import load_run_config
+from occluded_reid.evaluation.distances import FeatureDistances
+from occluded_reid.evaluation.evaluator import Evaluator
+from occluded_reid.evaluation.gather import FeatureTable
+from occluded_reid.evaluation.inference import run_inference
+from occluded_reid.evaluation.occlusion_metrics import measure_by_occlusion, read_stripe_truth
+from occluded_reid.evaluation.ranking import Ranking
+from occluded_reid.evaluation.results import summarize_ranking
+from occluded_reid.evaluation.testing import open_test_sets
+from occluded_reid.modeling.build import build_untrained, load_trained
+from occluded_reid.utils.cli import add_config_options, build_parser, run_command
+from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.files import write_json
+
+
+def main(args: argparse.Namespace) -> None:
+    """Print and write Rank-1 and mAP by the features of the queries and the weights of parts."""
+    cfg = load_run_config(args)
+    names = cfg.DATASETS.TESTS
+    if len(names) != 2:
+        raise UserError("DATASETS.TESTS must name two sets: original queries, then occluded ones")
+    truth = open_dataset(cfg, names[1], training=False).truth
+    if truth is None:
+        raise UserError(f"{names[1]} has no occlusion truth; a set with pasted queries has")
+    model = build_untrained(cfg)
+    load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
+    with changed_copy(cfg) as cfg:
+        cfg.TEST.SIMILARITY = "shared"
+    test_sets, _ = open_test_sets(cfg)
+    for name, (loader, evaluator) in test_sets.items():
+        run_inference(model, loader, evaluator, name=name)
+    original, occluded = (evaluator for _, evaluator in test_sets.values())
+    paths = occluded.ranked[0].paths[: occluded.ranked[0].queries]
+    comparisons = {
+        way: {
+            "metrics": summarize_ranking(ranking),
+            "by_occlusion": measure_by_occlusion(ranking, paths, truth),
+        }
+        for way, ranking in compare(original.ranked[0], occluded.ranked[0], truth, occluded)
+    }
+    write_json(args.output, {"data_sets": list(names), "comparisons": comparisons})
+    rows = [
+        [way, *(f"{each['metrics'][metric]['value']:.1f}" for metric in ("Rank-1", "mAP"))]
+        for way, each in comparisons.items()
+    ]
+    print(tabulate(rows, [names[1], "Rank-1", "mAP"], "github", disable_numparse=True))
+
+
+def compare(
+    original: FeatureTable, occluded: FeatureTable, truth: Mapping[str, Any], evaluator: Evaluator
+) -> Iterator[tuple[str, Ranking]]:
+    """Rank the gallery by the queries of one table or the other, with several weights of parts."""
+    split = [occluded.queries, len(occluded.paths) - occluded.queries]
+    everything, hidden_left_out = (np.ones_like(occluded.visibility) for _ in range(2))
+    stripes = read_stripe_truth(occluded.paths[: split[0]], truth, everything.shape[1])
+    hidden_left_out[: split[0]] = stripes.visible
+    ways = {
+        "all parts": (occluded, everything),
+        "weighted by the model's visibility": (occluded, occluded.visibility),
+        "hidden parts left out, by the truth": (occluded, hidden_left_out),
+        "without the occluder, the same parts left out": (original, hidden_left_out),
+        "without the occluder, all parts": (original, everything),
+    }
+    gallery = occluded.features[split[0] :]
+    for way, (table, weights) in ways.items():
+        parts = torch.from_numpy(weights).split(split)
+        distances = FeatureDistances(
+            table.features[: split[0]], gallery, "shared", visibility=parts
+        )
+        yield way, evaluator.rank(distances, occluded)
+
+
+if __name__ == "__main__":
+    parser = build_parser(__doc__)
+    add_config_options(parser)
+    parser.add_argument("--output", type=Path, required=True, metavar="FILE.json")
+    args = parser.parse_args()
+    sys.exit(run_command(lambda: main(args), debug=args.debug))

@@ -1,0 +1,57 @@
+"""Test of projects/measure_visible_parts.py: which features and weights each comparison takes."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import torch
+
+from occluded_reid.config import get_cfg
+from occluded_reid.evaluation.evaluator import Evaluator
+from occluded_reid.evaluation.gather import FeatureTable
+
+SCRIPT = Path(__file__).resolve().parent.parent / "projects/measure_visible_parts.py"
+
+
+def test_what_the_occluder_changes_and_what_the_truth_repairs() -> None:
+    spec = importlib.util.spec_from_file_location("measure_visible_parts", SCRIPT)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+    def make_table(query: list[list[float]], scores: list[float]) -> FeatureTable:
+        """One query with two parts of two channels, and a gallery: its own person, and another."""
+        gallery = [[1.0, 0.0], [1.0, 0.0]], [[0.5, 0.866], [0.0, 1.0]]
+        rows = torch.tensor([query, *gallery]).flatten(1) / 2**0.5
+        return FeatureTable(
+            rows, np.array([scores, [1, 1], [1, 1]], np.float32), np.array([7, 7, 8]),
+            np.array([1, 2, 2]), np.array(["q", "a", "b"]), torch.arange(3), 1,
+        )  # fmt: skip
+
+    # The occluder turns the lower part to the other person; the model does not notice it.
+    original = make_table([[1.0, 0.0], [1.0, 0.0]], [1, 1])
+    occluded = make_table([[1.0, 0.0], [0.0, 1.0]], [1, 1])
+    truth = {
+        "q": SimpleNamespace(
+            stripe_person_pixels=[10] * 16, stripe_visible_pixels=[10] * 8 + [0] * 8,
+            occlusion="horizontal",
+        )
+    }  # fmt: skip
+    evaluator = Evaluator(get_cfg(), 1)
+    first = {
+        way: int(ranking.first_match[0])
+        for way, ranking in module.compare(original, occluded, truth, evaluator)
+    }
+    assert first == {
+        "all parts": 2,
+        "weighted by the model's visibility": 2,
+        "hidden parts left out, by the truth": 1,
+        "without the occluder, the same parts left out": 1,
+        "without the occluder, all parts": 1,
+    }
+    noticed = occluded._replace(visibility=np.array([[1, 0], [1, 1], [1, 1]], np.float32))
+    ranked = dict(module.compare(original, noticed, truth, evaluator))
+    assert ranked["weighted by the model's visibility"].first_match[0] == 1
+    assert ranked["all parts"].first_match[0] == 2
