@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -55,3 +56,16 @@ def test_what_the_occluder_changes_and_what_the_truth_repairs() -> None:
     ranked = dict(module.compare(original, noticed, truth, evaluator))
     assert ranked["weighted by the model's visibility"].first_match[0] == 1
     assert ranked["all parts"].first_match[0] == 2
+
+
+def test_table_of_the_page_is_of_the_files() -> None:
+    projects = SCRIPT.parent
+    page = (projects / "FED/README.md").read_text()
+    files = ("fed_market_split", "fed_lite0_drawn")
+    columns = [
+        json.loads((projects / f"results/visible_parts/{name}.json").read_text())["comparisons"]
+        for name in files
+    ]
+    for way in columns[0]:
+        values = [f"{column[way]['metrics']['mAP']['value']:.1f}" for column in columns]
+        assert f"| {way} | {' | '.join(values)} |" in page
