@@ -5,24 +5,27 @@
         DATASETS.TESTS "('MarketSplit:choose','OccludedMarketSplit:choose')"
 
 DATASETS.TESTS names a data set, and the same with pasted queries. Parts are compared as with
-TEST.SIMILARITY shared: by the mean of their cosines over what is visible. The last two rows take
-the features of the original queries: what the parts are worth that no occluder has touched.
+TEST.SIMILARITY shared: by the mean of their cosines over what is visible. Then the occluder's own
+pixels are painted in the mean color. The last two rows take the features of the original queries:
+what the parts are worth that no occluder has touched.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from tabulate import tabulate
 
 from occluded_reid.config import changed_copy
 from occluded_reid.data.build import open_dataset
+from occluded_reid.data.loader import ReidLoader
 from occluded_reid.engine.defaults import load_run_config
 from occluded_reid.evaluation.distances import FeatureDistances
 from occluded_reid.evaluation.evaluator import Evaluator
@@ -31,11 +34,14 @@ from occluded_reid.evaluation.inference import run_inference
 from occluded_reid.evaluation.occlusion_metrics import measure_by_occlusion, read_stripe_truth
 from occluded_reid.evaluation.ranking import Ranking
 from occluded_reid.evaluation.results import summarize_ranking
-from occluded_reid.evaluation.testing import open_test_sets
+from occluded_reid.evaluation.testing import build_evaluator, open_test_sets
 from occluded_reid.modeling.build import build_untrained, load_trained
 from occluded_reid.utils.cli import add_config_options, build_parser, run_command
 from occluded_reid.utils.errors import UserError
 from occluded_reid.utils.files import write_json
+
+CHANGED = 24
+"""Difference to the original, of 255, above which a pixel is the occluder's; JPEG makes less."""
 
 
 def main(args: argparse.Namespace) -> None:
@@ -51,17 +57,19 @@ def main(args: argparse.Namespace) -> None:
     load_trained(model, cfg, cfg.MODEL.WEIGHTS, trust=args.trust_checkpoint)
     with changed_copy(cfg) as cfg:
         cfg.TEST.SIMILARITY = "shared"
-    test_sets, _ = open_test_sets(cfg)
-    for name, (loader, evaluator) in test_sets.items():
-        run_inference(model, loader, evaluator, name=name)
-    original, occluded = (evaluator for _, evaluator in test_sets.values())
-    paths = occluded.ranked[0].paths[: occluded.ranked[0].queries]
+    (originals, original), (images, occluded) = open_test_sets(cfg)[0].values()
+    painted = build_evaluator(cfg, names[1])[1]
+    run_inference(model, originals, original, name=names[0])
+    run_inference(model, images, occluded, name=names[1])
+    run_inference(model, Painted(originals, images, cfg.MODEL.PIXEL_MEAN), painted, name="painted")
+    tables = [evaluator.ranked[0] for evaluator in (original, occluded, painted)]
+    paths = tables[1].paths[: tables[1].queries]
     comparisons = {
         way: {
             "metrics": summarize_ranking(ranking),
             "by_occlusion": measure_by_occlusion(ranking, paths, truth),
         }
-        for way, ranking in compare(original.ranked[0], occluded.ranked[0], truth, occluded)
+        for way, ranking in compare(*tables, truth, occluded)
     }
     write_json(args.output, {"data_sets": list(names), "comparisons": comparisons})
     rows = [
@@ -71,10 +79,30 @@ def main(args: argparse.Namespace) -> None:
     print(tabulate(rows, [names[1], "Rank-1", "mAP"], "github", disable_numparse=True))
 
 
+class Painted:
+    """The batches of occluded images, with what differs from the originals painted in a color."""
+
+    def __init__(self, originals: ReidLoader, occluded: ReidLoader, color: Sequence[float]):
+        self.loaders = originals, occluded
+        self.color = torch.tensor(color).view(3, 1, 1)
+
+    def __len__(self) -> int:
+        return len(self.loaders[0])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for original, occluded in zip(*self.loaders, strict=True):
+            before, image = original["images"].float(), occluded["images"].float()
+            changed = (image - before).abs().amax(dim=1, keepdim=True) > CHANGED
+            near = F.max_pool2d(changed.float(), 5, stride=1, padding=2)  # closes small holes
+            closed = -F.max_pool2d(-near, 5, stride=1, padding=2) > 0
+            yield {**occluded, "images": torch.where(closed, self.color, image)}
+
+
 def compare(
-    original: FeatureTable, occluded: FeatureTable, truth: Mapping[str, Any], evaluator: Evaluator
-) -> Iterator[tuple[str, Ranking]]:
-    """Rank the gallery by the queries of one table or the other, with several weights of parts."""
+    original: FeatureTable, occluded: FeatureTable, painted: FeatureTable,
+    truth: Mapping[str, Any], evaluator: Evaluator,
+) -> Iterator[tuple[str, Ranking]]:  # fmt: skip
+    """Rank the gallery by the queries of one table or another, with several weights of parts."""
     split = [occluded.queries, len(occluded.paths) - occluded.queries]
     everything, hidden_left_out = (np.ones_like(occluded.visibility) for _ in range(2))
     stripes = read_stripe_truth(occluded.paths[: split[0]], truth, everything.shape[1])
@@ -83,6 +111,7 @@ def compare(
         "all parts": (occluded, everything),
         "weighted by the model's visibility": (occluded, occluded.visibility),
         "hidden parts left out, by the truth": (occluded, hidden_left_out),
+        "all parts, the occluder painted in the mean color": (painted, everything),
         "without the occluder, the same parts left out": (original, hidden_left_out),
         "without the occluder, all parts": (original, everything),
     }
