@@ -26,8 +26,8 @@ def publish_model(args: argparse.Namespace) -> None:
         require_repository(args.push)
     rows = publish(
         args.weights or args.run, args.output, run=args.run, name=args.package or args.name,
-        device=args.device, data_license=args.data_license, trust_checkpoint=args.trust_checkpoint,
-        overrides=args.opts,
+        device=args.device, data_license=args.data_license, notes=args.notes,
+        trust_checkpoint=args.trust_checkpoint, overrides=args.opts,
     )  # fmt: skip
     print(f"\nEvaluated from {args.output or args.package}: the numbers of the run\n{rows}")
     if args.zoo:
@@ -49,6 +49,8 @@ def command(words: list[str] | None = None) -> int:
     add("--zoo", default="", metavar="FILE", help="page that the row is added to: MODEL_ZOO.md")
     license_help = "of the training data, for the card; drawn data need none"
     add("--data-license", default="", metavar="TEXT", help=license_help)
+    notes_help = "paragraphs for the card: what the model is good and bad at"
+    add("--notes", default="", metavar="FILE.md", help=notes_help)
     add("--push", default="", metavar="hf://USER/REPO", help="upload the folder, too")
     add("--device", default="", help="to evaluate on; default: that of the run")
     add("--trust-checkpoint", action="store_true", help="read Python objects: they can run code")

@@ -14,6 +14,7 @@ from typing import Any
 import timm
 import torch
 import yaml
+from tabulate import tabulate
 from torch import nn
 
 from occluded_reid.checkpoint.safetensors_file import TIMM_PREFIX
@@ -50,8 +51,8 @@ The package `reid` {reader}.
 | Data set | Rank-1 | mAP | mINP |
 |---|---|---|---|
 {rows}
-
-Licence of code and weights: {license}. Training data: {data_license}.
+{details}
+{notes}Licence of code and weights: {license}. Training data: {data_license}.
 
 Measure the model on images of your own cameras before you rely on it. The law limits where
 people may be recognized.
@@ -60,7 +61,7 @@ people may be recognized.
 
 def write_descriptions(
     folder: Path, model: nn.Module, cfg: CfgNode, name: str, architecture: str,
-    results: Mapping[str, Any], data_license: str = "",
+    results: Mapping[str, Any], data_license: str = "", notes: str = "",
 ) -> dict[str, Any]:  # fmt: skip
     """Write reid_config.json and the card, README.md.
 
@@ -72,6 +73,7 @@ def write_descriptions(
         architecture: from :func:`name_architecture`.
         results: the content of results.json.
         data_license: of the training data, if it was not all drawn by this package.
+        notes: paragraphs of the card on what the model is good and bad at.
 
     Returns:
         What the registry of the zoo says, too: ``license``, ``data_license``, ``input_size``,
@@ -94,7 +96,10 @@ def write_descriptions(
         "metric": resolve_metric(cfg.TEST),
         "results": summarize(results),
     }
-    card = _format_card(model, cfg, name, about, by_timm=architecture.startswith("timm:"))
+    card = _format_card(
+        model, cfg, name, about, by_timm=architecture.startswith("timm:"),
+        details=format_details(results), notes=notes and f"{notes.strip()}\n\n",
+    )  # fmt: skip
     (folder / "README.md").write_text(card, encoding="utf-8")
     return about
 
@@ -137,9 +142,35 @@ def summarize(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
     }
 
 
+def format_details(results: Mapping[str, Any]) -> str:
+    """Return Rank-1 and mAP by occlusion, and mAP by pair of cameras where none is occluded."""
+    tables = []
+    for name, report in results["data_sets"].items():
+        groups = report.get("by_occlusion", {})
+        if set(groups) - {"none", "visible 0.9-1.0"}:
+            rows = [
+                [group, each["queries"], each["Rank-1"], each["mAP"]]
+                for group, each in groups.items()
+            ]
+            headers = [f"{name}, occlusion", "Queries", "Rank-1", "mAP"]
+        elif pairs := report.get("by_cameras"):
+            ends = [pair.split(" to ") for pair in pairs]
+            cameras = sorted({camera for each in ends for camera in each}, key=int)
+            rows = [
+                [one, *(pairs.get(f"{one} to {other}", {}).get("mAP") for other in cameras)]
+                for one in sorted({each[0] for each in ends}, key=int)
+            ]
+            headers = [f"{name}, mAP from camera", *(f"to {camera}" for camera in cameras)]
+        else:
+            continue
+        tables.append(tabulate(rows, headers, "github", floatfmt=".1f"))
+    return "".join(f"\n{table}\n" for table in tables)
+
+
 def _format_card(
-    model: nn.Module, cfg: CfgNode, name: str, about: Mapping[str, Any], *, by_timm: bool
-) -> str:
+    model: nn.Module, cfg: CfgNode, name: str, about: Mapping[str, Any], *, by_timm: bool,
+    details: str, notes: str,
+) -> str:  # fmt: skip
     (height, width), backbone = cfg.INPUT.SIZE_TEST, cfg.MODEL.BACKBONE
     is_timm = backbone.NAME == "build_timm_backbone"
     network = backbone.TIMM_NAME if is_timm else backbone.NAME
@@ -169,7 +200,7 @@ def _format_card(
         size=f"{height}x{width}", trained_on=", ".join(cfg.DATASETS.NAMES) or "unnamed data",
         reader=reads if by_timm else "cannot compute these features",
         rows="\n".join(f"| {each} | {' | '.join(map(str, v.values()))} |" for each, v in rows),
-        license=about["license"], data_license=about["data_license"],
+        license=about["license"], data_license=about["data_license"], details=details, notes=notes,
     )  # fmt: skip
 
 

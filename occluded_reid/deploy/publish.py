@@ -23,7 +23,7 @@ from occluded_reid.evaluation.results import AGAIN, read_results
 from occluded_reid.evaluation.testing import evaluate_weights
 from occluded_reid.modeling.build import build_inference_model
 from occluded_reid.modeling.keys import dump_config
-from occluded_reid.utils.errors import UserError
+from occluded_reid.utils.errors import UserError, explain_read_errors
 from occluded_reid.utils.files import atomic_folder, atomic_write, hash_file
 from occluded_reid.utils.terminal import show
 
@@ -37,7 +37,8 @@ PACKAGED_SIZE = 8_000_000
 
 def publish(
     weights: str, output: str, *, run: str = "", name: str = "", device: str = "",
-    data_license: str = "", trust_checkpoint: bool = False, overrides: Sequence[str] = (),
+    data_license: str = "", notes: str = "", trust_checkpoint: bool = False,
+    overrides: Sequence[str] = (),
 ) -> str:  # fmt: skip
     """Write weights for inference, configuration and results of a run into a new folder.
 
@@ -53,6 +54,7 @@ def publish(
         name: of the model; by default that of the run's folder.
         device: to evaluate on; by default that of the run.
         data_license: of the training data, for the card.
+        notes: file with paragraphs for the card.
         trust_checkpoint: allow pickled Python objects, which can run code.
         overrides: ``KEY VALUE ...``, such as the DATASETS.TESTS that the run was evaluated on.
 
@@ -70,6 +72,8 @@ def publish(
     name = name or folder_of_run.resolve().name
     if Path(name).name != name:
         raise UserError(f"--name {name} is no file name")
+    with explain_read_errors(notes, "--notes is text for the card"):
+        text = Path(notes).read_text(encoding="utf-8") if notes else ""
     before = read_results(reported)
     overrides = [*overrides, *(["MODEL.DEVICE", device] if device else [])]
     cfg = load_config(str(config), overrides, add_keys=installed_methods())
@@ -88,7 +92,9 @@ def publish(
             raise UserError(f"{name} has {size:,} bytes in half precision; {PACKAGED_SIZE:,} fit")
         results = _evaluate(made, published, overrides, keep=not packaged)
         _require_same_results(before, results, PACKAGED_TOLERANCE if packaged else TOLERANCE)
-        about = write_descriptions(made, model, cfg, name, architecture, results, data_license)
+        about = write_descriptions(
+            made, model, cfg, name, architecture, results, data_license, text
+        )
     if packaged:
         _register(name, about)
     return format_rows(name, name if packaged else f"{folder.name}/{published}", about["results"])

@@ -18,7 +18,12 @@ from occluded_reid.evaluation.gather import Batch, FeatureTable
 from occluded_reid.evaluation.query_expansion import expand_features
 from occluded_reid.evaluation.ranking import Ranking, rank_queries
 from occluded_reid.evaluation.reranking import RerankedDistances
-from occluded_reid.evaluation.results import report_queries, strip_common_folder, summarize_ranking
+from occluded_reid.evaluation.results import (
+    MAJOR_METRICS,
+    report_queries,
+    strip_common_folder,
+    summarize_ranking,
+)
 from occluded_reid.modeling.outputs import Embedding, as_embedding
 from occluded_reid.modeling.similarity import resolve_metric
 from occluded_reid.utils.errors import UserError
@@ -29,6 +34,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WORST = 20
+MAX_CAMERAS = 16  # of the gallery, for the results by pair of cameras
 ALIKE = 1e-4  # differences below this, relative to the largest value, drown in float32's distances
 
 
@@ -76,7 +82,8 @@ class Evaluator:
             ``metric``, ``ties``, ``query_expansion`` and ``reranking`` in use; ``counts`` of
             queries, gallery, identities, positives and duplicates; ``metrics`` in per cent with
             intervals; ``per_query`` results by name and ``worst_queries``; ``roc`` if ``TEST.ROC``;
-            ``by_occlusion`` and the metrics of visibility if the truth is known.
+            ``by_cameras`` of :meth:`measure_by_cameras`; ``by_occlusion`` and the metrics of
+            visibility if the truth is known.
         """
         table = self.gather()
         if table is None:
@@ -109,6 +116,7 @@ class Evaluator:
             "metrics": summarize_ranking(ranking),
             "per_query": report_queries(query_paths, ranking),
             "worst_queries": _list_worst_queries(query_paths, ranking),
+            "by_cameras": self.measure_by_cameras(table),
         }
         if self._test.ROC.ENABLED:
             report["roc"] = _compute_roc(distances[:, :], *labels)
@@ -145,6 +153,35 @@ class Evaluator:
             (each[: table.queries], each[table.queries :]) for each in (features, visibility)
         )
         return FeatureDistances(query, gallery, metric, device, parts)
+
+    def measure_by_cameras(self, table: FeatureTable) -> dict[str, dict[str, float]]:
+        """Return ``queries``, Rank-1 and mAP (per cent) by pair of cameras, as ``"1 to 4"``.
+
+        The queries of the first camera are searched for in the gallery images of the second alone.
+        Nothing is measured of one camera, of more than ``MAX_CAMERAS``, or after query expansion or
+        re-ranking, which compare whole galleries.
+        """
+        cameras, images = table.cameras, np.arange(len(table.cameras))
+        others = np.unique(cameras[table.queries :])
+        if self._test.AQE.ENABLED or self._test.RERANK.ENABLED:
+            return {}
+        if not 1 < len(others) <= MAX_CAMERAS:
+            return {}
+        pairs = {}
+        for other in others:
+            kept = (images < table.queries) | (cameras == other)
+            part = table._replace(**{
+                name: getattr(table, name)[kept]
+                for name in ("features", "visibility", "identities", "cameras", "paths", "images")
+            })  # fmt: skip
+            ranking = self.rank(self.compute_distances(part), part)
+            metrics, asked = ranking.compute_metrics(), cameras[ranking.query]
+            for camera in np.unique(asked):
+                means = {
+                    name: float(metrics[name][asked == camera].mean()) for name in MAJOR_METRICS
+                }
+                pairs[f"{camera} to {other}"] = {"queries": int((asked == camera).sum()), **means}
+        return pairs
 
     def rank(self, distances: Tiles, table: FeatureTable) -> Ranking:
         """Rank the gallery for each query of ``table`` by the rules of :mod:`.ranking`."""

@@ -64,6 +64,28 @@ def test_card_begins_with_what_the_hub_reads(tmp_path: Path) -> None:
     assert "resized to 64x32 pixels, becomes 96 numbers" in text and "{" not in text
 
 
+def test_card_says_where_a_model_is_good_and_bad() -> None:
+    group = {"queries": 3, "Rank-1": 33.333, "mAP": 20.0}
+    pairs = {"1 to 2": group, "10 to 1": group | {"mAP": 7.25}}
+    results = {
+        "Street": {"by_cameras": pairs, "by_occlusion": {"visible 0.9-1.0": group, "none": group}},
+        "Behind": {"by_cameras": pairs, "by_occlusion": {"horizontal": group}},
+        "One camera": {"by_cameras": {}},
+    }
+    lines = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in hub.format_details({"data_sets": results}).splitlines()
+        if line and "--" not in line
+    ]
+    assert lines == [
+        ["Street, mAP from camera", "to 1", "to 2", "to 10"],
+        ["1", "", "20.0", ""],
+        ["10", "7.2", "", ""],
+        ["Behind, occlusion", "Queries", "Rank-1", "mAP"],
+        ["horizontal", "3", "33.3", "20.0"],
+    ]
+
+
 def test_damaged_weights_are_one_message(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(b"x" * 20)
     with pytest.raises(UserError, match="w.safetensors"):

@@ -93,12 +93,18 @@ def test_the_published_file_gives_the_same_numbers(run, tmp_path, capsys):
 
 
 def test_a_model_of_the_package_is_found_by_its_name(run, tmp_path, monkeypatch, capsys):
-    home = make_zoo(tmp_path, monkeypatch)
-    assert publish_model.command(["--weights", str(run), "--package", "tiny", "SEED", "9"]) == 0
+    home, notes = make_zoo(tmp_path, monkeypatch), tmp_path / "notes.md"
+    words = ["--weights", str(run), "--package", "tiny", "--notes", str(notes), "SEED", "9"]
+    assert publish_model.command(words) == 2
+    assert "notes.md (No such file or directory)" in capsys.readouterr().err
+    notes.write_text("It knows drawn clothes alone.\n")
+    assert publish_model.command(words) == 0
     assert "| tiny | Market1501 | " in capsys.readouterr().out
     folder = home / "tiny"
     names = {"README.md", "config.yaml", "reid_config.json", "weights.safetensors"}
     assert {path.name for path in folder.iterdir()} == names
+    card = (folder / "README.md").read_text()
+    assert "\n\nIt knows drawn clothes alone.\n\nLicence of" in card
     assert "\nSEED: 9\n" in (folder / "config.yaml").read_text()
     kinds = {
         (value.ndim > 1, value.dtype)

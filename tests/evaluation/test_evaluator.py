@@ -17,6 +17,7 @@ from torch import nn
 
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.gather import gather_rows
+from occluded_reid.evaluation.ranking import rank_queries
 from occluded_reid.evaluation.results import format_results, unpack_queries, write_results
 from occluded_reid.modeling.outputs import Embedding
 from occluded_reid.utils.errors import UserError
@@ -124,6 +125,21 @@ def test_expansion_and_reranking_work_with_every_metric(tmp_path, features, metr
     scores = [each["per_query"]["average_precision"] for each in reports]
     assert all(one != other for one, other in itertools.combinations(scores, 2))
     assert min(each["metrics"]["mAP"]["value"] for each in reports) > 40  # random: about 20
+
+
+def test_pairs_of_cameras_are_ranked_one_by_one(tmp_path, features):
+    values, identities, cameras = features[0], *(each.numpy() for each in features[1:])
+    pairs = report(tiny_cfg(tmp_path / "run"), *features)["by_cameras"]
+    unit = torch.nn.functional.normalize(values, dim=1).numpy()
+    assert list(pairs) == ["0 to 1", "0 to 2", "0 to 3", "0 to 4"]
+    for other, pair in enumerate(pairs.values(), start=1):
+        columns = np.flatnonzero(cameras == other)
+        labels = identities[:6], identities[columns], cameras[:6], cameras[columns]
+        metrics = rank_queries(1 - unit[:6] @ unit[columns].T, *labels).compute_metrics()
+        means = {name: pytest.approx(metrics[name].mean()) for name in ("Rank-1", "mAP")}
+        assert pair == {"queries": 6, **means}
+    cfg = tiny_cfg(tmp_path / "other", *options("RERANK"))
+    assert report(cfg, *features)["by_cameras"] == {}
 
 
 def test_true_positive_rates_change_nothing_else(tmp_path, features):
