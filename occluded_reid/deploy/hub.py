@@ -25,6 +25,7 @@ from occluded_reid.utils.errors import UserError, first_line
 from occluded_reid.utils.files import write_json
 
 METRICS = ("Rank-1", "mAP", "mINP")
+DRAWN = "SyntheticOccluded"
 NOT_UPLOADED = ("*.pth",)
 """The weights are in weights.safetensors already."""
 
@@ -87,7 +88,7 @@ def write_descriptions(
     }  # fmt: skip
     content = {"architecture": architecture, "preprocessing": preprocessing}
     write_json(folder / "reid_config.json", content)
-    drawn = all(each.startswith("SyntheticOccluded") for each in cfg.DATASETS.NAMES)
+    drawn = all(each.startswith(DRAWN) for each in cfg.DATASETS.NAMES)
     terms = "drawn by this package, Apache-2.0" if drawn else "the terms of its data sets"
     about = {
         "license": "Apache-2.0" if drawn else "Apache-2.0, within the terms of the training data",
@@ -143,7 +144,7 @@ def summarize(results: Mapping[str, Any]) -> dict[str, dict[str, float]]:
 
 
 def format_details(results: Mapping[str, Any]) -> str:
-    """Return Rank-1 and mAP by occlusion, and mAP by pair of cameras where none is occluded."""
+    """Return Rank-1 and mAP by occlusion, else mAP by pair of cameras, but not of drawn cameras."""
     tables = []
     for name, report in results["data_sets"].items():
         groups = report.get("by_occlusion", {})
@@ -153,7 +154,7 @@ def format_details(results: Mapping[str, Any]) -> str:
                 for group, each in groups.items()
             ]
             headers = [f"{name}, occlusion", "Queries", "Rank-1", "mAP"]
-        elif pairs := report.get("by_cameras"):
+        elif (pairs := report.get("by_cameras")) and not name.startswith(DRAWN):
             ends = [pair.split(" to ") for pair in pairs]
             cameras = sorted({camera for each in ends for camera in each}, key=int)
             rows = [

@@ -71,6 +71,7 @@ def test_card_says_where_a_model_is_good_and_bad() -> None:
         "Street": {"by_cameras": pairs, "by_occlusion": {"visible 0.9-1.0": group, "none": group}},
         "Behind": {"by_cameras": pairs, "by_occlusion": {"horizontal": group}},
         "One camera": {"by_cameras": {}},
+        "SyntheticOccluded:holistic": {"by_cameras": pairs},
     }
     lines = [
         [cell.strip() for cell in line.split("|")[1:-1]]
