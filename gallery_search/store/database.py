@@ -12,7 +12,7 @@ import json
 import sqlite3
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, astuple, dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
@@ -68,12 +68,14 @@ class Record(NamedTuple):
     version: str | None
     parity: int  # of the vector
 
-    def compute_checksum(self) -> int:
-        """Return the CRC-32 of all."""
+    def to_row(self) -> tuple[Any, ...]:
+        """Return the columns; the last one is the CRC-32 of the others."""
         item, time = self.item, self.item.time
-        values = (*self[:2], item.path, item.camera, None if time is None else float(time))
-        text = "\0".join(map(str, (*values, item.identity, *self[4:])))
-        return zlib.crc32(self.visibility, zlib.crc32(text.encode("utf-8", "replace")))
+        time = None if time is None else float(time)
+        start = self.id, self.row, item.path, item.camera, time, item.identity
+        text = "\0".join(map(str, (*start, self.version, self.parity)))
+        checksum = zlib.crc32(self.visibility, zlib.crc32(text.encode("utf-8", "replace")))
+        return (*start, self.visibility, self.version, self.parity, checksum)
 
 
 class Database:
@@ -106,16 +108,21 @@ class Database:
 
     def write(self, records: Iterable[Record], *, replace: bool = False) -> None:
         """Write images, which are there already if ``replace``."""
-        verb = "REPLACE" if replace else "INSERT"
-        for record in records:
-            row = (*record[:2], *astuple(record.item), *record[3:], record.compute_checksum())
-            try:
-                self._connection.execute(f"{verb} INTO items VALUES {_many(row)}", row)
-            except sqlite3.IntegrityError as error:
-                raise UserError(
-                    f"{record.item.path} is in the index {self.path.parent} already; remove it "
-                    "first"
-                ) from error
+        verb, path = "REPLACE" if replace else "INSERT", ""
+
+        def convert() -> Iterator[tuple[Any, ...]]:
+            nonlocal path
+            for record in records:
+                path = record.item.path
+                yield record.to_row()
+
+        try:
+            statement = f"{verb} INTO items VALUES {_many(range(10))}"
+            self._connection.executemany(statement, convert())
+        except sqlite3.IntegrityError as error:
+            raise UserError(
+                f"{path} is in the index {self.path.parent} already; remove it first"
+            ) from error
 
     def remove(self, ids: Iterable[int], *, remember: bool) -> int:
         """Remove images; return how many of ``ids`` there were."""
@@ -195,7 +202,7 @@ class Database:
                         raise TypeError(f"{fields[0]} has {value!r} instead of a {kind.__name__}")
                 check_path(fields[0])
                 found = Record(number, row, Item(*fields), scores, version, parity)
-                if found.compute_checksum() != checksum:
+                if found.to_row()[-1] != checksum:
                     raise ValueError(f"the checksum of {fields[0]} is wrong")
             except (AttributeError, TypeError, ValueError, UserError) as error:
                 raise explain_damage(self.path, f"cannot be used: {error}") from error

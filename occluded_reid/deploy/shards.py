@@ -12,6 +12,7 @@ import contextlib
 import json
 import logging
 import os
+import socket
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -138,11 +139,17 @@ def _write_on_ray(address: str, missing: Sequence[int], words: tuple[Any, ...]) 
         import ray
     except ModuleNotFoundError as error:
         raise UserError("--ray needs Ray: pip install '.[ray]'") from error
+    host, _, port = address.rpartition(":")
     if not ray.is_initialized():
-        with explain_read_errors(
-            f"the cluster {address}", "start one: ray start --head", (OSError,)
-        ):
-            ray.init(address, log_to_driver=False)
+        advice = (
+            "start one: ray start --head"
+            if address != "local"
+            else "Ray gives its parts 15 s to start: try again when the machine is less busy"
+        )
+        with explain_read_errors(f"the cluster {address}", advice, (Exception,)):
+            if port.isdigit() and "/" not in host:
+                socket.create_connection((host, int(port)), 10).close()  # Ray tries for minutes
+            ray.init(address, include_dashboard=False, log_to_driver=False)
     resources, cpus = ray.cluster_resources(), max(1, words[-1])
     gpus = int("GPU" in resources)
     actors = int(resources["GPU"] if gpus else resources.get("CPU", 1) // cpus)

@@ -324,7 +324,7 @@ def sql(folder: Path, statement: str) -> None:
             "SELECT * FROM items"
         ).fetchall():
             record = databases.Record(number, row, Item(*fields), seen, version, parity)
-            values = record.compute_checksum(), number
+            values = record.to_row()[-1], number
             connection.execute("UPDATE items SET checksum = ? WHERE id = ?", values)
     connection.close()
 
