@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ import torch
 from gallery_search import Filter, Store
 from occluded_reid.evaluation.distances import FeatureDistances
 from occluded_reid.utils.errors import UserError, explain_read_errors
-from occluded_reid.utils.files import read_json, write_json
+from occluded_reid.utils.files import read_json
 
 MAX_IMAGES = 5_000  # of the index, at random if there are more
 MISTAKEN = 0.01  # share of queries for which somebody else may look certain
@@ -79,11 +79,6 @@ def calibrate(index: Store) -> Thresholds:
     possible = min(float(np.quantile(true, 1 - FOUND, method="lower")), certain)
     identities = len(set(names.tolist()))
     return Thresholds(info.fingerprint, certain, possible, len(others), identities)
-
-
-def write_thresholds(path: str | os.PathLike[str], thresholds: Thresholds) -> None:
-    """Write thresholds as JSON."""
-    write_json(path, asdict(thresholds))
 
 
 def read_thresholds(path: str | os.PathLike[str], fingerprint: str) -> Thresholds:

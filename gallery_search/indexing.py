@@ -14,6 +14,7 @@ import numpy as np
 
 from gallery_search import Filter, Store, create_store, has_store, open_store
 from gallery_search.querying import load_model, read_filter
+from gallery_search.store.database import NAME
 from gallery_search.store.metadata import (
     DATES_FROM,
     parse_name,
@@ -43,7 +44,11 @@ def build(args: argparse.Namespace) -> None:
     """Create an index or resume an interrupted build; approximate it if it is large."""
     if args.video or args.boxes or args.start:
         args.metadata = cut_video(args)
-    embedder = load_model(args, args.weights)
+    build_index(args, load_model(args, args.weights))
+
+
+def build_index(args: argparse.Namespace, embedder: Embedder) -> None:
+    """Create an index of a folder's images, or add what is missing there."""
     # the name of a model of the zoo is no path
     weights = os.path.abspath(args.weights) if os.path.exists(args.weights) else args.weights
     gallery = os.path.abspath(args.gallery)
@@ -62,18 +67,28 @@ def build(args: argparse.Namespace) -> None:
     add_images(index, embedder, images, args)
 
 
-def index_folder(args: argparse.Namespace) -> str:
-    """Index a folder of crops beside it, or add what is new there; return the index's folder."""
+def index_folder(args: argparse.Namespace) -> tuple[str, Embedder]:
+    """Index a folder of crops beside it, or add what is new there; return the index and the model.
+
+    ``args`` are those of ``serve``.
+    """
     folder = Path(args.folder).resolve()
-    target = folder.with_name(f"{folder.name}.index")
+    if not folder.is_dir():
+        raise UserError(f"{args.folder} is no folder; give a folder of crops, or --index")
+    if (folder / NAME).exists():
+        raise UserError(f"{args.folder} is an index; use --index {args.folder}")
+    target = str(folder.with_name(f"{folder.name}.index"))
     logger.info(f"The index of {folder} is in {target}")
-    chosen = {"weights": args.weights or DEFAULT_MODEL, "gallery": folder, "index": str(target)}
-    others = {"command": "build", "kind": "auto", "video": "", "boxes": "", "start": None}
+    weights = args.weights or (open_store(target).info().weights if has_store(target) else "")
+    chosen = {"weights": weights or DEFAULT_MODEL, "gallery": folder, "index": target}
+    chosen |= {"command": "build", "kind": "auto"}
+    build_args = argparse.Namespace(**{**vars(args), **chosen})
+    embedder = load_model(build_args, build_args.weights)
     try:
-        build(argparse.Namespace(**{**vars(args), **chosen, **others}))
+        build_index(build_args, embedder)
     except IncompleteWork as error:  # the others can be searched
         logger.warning(f"{error}")
-    return str(target)
+    return target, embedder
 
 
 def cut_video(args: argparse.Namespace) -> str:

@@ -15,8 +15,14 @@ from tabulate import tabulate
 
 from gallery_search import Filter, Hit, Store, open_store, search_indexes
 from gallery_search.calibration import calibrate as find_thresholds
-from gallery_search.calibration import read_thresholds, write_thresholds
-from gallery_search.store.metadata import DATES_FROM, format_time, parse_name, parse_time
+from gallery_search.calibration import read_thresholds
+from gallery_search.store.metadata import (
+    DATES_FROM,
+    format_time,
+    natural_key,
+    parse_name,
+    parse_time,
+)
 from occluded_reid.data.images import BrokenImage, read_rgb
 from occluded_reid.deploy.embedder import Embedder, load
 from occluded_reid.modeling.outputs import Embedding
@@ -69,23 +75,25 @@ def serve(args: argparse.Namespace) -> None:
     from gallery_search.web.images import Decoder
     from gallery_search.web.search import GallerySearch
 
-    decoder = Decoder()  # before the model is loaded
-    if args.folder:
-        from gallery_search.indexing import index_folder
+    decoder, embedder = Decoder(), None  # before the model is loaded
+    with server.open_socket(args.host, args.port) as listening:
+        if args.folder:
+            from gallery_search.indexing import index_folder
 
-        args.index = [index_folder(args)]
-    indexes, embedder = open_indexes(args)
-    thresholds = None
-    if args.thresholds:
-        thresholds = read_thresholds(args.thresholds, embedder.fingerprint)
-    search = GallerySearch(indexes, embedder, decoder, thresholds)
-    server.serve(search, args.host, args.port, args.top, open_browser=not args.no_browser)
+            index, embedder = index_folder(args)
+            args.index = [index]
+        indexes, embedder = open_indexes(args, embedder)
+        thresholds = None
+        if args.thresholds:
+            thresholds = read_thresholds(args.thresholds, embedder.fingerprint)
+        search = GallerySearch(indexes, embedder, decoder, thresholds)
+        server.serve(search, listening, args.host, args.top, open_browser=not args.no_browser)
 
 
 def calibrate(args: argparse.Namespace) -> None:
     """Choose the similarities from which an answer is certain or possible; write them."""
     thresholds = find_thresholds(open_store(args.index))
-    write_thresholds(args.output, thresholds)
+    write_json(args.output, asdict(thresholds))
     print(
         f"{args.output}: certain from {thresholds.certain:.3f}, possible from "
         f"{thresholds.possible:.3f}; {thresholds.queries} images of {thresholds.identities} people"
@@ -100,17 +108,24 @@ def load_model(args: argparse.Namespace, weights: str) -> Embedder:
     )  # fmt: skip
 
 
-def open_indexes(args: argparse.Namespace) -> tuple[list[Store], Embedder]:
-    """Open the indexes to search as one, and the model that built them."""
+def open_indexes(
+    args: argparse.Namespace, embedder: Embedder | None = None
+) -> tuple[list[Store], Embedder]:
+    """Open the indexes to search as one, and the model that built them, unless it is given."""
     first = open_store(args.index[0])
-    embedder = load_model(args, args.weights or first.info().weights)
-    return [open_store(each, embedder.fingerprint, args.gallery) for each in args.index], embedder
+    embedder = embedder or load_model(args, args.weights or first.info().weights)
+    indexes = [open_store(each, embedder.fingerprint, args.gallery) for each in args.index]
+    for index in indexes:
+        if not os.path.isdir(gallery := args.gallery or index.info().gallery):
+            logger.warning(f"{index.address}: its images are not in {gallery}; give --gallery")
+    return indexes, embedder
 
 
 def read_filter(args: argparse.Namespace, indexes: list[Store]) -> Filter:
     """Return the filter that the options describe, if some image may pass it."""
     bounds = [None if text is None else parse_time(text) for text in (args.since, args.until)]
-    cameras = sorted({name for index in indexes for name in index.cameras()})
+    names = {name for index in indexes for name in index.cameras()}
+    cameras = sorted(names, key=natural_key)
     if unknown := set(args.camera).difference(cameras):
         shown = ", ".join(cameras[:MAX_CAMERAS]) + ", ..." * (len(cameras) > MAX_CAMERAS)
         raise UserError(f"there is no camera {min(unknown)!r}; there are {show(shown) or 'none'}")

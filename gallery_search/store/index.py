@@ -6,7 +6,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -180,7 +179,7 @@ class GalleryIndex:
         if missing := set(unique) - set(images):
             raise explain_damage(database.path, f"has no item for row {min(missing)}")
         return [
-            [replace(images[row], similarity=value) for row, value in zip(*each, strict=True)]
+            [images[row]._replace(similarity=value) for row, value in zip(*each, strict=True)]
             for each in ranked
         ]
 
@@ -188,15 +187,15 @@ class GalleryIndex:
         self, database: Database, info: FolderInfo, column: str, values: Sequence[int]
     ) -> dict[int, Hit]:
         """Return images by row."""
-        folder, records = Path(self._gallery or info.gallery), list(database.read(column, values))
+        gallery, records = self._gallery or info.gallery, list(database.read(column, values))
         rows = np.array([record.row for record in records], int)
         images = {}
         for record, vector in zip(records, self._open_vectors(database, info)[rows], strict=True):
-            path, seen = record.item.path, record.visibility
+            item, seen = record.item, record.visibility
             if len(seen) != 4 * info.num_parts:
-                raise explain_damage(database.path, f"cannot be used: other parts for {path}")
+                raise explain_damage(database.path, f"cannot be used: other parts for {item.path}")
             visibility = np.frombuffer(seen, np.float32)
-            images[record.row] = Hit(record.id, record.item, folder / path, vector, visibility)
+            images[record.row] = Hit(record.id, item, gallery, vector, visibility)
         return images
 
     def _read(self, read: Callable[[Database, FolderInfo], T]) -> T:

@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 
@@ -53,8 +53,7 @@ class Item:
     identity: str | None = None  # name of the person
 
 
-@dataclass(frozen=True)
-class Hit:
+class Hit(NamedTuple):
     """An image of the index and, as a search result, how similar it is.
 
     The similarity goes by the model's metric, higher is more similar: the cosine, the inner
@@ -64,10 +63,15 @@ class Hit:
 
     id: int  # :func:`make_id` of its path
     item: Item
-    image: Path  # of the file
+    gallery: str  # folder of the images
     features: np.ndarray  # (D,) float32 as added; with norm 1 for the cosine
     visibility: np.ndarray  # (P,) in [0, 1], 1 = visible
     similarity: float = math.nan
+
+    @property
+    def image(self) -> Path:
+        """Path of the file."""
+        return Path(self.gallery, self.item.path)
 
 
 @dataclass(frozen=True)

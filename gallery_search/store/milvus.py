@@ -12,8 +12,7 @@ import contextlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, fields, replace
-from pathlib import Path
+from dataclasses import asdict, fields
 from typing import Any
 
 import numpy as np
@@ -154,14 +153,13 @@ class MilvusStore:
         results = []
         for query, near in zip(queries, found, strict=True):
             hits = [self._to_hit(info, {**row["entity"], "id": row["id"]}) for row in near]
-            vectors = np.array([hit.features for hit in hits]).reshape(-1, info.dim)
-            seen = np.array([hit.visibility for hit in hits]) if info.metric == "shared" else None
-            if not hits:
-                results.append(hits)
-                continue
+            vectors = np.reshape([hit.features for hit in hits], (len(hits), info.dim))
+            seen = None
+            if info.metric == "shared":
+                seen = np.reshape([hit.visibility for hit in hits], (len(hits), info.num_parts))
             similarities = compute_similarities(query, vectors, info.metric, seen)
             order = np.argsort(-similarities, kind="stable")[:top].tolist()
-            results.append([replace(hits[n], similarity=float(similarities[n])) for n in order])
+            results.append([hits[n]._replace(similarity=float(similarities[n])) for n in order])
         return results
 
     def look_up(self, ids: Sequence[int]) -> list[Hit]:
@@ -228,8 +226,7 @@ class MilvusStore:
         item = Item(
             check_path(row["path"]), row["camera"] or None, row["time"], row["identity"] or None
         )
-        image = Path(self._gallery or info.gallery) / item.path
-        return Hit(row["id"], item, image, vector, seen)
+        return Hit(row["id"], item, self._gallery or info.gallery, vector, seen)
 
     def _query(self, expression: str, names: list[str], limit: int | None) -> list[Any]:
         words = {} if limit is None else {"limit": limit}

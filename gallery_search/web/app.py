@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 import logging
+import math
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -17,7 +17,7 @@ from markupsafe import Markup
 from PIL import ImageDraw
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import RedirectResponse, Response
+from starlette.responses import JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
 from gallery_search.store.metadata import DATES_FROM, format_time, natural_key
@@ -130,9 +130,9 @@ class Page:
             body += chunk
             if len(body) > MAX_BYTES:
                 text = f"The picture is larger than {MAX_BYTES // 2**20} MB."
-                return answer_json({"error": text}, 413)
+                return JSONResponse({"error": text}, 413)
         if self._uploads.statistics().tasks_waiting >= MAX_WAITING:
-            return answer_json({"error": "Too many pictures at once. Try again."}, 503)
+            return JSONResponse({"error": "Too many pictures at once. Try again."}, 503)
         handle: Callable[[bytes], Any] = self._search.add_upload
         is_preview = request.url.path == "/preview"
         if is_preview:
@@ -141,10 +141,10 @@ class Page:
             lambda: self._try(lambda: handle(bytes(body)), None), limiter=self._uploads
         )
         if alert:
-            return answer_json({"error": alert}, 422)
+            return JSONResponse({"error": alert}, 422)
         if is_preview:
             return Response(result, media_type="image/jpeg")
-        return answer_json({"key": result})
+        return JSONResponse({"key": result})
 
     def file(self, request: Request) -> Response:
         """Return the style sheet or the script."""
@@ -185,24 +185,15 @@ def clean(value: Any) -> Any:
     return show(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def answer_json(value: dict[str, str], status: int = 200) -> Response:
-    """Return a response of JSON."""
-    return Response(json.dumps(value), status, media_type="application/json")
-
-
 def group(answers: list[Answer], order: str) -> list[tuple[str, list[Answer]]]:
     """Return the answers in the chosen order, under headings."""
     if order == "time":
-        answers = sorted(answers, key=lambda each: times_last(each.hit.item.time))
+        unknown = math.inf  # comes last
+        answers = sorted(answers, key=lambda a: unknown if (t := a.hit.item.time) is None else t)
     if order != "camera":
         return [("", answers)]
     names = sorted({each.hit.item.camera or "" for each in answers}, key=natural_key)
     return [(name, [a for a in answers if (a.hit.item.camera or "") == name]) for name in names]
-
-
-def times_last(time: float | None) -> tuple[bool, float]:
-    """Return the key that sorts by time, with unknown ones at the end."""
-    return time is None, time or 0.0
 
 
 def draw_timeline(answers: list[Answer]) -> list[dict[str, Any]]:

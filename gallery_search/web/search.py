@@ -153,7 +153,7 @@ class GallerySearch:
         if query.hit is None:
             return dict(query.jpegs)[size]
         try:
-            image = read_gallery_image(gallery_folder(query.hit), query.hit.item.path)
+            image = read_gallery_image(Path(query.hit.gallery), query.hit.item.path)
             return make_jpeg(image, size)
         except RequestError as error:
             logger.warning(f"Cannot show {query.hit.image} ({error})")
@@ -216,7 +216,7 @@ class GallerySearch:
     def find_frame(self, key: str) -> Frame | None:
         """Return the frame of a video that a gallery image was cut from, if it is known."""
         hit = self.find_image(key).hit
-        return None if hit is None else find_frame(gallery_folder(hit), hit.item.path)
+        return None if hit is None else find_frame(Path(hit.gallery), hit.item.path)
 
     def cameras(self) -> list[str]:
         """Return the names of all cameras in natural order."""
@@ -274,11 +274,6 @@ class GallerySearch:
         cosines = (first * second).sum(1) / np.maximum(norms, 1e-12)
         triples = zip(query.visibility, hit.visibility, cosines, strict=True)
         return [(float(a), float(b), float(c)) for a, b, c in triples]
-
-
-def gallery_folder(hit: Hit) -> Path:
-    """Return the folder that a gallery's paths are relative to."""
-    return hit.image.parents[hit.item.path.count("/")]
 
 
 def _stack(queries: Sequence[Query]) -> tuple[np.ndarray, np.ndarray]:

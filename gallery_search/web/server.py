@@ -168,7 +168,7 @@ def is_local(host: str) -> bool:
 
 
 def open_socket(host: str, port: int) -> socket.socket:
-    """Return a socket that listens on the address, or raise a UserError if it is not available."""
+    """Return a socket that listens (port 0: on a free one), or raise a UserError if it cannot."""
     try:
         family, *_, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
@@ -180,33 +180,34 @@ def open_socket(host: str, port: int) -> socket.socket:
 
 
 def serve(
-    search: GallerySearch, host: str, port: int, top: int = 40, *, open_browser: bool = False
-) -> None:
-    """Serve the page until SIGINT or SIGTERM, at port 0 on a free one."""
-    with open_socket(host, port) as listening:
-        local = is_local(host)
-        names = frozenset(("localhost", "127.0.0.1", "[::1]", host)) if local else None
-        token = "" if local else secrets.token_urlsafe(24)
-        name = socket.gethostname() if host in ("0.0.0.0", "::") else host
-        address = f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
-        if token:
-            logger.warning(
-                f"--host {host}: whoever knows the address with its token can search the gallery "
-                "and see its images, and there is no encryption"
-            )
-            address += f"/?token={quote(token)}"
-        config = uvicorn.Config(
-            Guard(build_app(search, top), names, token), http=BoundedProtocol, ws="none",
-            log_level="warning", limit_concurrency=MAX_CONNECTIONS, proxy_headers=False,
-            timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False,
-        )  # fmt: skip
-        sparing = SparingFilter()
-        for each in (logging.getLogger("uvicorn.error"), logging.getLogger("gallery_search.web")):
-            each.addFilter(sparing)
-        print(address, flush=True)
-        if open_browser and has_display():
-            webbrowser.open(address)  # the socket listens: the browser waits
-        uvicorn.Server(config).run(sockets=[listening])
+    search: GallerySearch, listening: socket.socket, host: str, top: int = 40,
+    *, open_browser: bool = False,
+) -> None:  # fmt: skip
+    """Serve the page on a socket of :func:`open_socket` until SIGINT or SIGTERM."""
+    local = is_local(host)
+    names = frozenset(("localhost", "127.0.0.1", "[::1]", host)) if local else None
+    token = "" if local else secrets.token_urlsafe(24)
+    name = socket.gethostname() if host in ("0.0.0.0", "::") else host
+    address = f"http://{f'[{name}]' if ':' in name else name}:{listening.getsockname()[1]}"
+    if token:
+        logger.warning(
+            f"--host {host}: whoever knows the address with its token can search the gallery "
+            "and see its images, and there is no encryption"
+        )
+        address += f"/?token={quote(token)}"
+    config = uvicorn.Config(
+        Guard(build_app(search, top), names, token), http=BoundedProtocol, ws="none",
+        log_level="warning", limit_concurrency=MAX_CONNECTIONS, proxy_headers=False,
+        timeout_graceful_shutdown=SHUTDOWN_SECONDS, server_header=False,
+    )  # fmt: skip
+    sparing = SparingFilter()
+    for each in (logging.getLogger("uvicorn.error"), logging.getLogger("gallery_search.web")):
+        each.addFilter(sparing)
+    print(address, flush=True)
+    logger.info("Open this address in a browser; Ctrl-C ends the program")
+    if open_browser and has_display():
+        webbrowser.open(address)  # the socket listens: the browser waits
+    uvicorn.Server(config).run(sockets=[listening])
 
 
 def has_display() -> bool:

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -68,6 +68,9 @@ class FakeEmbedder:
     def embed(self, image: Image.Image) -> Embedding:
         features = compute_feature(np.asarray(image))[None]
         return Embedding(features, np.full((len(features), PARTS), 0.5, np.float32))
+
+    def concatenate(self, batches: Sequence[Embedding]) -> Embedding:
+        return self.embed(Image.new("RGB", (64, 128)))
 
     def similarity(self, a: Embedding, b: Embedding) -> np.ndarray:
         rows = [each.features / np.linalg.norm(each.features, axis=1)[:, None] for each in (a, b)]
@@ -252,7 +255,8 @@ def serve(index: GalleryIndex, port: int) -> None:
     from gallery_search.web import server
 
     embedder: Any = FakeEmbedder()
-    server.serve(GallerySearch([index], embedder), "127.0.0.1", port, TOP)
+    with server.open_socket("127.0.0.1", port) as listening:
+        server.serve(GallerySearch([index], embedder), listening, "127.0.0.1", TOP)
 
 
 def page_clients(address: str, count: int, started: Any) -> list[PageClient]:
