@@ -48,18 +48,19 @@ def test_what_the_occluder_changes_and_what_the_truth_repairs(module) -> None:
     evaluator = Evaluator(get_cfg(), 1)
     first = {
         way: int(ranking.first_match[0])
-        for way, ranking in module.compare(original, occluded, original, truth, evaluator)
+        for way, ranking in module.compare(original, occluded, occluded, original, truth, evaluator)
     }
     assert first == {
         "all parts": 2,
         "weighted by the model's visibility": 2,
         "hidden parts left out, by the truth": 1,
+        "all parts, the occluder's box painted in the mean color": 2,
         "all parts, the occluder painted in the mean color": 1,
         "without the occluder, the same parts left out": 1,
         "without the occluder, all parts": 1,
     }
     noticed = occluded._replace(visibility=np.array([[1, 0], [1, 1], [1, 1]], np.float32))
-    ranked = dict(module.compare(original, noticed, original, truth, evaluator))
+    ranked = dict(module.compare(original, noticed, noticed, original, truth, evaluator))
     assert ranked["weighted by the model's visibility"].first_match[0] == 1
     assert ranked["all parts"].first_match[0] == 2
 
@@ -68,11 +69,15 @@ def test_only_what_the_occluder_changed_is_painted(module) -> None:
     before = torch.randint(256, (1, 3, 32, 16), dtype=torch.uint8)
     image = before.clone()
     image[:, :, 20:, :8] = 255 - before[:, :, 20:, :8].where(before[:, :, 20:, :8] > 200, 0)
-    loaders = ([{"images": each, "index": 0}] for each in (before, image))
-    (batch,) = module.Painted(*loaders, [10, 20, 30])
+    loaders = [[{"images": each, "index": 0}] for each in (before, image)]
+    (batch,) = module.Painted(*loaders, [10, 20, 30], whole_box=False)
     painted = (batch["images"] == torch.tensor([10.0, 20, 30]).view(3, 1, 1)).all(dim=1)[0]
     assert painted[20:, :8].all() and painted.sum() == 12 * 8
     assert batch["index"] == 0
+    image[:, :, :10, 15] = 255 - image[:, :, 20:30, 7]
+    (batch,) = module.Painted(*loaders, [10, 20, 30], whole_box=True)
+    painted = (batch["images"] == torch.tensor([10.0, 20, 30]).view(3, 1, 1)).all(dim=1)[0]
+    assert painted.all()
 
 
 def test_table_of_the_page_is_of_the_files() -> None:

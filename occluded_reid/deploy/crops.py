@@ -6,7 +6,7 @@ Shapes: N boxes, H, W height and width in pixels.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import zip_longest
 from typing import Any
 
@@ -17,16 +17,18 @@ from occluded_reid.data.images import convert_image, read_rgb
 from occluded_reid.utils.errors import UserError
 
 COLOURS = ("bgr", "rgb")
+LEFT_OVER = 0.25
 _BOXES = "expected (N, 4) of x0, y0, x1, y1 in pixels, or an object whose .xyxy is that"
 _MISSING = object()
 
 
 def iterate_crops(
-    images: Any, boxes: Any = None, *, colour: str = "bgr"
+    images: Any, boxes: Any = None, *, colour: str = "bgr", paint: Sequence[float] = ()
 ) -> Iterator[tuple[str, Image.Image]]:
     """Yield the name of each crop, for an error, and the crop in RGB.
 
-    See :meth:`~occluded_reid.deploy.embedder.Embedder.embed` for the arguments and errors.
+    ``paint`` is the RGB color that :func:`hide_others` paints with; without one nothing is painted.
+    See :meth:`~occluded_reid.deploy.embedder.Embedder.embed` for the other arguments and errors.
     """
     if colour not in COLOURS:
         raise UserError(f"the colour order is {colour!r}; it can be {' or '.join(COLOURS)}")
@@ -44,9 +46,61 @@ def iterate_crops(
             raise UserError(f"there are {index} {fewer}, but more {more}; each frame has its own")
         name = f"frame {index}"
         pixels = _open(frame, name, colour)
-        for number, (left, top, right, bottom) in enumerate(_clip(own, name, pixels)):
+        corners = _clip(own, name, pixels)
+        masks = _read_masks(own, name, (len(corners), *pixels.shape[:2])) if paint else None
+        for number, (left, top, right, bottom) in enumerate(corners):
             crop = np.ascontiguousarray(pixels[top:bottom, left:right])
+            if paint:
+                crop = hide_others(crop, number, corners, paint, masks)
             yield f"box {number} of {name}", Image.fromarray(crop)
+
+
+def hide_others(
+    crop: np.ndarray, number: int, boxes: Sequence[Sequence[int]], color: Sequence[float],
+    masks: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
+    """Paint over a crop (H, W, 3) of box ``number`` what others cover of it.
+
+    With masks that is what they show of others. Without, it is the boxes of those who are nearer:
+    of people on one ground, the nearer one's box ends lower in the frame. A crop of which less than
+    ``LEFT_OVER`` would remain is returned as it is: two boxes of one person, perhaps.
+
+    >>> crop, boxes = np.zeros((4, 2, 3), np.uint8), [(0, 0, 2, 4), (1, 2, 4, 6)]
+    >>> hide_others(crop, 0, boxes, color=(9, 9, 9))[..., 0]
+    array([[0, 0],
+           [0, 0],
+           [0, 9],
+           [0, 9]], dtype=uint8)
+
+    Args:
+        boxes: x0, y0, x1, y1 in whole pixels, of everybody in the frame.
+        color: in the order of the crop's channels, 0-255.
+        masks: of everybody, (N, height, width) bool, of the frame.
+    """
+    left, top, right, bottom = boxes[number]
+    hidden = np.zeros(crop.shape[:2], bool)
+    if masks is not None:
+        seen = masks[:, top:bottom, left:right]
+        hidden = np.delete(seen, number, axis=0).any(axis=0) & ~seen[number]
+    else:
+        for x0, y0, x1, y1 in boxes:
+            if y1 > bottom:
+                rows = slice(max(0, y0 - top), max(0, y1 - top))
+                hidden[rows, max(0, x0 - left) : max(0, x1 - left)] = True
+    if hidden.mean() > 1 - LEFT_OVER:
+        return crop
+    return np.where(hidden[..., None], np.round(color).astype(np.uint8), crop)
+
+
+def _read_masks(boxes: Any, name: str, shape: tuple[int, ...]) -> np.ndarray | None:
+    """Return ``boxes.mask``, as supervision's detections have it, or None without one."""
+    masks = getattr(boxes, "mask", None)
+    if masks is None:
+        return None
+    masks = np.asarray(masks).astype(bool)
+    if masks.shape != shape:
+        raise UserError(f"the masks of {name} have shape {masks.shape}; expected {shape}")
+    return masks
 
 
 def _open(image: Any, name: str, colour: str) -> np.ndarray:

@@ -81,13 +81,16 @@ class Embedder:
         self.transform = build_transforms(cfg, is_train=False)
         self._model = model
         self._flip = cfg.TEST.FLIP.ENABLED
+        self._mean = tuple(cfg.MODEL.PIXEL_MEAN)
         blank = self.transform(Image.new("RGB", (1, 2)))[None]
         self.input_size: tuple[int, int] = (blank.shape[2], blank.shape[3])
         self._example = embedding = self.embed_batch(blank)
         self.num_parts, self.stripes = embedding.visibility.shape[1], embedding.stripes
         self.dim = self.make_rows(embedding).shape[1]
 
-    def embed(self, images: Any, boxes: Any = None, *, colour: str = "bgr") -> Embedding:
+    def embed(
+        self, images: Any, boxes: Any = None, *, colour: str = "bgr", hide_overlaps: bool = False
+    ) -> Embedding:
         """Compute features and visibility of crops, in their order.
 
         Args:
@@ -96,6 +99,9 @@ class Embedder:
             boxes: (N, 4) of x0, y0, x1, y1 in pixels for one frame, or an object whose ``xyxy`` is
                 that; for several frames, one of these for each. They are clipped to the frame.
             colour: order of the channels of arrays: ``bgr``, as cv2 reads them, or ``rgb``.
+            hide_overlaps: paint over what other people cover of a box, by ``boxes.mask`` if there
+                is one, (N, height, width), else by the boxes that end lower in the frame: see
+                :func:`~occluded_reid.deploy.crops.hide_others`.
 
         Returns:
             float32 arrays: features (N, P, C), or (N, 1, C) of a model that compares one vector
@@ -112,7 +118,8 @@ class Embedder:
         >>> model.embed(cv2.imread("street.png"), boxes=detections).features.shape  # doctest: +SKIP
         (5, 4, 192)
         """
-        crops = iterate_crops(images, boxes, colour=colour)
+        paint = self._mean if hide_overlaps else ()
+        crops = iterate_crops(images, boxes, colour=colour, paint=paint)
         prepared = ((name, self.transform(crop)) for name, crop in crops)
         batches = []
         while batch := list(islice(prepared, self.batch_size)):

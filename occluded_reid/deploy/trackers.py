@@ -20,6 +20,7 @@ class Appearance:
     Args:
         model: a loaded model, or what :func:`~occluded_reid.deploy.embedder.load` takes.
         device: for ``load``.
+        hide_overlaps: of :meth:`~occluded_reid.deploy.embedder.Embedder.embed`.
         options: for ``load``.
 
     Attributes:
@@ -34,8 +35,9 @@ class Appearance:
     """
 
     def __init__(
-        self, model: Embedder | str | os.PathLike[str], device: str | None = "cpu", **options: Any
-    ):
+        self, model: Embedder | str | os.PathLike[str], device: str | None = "cpu", *,
+        hide_overlaps: bool = False, **options: Any,
+    ):  # fmt: skip
         self.model = model if isinstance(model, Embedder) else load(model, device, **options)
         if self.model.metric not in ("cosine", "query"):  # all rows of query have norm 1
             raise UserError(
@@ -43,6 +45,7 @@ class Appearance:
                 "would divide its vectors by their norms: load a model with TEST.METRIC cosine, or "
                 "with TEST.SIMILARITY query"
             )
+        self.hide_overlaps = hide_overlaps
         self.device = self.model.device
         self.embedding_dim = self.model.dim
         self.input_shape = self.model.input_size
@@ -53,7 +56,8 @@ class Appearance:
         Raises:
             UserError: see :meth:`~occluded_reid.deploy.embedder.Embedder.embed`.
         """
-        features = self.model.make_rows(self.model.embed(frame, boxes=boxes))
+        embedding = self.model.embed(frame, boxes=boxes, hide_overlaps=self.hide_overlaps)
+        features = self.model.make_rows(embedding)
         return features / np.maximum(np.linalg.norm(features, axis=1, keepdims=True), 1e-12)
 
     def extract_embeddings(

@@ -26,6 +26,7 @@ from occluded_reid.checkpoint.checkpointer import Checkpointer
 from occluded_reid.config import load_config
 from occluded_reid.config.methods import installed_methods
 from occluded_reid.data.build import build_test_loader
+from occluded_reid.deploy.trackers import Appearance
 from occluded_reid.evaluation.distances import distance_matrix
 from occluded_reid.evaluation.evaluator import Evaluator
 from occluded_reid.evaluation.inference import run_inference
@@ -339,6 +340,37 @@ def test_boxes_of_a_frame_are_its_crops(fed_run):
     for none in ([], np.empty((0, 4)), Detections(np.empty((0, 4))), np.empty(0)):
         assert model.embed(frame, boxes=none).features.shape == (0, 4, model.dim // 4)
     assert model.embed([], boxes=[]).visibility.shape == (0, 4)
+
+
+def test_overlaps_with_nearer_people_are_painted(fed_run):
+    model = occluded_reid.load(fed_run)
+    frame = np.random.default_rng(0).integers(0, 256, (60, 50, 3), np.uint8)
+    boxes = np.array([[0, 0, 20, 40], [10.5, 5, 30, 50], [5, 30, 25, 45], [40, 0, 50, 40]])
+    painted = frame[:40, :20].copy()
+    mean = np.round(load_config().MODEL.PIXEL_MEAN).astype(np.uint8)[::-1]  # BGR
+    painted[5:, 10:] = painted[30:, 5:] = mean  # boxes 1 and 2 end lower; pixels in part are too
+    embedding = model.embed(frame, boxes=boxes, hide_overlaps=True)
+    expected = model.embed([painted, frame[5:50, 10:30], frame[:40, 40:]])
+    assert np.allclose(embedding.features[[0, 1, 3]], expected.features, atol=1e-5)
+    unpainted = model.embed(frame, boxes)
+    assert not np.allclose(embedding.features[2], unpainted.features[2], atol=1e-2)
+    twice = np.array([[0, 0, 20, 40], [0, 2, 20, 41]])  # one person, found twice
+    same = model.embed(frame, twice, hide_overlaps=True)
+    assert np.array_equal(same.features, model.embed(frame, twice).features)
+    detections = Detections(boxes[:2])
+    detections.mask = np.zeros((2, 60, 50), bool)
+    detections.mask[0, :30, :12], detections.mask[1, 20:50, 8:30] = True, True
+    painted = frame[:40, :20].copy()
+    painted[20:30, 12:] = painted[30:, 8:] = mean  # what both masks show is the person's own
+    by_mask = model.embed(frame, detections, hide_overlaps=True).features
+    assert np.allclose(by_mask[0], model.embed(painted).features[0], atol=1e-5)
+    detections.mask = detections.mask[:, :20]
+    with pytest.raises(UserError, match=r"masks of frame 0 have shape \(2, 20, 50\); expected"):
+        model.embed(frame, detections, hide_overlaps=True)
+    appearance = Appearance(model, hide_overlaps=True)
+    unit = embedding.features.reshape(4, -1)
+    unit /= np.linalg.norm(unit, axis=1, keepdims=True)
+    assert np.allclose(appearance.get_features(boxes, frame), unit, atol=1e-6)
 
 
 @pytest.mark.parametrize(
