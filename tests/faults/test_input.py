@@ -108,7 +108,7 @@ YAML = st.recursive(
 )
 
 
-@settings(fuzzed, max_examples=EXAMPLES // 5)  # each takes 0.1 s
+@settings(fuzzed, max_examples=EXAMPLES // 10)  # each takes 0.1 s
 @given(content=st.dictionaries(WORDS, YAML, max_size=3).map(repr) | st.text() | st.binary())
 @example(content="SOLVER: !!python/object/apply:os.system [exit]")
 @example(content="? [1, 2]\n: 3")
