@@ -91,3 +91,23 @@ def test_table_of_the_page_is_of_the_files() -> None:
     for way in columns[0]:
         values = [f"{column[way]['metrics']['mAP']['value']:.1f}" for column in columns]
         assert f"| {way} | {' | '.join(values)} |" in page
+
+
+def test_table_of_trackers_is_of_the_files() -> None:
+    projects = SCRIPT.parent
+    page = (projects.parent / "docs/trackers.md").read_text()
+    files = ("fed_lite0_drawn", "fed_market_split")
+    columns = [
+        json.loads((projects / f"results/visible_parts/{name}.json").read_text())["comparisons"]
+        for name in files
+    ]
+    for row, way in {
+        "as they are": "all parts",
+        "the box of the person in front painted":
+            "all parts, the occluder's box painted in the mean color",
+        "the mask of the person in front painted":
+            "all parts, the occluder painted in the mean color",
+    }.items():  # fmt: skip
+        groups = [column[way]["by_occlusion"]["pedestrian"] for column in columns]
+        cells = [f"{group['Rank-1']:.1f} \\| {group['mAP']:.1f}" for group in groups]
+        assert f"| {row} | {' | '.join(cells)} |" in page

@@ -17,7 +17,7 @@ from occluded_reid.data.images import convert_image, read_rgb
 from occluded_reid.utils.errors import UserError
 
 COLOURS = ("bgr", "rgb")
-LEFT_OVER = 0.25
+LEFT_OVER = 0.25  # share of a crop's pixels
 _BOXES = "expected (N, 4) of x0, y0, x1, y1 in pixels, or an object whose .xyxy is that"
 _MISSING = object()
 
@@ -78,11 +78,11 @@ def hide_others(
         masks: of everybody, (N, height, width) bool, of the frame.
     """
     left, top, right, bottom = boxes[number]
-    hidden = np.zeros(crop.shape[:2], bool)
     if masks is not None:
-        seen = masks[:, top:bottom, left:right]
-        hidden = np.delete(seen, number, axis=0).any(axis=0) & ~seen[number]
+        shown = masks[:, top:bottom, left:right]
+        hidden = shown.any(axis=0) & ~shown[number]
     else:
+        hidden = np.zeros(crop.shape[:2], bool)
         for x0, y0, x1, y1 in boxes:
             if y1 > bottom:
                 rows = slice(max(0, y0 - top), max(0, y1 - top))
@@ -97,7 +97,7 @@ def _read_masks(boxes: Any, name: str, shape: tuple[int, ...]) -> np.ndarray | N
     masks = getattr(boxes, "mask", None)
     if masks is None:
         return None
-    masks = np.asarray(masks).astype(bool)
+    masks = np.asarray(_to_cpu(masks)).astype(bool)
     if masks.shape != shape:
         raise UserError(f"the masks of {name} have shape {masks.shape}; expected {shape}")
     return masks
@@ -121,8 +121,7 @@ def _open(image: Any, name: str, colour: str) -> np.ndarray:
 
 def _clip(boxes: Any, name: str, pixels: np.ndarray) -> list[list[int]]:
     """Return boxes in whole pixels, clipped to the frame: N times x0, y0, x1, y1."""
-    boxes = getattr(boxes, "xyxy", boxes)
-    boxes = boxes.cpu() if hasattr(boxes, "cpu") else boxes  # a tensor, on a GPU perhaps
+    boxes = _to_cpu(getattr(boxes, "xyxy", boxes))
     try:
         given = np.asarray(boxes, np.float64)
     except (TypeError, ValueError) as error:
@@ -140,6 +139,10 @@ def _clip(boxes: Any, name: str, pixels: np.ndarray) -> list[list[int]]:
             f"{str(numbers)[1:-1]}, {given[numbers[0]].tolist()}; {_BOXES}, with x0 < x1, y0 < y1"
         )
     return corners.tolist()
+
+
+def _to_cpu(values: Any) -> Any:
+    return values.cpu() if hasattr(values, "cpu") else values  # a tensor, on a GPU perhaps
 
 
 def clip_boxes(boxes: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
